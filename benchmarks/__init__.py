@@ -1,0 +1,1 @@
+"""Measured comparisons, as ratios within one run: `python -m benchmarks.NAME [--json]`."""

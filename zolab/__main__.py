@@ -1,0 +1,77 @@
+"""Command line: `python -m zolab finetune ...` and `python -m zolab replay ...`; --help explains every option."""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from transformers import HfArgumentParser
+
+
+def finetune_command(arguments: list[str]) -> None:
+    """Fine-tune a model; started again in the same folder, the run goes on where it stopped."""
+    from zolab.finetune import Config, finetune
+
+    parser = HfArgumentParser(
+        Config,
+        prog="python -m zolab finetune",
+        description=finetune_command.__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--out", required=True, help="folder of the run; a stopped run in it goes on", default=None)
+    parser.add_argument("--overwrite", action="store_true", help="discard an earlier run in the folder")
+    config, rest = parser.parse_args_into_dataclasses(arguments)
+    run = finetune(config, rest.out, overwrite=rest.overwrite)
+    result, timing = run.record["result"], run.record["timing"]
+    metric = run.task.metric
+    print(f"{config.optimizer} on {config.task}, {config.model}: kept step {result['best_step']} of {result['steps']}")
+    for split in ("train", "test"):
+        before, after = result[split]["before"], result[split]["after"]
+        print(
+            f"  {split:5} loss {before['loss']:.3f} -> {after['loss']:.3f}   "
+            f"{metric} {100 * before['metric']:.1f} % -> {100 * after['metric']:.1f} %   ({after['examples']} examples)"
+        )
+    print(f"  {result['forwards']} forward passes, {timing['wall_seconds'] / 60:.1f} minutes", end="")
+    print(f", peak memory {timing['peak_bytes'] / 1e9:.2f} GB; record: {Path(rest.out) / 'record.json'}")
+
+
+def replay_command(arguments: list[str]) -> None:
+    """Rebuild a run's fine-tuned weights from its base model and trajectory, without forward passes."""
+    from zolab import Trajectory, replay
+    from zolab.models import load_model
+    from zolab.records import load_record
+
+    parser = argparse.ArgumentParser(prog="python -m zolab replay", description=replay_command.__doc__)
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the model and its tokenizer (safetensors)")
+    options = parser.parse_args(arguments)
+    config = load_record(options.run / "record.json")["config"]
+    trajectory = Trajectory.load(options.run / "trajectory.npz")
+    model, tokenizer = load_model(config["model"], config["dtype"], config["device"])
+    replay(model, trajectory)
+    model.save_pretrained(options.out)
+    tokenizer.save_pretrained(options.out)
+    print(f"{len(trajectory.records)} steps replayed; the model is in {options.out}")
+
+
+COMMANDS = {"finetune": finetune_command, "replay": replay_command}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m zolab", description="Zeroth-order fine-tuning of language models.")
+    summary = "; ".join(f"{name}: {command.__doc__}" for name, command in COMMANDS.items())
+    parser.add_argument("command", choices=COMMANDS, help=f"{summary} Each has its own --help.")
+    command = parser.parse_args(sys.argv[1:2]).command
+    try:
+        COMMANDS[command](sys.argv[2:])
+    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,335 @@
+"""Fine-tune a model on a task with a zeroth-order optimizer: batches, evaluations, checkpoints, resume, run record.
+
+A run lives in a folder: `log.jsonl` (every event as it happens), `weights-N.safetensors` (optional checkpoints),
+`trajectory.npz` (the fine-tuned weights in a few kilobytes) and `record.json` (everything, at the end). Starting the same
+configuration again in the same folder goes on where it stopped, to the bit; a finished run is only read.
+"""
+
+import math
+import shutil
+import time
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase, get_scheduler
+
+from zolab.files import replacing
+from zolab.models import fingerprint, load_model, model_bytes
+from zolab.optim import METHODS, StepRecord, ZeroOrderOptimizer
+from zolab.records import environment, load_record, peak_memory, reset_peak_memory, save_record
+from zolab.runlog import RunLog
+from zolab.tasks import Evaluation, Splits, Task, load_task
+
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+def option(default: Any, text: str) -> Any:
+    """A configuration field with its help text, which the command line shows."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Config:
+    """What decides the result of a run. The same configuration gives the same weights on the same machine."""
+
+    model: str = option("smollm2-135m", "embedded name, local folder or Hub id of the model")
+    task: str = option("rotten_tomatoes", "name of the task")
+    optimizer: str = option("mezo", "name of the optimizer")
+    lr: float = option(3e-5, "learning rate, in weight units per unit of projected gradient")
+    eps: float = option(1e-3, "finite-difference radius, in weight units")
+    weight_decay: float = option(0.0, "decoupled weight decay, per unit of learning rate")
+    samples: int = option(1, "directions averaged in a step; each costs two forward passes")
+    schedule: str = option("constant", f"learning-rate schedule over the steps: {', '.join(SCHEDULES)}")
+    steps: int = option(1000, "optimizer steps")
+    batch_size: int = option(16, "examples in a batch")
+    train: int = option(1000, "training examples")
+    dev: int = option(500, "examples for choosing the best step")
+    test: int = option(1000, "examples for the reported metric")
+    eval_every: int = option(100, "steps between evaluations on dev; the step with the lowest dev loss is kept")
+    patience: int = option(0, "stop after this many evaluations without a new lowest dev loss; 0 never stops early")
+    checkpoint_every: int = option(0, "steps between saved weights; 0 keeps only the log, from which weights are replayed")
+    seed: int = option(0, "seed of the directions and of the order of batches")
+    data_seed: int = option(0, "seed of the draw of train, dev and test examples")
+    dtype: str = option("float32", "weights: float32, bfloat16 or float16")
+    device: str = option("cpu", "torch device, such as cpu or cuda:0")
+
+    def validate(self) -> None:
+        """Raise ValueError, naming the option, unless every value makes sense."""
+        for name in ("steps", "batch_size", "samples", "train", "dev", "test", "eval_every"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("patience", "checkpoint_every", "seed", "data_seed", "lr", "weight_decay"):
+            _require(0 <= getattr(self, name) < math.inf, f"{name} must be at least 0, got {getattr(self, name)}.")
+        _require(0 < self.eps < math.inf, f"eps must be > 0, got {self.eps}.")
+        _require(self.batch_size <= self.train, f"batch_size {self.batch_size} exceeds the {self.train} training examples.")
+        _require(self.schedule in SCHEDULES, f"unknown schedule {self.schedule!r}; choose {', '.join(SCHEDULES)}.")
+        _require(self.optimizer in METHODS, f"unknown optimizer {self.optimizer!r}; choose {', '.join(METHODS)}.")
+
+
+@dataclass
+class Run:
+    """A finished run: its record, and the fine-tuned model ready for use."""
+
+    record: dict[str, Any]
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    task: Task
+    examples: Splits
+
+
+def finetune(config: Config, out: str | Path, *, overwrite: bool = False, progress: bool = True) -> Run:
+    """Run a configuration in a folder, or go on with it if it was started there before.
+
+    Args:
+        config: model, task, optimizer and their settings.
+        out: the run's folder.
+        overwrite: discard an earlier run in the folder.
+        progress: show a progress line.
+
+    Raises:
+        ValueError: a setting is wrong, a file of the run is damaged, or the folder holds a run of another configuration.
+        OSError: data or model cannot be had, or the folder cannot be written to or lacks space.
+    """
+    config.validate()
+    task = load_task(config.task)
+    log = RunLog(Path(out) / "log.jsonl")
+    try:
+        return _Session(config, Path(out), task, log, overwrite, progress).run()
+    finally:
+        log.close()
+
+
+class _Session:
+    """One process's share of a run."""
+
+    def __init__(self, config: Config, out: Path, task: Task, log: RunLog, overwrite: bool, progress: bool):
+        self.config, self.out, self.task, self.log, self.progress = config, out, task, log, progress
+        if overwrite:
+            self._discard()
+        self._check_same_configuration()
+        self.examples = task.sample(config.data_seed, config.train, config.dev, config.test)
+        _require(
+            config.batch_size <= len(self.examples.train),
+            f"batch_size {config.batch_size} exceeds the {len(self.examples.train)} training examples of {config.task}.",
+        )
+        self.model, self.tokenizer = load_model(config.model, config.dtype, config.device)
+        self._check_space()
+
+    def run(self) -> Run:
+        if not self.log.of("end"):
+            self._start()
+            self._train()
+            self._finish()
+        else:
+            self._rebuild(self.log.of("end")[0]["best_step"])
+        record = load_record(self.out / "record.json") if (self.out / "record.json").exists() else self._record()
+        return Run(record, self.model, self.tokenizer, self.task, self.examples)
+
+    # The stages of a run
+
+    def _start(self) -> None:
+        base = fingerprint(self.model)
+        started = self.log.of("start")
+        if not started:
+            self.log.append("start", config=asdict(self.config), base=base, **environment())
+        elif started[0]["base"] != base:
+            raise ValueError(f"{self.config.model} is no longer the model that {self.out} was started from; use --overwrite.")
+        reset_peak_memory(self.config.device)
+        previous = self.log.of("time")
+        self.clock = time.perf_counter() - (previous[-1]["seconds"] if previous else 0.0)
+        self.log.append("time", seconds=self._seconds(), peak_bytes=peak_memory(self.config.device))
+        self._warm_up()
+        self._evaluate(0, "train")
+        self._evaluate(0, "test")
+
+    def _warm_up(self) -> None:
+        """One forward pass that nobody sees: the first of a process may differ in the last bit while libraries set up."""
+        with torch.no_grad():
+            self.task.loss(self.model, self.task.encode(self.tokenizer, self._batch(0)).to(self.config.device))
+
+    def _train(self) -> None:
+        config, steps = self.config, [_step_record(entry) for entry in self.log.of("step")]
+        self._weights_at(len(steps), steps)
+        bar = tqdm(total=config.steps, initial=len(steps), disable=not self.progress, unit="step", mininterval=1, ncols=110)
+        with bar:
+            for step in range(len(steps), config.steps + 1):
+                if step % config.eval_every == 0 or step == config.steps:
+                    bar.set_postfix_str(self._status(self._evaluate(step, "dev")))
+                if step == config.steps or self._out_of_patience(step):
+                    break
+                if config.checkpoint_every and step and step % config.checkpoint_every == 0:
+                    self._save_weights(step)
+                self._step(step)
+                bar.update()
+
+    def _step(self, step: int) -> None:
+        batch = self.task.encode(self.tokenizer, self._batch(step)).to(self.config.device)
+        loss = self.optimizer.step(lambda: self.task.loss(self.model, batch))
+        self.scheduler.step()
+        record = self.optimizer.trajectory.records[-1]
+        self.log.append("step", loss=loss, **record._asdict())
+        self.log.append("time", seconds=self._seconds(), peak_bytes=peak_memory(self.config.device))
+
+    def _finish(self) -> None:
+        dev = [entry for entry in self.log.of("evaluation") if entry["split"] == "dev"]
+        best_step = min(dev, key=lambda entry: entry["loss"])["step"]
+        if best_step != self.optimizer.steps:
+            self._rebuild(best_step)
+        self._evaluate(best_step, "train")
+        self._evaluate(best_step, "test")
+        self.optimizer.trajectory.save(self.out / "trajectory.npz")
+        self.log.append("time", seconds=self._seconds(), peak_bytes=peak_memory(self.config.device))
+        save_record(self._record(), self.out / "record.json")
+        self.log.append("end", best_step=best_step)
+
+    def _record(self) -> dict[str, Any]:
+        """Everything but `timing` is the same for every machine session that ran the configuration to its end."""
+        start = {key: value for key, value in self.log.of("start")[0].items() if key != "event"}
+        steps = [_without_event(entry) for entry in self.log.of("step")]
+        evaluations = [_without_event(entry) for entry in self.log.of("evaluation")]
+        dev = [entry for entry in evaluations if entry["split"] == "dev"]
+        best = min(dev, key=lambda entry: entry["loss"])
+        result = {"best_step": best["step"], "dev": best, "steps": len(steps), "forwards": self._forwards(len(steps))}
+        for split in ("train", "test"):
+            seen = [entry for entry in evaluations if entry["split"] == split]
+            result[split] = {"before": seen[0], "after": seen[-1]}
+        times = self.log.of("time")
+        timing = {
+            "seconds": [round(entry["seconds"], 3) for entry in times],
+            "wall_seconds": times[-1]["seconds"],
+            "peak_bytes": max(entry["peak_bytes"] for entry in times),
+        }
+        return {**start, "steps": steps, "evaluations": evaluations, "result": result, "timing": timing}
+
+    # Weights
+
+    def _weights_at(self, step: int, records: list[StepRecord]) -> None:
+        """Bring the base model to a step: from the last checkpoint before it, then by replay."""
+        self.optimizer = _optimizer(self.config, self.model)
+        self.scheduler = get_scheduler(self.config.schedule, self.optimizer, 0, self.config.steps)
+        saved = max((at for at in self._checkpoints() if at <= step), default=0)
+        if saved:
+            self._load_weights(saved)
+        self.optimizer.skip(records[:saved])
+        self.optimizer.replay(records[saved:step])
+        self.optimizer.zero_grad()
+        for _ in range(step):
+            self.optimizer._opt_called = True
+            self.scheduler.step()
+
+    def _rebuild(self, step: int) -> None:
+        """Fresh base weights, brought to a step."""
+        del self.model
+        self.optimizer = self.scheduler = None
+        self.model, _ = load_model(self.config.model, self.config.dtype, self.config.device)
+        self._weights_at(step, [_step_record(entry) for entry in self.log.of("step")])
+
+    def _save_weights(self, step: int) -> None:
+        path = self.out / f"weights-{step}.safetensors"
+        if path.exists():
+            return
+        weights = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+        with replacing(path) as temporary:
+            save_file(weights, temporary)
+        dev = [entry for entry in self.log.of("evaluation") if entry["split"] == "dev"]
+        best_step = min(dev, key=lambda entry: entry["loss"])["step"]
+        keep = {step, max((at for at in self._checkpoints() if at <= best_step), default=step)}
+        for at in self._checkpoints():
+            if at not in keep:
+                (self.out / f"weights-{at}.safetensors").unlink()
+
+    def _load_weights(self, step: int) -> None:
+        path = self.out / f"weights-{step}.safetensors"
+        try:
+            weights = load_file(path, device=self.config.device)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path} is damaged ({error}); delete it, and its steps are replayed from the log.") from error
+        for name, parameter in self.model.named_parameters():
+            parameter.data.copy_(weights[name])
+
+    def _checkpoints(self) -> list[int]:
+        return sorted(int(path.stem.split("-")[1]) for path in self.out.glob("weights-*.safetensors"))
+
+    # Batches, evaluations, checks
+
+    def _batch(self, step: int) -> list:
+        """Batches walk through a permutation of the training examples, a new one each epoch."""
+        per_epoch = len(self.examples.train) // self.config.batch_size
+        epoch, place = divmod(step, per_epoch)
+        order = np.random.default_rng((self.config.seed, epoch)).permutation(len(self.examples.train))
+        chosen = order[place * self.config.batch_size : (place + 1) * self.config.batch_size]
+        return [self.examples.train[i] for i in chosen]
+
+    def _evaluate(self, step: int, split: str) -> Evaluation:
+        for entry in self.log.of("evaluation"):
+            if (entry["step"], entry["split"]) == (step, split):
+                return Evaluation(entry["loss"], entry["metric"], entry["examples"])
+        examples = getattr(self.examples, split)[: self.config.dev if split == "train" else None]
+        result = self.task.evaluate(self.model, self.tokenizer, examples)
+        self.log.append("evaluation", step=step, split=split, forwards=self._forwards(step), **result._asdict())
+        return result
+
+    def _forwards(self, step: int) -> int:
+        return 2 * self.config.samples * step
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self.clock
+
+    def _out_of_patience(self, step: int) -> bool:
+        dev = [entry for entry in self.log.of("evaluation") if entry["split"] == "dev" and entry["step"] <= step]
+        since_best = len(dev) - 1 - min(range(len(dev)), key=lambda i: dev[i]["loss"])
+        return bool(self.config.patience) and since_best >= self.config.patience
+
+    def _status(self, dev: Evaluation) -> str:
+        return f"dev loss {dev.loss:.3f}, {self.task.metric} {100 * dev.metric:.1f} %"
+
+    def _check_same_configuration(self) -> None:
+        for started in self.log.of("start"):
+            wanted, found = asdict(self.config), started["config"]
+            different = [name for name in wanted if wanted[name] != found.get(name)]
+            if different:
+                changes = ", ".join(f"{name} {found.get(name)!r} there, {wanted[name]!r} here" for name in different)
+                raise ValueError(f"{self.out} holds another run ({changes}); choose another folder, or overwrite it.")
+
+    def _check_space(self) -> None:
+        if not self.config.checkpoint_every:
+            return
+        needed, free = 3 * model_bytes(self.model), shutil.disk_usage(self.out).free
+        if free < needed:
+            raise OSError(
+                f"{self.out} has {free / 1e9:.1f} GB free and checkpoints need {needed / 1e9:.1f} GB; free some space, choose "
+                "another folder, or set checkpoint_every to 0 and rely on the log."
+            )
+
+    def _discard(self) -> None:
+        self.log.clear()
+        for path in (*self.out.glob("weights-*.safetensors"), self.out / "trajectory.npz", self.out / "record.json"):
+            path.unlink(missing_ok=True)
+
+
+def _optimizer(config: Config, model: nn.Module) -> ZeroOrderOptimizer:
+    settings = {name: getattr(config, name) for name in ("lr", "eps", "weight_decay", "seed", "samples")}
+    return METHODS[config.optimizer](model.named_parameters(), **settings)
+
+
+def _step_record(entry: dict[str, Any]) -> StepRecord:
+    values = (entry[name] for name in StepRecord._fields)
+    return StepRecord(*(tuple(value) if isinstance(value, list) else value for value in values))
+
+
+def _without_event(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key != "event"}
+
+
+def _require(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise ValueError(sentence)
+
+
+assert all("help" in f.metadata for f in fields(Config))

@@ -1,0 +1,342 @@
+"""CPU kernels: directions generated, added, dotted and undone in one pass over each weight, compiled by Numba.
+
+Numba carries its own compiler, so a fresh machine needs no C toolchain. Each kernel works on one flat, contiguous chunk and
+releases the GIL, so that `zolab.noise` can hand the chunks to threads. bfloat16 and float16 chunks come as uint16 and int16.
+
+Everything between the generator and the normals is written with explicit fused multiply-adds and no fast-math, so an
+element gets the same bits whether a vector or a scalar instruction computes it.
+"""
+
+import math
+import threading
+
+import numpy as np
+import torch
+from numba import njit
+
+from zolab.kernels.llvm import (
+    add,
+    and_,
+    as_bits,
+    as_float,
+    choose,
+    differ,
+    fma,
+    from_float,
+    or_,
+    shl,
+    shr,
+    shr_signed,
+    signed_to_float,
+    sqrt,
+    sub,
+    to_float,
+    wide_vectors,
+    xor,
+)
+from zolab.kernels.threefry import PAIRS, PARITY, TILE
+
+f32, u32 = np.float32, np.uint32
+
+
+@njit(inline="always")
+def rotate(x, left):
+    return or_(shl(x, u32(left)), shr(x, u32(32 - left)))
+
+
+@njit(inline="always")
+def rounds4(x0, x1, a, b, c, d):
+    x0 = add(x0, x1)
+    x1 = xor(rotate(x1, a), x0)
+    x0 = add(x0, x1)
+    x1 = xor(rotate(x1, b), x0)
+    x0 = add(x0, x1)
+    x1 = xor(rotate(x1, c), x0)
+    x0 = add(x0, x1)
+    x1 = xor(rotate(x1, d), x0)
+    return x0, x1
+
+
+@njit(inline="always")
+def threefry(k0, k1, c0, c1):
+    """`zolab.kernels.threefry.threefry2x32`, 13 rounds, unrolled for one counter."""
+    k2 = xor(xor(k0, k1), u32(PARITY))
+    x0, x1 = rounds4(add(c0, k0), add(c1, k1), 13, 15, 26, 6)
+    x0, x1 = rounds4(add(x0, k1), add(x1, add(k2, u32(1))), 17, 29, 16, 24)
+    x0, x1 = rounds4(add(x0, k2), add(x1, add(k0, u32(2))), 13, 15, 26, 6)
+    x0, x1 = add(x0, k0), add(x1, add(k1, u32(3)))
+    x0 = add(x0, x1)
+    return x0, xor(rotate(x1, 17), x0)
+
+
+@njit(inline="always")
+def minus_two_log(word):
+    """-2 ln(u) with u = (top 23 bits + 1/2) / 2^23; the coefficients are Cephes' logf, summed pairwise."""
+    u = fma(signed_to_float(shr(word, u32(9))), f32(2.0**-23), f32(2.0**-24))
+    bits = as_bits(u)
+    exponent = shr_signed(sub(bits, u32(0x3F3504F3)), u32(23))
+    m = as_float(sub(bits, shl(exponent, u32(23)))) - f32(1)
+    square = m * m
+    a = fma(f32(-2.4999993993e-1), m, f32(3.3333331174e-1))
+    b = fma(f32(-1.6668057665e-1), m, f32(2.0000714765e-1))
+    c = fma(f32(-1.2420140846e-1), m, f32(1.4249322787e-1))
+    d = fma(f32(-1.1514610310e-1), m, f32(1.1676998740e-1))
+    upper = fma(fma(f32(7.0376836292e-2), square, d), square, c)
+    p = fma(upper, square * square, fma(b, square, a))
+    tail = fma(square, f32(-0.5), p * m * square)
+    return f32(-2) * fma(signed_to_float(exponent), f32(0.6931471805599453), m + tail)
+
+
+@njit(inline="always")
+def two_normals(word0, word1):
+    """Box-Muller: word0 gives the radius, word1 the angle in an eighth of a turn, spare bits the octant."""
+    radius = sqrt(minus_two_log(word0))
+    x = signed_to_float(shl(word1, u32(2))) * f32(math.pi / 2 * 2.0**-32)
+    s = x * x
+    p = fma(s, fma(s, f32(-1.9515295891e-4), f32(8.3321608736e-3)), f32(-1.6666654611e-1))
+    sine = fma(x * s, p, x)
+    p = fma(s, fma(s, f32(2.443315711809948e-5), f32(-1.388731625493765e-3)), f32(4.166664568298827e-2))
+    cosine = fma(s * s, p, fma(s, f32(-0.5), f32(1)))
+    swap = and_(word1, u32(0x40000000))
+    first = as_float(xor(as_bits(choose(swap, sine, cosine)), shl(word0, u32(31))))
+    second = as_float(xor(as_bits(choose(swap, cosine, sine)), and_(word1, u32(0x80000000))))
+    return radius * first, radius * second
+
+
+@njit(inline="always")
+def fill_tile(z, k0, k1, tile, size):
+    """One tile of a direction: pair i of the tile gives element i and element i + PAIRS."""
+    first = u32(tile * PAIRS)
+    for i in range(min(size, PAIRS)):
+        word0, word1 = threefry(k0, k1, add(first, u32(i)), u32(0))
+        z[i], z[i + PAIRS] = two_normals(word0, word1)
+
+
+@njit(nogil=True, cache=True)
+def _words(out, k0, k1, tile):
+    """The generator's raw words of one tile, for tests."""
+    for i in range(PAIRS):
+        out[i], out[i + PAIRS] = threefry(k0, k1, u32(tile * PAIRS + i), u32(0))
+
+
+@njit(nogil=True, cache=True)
+def _fill(out, k0, k1, tile):
+    """out[i] = z[i] for a float32 chunk that starts at the given tile."""
+    wide_vectors()
+    z = np.empty(TILE, f32)
+    for start in range(0, out.size, TILE):
+        part = out[start : start + TILE]
+        fill_tile(z, k0, k1, tile + start // TILE, part.size)
+        for i in range(part.size):
+            part[i] = z[i]
+
+
+@njit(nogil=True, cache=True)
+def _add_scaled(w, k0, k1, tile, scale):
+    """w += scale * z, each weight read and written once."""
+    wide_vectors()
+    z = np.empty(TILE, f32)
+    for start in range(0, w.size, TILE):
+        part = w[start : start + TILE]
+        fill_tile(z, k0, k1, tile + start // TILE, part.size)
+        for i in range(part.size):
+            part[i] = from_float(fma(scale, z[i], to_float(part[i])), part[i])
+
+
+@njit(inline="always", fastmath={"reassoc"})
+def dot_tile(part, z):
+    total = f32(0)
+    for i in range(part.size):
+        total += to_float(part[i]) * z[i]
+    return total
+
+
+@njit(nogil=True, cache=True)
+def _dot(w, k0, k1, tile):
+    """Sum of w[i] * z[i], float32 within a tile and float64 across tiles."""
+    wide_vectors()
+    z = np.empty(TILE, f32)
+    total = 0.0
+    for start in range(0, w.size, TILE):
+        part = w[start : start + TILE]
+        fill_tile(z, k0, k1, tile + start // TILE, part.size)
+        total += dot_tile(part, z)
+    return total
+
+
+@njit(inline="always")
+def rounded(value, like):
+    """A float32 as it reads back after being stored in the type of `like`."""
+    return to_float(from_float(value, like))
+
+
+@njit(nogil=True, cache=True)
+def _perturb(w, k0, k1, tile, scale, counts, where, kept):
+    """w += scale * z, writing down every weight that -scale * z, or the same with both signs turned, would not bring back.
+
+    Args:
+        w: the chunk; float32, bfloat16 bits (uint16) or float16 bits (int16).
+        k0, k1, tile: where the direction's chunk is.
+        scale: eps times the block's scale.
+        counts: receives the number of entries of each tile, uint16.
+        where, kept: room for one more entry than the chunk has weights; receive positions in the tile and weights.
+
+    Returns:
+        The number of entries written.
+    """
+    wide_vectors()
+    z = np.empty(TILE, f32)
+    before = np.empty(TILE, w.dtype)
+    flags = np.zeros(TILE, np.uint8)
+    flags8 = flags.view(np.uint64)
+    count = 0
+    for start in range(0, w.size, TILE):
+        part = w[start : start + TILE]
+        size = part.size
+        fill_tile(z, k0, k1, tile + start // TILE, size)
+        for i in range(size):
+            delta = scale * z[i]
+            weight = to_float(part[i])
+            plus = from_float(weight + delta, part[i])
+            back_from_plus = rounded(to_float(plus) - delta, part[i])
+            back_from_minus = rounded(rounded(weight - delta, part[i]) + delta, part[i])
+            lost = differ(as_bits(back_from_plus), as_bits(weight))
+            flags[i] = or_(lost, differ(as_bits(back_from_minus), as_bits(weight)))
+            before[i] = part[i]
+            part[i] = plus
+        flags[size : size + 7] = 0
+        first = count
+        for group in range((size + 7) // 8):
+            if flags8[group] != 0:
+                for i in range(8 * group, 8 * group + 8):
+                    where[count] = i
+                    kept[count] = before[i]
+                    count += flags[i]
+        counts[start // TILE] = count - first
+    return count
+
+
+@njit(inline="always")
+def undo_tile(now, part, z, scale, count, where, kept, first):
+    """now = the weights before `part` became w + scale * z, the journal's entries from `first` on included."""
+    for i in range(part.size):
+        now[i] = rounded(to_float(part[i]) - scale * z[i], part[i])
+    for entry in range(first, first + count):
+        now[where[entry]] = to_float(kept[entry])
+
+
+@njit(nogil=True, cache=True)
+def _flip(w, k0, k1, tile, scale, counts, where, kept):
+    """From w + scale * z to w - scale * z, through w itself."""
+    wide_vectors()
+    z, now = np.empty(TILE, f32), np.empty(TILE, f32)
+    entry = 0
+    for start in range(0, w.size, TILE):
+        part = w[start : start + TILE]
+        here = start // TILE
+        fill_tile(z, k0, k1, tile + here, part.size)
+        undo_tile(now, part, z, scale, counts[here], where, kept, entry)
+        entry += counts[here]
+        for i in range(part.size):
+            part[i] = from_float(now[i] - scale * z[i], part[i])
+
+
+@njit(inline="always")
+def update_tile(now, z, made, k0, k1, tile, keys, coefficients, decay, size):
+    """now = decay * now + sum_k coefficients[k] * z(keys[k]); z holds the tile of (k0, k1) if `made` says so."""
+    if decay != f32(1):
+        for i in range(size):
+            now[i] *= decay
+    for k in range(coefficients.size):
+        if not made or keys[k, 0] != k0 or keys[k, 1] != k1:
+            k0, k1, made = keys[k, 0], keys[k, 1], True
+            fill_tile(z, k0, k1, tile, size)
+        for i in range(size):
+            now[i] = fma(coefficients[k], z[i], now[i])
+
+
+@njit(nogil=True, cache=True)
+def _restore(w, k0, k1, tile, scale, counts, where, kept, keys, coefficients, decay):
+    """From w + scale * z back to w, then w = decay * w + sum_k coefficients[k] * z(keys[k]) in the same pass."""
+    wide_vectors()
+    z, now = np.empty(TILE, f32), np.empty(TILE, f32)
+    entry = 0
+    for start in range(0, w.size, TILE):
+        part = w[start : start + TILE]
+        here = start // TILE
+        fill_tile(z, k0, k1, tile + here, part.size)
+        undo_tile(now, part, z, scale, counts[here], where, kept, entry)
+        entry += counts[here]
+        update_tile(now, z, True, k0, k1, tile + here, keys, coefficients, decay, part.size)
+        for i in range(part.size):
+            part[i] = from_float(now[i], part[i])
+
+
+@njit(nogil=True, cache=True)
+def _update(w, tile, keys, coefficients, decay):
+    """w = decay * w + sum_k coefficients[k] * z(keys[k]): the second half of `_restore`, to the bit."""
+    wide_vectors()
+    z, now = np.empty(TILE, f32), np.empty(TILE, f32)
+    for start in range(0, w.size, TILE):
+        part = w[start : start + TILE]
+        for i in range(part.size):
+            now[i] = to_float(part[i])
+        update_tile(now, z, False, u32(0), u32(0), tile + start // TILE, keys, coefficients, decay, part.size)
+        for i in range(part.size):
+            part[i] = from_float(now[i], part[i])
+
+
+CHUNK = 128 * TILE
+THREADED = True
+_VIEWS = {torch.float32: torch.float32, torch.bfloat16: torch.uint16, torch.float16: torch.int16}
+_spare = threading.local()
+
+
+def view(chunk: torch.Tensor) -> np.ndarray:
+    """A flat tensor as the array that the kernels take."""
+    return chunk.detach().view(_VIEWS[chunk.dtype]).numpy()
+
+
+def words(k0: int, k1: int, tile: int) -> np.ndarray:
+    """The generator's raw words of one tile."""
+    out = np.empty(TILE, u32)
+    _words(out, u32(k0), u32(k1), tile)
+    return out
+
+
+def fill(out, k0, k1, tile):
+    """out = z, float32."""
+    _fill(out, u32(k0), u32(k1), tile)
+
+
+def add_scaled(w, k0, k1, tile, scale):
+    """w += scale * z."""
+    _add_scaled(w, u32(k0), u32(k1), tile, f32(scale))
+
+
+def dot(w, k0, k1, tile) -> float:
+    """Sum of w * z."""
+    return _dot(w, u32(k0), u32(k1), tile)
+
+
+def perturb(w, k0, k1, tile, scale):
+    """w += scale * z; returns the journal that `flip` and `restore` need."""
+    spare = _spare.__dict__.setdefault(w.dtype, (np.empty(CHUNK + 1, np.uint16), np.empty(CHUNK + 1, w.dtype)))
+    counts = np.empty(-(-w.size // TILE), np.uint16)
+    n = _perturb(w, u32(k0), u32(k1), tile, f32(scale), counts, *spare)
+    return counts, *(array[:n].copy() for array in spare)
+
+
+def flip(w, k0, k1, tile, scale, journal):
+    """From w + scale * z to w - scale * z."""
+    _flip(w, u32(k0), u32(k1), tile, f32(scale), *journal)
+
+
+def restore(w, k0, k1, tile, scale, journal, keys, coefficients, decay):
+    """From w + scale * z to decay * w + sum_k coefficients[k] * z(keys[k])."""
+    _restore(w, u32(k0), u32(k1), tile, f32(scale), *journal, keys, coefficients, f32(decay))
+
+
+def update(w, tile, keys, coefficients, decay):
+    """w = decay * w + sum_k coefficients[k] * z(keys[k])."""
+    _update(w, tile, keys, coefficients, f32(decay))

@@ -1,0 +1,175 @@
+"""Random directions, addressed instead of stored: any slice of any direction, in any order, on any device.
+
+A direction z ~ N(0, I) is named by (seed, step, sample); its part for parameter block j is made by a counter-based
+generator from a key that depends on (seed, step, sample, j) only. Adding it to a weight tensor or taking a dot product
+with it touches each weight once and never holds z. Nothing here reads or seeds torch's global generator.
+
+    key(direction)   = threefry(seed,           (step, sample))
+    key(block j)     = threefry(key(direction), (j, 0))
+    z[i], z[i+1024]  = box_muller(threefry(key(block j), (pair number, 0)))      within each tile of 2048 elements
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zolab.kernels import backend_for
+from zolab.kernels.threefry import TILE, threefry2x32
+
+_INLINE = 1 << 16
+_pool: ThreadPoolExecutor | None = None
+
+
+@dataclass(frozen=True)
+class Direction:
+    """The name of one random direction over all parameter blocks.
+
+    Args:
+        seed: 0 <= seed < 2**64. Zero is as good as any.
+        step: 0 <= step < 2**32.
+        sample: which of several directions drawn in the same step.
+    """
+
+    seed: int
+    step: int
+    sample: int = 0
+
+    def __post_init__(self):
+        for name, limit in (("seed", 2**64), ("step", 2**32), ("sample", 2**32)):
+            if not 0 <= getattr(self, name) < limit:
+                raise ValueError(f"{name} must lie in [0, {limit}), got {getattr(self, name)}; choose another {name}.")
+
+    def keys(self, blocks: tuple[int, ...]) -> np.ndarray:
+        """The generator keys of the given blocks, uint32 of shape (len(blocks), 2)."""
+        return _keys(self, blocks)
+
+
+@lru_cache(maxsize=64)
+def _keys(direction: Direction, blocks: tuple[int, ...]) -> np.ndarray:
+    seed = (direction.seed & 0xFFFFFFFF, direction.seed >> 32)
+    key = threefry2x32(seed, (direction.step, direction.sample))
+    return np.stack(threefry2x32(key, (np.array(blocks, dtype=np.uint32), 0)), axis=-1)
+
+
+class Chunk(NamedTuple):
+    """A tile-aligned piece of one tensor, in the form its kernels take."""
+
+    tensor: int
+    kernels: ModuleType
+    data: Any
+    tile: int
+
+
+def check(tensor: Tensor, name: str = "tensor") -> None:
+    """Raise ValueError unless directions can be added to the tensor in place."""
+    if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.device.type == "meta":
+        raise ValueError(
+            f"{name} is {tensor.dtype} ({tensor.layout}) on {tensor.device}; zeroth-order steps need dense floating-point "
+            "weights in memory: load the model in float32, bfloat16 or float16, or freeze this parameter."
+        )
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name} is not contiguous; give it its own memory first: p.data = p.data.contiguous().")
+
+
+def chunks(tensors: Sequence[Tensor]) -> list[Chunk]:
+    """Cut tensors into tile-aligned pieces small enough to share out among threads."""
+    pieces = []
+    for j, tensor in enumerate(tensors):
+        kernels = backend_for(tensor)
+        flat = tensor.detach().view(-1)
+        data = kernels.view(flat)
+        for start in range(0, flat.numel(), kernels.CHUNK):
+            pieces.append(Chunk(j, kernels, data[start : start + kernels.CHUNK], start // TILE))
+    return pieces
+
+
+def for_each(pieces: Sequence[Chunk], work: Callable[[int], None], numel: int) -> None:
+    """Call work(i) for each piece, on as many threads as torch uses where the kernels and `numel` elements are worth it."""
+    threads = torch.get_num_threads()
+    if numel <= _INLINE or threads == 1 or not all(piece.kernels.THREADED for piece in pieces):
+        for i in range(len(pieces)):
+            work(i)
+        return
+    order = iter(range(len(pieces)))
+
+    def drain():
+        for i in order:
+            work(i)
+
+    futures = [_threads(threads).submit(drain) for _ in range(threads)]
+    for future in futures:
+        future.result()
+
+
+def _threads(count: int) -> ThreadPoolExecutor:
+    global _pool
+    if _pool is None or _pool._max_workers != count:
+        _pool = ThreadPoolExecutor(count, thread_name_prefix="zolab-noise")
+    return _pool
+
+
+def _forget_threads():
+    global _pool
+    _pool = None
+
+
+os.register_at_fork(after_in_child=_forget_threads)
+
+
+def direction(
+    name: Direction,
+    block: int,
+    shape: Iterable[int] | int,
+    *,
+    offset: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Materialise z for one block, or a slice of it: for readers and tests, since no optimizer needs it.
+
+    Args:
+        name: which direction.
+        block: number of the parameter block.
+        shape: shape of the result.
+        offset: first element, counted in the flattened block.
+        dtype, device: of the result; values are computed in float32.
+    """
+    shape = torch.Size((shape,) if isinstance(shape, int) else shape)
+    lead = offset % TILE
+    out = torch.empty(lead + shape.numel(), dtype=torch.float32, device=device)
+    ((k0, k1),) = name.keys((block,))
+    if shape.numel():
+        kernels = backend_for(out)
+        kernels.fill(kernels.view(out), k0, k1, offset // TILE)
+    return out[lead:].to(dtype).view(shape)
+
+
+def add_(tensor: Tensor, name: Direction, block: int, scale: float) -> Tensor:
+    """tensor += scale * z in place, in one fused pass on all cores. Returns the tensor."""
+    check(tensor)
+    ((k0, k1),) = name.keys((block,))
+    pieces = chunks([tensor])
+    for_each(pieces, lambda i: pieces[i].kernels.add_scaled(pieces[i].data, k0, k1, pieces[i].tile, scale), tensor.numel())
+    return tensor
+
+
+def dot(tensor: Tensor, name: Direction, block: int) -> float:
+    """Sum of tensor * z, without materialising z."""
+    check(tensor)
+    ((k0, k1),) = name.keys((block,))
+    pieces = chunks([tensor])
+    parts = [0.0] * len(pieces)
+
+    def work(i):
+        parts[i] = pieces[i].kernels.dot(pieces[i].data, k0, k1, pieces[i].tile)
+
+    for_each(pieces, work, tensor.numel())
+    return float(sum(parts))

@@ -1,0 +1,206 @@
+"""The step that every zeroth-order method shares: probe along a direction, then step along it.
+
+    +eps z, loss, -2 eps z, loss, back and update                                         (arXiv 2305.17333, Algorithm 1)
+
+A method says how the two losses become an update; the probe, its safety and its bookkeeping live here.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zolab import noise
+from zolab.noise import Direction
+from zolab.optim.interrupts import DeferInterrupts
+from zolab.optim.trajectory import StepRecord, Trajectory
+from zolab.reversible import Perturbation, Update, apply
+
+
+class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
+    """Base of the zeroth-order optimizers: a `torch.optim.Optimizer` whose closure is evaluated, never differentiated.
+
+    Every parameter is a block, numbered in the order given; parameters that share memory count once, those with
+    `requires_grad=False` are left alone. Put the model in eval mode yourself if it has dropout: both losses of a probe
+    must see the same function.
+
+    Args:
+        params: tensors, (name, tensor) pairs or parameter groups, as for any torch optimizer.
+        lr: learning rate, >= 0. May differ between groups and follow a scheduler.
+        eps: finite-difference radius, > 0, in units of the weights; one for all groups.
+        weight_decay: decoupled, >= 0: each step multiplies the weights by 1 - lr * weight_decay.
+        seed: names the sequence of directions; 0 <= seed < 2**64.
+        samples: directions averaged in each step, >= 1; a step takes 2 * samples forward passes.
+
+    Raises:
+        ValueError: an argument is out of range, there is nothing to train, or a weight cannot be changed in place.
+    """
+
+    def __init__(
+        self, params: Iterable, *, lr: float, eps: float, weight_decay: float, seed: int, samples: int, **defaults: Any
+    ):
+        if not isinstance(samples, int) or samples < 1:
+            raise ValueError(f"samples must be a whole number of at least 1, got {samples!r}.")
+        Direction(seed, 0)
+        super().__init__(_unique(params), {"lr": lr, "eps": eps, "weight_decay": weight_decay, **defaults})
+        for group in self.param_groups:
+            _check_range("lr", group["lr"], group["lr"] >= 0)
+            _check_range("weight_decay", group["weight_decay"], group["weight_decay"] >= 0)
+            _check_range("eps", group["eps"], group["eps"] > 0)
+            if group["eps"] != self.param_groups[0]["eps"]:
+                raise ValueError("eps must be the same in every parameter group: the two losses share one radius.")
+        self.trajectory = Trajectory(type(self).__name__, seed, float(self.param_groups[0]["eps"]), samples)
+        self.steps = 0
+        self._trainable()
+
+    @abstractmethod
+    def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update:
+        """The change that a step makes, from its record alone, so that `replay` can make it again.
+
+        Args:
+            record: projected gradients and hyperparameters of the step.
+            blocks: block number of each trainable tensor.
+            groups: index of the parameter group of each trainable tensor.
+        """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor | float]) -> float:
+        """Probe the loss on both sides of the weights and step.
+
+        Args:
+            closure: returns the loss of the current weights on this step's batch, as one number; called twice a sample.
+
+        Returns:
+            The mean of the probed losses: the loss at the weights before the step, up to eps**2 times the curvature.
+
+        Raises:
+            ValueError: the closure returned something other than one number.
+            FloatingPointError: it returned NaN or infinity.
+
+        Whatever the closure raises, and on Ctrl-C, the weights are put back to the bit as they were before the step.
+        """
+        tensors, blocks, groups = self._trainable()
+        eps = self.param_groups[0]["eps"]
+        losses, projected_grads = [], []
+        with DeferInterrupts() as interrupts:
+            for sample in range(self.trajectory.samples):
+                direction = Direction(self.trajectory.seed, self.steps, sample)
+                perturbation = Perturbation(tensors, blocks, direction, [eps] * len(tensors))
+                try:
+                    perturbation.plus()
+                    with interrupts.allowed():
+                        plus = self._evaluate(closure)
+                    perturbation.minus()
+                    with interrupts.allowed():
+                        minus = self._evaluate(closure)
+                except BaseException:
+                    perturbation.leave()
+                    raise
+                losses += [plus, minus]
+                projected_grads.append((plus - minus) / (2 * eps))
+                if sample < self.trajectory.samples - 1:
+                    perturbation.leave()
+            record = StepRecord(self.steps, tuple(projected_grads), self._column("lr"), self._column("weight_decay"))
+            perturbation.leave(self.update(record, blocks, groups))
+            self._remember(record)
+        return sum(losses) / len(losses)
+
+    @torch.no_grad()
+    def replay(self, records: Iterable[StepRecord]) -> None:
+        """Take recorded steps again, without forward passes: the same bits as the run that recorded them."""
+        tensors, blocks, groups = self._trainable()
+        for record in records:
+            if record.step != self.steps:
+                raise ValueError(f"the next step to replay is {self.steps}, but the record is of step {record.step}.")
+            with DeferInterrupts():
+                apply(tensors, self.update(record, blocks, groups))
+                self._remember(record)
+
+    def skip(self, records: Iterable[StepRecord]) -> None:
+        """Take note of steps that the weights already contain, as after loading a checkpoint."""
+        for record in records:
+            self._remember(record)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Torch's state plus the direction seed and the trajectory, which is all the state there is."""
+        header = {key: getattr(self.trajectory, key) for key in ("method", "seed", "eps", "samples")}
+        arrays = {name: torch.from_numpy(array) for name, array in self.trajectory.arrays().items()}
+        return {**super().state_dict(), "trajectory": {**header, "records": arrays}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a saved state; the weights are the caller's to restore."""
+        saved = dict(state_dict["trajectory"])
+        if saved["method"] != self.trajectory.method:
+            raise ValueError(f"this state belongs to {saved['method']}, not to {self.trajectory.method}.")
+        super().load_state_dict({key: value for key, value in state_dict.items() if key != "trajectory"})
+        records = Trajectory.records_from({name: array.numpy() for name, array in saved.pop("records").items()})
+        self.trajectory = Trajectory(**saved, records=records)
+        self.steps = len(records)
+
+    def _evaluate(self, closure: Callable[[], Tensor | float]) -> float:
+        loss = closure()
+        if isinstance(loss, Tensor) and loss.numel() == 1:
+            loss = loss.item()
+        if not isinstance(loss, (int, float)):
+            shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+            raise ValueError(f"step {self.steps}: the closure returned {shape}; it must return the loss as one number.")
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"step {self.steps}: the closure returned {loss}; the weights are as before the step. "
+                "Lower lr or eps, or check the batch."
+            )
+        return float(loss)
+
+    def _remember(self, record: StepRecord) -> None:
+        self.trajectory.records.append(record)
+        self.steps += 1
+
+    def _column(self, name: str) -> tuple[float, ...]:
+        return tuple(float(group[name]) for group in self.param_groups)
+
+    def _trainable(self) -> tuple[list[Tensor], tuple[int, ...], list[int]]:
+        """Tensors to move, their block numbers (frozen parameters keep theirs) and their groups."""
+        tensors, blocks, groups, block = [], [], [], 0
+        for g, group in enumerate(self.param_groups):
+            names = group.get("param_names", [f"parameter {i} of group {g}" for i in range(len(group["params"]))])
+            for name, tensor in zip(names, group["params"], strict=True):
+                if tensor.requires_grad:
+                    noise.check(tensor, name)
+                    tensors.append(tensor)
+                    blocks.append(block)
+                    groups.append(g)
+                block += 1
+        if not tensors:
+            raise ValueError("there is nothing to train: every parameter given has requires_grad=False.")
+        return tensors, tuple(blocks), groups
+
+
+def _check_range(name: str, value: float, holds: bool) -> None:
+    if not (holds and math.isfinite(value)):
+        raise ValueError(f"{name} must be {'> 0' if name == 'eps' else '>= 0'} and finite, got {value}.")
+
+
+def _unique(params: Iterable) -> list:
+    """The parameters with each memory listed once, so that tied weights are perturbed once."""
+    params = [params] if isinstance(params, Tensor) else list(params)
+    if not params:
+        raise ValueError("the parameter list is empty; pass model.named_parameters().")
+    seen: set[tuple] = set()
+
+    def first_time(item) -> bool:
+        tensor = item[1] if isinstance(item, tuple) else item
+        place = (tensor.data_ptr(), tensor.numel()) if tensor.numel() and not tensor.is_meta else (id(tensor), -1)
+        fresh = place not in seen
+        seen.add(place)
+        return fresh
+
+    if isinstance(params[0], dict):
+        return [{**group, "params": [p for p in _as_list(group["params"]) if first_time(p)]} for group in params]
+    return [p for p in params if first_time(p)]
+
+
+def _as_list(params) -> list:
+    return [params] if isinstance(params, Tensor) else list(params)

@@ -1,0 +1,108 @@
+"""Figures: one look, pure functions of records and numbers, and one place where they are written."""
+
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from zolab.files import write_atomically
+from zolab.records import environment
+
+# Okabe and Ito's palette, distinguishable with every common colour blindness.
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = COLOURS = (
+    *("#0072B2", "#E69F00", "#009E73", "#D55E00"),
+    *("#CC79A7", "#56B4E9", "#F0E442", "#000000"),
+)
+LOOK = {
+    "figure.figsize": (7.0, 3.6),
+    "figure.dpi": 110,
+    "figure.constrained_layout.use": True,
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "axes.prop_cycle": plt.cycler(color=COLOURS),
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+}
+LARGEST_FIGURE = 200_000
+
+
+@contextmanager
+def look() -> Iterator[None]:
+    """Draw in zolab's look inside this block; the reader's own matplotlib settings come back after it."""
+    with plt.rc_context(LOOK):
+        yield
+
+
+def save_figure(figure: Figure, name: str, folder: str | os.PathLike, notebook: str) -> Path:
+    """Write `folder/name.png` and note in `folder/manifest.json` what made it.
+
+    Args:
+        figure: what to write.
+        name: file name without suffix, beginning with the notebook's number.
+        folder: normally `figures/`.
+        notebook: name of the notebook that draws it.
+
+    Raises:
+        ValueError: the picture is larger than 200 kB.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=130)
+    if content.tell() > LARGEST_FIGURE:
+        raise ValueError(f"{name}.png takes {content.tell() / 1e3:.0f} kB, more than 200; draw fewer points or smaller.")
+    write_atomically(folder / f"{name}.png", content.getvalue())
+    manifest_path = folder / "manifest.json"
+    manifest: dict[str, Any] = json.loads(manifest_path.read_text()) if manifest_path.exists() else {}
+    origin = environment()
+    manifest[name] = {"notebook": notebook, "commit": origin["commit"], "machine": origin["machine"]["processor"]}
+    write_atomically(manifest_path, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+    return folder / f"{name}.png"
+
+
+def training_curve(record: dict[str, Any], axes: Axes | None = None) -> Figure:
+    """Probed training loss and dev loss of a run against forward passes."""
+    with look():
+        axes = axes or plt.figure().subplots()
+        per_step = 2 * record["config"]["samples"]
+        losses = np.array([step["loss"] for step in record["steps"]])
+        forwards = per_step * (np.arange(len(losses)) + 1)
+        axes.plot(forwards, losses, color=SKY, linewidth=0.9, label="training batches")
+        window = max(1, min(15, len(losses) // 4))
+        axes.plot(forwards[window - 1 :], np.convolve(losses, np.full(window, 1 / window), "valid"), color=BLUE,
+                  label=f"mean of {window} batches")  # fmt: skip
+        dev = [entry for entry in record["evaluations"] if entry["split"] == "dev"]
+        axes.plot([e["forwards"] for e in dev], [e["loss"] for e in dev], "o-", color=RED, label="dev examples")
+        axes.set(xlabel="forward passes", ylabel="loss (nats)", ylim=(0, None))
+        axes.set_title(f"{record['config']['model']} on {record['config']['task']}, forward passes only")
+        axes.legend()
+        return axes.figure
+
+
+def bars(labels: Sequence[str], values: Sequence[float], unit: str, title: str, axes: Axes | None = None) -> Figure:
+    """Horizontal bars with their values written beside them."""
+    with look():
+        axes = axes or plt.figure(figsize=(7.0, 0.55 * len(labels) + 1.1)).subplots()
+        places = np.arange(len(labels))[::-1]
+        axes.barh(places, values, color=[COLOURS[i % len(COLOURS)] for i in range(len(labels))], height=0.6)
+        for place, value in zip(places, values, strict=True):
+            axes.text(value, place, f" {value:.3g} {unit}", va="center")
+        axes.set_yticks(places, labels)
+        axes.set(xlabel=unit, xlim=(0, 1.2 * max(values)))
+        axes.grid(axis="y", visible=False)
+        axes.set_title(title)
+        return axes.figure
