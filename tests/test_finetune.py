@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from zolab import Trajectory, replay
-from zolab import finetune as module
+from zolab import Trajectory, checkpoints, replay
 from zolab.finetune import Config, finetune
 from zolab.models import load_model
 from zolab.records import load_record
@@ -186,7 +185,7 @@ def test_a_damaged_log_checkpoint_or_record_is_named(finished, tmp_path):
 
 def test_a_full_disk_never_costs_the_previous_checkpoint(tmp_path, monkeypatch):
     config = replace(CONFIG, checkpoint_every=5)
-    saved, save_file = [], module.save_file
+    saved, save_file = [], checkpoints.save_file
 
     def full(tensors, path):
         saved.append(path)
@@ -195,12 +194,12 @@ def test_a_full_disk_never_costs_the_previous_checkpoint(tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         save_file(tensors, path)
 
-    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr(checkpoints, "save_file", full)
     with pytest.raises(OSError, match=r"could not write .*weights-15\.safetensors .*No space left.*free some space"):
         run(config, tmp_path)
     assert (tmp_path / "weights-10.safetensors").exists()
     assert not list(tmp_path.glob(".*tmp"))
-    monkeypatch.setattr(module, "save_file", save_file)
+    monkeypatch.setattr(checkpoints, "save_file", save_file)
     resumed = run(config, tmp_path)
     whole = run(config, tmp_path / "whole")
     assert lasting(resumed.record) == lasting(whole.record)
@@ -208,7 +207,7 @@ def test_a_full_disk_never_costs_the_previous_checkpoint(tmp_path, monkeypatch):
 
 def test_too_little_space_is_reported_before_the_first_step(tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 10})()
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(OSError, match="GB free and checkpoints need"):
         run(replace(CONFIG, checkpoint_every=5), tmp_path)
     assert '"event": "step"' not in (tmp_path / "log.jsonl").read_text()
@@ -216,7 +215,7 @@ def test_too_little_space_is_reported_before_the_first_step(tmp_path, monkeypatc
 
 def test_an_unwritable_folder_is_reported_at_the_start(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="cannot write to .*file"):
+    with pytest.raises(OSError, match=r"cannot write to .*file"):
         run(CONFIG, tmp_path / "file" / "run")
 
 

@@ -12,7 +12,7 @@ import torch
 from zolab.models import load_model
 from zolab.tasks import TASKS, Example, Task, load_task
 from zolab.tasks.data import Source
-from zolab.tasks.scoring import BUCKET_COST, _buckets, encode, option_log_probs
+from zolab.tasks.scoring import PACK_TOKENS, _groups, encode, option_log_probs
 
 SAMPLES = os.environ.get("ZOLAB_DATA")
 
@@ -46,7 +46,7 @@ def test_scores_equal_a_plain_scorer(family):
         ("x" * 100, (" one", " one and more"), 0),
     ]
     batch = encode(tokenizer, examples)
-    assert len(batch.inputs) > 1
+    assert batch.packs[0].attention_mask is not None
     ours = option_log_probs(model, batch).split(batch.sizes)
     for scores, (prompt, candidates, _) in zip(ours, examples, strict=True):
         torch.testing.assert_close(scores, plain_scores(model, tokenizer, prompt, candidates), rtol=1e-4, atol=1e-5)
@@ -113,21 +113,21 @@ def test_logits_are_computed_only_where_a_token_is_scored(tiny):
 def test_long_prompts_lose_their_left_but_keep_the_first_token(tiny):
     model, tokenizer = tiny
     batch = encode(tokenizer, [("ab" * 100, (" yes", " nope"), 0)], max_length=32)
-    assert max(ids.shape[1] for ids in batch.inputs) <= 31
+    starts = [pack.input_ids[pack.position_ids == 0].tolist() for pack in batch.packs]
+    assert max(int(pack.position_ids.max()) for pack in batch.packs) <= 30
     first = tokenizer("ab" * 100)["input_ids"][0]
-    assert all(int(row[0]) == first for ids in batch.inputs for row in ids)
+    assert all(start == first for pack in starts for start in pack)
     assert torch.isfinite(option_log_probs(model, batch)).all()
     with pytest.raises(ValueError, match="adds"):
         encode(tokenizer, [("prompt", ("",), 0)])
 
 
-def test_buckets_waste_little():
-    rows = [tuple(range(n)) for n in (5, 60, 61, 7, 9, 30, 31, 33)]
-    buckets = _buckets(rows)
-    assert sorted(row for bucket in buckets for row in bucket) == sorted(rows)
-    padded = sum(len(bucket) * max(map(len, bucket)) for bucket in buckets)
-    assert padded - sum(map(len, rows)) < len(buckets) * BUCKET_COST
-    assert padded < 8 * 61
+def test_packs_hold_every_text_once():
+    texts = [tuple(range(n)) for n in (5, 60, 61, 7, 9, PACK_TOKENS - 1, PACK_TOKENS + 40, 33)]
+    groups = _groups(texts)
+    assert sorted(text for group in groups for text in group) == sorted(texts)
+    assert all(sum(map(len, group)) <= PACK_TOKENS or len(group) == 1 for group in groups)
+    assert len(groups) == 3
 
 
 def test_sampling_is_by_seed_and_splits_are_disjoint():

@@ -1,7 +1,6 @@
 """Command line: `python -m zolab finetune ...` and `python -m zolab replay ...`; --help explains every option."""
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
 

@@ -6,22 +6,19 @@ configuration again in the same folder goes on where it stopped, to the bit; a f
 """
 
 import math
-import shutil
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
-from zolab.files import replacing
-from zolab.models import fingerprint, load_model, model_bytes
+from zolab.checkpoints import Checkpoints
+from zolab.models import fingerprint, load_model
 from zolab.optim import METHODS, StepRecord, ZeroOrderOptimizer
 from zolab.records import environment, load_record, peak_memory, reset_peak_memory, save_record
 from zolab.runlog import RunLog
@@ -110,6 +107,7 @@ class _Session:
 
     def __init__(self, config: Config, out: Path, task: Task, log: RunLog, overwrite: bool, progress: bool):
         self.config, self.out, self.task, self.log, self.progress = config, out, task, log, progress
+        self.checkpoints = Checkpoints(out)
         if overwrite:
             self._discard()
         self._check_same_configuration()
@@ -119,7 +117,8 @@ class _Session:
             f"batch_size {config.batch_size} exceeds the {len(self.examples.train)} training examples of {config.task}.",
         )
         self.model, self.tokenizer = load_model(config.model, config.dtype, config.device)
-        self._check_space()
+        if config.checkpoint_every:
+            self.checkpoints.check_space(self.model)
 
     def run(self) -> Run:
         if not self.log.of("end"):
@@ -130,8 +129,6 @@ class _Session:
             self._rebuild(self.log.of("end")[0]["best_step"])
         record = load_record(self.out / "record.json") if (self.out / "record.json").exists() else self._record()
         return Run(record, self.model, self.tokenizer, self.task, self.examples)
-
-    # The stages of a run
 
     def _start(self) -> None:
         base = fingerprint(self.model)
@@ -164,7 +161,7 @@ class _Session:
                 if step == config.steps or self._out_of_patience(step):
                     break
                 if config.checkpoint_every and step and step % config.checkpoint_every == 0:
-                    self._save_weights(step)
+                    self.checkpoints.save(self.model, step, self._best()["step"])
                 self._step(step)
                 bar.update()
 
@@ -177,8 +174,7 @@ class _Session:
         self.log.append("time", seconds=self._seconds(), peak_bytes=peak_memory(self.config.device))
 
     def _finish(self) -> None:
-        dev = [entry for entry in self.log.of("evaluation") if entry["split"] == "dev"]
-        best_step = min(dev, key=lambda entry: entry["loss"])["step"]
+        best_step = self._best()["step"]
         if best_step != self.optimizer.steps:
             self._rebuild(best_step)
         self._evaluate(best_step, "train")
@@ -193,8 +189,7 @@ class _Session:
         start = {key: value for key, value in self.log.of("start")[0].items() if key != "event"}
         steps = [_without_event(entry) for entry in self.log.of("step")]
         evaluations = [_without_event(entry) for entry in self.log.of("evaluation")]
-        dev = [entry for entry in evaluations if entry["split"] == "dev"]
-        best = min(dev, key=lambda entry: entry["loss"])
+        best = _without_event(self._best())
         result = {"best_step": best["step"], "dev": best, "steps": len(steps), "forwards": self._forwards(len(steps))}
         for split in ("train", "test"):
             seen = [entry for entry in evaluations if entry["split"] == split]
@@ -207,15 +202,13 @@ class _Session:
         }
         return {**start, "steps": steps, "evaluations": evaluations, "result": result, "timing": timing}
 
-    # Weights
-
     def _weights_at(self, step: int, records: list[StepRecord]) -> None:
         """Bring the base model to a step: from the last checkpoint before it, then by replay."""
         self.optimizer = _optimizer(self.config, self.model)
         self.scheduler = get_scheduler(self.config.schedule, self.optimizer, 0, self.config.steps)
-        saved = max((at for at in self._checkpoints() if at <= step), default=0)
+        saved = max((at for at in self.checkpoints.steps() if at <= step), default=0)
         if saved:
-            self._load_weights(saved)
+            self.checkpoints.load(self.model, saved)
         self.optimizer.skip(records[:saved])
         self.optimizer.replay(records[saved:step])
         self.optimizer.zero_grad()
@@ -229,34 +222,6 @@ class _Session:
         self.optimizer = self.scheduler = None
         self.model, _ = load_model(self.config.model, self.config.dtype, self.config.device)
         self._weights_at(step, [_step_record(entry) for entry in self.log.of("step")])
-
-    def _save_weights(self, step: int) -> None:
-        path = self.out / f"weights-{step}.safetensors"
-        if path.exists():
-            return
-        weights = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
-        with replacing(path) as temporary:
-            save_file(weights, temporary)
-        dev = [entry for entry in self.log.of("evaluation") if entry["split"] == "dev"]
-        best_step = min(dev, key=lambda entry: entry["loss"])["step"]
-        keep = {step, max((at for at in self._checkpoints() if at <= best_step), default=step)}
-        for at in self._checkpoints():
-            if at not in keep:
-                (self.out / f"weights-{at}.safetensors").unlink()
-
-    def _load_weights(self, step: int) -> None:
-        path = self.out / f"weights-{step}.safetensors"
-        try:
-            weights = load_file(path, device=self.config.device)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} is damaged ({error}); delete it, and its steps are replayed from the log.") from error
-        for name, parameter in self.model.named_parameters():
-            parameter.data.copy_(weights[name])
-
-    def _checkpoints(self) -> list[int]:
-        return sorted(int(path.stem.split("-")[1]) for path in self.out.glob("weights-*.safetensors"))
-
-    # Batches, evaluations, checks
 
     def _batch(self, step: int) -> list:
         """Batches walk through a permutation of the training examples, a new one each epoch."""
@@ -275,6 +240,13 @@ class _Session:
         self.log.append("evaluation", step=step, split=split, forwards=self._forwards(step), **result._asdict())
         return result
 
+    def _dev(self) -> list[dict[str, Any]]:
+        return [entry for entry in self.log.of("evaluation") if entry["split"] == "dev"]
+
+    def _best(self) -> dict[str, Any]:
+        """The first evaluation with the lowest dev loss."""
+        return min(self._dev(), key=lambda entry: entry["loss"])
+
     def _forwards(self, step: int) -> int:
         return 2 * self.config.samples * step
 
@@ -282,8 +254,8 @@ class _Session:
         return time.perf_counter() - self.clock
 
     def _out_of_patience(self, step: int) -> bool:
-        dev = [entry for entry in self.log.of("evaluation") if entry["split"] == "dev" and entry["step"] <= step]
-        since_best = len(dev) - 1 - min(range(len(dev)), key=lambda i: dev[i]["loss"])
+        dev = [entry for entry in self._dev() if entry["step"] <= step]
+        since_best = len(dev) - 1 - dev.index(min(dev, key=lambda entry: entry["loss"]))
         return bool(self.config.patience) and since_best >= self.config.patience
 
     def _status(self, dev: Evaluation) -> str:
@@ -297,20 +269,11 @@ class _Session:
                 changes = ", ".join(f"{name} {found.get(name)!r} there, {wanted[name]!r} here" for name in different)
                 raise ValueError(f"{self.out} holds another run ({changes}); choose another folder, or overwrite it.")
 
-    def _check_space(self) -> None:
-        if not self.config.checkpoint_every:
-            return
-        needed, free = 3 * model_bytes(self.model), shutil.disk_usage(self.out).free
-        if free < needed:
-            raise OSError(
-                f"{self.out} has {free / 1e9:.1f} GB free and checkpoints need {needed / 1e9:.1f} GB; free some space, choose "
-                "another folder, or set checkpoint_every to 0 and rely on the log."
-            )
-
     def _discard(self) -> None:
         self.log.clear()
-        for path in (*self.out.glob("weights-*.safetensors"), self.out / "trajectory.npz", self.out / "record.json"):
-            path.unlink(missing_ok=True)
+        self.checkpoints.discard()
+        for name in ("trajectory.npz", "record.json"):
+            (self.out / name).unlink(missing_ok=True)
 
 
 def _optimizer(config: Config, model: nn.Module) -> ZeroOrderOptimizer:
@@ -330,6 +293,3 @@ def _without_event(entry: dict[str, Any]) -> dict[str, Any]:
 def _require(holds: bool, sentence: str) -> None:
     if not holds:
         raise ValueError(sentence)
-
-
-assert all("help" in f.metadata for f in fields(Config))

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -45,6 +46,9 @@ def look() -> Iterator[None]:
     """Draw in zolab's look inside this block; the reader's own matplotlib settings come back after it."""
     with plt.rc_context(LOOK):
         yield
+        interactive = plt.isinteractive()
+    # Jupyter's backend switches this on at the first figure, which may be one of ours: leave it on.
+    matplotlib.interactive(interactive)
 
 
 def save_figure(figure: Figure, name: str, folder: str | os.PathLike, notebook: str) -> Path:

@@ -112,6 +112,11 @@ class Perturbation:
 
         for_each(self.pieces, work, self.numel)
 
+    @property
+    def journal_bytes(self) -> int:
+        """Memory that the journal takes while the tensors are moved."""
+        return sum(part.nbytes for journal in self.journals if journal for part in journal)
+
     def _at(self, i: int):
         piece = self.pieces[i]
         return piece, self.keys[piece.tensor], self.scales[piece.tensor]

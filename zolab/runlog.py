@@ -26,7 +26,7 @@ class RunLog:
         self.path = Path(path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = open(self.path, "a+b", buffering=0)
+            self.file = open(self.path, "a+b", buffering=0)  # noqa: SIM115 (held until close)
         except OSError as error:
             raise OSError(f"cannot write to {self.path.parent} ({error}); choose another folder with --out.") from error
         try:

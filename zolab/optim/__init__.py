@@ -28,9 +28,7 @@ def replay(model: nn.Module | Iterable, trajectory: Trajectory) -> ZeroOrderOpti
     if trajectory.method not in by_class:
         raise ValueError(f"no method called {trajectory.method}; the methods are {', '.join(by_class)}.")
     params = model.named_parameters() if isinstance(model, nn.Module) else model
-    optimizer = by_class[trajectory.method](
-        params, eps=trajectory.eps, seed=trajectory.seed, samples=trajectory.samples
-    )
+    optimizer = by_class[trajectory.method](params, eps=trajectory.eps, seed=trajectory.seed, samples=trajectory.samples)
     optimizer.replay(trajectory.records)
     return optimizer
 

