@@ -14,11 +14,11 @@ import time
 
 import torch
 
-from zolab import MeZO, noise
+from zolab import MeZO
 from zolab.models import load_model
 from zolab.noise import Direction
 from zolab.records import environment, peak_memory, reset_peak_memory
-from zolab.reversible import Perturbation
+from zolab.reversible import Perturbation, Update, apply
 
 LR, EPS, SEED = 1e-6, 1e-3, 0
 
@@ -41,8 +41,8 @@ def published_step(params, loss):
 
 
 def direction_pass(params, scale):
-    for block, p in enumerate(params):
-        noise.add_(p.data, Direction(SEED, 0), block, scale)
+    blocks = tuple(range(len(params)))
+    apply(params, Update(blocks, [Direction(SEED, 0)], [[scale] * len(params)], [1.0] * len(params)))
 
 
 def setting(model_name, batch, length):
@@ -92,7 +92,7 @@ def peak_of(part, options):
 def memory_of(part, options):
     model, loss = setting(options.model, options.batch, options.length)
     optimizer = MeZO(model.named_parameters(), lr=LR, eps=EPS, seed=SEED)
-    noise.add_(torch.zeros(1), Direction(SEED, 0), 0, 1.0)  # loads the kernels in either process
+    MeZO([torch.nn.Parameter(torch.zeros(1))]).step(lambda: 0.0)  # the compiled kernels are in memory in either process
     params = list(model.parameters())
     actions = {
         "forwards": lambda: (loss(), loss()),

@@ -152,6 +152,17 @@ def test_overwrite_starts_afresh(tmp_path):
     run(CONFIG, tmp_path)
     other = run(replace(CONFIG, steps=2), tmp_path, overwrite=True)
     assert len(other.record["steps"]) == 2
+    before = (tmp_path / "record.json").read_bytes()
+    with pytest.raises((ValueError, OSError)):
+        run(replace(CONFIG, model="tiny-random-nothing"), tmp_path, overwrite=True)
+    assert (tmp_path / "record.json").read_bytes() == before
+
+
+def test_a_lost_record_is_made_again_from_the_log(finished, tmp_path):
+    out, done = finished
+    (tmp_path / "log.jsonl").write_bytes((out / "log.jsonl").read_bytes())
+    assert run(CONFIG, tmp_path).record == done.record
+    assert (tmp_path / "record.json").exists()
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path):

@@ -108,9 +108,8 @@ class _Session:
     def __init__(self, config: Config, out: Path, task: Task, log: RunLog, overwrite: bool, progress: bool):
         self.config, self.out, self.task, self.log, self.progress = config, out, task, log, progress
         self.checkpoints = Checkpoints(out)
-        if overwrite:
-            self._discard()
-        self._check_same_configuration()
+        if not overwrite:
+            self._check_same_configuration()
         self.examples = task.sample(config.data_seed, config.train, config.dev, config.test)
         _require(
             config.batch_size <= len(self.examples.train),
@@ -119,6 +118,8 @@ class _Session:
         self.model, self.tokenizer = load_model(config.model, config.dtype, config.device)
         if config.checkpoint_every:
             self.checkpoints.check_space(self.model)
+        if overwrite:  # only now: a misspelt setting must not cost the earlier run
+            self._discard()
 
     def run(self) -> Run:
         if not self.log.of("end"):
@@ -127,8 +128,9 @@ class _Session:
             self._finish()
         else:
             self._rebuild(self.log.of("end")[0]["best_step"])
-        record = load_record(self.out / "record.json") if (self.out / "record.json").exists() else self._record()
-        return Run(record, self.model, self.tokenizer, self.task, self.examples)
+        if not (self.out / "record.json").exists():
+            save_record(self._record(), self.out / "record.json")
+        return Run(load_record(self.out / "record.json"), self.model, self.tokenizer, self.task, self.examples)
 
     def _start(self) -> None:
         base = fingerprint(self.model)
@@ -174,13 +176,13 @@ class _Session:
         self.log.append("time", seconds=self._seconds(), peak_bytes=peak_memory(self.config.device))
 
     def _finish(self) -> None:
-        best_step = self._best()["step"]
+        best_step, peak = self._best()["step"], peak_memory(self.config.device)
         if best_step != self.optimizer.steps:
             self._rebuild(best_step)
         self._evaluate(best_step, "train")
         self._evaluate(best_step, "test")
         self.optimizer.trajectory.save(self.out / "trajectory.npz")
-        self.log.append("time", seconds=self._seconds(), peak_bytes=peak_memory(self.config.device))
+        self.log.append("time", seconds=self._seconds(), peak_bytes=peak)
         save_record(self._record(), self.out / "record.json")
         self.log.append("end", best_step=best_step)
 

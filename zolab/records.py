@@ -80,7 +80,7 @@ def load_record(path: str | os.PathLike) -> dict[str, Any]:
     try:
         record = json.loads(Path(path).read_text())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); run again, or restore the file.") from error
+        raise ValueError(f"{path} is damaged ({error}); delete it and run again: it is made from the run's log.") from error
     if not isinstance(record, dict) or not {"config", "result"} <= record.keys():
         raise ValueError(f"{path} is not a zolab run record: it has no config and result.")
     return record

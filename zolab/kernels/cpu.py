@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numba import njit
 
-from zolab.kernels.llvm import as_bits, differ, fma, from_float, or_, to_float, wide_vectors
+from zolab.kernels.llvm import as_bits, differ, first_flag, fma, from_float, or_, to_float, wide_vectors, without_first
 from zolab.kernels.threefry import PAIRS, TILE
 from zolab.kernels.tiles import fill_tile, threefry
 
@@ -84,7 +84,7 @@ def _perturb(w, k0, k1, tile, scale, counts, where, kept):
         k0, k1, tile: where the direction's chunk is.
         scale: eps times the block's scale.
         counts: receives the number of entries of each tile, uint16.
-        where, kept: room for one more entry than the chunk has weights; receive positions in the tile and weights.
+        where, kept: room for as many entries as the chunk has weights; receive positions in the tile and weights.
 
     Returns:
         The number of entries written.
@@ -94,6 +94,7 @@ def _perturb(w, k0, k1, tile, scale, counts, where, kept):
     before = np.empty(TILE, w.dtype)
     flags = np.zeros(TILE, np.uint8)
     flags8 = flags.view(np.uint64)
+    groups = np.empty(TILE // 8, np.int64)
     count = 0
     for start in range(0, w.size, TILE):
         part = w[start : start + TILE]
@@ -111,12 +112,18 @@ def _perturb(w, k0, k1, tile, scale, counts, where, kept):
             part[i] = plus
         flags[size : size + 7] = 0
         first = count
-        for group in range((size + 7) // 8):
-            if flags8[group] != 0:
-                for i in range(8 * group, 8 * group + 8):
-                    where[count] = i
-                    kept[count] = before[i]
-                    count += flags[i]
+        marked = 0
+        for group in range((size + 7) // 8):  # without a branch, since which groups are marked cannot be predicted
+            groups[marked] = group
+            marked += flags8[group] != 0
+        for m in range(marked):
+            left = flags8[groups[m]]
+            while left != 0:
+                i = 8 * groups[m] + first_flag(left)
+                where[count] = i
+                kept[count] = before[i]
+                count += 1
+                left = without_first(left)
         counts[start // TILE] = count - first
     return count
 
@@ -191,7 +198,7 @@ def _update(w, tile, keys, coefficients, decay):
             part[i] = from_float(now[i], part[i])
 
 
-CHUNK = 128 * TILE
+CHUNK = 512 * TILE
 THREADED = True
 _VIEWS = {torch.float32: torch.float32, torch.bfloat16: torch.uint16, torch.float16: torch.int16}
 _spare = threading.local()
@@ -226,7 +233,7 @@ def dot(w, k0, k1, tile) -> float:
 
 def perturb(w, k0, k1, tile, scale):
     """w += scale * z; returns the journal that `flip` and `restore` need."""
-    spare = _spare.__dict__.setdefault(w.dtype, (np.empty(CHUNK + 1, np.uint16), np.empty(CHUNK + 1, w.dtype)))
+    spare = _spare.__dict__.setdefault(w.dtype, (np.empty(CHUNK, np.uint16), np.empty(CHUNK, w.dtype)))
     counts = np.empty(-(-w.size // TILE), np.uint16)
     n = _perturb(w, u32(k0), u32(k1), tile, f32(scale), counts, *spare)
     return counts, *(array[:n].copy() for array in spare)

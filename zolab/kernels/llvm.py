@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-I16, I32, HALF, FLOAT = ir.IntType(16), ir.IntType(32), ir.HalfType(), ir.FloatType()
+I16, I32, I64, HALF, FLOAT = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.HalfType(), ir.FloatType()
 
 
 def _primitive(result, arguments, emit):
@@ -39,6 +39,11 @@ sqrt = _primitive(types.float32, _f, lambda b, x: b.call(b.module.declare_intrin
 choose = _primitive(
     types.float32, _u + _f * 2, lambda b, q, x, y: b.select(b.icmp_unsigned("!=", q, ir.Constant(I32, 0)), x, y)
 )
+
+_u8 = (types.uint64,)
+# Eight byte-wide flags in one word: the position of the first that is set, and the word without it.
+first_flag = _primitive(types.int64, _u8, lambda b, x: b.lshr(b.cttz(x, ir.Constant(ir.IntType(1), 1)), ir.Constant(I64, 3)))
+without_first = _primitive(types.uint64, _u8, lambda b, x: b.and_(x, b.sub(x, ir.Constant(I64, 1))))
 
 
 @intrinsic
