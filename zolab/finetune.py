@@ -6,6 +6,7 @@ configuration again in the same folder goes on where it stopped, to the bit; a f
 """
 
 import math
+import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -155,7 +156,8 @@ class _Session:
     def _train(self) -> None:
         config, steps = self.config, [_step_record(entry) for entry in self.log.of("step")]
         self._weights_at(len(steps), steps)
-        bar = tqdm(total=config.steps, initial=len(steps), disable=not self.progress, unit="step", mininterval=1, ncols=110)
+        line = {"file": sys.stdout, "disable": not self.progress, "unit": "step", "mininterval": 1, "ncols": 110}
+        bar = tqdm(total=config.steps, initial=len(steps), **line)
         with bar:
             for step in range(len(steps), config.steps + 1):
                 if step % config.eval_every == 0 or step == config.steps:
