@@ -233,7 +233,7 @@ def test_an_unwritable_folder_is_reported_at_the_start(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": "tiny-random-gpt9"}, "tiny-random-gpt9"),
+        ({"model": "tiny-random-gpt9"}, "gpt9"),
         ({"task": "nope"}, "unknown task 'nope'"),
         ({"dtype": "int4"}, "int4"),
         ({"device": "abacus"}, "abacus"),
