@@ -227,6 +227,15 @@ def test_a_failing_closure_leaves_the_weights_exactly(dtype, call, result, error
     assert optimizer.steps == 3
 
 
+@pytest.fixture
+def default_interrupts():
+    """A shell that starts tests in the background leaves SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("default_interrupts")
 def test_ctrl_c_during_a_step_restores_and_is_delivered():
     """A real SIGINT, sent again and again while the weights are moving."""
     model = nn.Linear(2000, 1500)
