@@ -12,7 +12,7 @@ from numba import njit
 
 from zolab.kernels.llvm import as_bits, differ, first_flag, fma, from_float, or_, to_float, wide_vectors, without_first
 from zolab.kernels.threefry import PAIRS, TILE
-from zolab.kernels.tiles import fill_tile, threefry
+from zolab.kernels.tiles import fill_tile, scratch, threefry
 
 f32, u32 = np.float32, np.uint32
 
@@ -28,7 +28,7 @@ def _words(out, k0, k1, tile):
 def _fill(out, k0, k1, tile):
     """out[i] = z[i] for a float32 chunk that starts at the given tile."""
     wide_vectors()
-    z = np.empty(TILE, f32)
+    z = scratch(TILE)
     for start in range(0, out.size, TILE):
         part = out[start : start + TILE]
         fill_tile(z, k0, k1, tile + start // TILE, part.size)
@@ -40,7 +40,7 @@ def _fill(out, k0, k1, tile):
 def _add_scaled(w, k0, k1, tile, scale):
     """w += scale * z, each weight read and written once."""
     wide_vectors()
-    z = np.empty(TILE, f32)
+    z = scratch(TILE)
     for start in range(0, w.size, TILE):
         part = w[start : start + TILE]
         fill_tile(z, k0, k1, tile + start // TILE, part.size)
@@ -60,7 +60,7 @@ def dot_tile(part, z):
 def _dot(w, k0, k1, tile):
     """Sum of w[i] * z[i], float32 within a tile and float64 across tiles."""
     wide_vectors()
-    z = np.empty(TILE, f32)
+    z = scratch(TILE)
     total = 0.0
     for start in range(0, w.size, TILE):
         part = w[start : start + TILE]
@@ -90,7 +90,7 @@ def _perturb(w, k0, k1, tile, scale, counts, where, kept):
         The number of entries written.
     """
     wide_vectors()
-    z = np.empty(TILE, f32)
+    z = scratch(TILE)
     before = np.empty(TILE, w.dtype)
     flags = np.zeros(TILE, np.uint8)
     flags8 = flags.view(np.uint64)
@@ -141,7 +141,7 @@ def undo_tile(now, part, z, scale, count, where, kept, first):
 def _flip(w, k0, k1, tile, scale, counts, where, kept):
     """From w + scale * z to w - scale * z, through w itself."""
     wide_vectors()
-    z, now = np.empty(TILE, f32), np.empty(TILE, f32)
+    z, now = scratch(TILE), scratch(TILE)
     entry = 0
     for start in range(0, w.size, TILE):
         part = w[start : start + TILE]
@@ -171,7 +171,7 @@ def update_tile(now, z, made, k0, k1, tile, keys, coefficients, decay, size):
 def _restore(w, k0, k1, tile, scale, counts, where, kept, keys, coefficients, decay):
     """From w + scale * z back to w, then w = decay * w + sum_k coefficients[k] * z(keys[k]) in the same pass."""
     wide_vectors()
-    z, now = np.empty(TILE, f32), np.empty(TILE, f32)
+    z, now = scratch(TILE), scratch(TILE)
     entry = 0
     for start in range(0, w.size, TILE):
         part = w[start : start + TILE]
@@ -188,7 +188,7 @@ def _restore(w, k0, k1, tile, scale, counts, where, kept, keys, coefficients, de
 def _update(w, tile, keys, coefficients, decay):
     """w = decay * w + sum_k coefficients[k] * z(keys[k]): the second half of `_restore`, to the bit."""
     wide_vectors()
-    z, now = np.empty(TILE, f32), np.empty(TILE, f32)
+    z, now = scratch(TILE), scratch(TILE)
     for start in range(0, w.size, TILE):
         part = w[start : start + TILE]
         for i in range(part.size):
