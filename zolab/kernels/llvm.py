@@ -34,7 +34,11 @@ def _primitive(result, arguments, emit):
 
         return types.UniTuple(result, lanes[0])(*kinds), lanewise
 
-    by_arity = {1: lambda context, a: typed(a), 2: lambda context, a, b: typed(a, b), 3: lambda context, a, b, c: typed(a, b, c)}
+    by_arity = {
+        1: lambda context, a: typed(a),
+        2: lambda context, a, b: typed(a, b),
+        3: lambda context, a, b, c: typed(a, b, c),
+    }
     return intrinsic(by_arity[len(arguments)])
 
 
@@ -56,9 +60,7 @@ plus = _primitive(types.float32, _ff, lambda b, x, y: b.fadd(x, y))
 times = _primitive(types.float32, _ff, lambda b, x, y: b.fmul(x, y))
 fma = _primitive(types.float32, _f * 3, lambda b, x, y, z: b.fma(x, y, z))
 sqrt = _primitive(types.float32, _f, lambda b, x: b.call(b.module.declare_intrinsic("llvm.sqrt", [FLOAT]), [x]))
-choose = _primitive(
-    types.float32, _u + _ff, lambda b, q, x, y: b.select(b.icmp_unsigned("!=", q, ir.Constant(I32, 0)), x, y)
-)
+choose = _primitive(types.float32, _u + _ff, lambda b, q, x, y: b.select(b.icmp_unsigned("!=", q, ir.Constant(I32, 0)), x, y))
 
 _u8 = (types.uint64,)
 # Eight byte-wide flags in one word: the position of the first that is set, and the word without it.
