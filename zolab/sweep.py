@@ -53,7 +53,7 @@ def sweep(plan: dict[str, Any], out: str | os.PathLike, progress: bool = True) -
         progress: show progress lines.
 
     Returns:
-        The record: for each method the searched learning rates with their final dev loss (NaN where the run diverged), the
+        The record: for each method the searched learning rates with their final dev loss (None where the run diverged), the
         chosen one, and the outcome of each seed.
     """
     out, record = Path(out), {}
@@ -74,8 +74,9 @@ def _search(plan: dict[str, Any], name: str, out: Path, progress: bool) -> dict[
 
     def loss_at(place):
         lr = float(f"{start * factor**place:.3g}")
-        losses[lr] = _outcome(plan, name, lr, plan["seeds"][0], out, progress)["dev_loss"]
-        return losses[lr] if math.isfinite(losses[lr]) else math.inf
+        loss = _outcome(plan, name, lr, plan["seeds"][0], out, progress)["dev_loss"]
+        losses[lr] = math.inf if loss is None else loss
+        return losses[lr]
 
     found = {place: loss_at(place) for place in places}
     for _ in range(plan["extend"]):
@@ -84,7 +85,7 @@ def _search(plan: dict[str, Any], name: str, out: Path, progress: bool) -> dict[
             break
         place = best - 1 if best == min(found) else best + 1
         found[place] = loss_at(place)
-    return {lr: value if math.isfinite(value) else math.inf for lr, value in losses.items()}
+    return losses
 
 
 def _outcome(plan: dict[str, Any], name: str, lr: float, seed: int, out: Path, progress: bool) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def _outcome(plan: dict[str, Any], name: str, lr: float, seed: int, out: Path, p
     try:
         run = finetune(configuration(plan, name, lr, seed), folder, progress=progress).record
     except FloatingPointError:
-        return {"dev_loss": math.nan, "diverged": True}
+        return {"dev_loss": None}
     dev = [entry for entry in run["evaluations"] if entry["split"] == "dev"]
     last = [step["loss"] for step in run["steps"]][-25:]
     return {
