@@ -64,11 +64,13 @@ def make_optimizer(config: Config, params: Iterable) -> ZeroOrderOptimizer:
     if config.samples > 1:
         settings["samples"] = config.samples
     try:
-        own = {
-            word.arg: ast.literal_eval(word.value) for word in ast.parse(f"dict({config.optim_args})").body[0].value.keywords
-        }
+        words = ast.parse(f"dict({config.optim_args})", mode="eval").body.keywords
+        own = {word.arg: ast.literal_eval(word.value) for word in words}
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"optim_args {config.optim_args!r} do not fit {config.optimizer}: write name=value, ...") from error
+    try:
         return METHODS[config.optimizer](params, **settings, **own)
-    except (SyntaxError, TypeError) as error:
+    except TypeError as error:
         raise ValueError(f"optim_args {config.optim_args!r} do not fit {config.optimizer} ({error}).") from error
 
 
