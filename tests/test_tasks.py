@@ -12,7 +12,8 @@ import torch
 from zolab.models import load_model
 from zolab.tasks import TASKS, Example, Task, load_task
 from zolab.tasks.data import Source
-from zolab.tasks.scoring import PACK_TOKENS, _groups, encode, option_log_probs
+from zolab.tasks.packing import PACK_TOKENS, _groups
+from zolab.tasks.scoring import encode, option_log_probs
 
 SAMPLES = os.environ.get("ZOLAB_DATA")
 
