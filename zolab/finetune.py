@@ -47,25 +47,25 @@ class Config:
     schedule: str = option("constant", f"learning-rate schedule over the steps: {', '.join(SCHEDULES)}")
     steps: int = option(1000, "optimizer steps")
     batch_size: int = option(16, "examples in a batch")
-    train: int = option(1000, "training examples")
-    dev: int = option(500, "examples for choosing the best step")
-    test: int = option(1000, "examples for the reported metric")
+    train: int | None = option(None, "training examples (of each class for masked models), by default the papers' number")
+    dev: int | None = option(None, "examples for choosing the best step, by default the papers' number")
+    test: int | None = option(None, "examples for the reported metric, by default the papers' number")
     eval_every: int = option(100, "steps between evaluations on dev; the step with the lowest dev loss is kept")
     patience: int = option(0, "stop after this many evaluations without a new lowest dev loss; 0 never stops early")
     checkpoint_every: int = option(0, "steps between saved weights; 0 keeps only the log, from which weights are replayed")
     seed: int = option(0, "seed of the directions and of the order of batches")
     data_seed: int = option(0, "seed of the draw of train, dev and test examples")
     dtype: str = option("float32", "weights: float32, bfloat16 or float16")
+    autocast: bool = option(False, "compute in bfloat16 where torch deems it safe; weights and losses keep their precision")
     device: str = option("cpu", "torch device, such as cpu or cuda:0")
 
     def validate(self) -> None:
         """Raise ValueError, naming the option, unless every value makes sense."""
-        for name in ("steps", "batch_size", "samples", "train", "dev", "test", "eval_every"):
+        for name in ("steps", "batch_size", "samples", "eval_every"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}.")
         for name in ("patience", "checkpoint_every", "seed", "data_seed", "lr", "weight_decay"):
             _require(0 <= getattr(self, name) < math.inf, f"{name} must be at least 0, got {getattr(self, name)}.")
         _require(0 < self.eps < math.inf, f"eps must be > 0, got {self.eps}.")
-        _require(self.batch_size <= self.train, f"batch_size {self.batch_size} exceeds the {self.train} training examples.")
         _require(self.schedule in SCHEDULES, f"unknown schedule {self.schedule!r}; choose {', '.join(SCHEDULES)}.")
         _require(self.optimizer in METHODS, f"unknown optimizer {self.optimizer!r}; choose {', '.join(METHODS)}.")
 
@@ -95,7 +95,7 @@ def finetune(config: Config, out: str | Path, *, overwrite: bool = False, progre
         OSError: data or model cannot be had, or the folder cannot be written to or lacks space.
     """
     config.validate()
-    task = load_task(config.task)
+    task = load_task(config.task, config.autocast)
     log = RunLog(Path(out) / "log.jsonl")
     try:
         return _Session(config, Path(out), task, log, overwrite, progress).run()
@@ -239,7 +239,7 @@ class _Session:
         for entry in self.log.of("evaluation"):
             if (entry["step"], entry["split"]) == (step, split):
                 return Evaluation(entry["loss"], entry["metric"], entry["examples"])
-        examples = getattr(self.examples, split)[: self.config.dev if split == "train" else None]
+        examples = getattr(self.examples, split)[: len(self.examples.dev) if split == "train" else None]
         result = self.task.evaluate(self.model, self.tokenizer, examples)
         self.log.append("evaluation", step=step, split=split, forwards=self._forwards(step), **result._asdict())
         return result

@@ -64,13 +64,12 @@ class Table(Sequence[dict[str, Any]]):
             raise ValueError(f"{found} {self.label} {row[self.label]!r}; allowed are {self.labels}: drop unlabelled rows.")
         return row
 
-    def by_label(self) -> dict[int, np.ndarray]:
-        """Indices of the rows of each class, in order. Raises ValueError if a class has none."""
+    def classes(self) -> np.ndarray:
+        """The label of every row. Raises ValueError if a class has no rows."""
         found = np.array(self.rows[self.label][:])
-        rows = {label: np.flatnonzero(found == label) for label in self.labels}
-        if absent := [str(label) for label, indices in rows.items() if not len(indices)]:
+        if absent := [str(label) for label in self.labels if label not in found]:
             raise ValueError(f"{self.origin} has no rows of {self.label} {', '.join(absent)}; use data with every class.")
-        return rows
+        return found
 
 
 def _has(row: Any, column: str) -> bool:
@@ -122,8 +121,9 @@ class Source:
                 try:
                     with quiet():
                         return datasets.load_dataset(kind, data_files=str(path), split="train"), str(path)
-                except datasets.exceptions.DatasetGenerationError as error:
-                    raise ValueError(f"{path} cannot be read as {kind} ({error.__cause__}); repair or replace it.") from error
+                except (datasets.exceptions.DatasetGenerationError, StopIteration, ValueError) as error:
+                    reason = error.__cause__ or str(error) or "it has no rows"
+                    raise ValueError(f"{path} cannot be read as {kind} ({reason}); repair or replace it.") from error
         raise FileNotFoundError(
             f"{folder / self.name} has no {split}.jsonl or {split}.parquet; add it, or unset ZOLAB_DATA to use the Hub."
         )

@@ -3,6 +3,7 @@
 Templates and label words are LM-BFF's (arXiv 2012.15723), which MeZO uses for RoBERTa-large.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -38,9 +39,9 @@ class MaskedTask(Task):
     words: ClassVar[tuple[str, ...]]
     limits: ClassVar[dict[int, int]] = {}
 
+    @abstractmethod
     def pieces(self, row: dict[str, Any]) -> tuple[str, ...]:
         """The text of a row, with `MASK` where the label word belongs."""
-        raise NotImplementedError
 
     def answer(self, row: dict[str, Any]) -> int:
         """Index of the right label word."""

@@ -43,7 +43,7 @@ class Batch:
     masked: bool = False
 
     def to(self, device: torch.device | str) -> "Batch":
-        packs = tuple(Pack(*(part if part is None else part.to(device) for part in pack)) for pack in self.packs)
+        packs = tuple(Pack(*(x if x is None else x.to(device) for x in part)) for part in self.packs)
         moved = {name: getattr(self, name).to(device) for name in ("targets", "rows", "options")}
         return replace(self, packs=packs, **moved)
 
@@ -115,12 +115,13 @@ def token_log_probs(model: nn.Module, batch: Batch, autocast: bool = False) -> T
         ValueError: the model is of the other kind, or a text is longer than its context.
     """
     _check_fits(model, batch)
-    found = []
-    for pack, rows, targets in zip(batch.packs, batch.rows.split(batch.scored), batch.targets.split(batch.scored), strict=True):
+    tokens = []
+    scored = zip(batch.packs, batch.rows.split(batch.scored), batch.targets.split(batch.scored), strict=True)
+    for part, rows, targets in scored:
         with autocasting(autocast, batch.targets.device):
-            logits = (_masked_logits if batch.masked else _causal_logits)(model, pack)
-        found.append(logits.float().log_softmax(-1)[rows, targets])
-    return torch.cat(found)
+            logits = (_masked_logits if batch.masked else _causal_logits)(model, part)
+        tokens.append(logits.float().log_softmax(-1)[rows, targets])
+    return torch.cat(tokens)
 
 
 def option_log_probs(model: nn.Module, batch: Batch, autocast: bool = False) -> Tensor:
@@ -134,8 +135,8 @@ def option_means(tokens: Tensor, batch: Batch) -> Tensor:
     return total / torch.bincount(batch.options, minlength=sum(batch.sizes))
 
 
-def _causal_logits(model: nn.Module, pack: Pack) -> Tensor:
-    ids, positions, mask, places = pack
+def _causal_logits(model: nn.Module, part: Pack) -> Tensor:
+    ids, positions, mask, places = part
     inputs = {"input_ids": ids, "position_ids": positions, "attention_mask": mask, "use_cache": False}
     logits = model(**inputs, logits_to_keep=places).logits[0]
     if len(logits) != len(places):
@@ -143,8 +144,8 @@ def _causal_logits(model: nn.Module, pack: Pack) -> Tensor:
     return logits
 
 
-def _masked_logits(model: nn.Module, pack: Pack) -> Tensor:
-    ids, positions, mask, places = pack
+def _masked_logits(model: nn.Module, part: Pack) -> Tensor:
+    ids, positions, mask, places = part
     positions = positions + _first_position(model)
     hidden = model.base_model(input_ids=ids, position_ids=positions, attention_mask=mask).last_hidden_state
     return model.lm_head(hidden[0, places])
@@ -173,7 +174,7 @@ def _check_fits(model: nn.Module, batch: Batch) -> None:
         check_causal(model)
     elif model.can_generate() or not hasattr(model, "lm_head"):
         raise ValueError(f"this task fills in a mask: it needs a RoBERTa-like masked language model, which {kind} is not.")
-    longest, context = 1 + max(int(pack.position_ids.max()) for pack in batch.packs), context_of(model)
+    longest, context = 1 + max(int(part.position_ids.max()) for part in batch.packs), context_of(model)
     if longest > context:
         raise ValueError(f"a text of {longest} tokens exceeds the {context} of {kind}; encode with max_length={context}.")
 

@@ -1,4 +1,4 @@
-"""Classification and multiple choice from SuperGLUE, with MeZO's prompts (arXiv 2305.17333, appendix E; PromptSource, GPT-3)."""
+"""Classification and multiple choice from SuperGLUE, with MeZO's prompts (arXiv 2305.17333, appendix E)."""
 
 from typing import Any, ClassVar
 
