@@ -74,7 +74,7 @@ def compare(kind, model, tokenizer, options):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--batch", type=int, default=16, help="examples")
+    parser.add_argument("--batch", type=int, default=8, help="examples")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", action="store_true", help="last line: one JSON object")
     options = parser.parse_args()

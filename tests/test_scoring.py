@@ -296,6 +296,13 @@ def test_unscorable_questions(tiny, question, message):
         encode(tiny[1], [question])
 
 
+def test_an_attention_that_would_misread_the_mask(tiny):
+    model = tiny_model("llama")
+    model.set_attn_implementation("eager")
+    with pytest.raises(ValueError, match="LlamaForCausalLM uses eager; load it with sdpa"):
+        option_log_probs(model, encode(tiny[1], QUESTIONS))
+
+
 def test_a_masked_model_cannot_continue_a_text():
     model, tokenizer = load_model("tiny-random-roberta")
     with pytest.raises(ValueError, match="needs a causal language model, which RobertaForMaskedLM is not"):

@@ -59,7 +59,7 @@ def generate(model: nn.Module, tokenizer, prompts: Sequence[str], max_new_tokens
     room = int(min(2048, tokenizer.model_max_length, context_of(model))) - max_new_tokens
     if room < 1:
         raise ValueError(f"the model's context leaves no room for a prompt before {max_new_tokens} new tokens; write fewer.")
-    texts = [shorten(ids, room) for ids in tokenizer([p.lstrip().rstrip(" ") for p in prompts])["input_ids"]]
+    texts = [shorten(ids, room) for ids in tokenizer([p.lstrip().rstrip(" ") for p in prompts], verbose=False)["input_ids"]]
     width, device = max(map(len, texts)), device_of(model)
     ids = torch.tensor([[0] * (width - len(text)) + text for text in texts], device=device)
     mask = torch.tensor([[0] * (width - len(text)) + [1] * len(text) for text in texts], device=device)

@@ -9,7 +9,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from zolab.tasks.packing import Pack, pack
+from zolab.tasks.packing import Pack, Tokens, pack
 
 # A prompt, the candidates that may follow it, and the index of the right one.
 Question = tuple[str, Sequence[str], int]
@@ -30,6 +30,7 @@ class Batch:
         scored: number of scored tokens of each pack.
         sizes: number of candidates of each example.
         answers: index of the right candidate of each example.
+        longest: number of tokens of the longest text.
         masked: for a masked language model instead of a causal one.
     """
 
@@ -40,6 +41,7 @@ class Batch:
     scored: list[int]
     sizes: list[int]
     answers: list[int]
+    longest: int
     masked: bool = False
 
     def to(self, device: torch.device | str) -> "Batch":
@@ -66,7 +68,7 @@ def encode(tokenizer, questions: Sequence[Question], max_length: int = 2048) -> 
     max_length = min(max_length, tokenizer.model_max_length)
     strings = [(prompt.lstrip() + candidate).rstrip(" ") for prompt, candidates, _ in questions for candidate in candidates]
     prompts = [prompt.lstrip().rstrip(" ") for prompt, _, _ in questions]
-    encoded = tokenizer(strings + prompts)["input_ids"]
+    encoded = tokenizer(strings + prompts, verbose=False)["input_ids"]  # too long is no news: they are cut below
     full, bare = iter(encoded[: len(strings)]), encoded[len(strings) :]
 
     texts, places, targets = [], [], []
@@ -90,7 +92,13 @@ def shorten(ids: list[int], max_length: int) -> list[int]:
     return ids if len(ids) <= max_length else ids[:1] + ids[len(ids) - max_length + 1 :]
 
 
-def batch_of(texts, places, targets, questions: Sequence[Question], masked: bool) -> Batch:
+def batch_of(
+    texts: Sequence[Tokens],
+    places: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int]],
+    questions: Sequence[Question],
+    masked: bool,
+) -> Batch:
     """A batch from the text, the places and the target tokens of each candidate of each question."""
     packs, homes = pack(texts, places, causal=not masked)
     scored = sorted(
@@ -100,7 +108,8 @@ def batch_of(texts, places, targets, questions: Sequence[Question], masked: bool
     )
     numbers, rows, targets, options = torch.tensor(scored).T.contiguous()
     sizes, answers = [len(candidates) for _, candidates, _ in questions], [answer for _, _, answer in questions]
-    return Batch(tuple(packs), targets, rows, options, numbers.bincount().tolist(), sizes, answers, masked)
+    longest = max(map(len, texts))
+    return Batch(tuple(packs), targets, rows, options, numbers.bincount().tolist(), sizes, answers, longest, masked)
 
 
 def token_log_probs(model: nn.Module, batch: Batch, autocast: bool = False) -> Tensor:
@@ -174,9 +183,11 @@ def _check_fits(model: nn.Module, batch: Batch) -> None:
         check_causal(model)
     elif model.can_generate() or not hasattr(model, "lm_head"):
         raise ValueError(f"this task fills in a mask: it needs a RoBERTa-like masked language model, which {kind} is not.")
-    longest, context = 1 + max(int(part.position_ids.max()) for part in batch.packs), context_of(model)
-    if longest > context:
-        raise ValueError(f"a text of {longest} tokens exceeds the {context} of {kind}; encode with max_length={context}.")
+    attention = getattr(model.config, "_attn_implementation", "sdpa")
+    if attention != "sdpa":  # "eager" would add a mask of zeros and ones to its scores, and be wrong without a word
+        raise ValueError(f"texts are packed for torch's attention, and {kind} uses {attention}; load it with sdpa.")
+    if batch.longest > (context := context_of(model)):
+        raise ValueError(f"a text of {batch.longest} tokens exceeds the {context} of {kind}; encode with max_length={context}.")
 
 
 def _first_position(model: nn.Module) -> int:
