@@ -1,6 +1,7 @@
 """Masked-LM tasks: LM-BFF's token sequences, label words, k examples a class, and a plain scorer beside ours."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from zolab.models import load_model, tiny_model
 from zolab.tasks import load_task
 from zolab.tasks.masked import MaskedTask
 
+SAMPLES = os.environ.get("ZOLAB_DATA")
 NAMES = ["masked_sst2", "masked_sst5", "masked_snli", "masked_mnli", "masked_rte", "masked_trec"]
 NLI = {"premise": "A dog runs.", "hypothesis": "It Moves"}
 ROWS = {
@@ -105,6 +107,20 @@ def test_losses_equal_a_plain_scorer(roberta, name):
     assert batch.masked
     distinct = {e.prompt: len(e.pieces) for e in examples}
     assert sum(len(part.places) for part in batch.packs) == len(distinct)  # one row of logits for each text
+
+
+@pytest.mark.skipif(not SAMPLES, reason="ZOLAB_DATA is not set: real samples of Hub data sets are not on this machine")
+@pytest.mark.parametrize("name", ["masked_sst2", "masked_rte", "masked_trec"])
+@torch.no_grad()
+def test_real_samples_score_as_plainly(roberta, name):
+    model, tokenizer = roberta
+    task = load_task(name)
+    examples = [e for e in task.held_out(0, 20) if len(e.prompt.encode()) + len("<s></s>") < task.max_length][:8]
+    assert len(examples) == 8
+    expected = [plain_loss(model, tokenizer, e) for e in examples]
+    found = task.score(model, tokenizer, examples)
+    assert found.loss == pytest.approx(float(torch.stack([loss for loss, _ in expected]).mean()), abs=1e-4)
+    assert found.metrics["accuracy"].tolist() == [right for _, right in expected]
 
 
 def test_logits_are_computed_at_the_masks_alone(roberta):

@@ -290,6 +290,27 @@ def test_without_network_the_ways_out_are_named_at_once(monkeypatch):
         Source("nothing", ("nobody/nothing", None), ("text",)).rows("train")
 
 
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("wsc", ("aps/super_glue", "wsc.fixed", "validation", None)),
+        ("drop", ("ucinlp/drop", None, "validation", None)),
+        ("masked_mnli", ("nyu-mll/glue", "mnli", "validation_matched", None)),
+        ("masked_trec", ("CogComp/trec", None, "test", "refs/convert/parquet")),
+    ],
+)
+def test_the_hub_is_asked_by_id(monkeypatch, name, asked):
+    def load(path, configuration, split, revision):
+        assert (path, configuration, split, revision) == asked
+        return datasets.Dataset.from_list([{"other": 1}])
+
+    monkeypatch.delenv("ZOLAB_DATA", raising=False)
+    monkeypatch.setattr("zolab.tasks.data.require_hub", lambda what, ways_out: None)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(ValueError, match=rf"{asked[0]} \({asked[2]}\) on the Hub lacks the column .*; it has other"):
+        load_task(name).held_out()
+
+
 def test_missing_data_package(monkeypatch):
     import importlib.util
 
