@@ -22,6 +22,10 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = COLOURS = (
     *("#0072B2", "#E69F00", "#009E73", "#D55E00"),
     *("#CC79A7", "#56B4E9", "#F0E442", "#000000"),
 )
+METHOD_COLOURS = {
+    **{"Adam": BLACK, "SGD": "#777777", "MeZO": BLUE, "AdaMeZO": RED, "MEAZO": GREEN},
+    **{"MeZOAdam": PURPLE, "MeZOMomentum": SKY, "ZOAdaMU": ORANGE},
+}
 LOOK = {
     "figure.figsize": (7.0, 3.6),
     "figure.dpi": 110,
