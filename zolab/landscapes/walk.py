@@ -67,8 +67,9 @@ def run(
         raise ValueError(f"steps must be a whole number of at least 1, got {steps!r}.")
     position = np.array(landscape.start if start is None else start, dtype=np.float32)
     if position.shape != (2,) or not np.isfinite(position).all():
-        raise ValueError(f"start must be two finite numbers, got {start}.")
-    walker = optimizer([nn.Parameter(part) for part in torch.from_numpy(position).split(landscape.blocks)])
+        raise ValueError(f"start must be two finite numbers, got {position.tolist()}.")
+    params = [nn.Parameter(part) for part in torch.from_numpy(position).split(landscape.blocks)]
+    walker = optimizer(params)
     zeroth_order = isinstance(walker, ZeroOrderOptimizer)
     if directions is not None:
         _fix_directions(walker, directions, landscape.blocks)
@@ -86,35 +87,34 @@ def run(
         evaluations += 1
         return value()
 
-    closure = forward if zeroth_order else _with_backward(forward, landscape, position, walker)
+    closure = forward if zeroth_order else _with_backward(forward, landscape, position, params)
     positions, losses, forwards = np.empty((steps + 1, 2)), np.empty(steps + 1), np.zeros(steps + 1, dtype=int)
     positions[0], losses[0], stopped = position, landscape(*position.tolist()), None
-    for step in range(1, steps + 1):
-        try:
-            walker.step(closure)
-            losses[step] = value()
-        except FloatingPointError as error:
-            stopped = f"stopped in step {step} of {steps}: {error}; lower the learning rate or begin elsewhere."
-            positions, losses, forwards = positions[:step], losses[:step], forwards[:step]
-            break
-        positions[step], forwards[step] = position, evaluations
+    with np.errstate(over="ignore", invalid="ignore"):
+        for step in range(1, steps + 1):
+            try:
+                walker.step(closure)
+                losses[step] = value()
+            except FloatingPointError as error:
+                stopped = f"stopped in step {step} of {steps}: {error}; lower the learning rate or begin elsewhere."
+                positions, losses, forwards = positions[:step], losses[:step], forwards[:step]
+                break
+            positions[step], forwards[step] = position, evaluations
     return Descent(positions, losses, forwards, 0 * forwards if zeroth_order else forwards, stopped)
 
 
 def _with_backward(
-    forward: Callable[[], float], landscape: Landscape, position: np.ndarray, optimizer: torch.optim.Optimizer
+    forward: Callable[[], float], landscape: Landscape, position: np.ndarray, params: Sequence[nn.Parameter]
 ) -> Callable[[], float]:
     """A closure that leaves the exact gradient where first-order optimizers look for it."""
     _check_gradient(landscape, *position.tolist())
     gradient = np.zeros(2, np.float32)
-    params = [param for group in optimizer.param_groups for param in group["params"]]
     for param, part in zip(params, torch.from_numpy(gradient).split(landscape.blocks), strict=True):
         param.grad = part
 
     def forward_and_backward() -> float:
         loss = forward()
-        with np.errstate(over="ignore"):
-            gradient[:] = landscape.gradient(*position.tolist())
+        gradient[:] = landscape.gradient(*position.tolist())
         return loss
 
     return forward_and_backward
