@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from zolab.kernels import cpu, plain
-from zolab.noise import Direction, direction
+from zolab.noise import NOT_GIVEN, Direction, Source, direction
 from zolab.reversible import Perturbation, Update, apply
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -117,20 +117,20 @@ def test_update_while_leaving_equals_update_alone(dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES[:3])
 def test_plain_kernels_do_the_same_within_rounding(dtype):
-    key = NAME.keys((0,))[0]
+    key = Source(NAME.keys((0,)), NOT_GIVEN)
     compiled = (torch.randn(6000, generator=torch.Generator().manual_seed(1)) * 0.2).to(dtype)
     reference, before = compiled.clone(), compiled.clone()
     array = cpu.view(compiled)
-    journal = cpu.perturb(array, *key, 0, 1e-3)
-    plain_journal = plain.perturb(reference, *key, 0, 1e-3)
+    journal = cpu.perturb(array, 0, key, 1e-3)
+    plain_journal = plain.perturb(reference, 0, key, 1e-3)
     close = {"rtol": 2 * torch.finfo(dtype).eps, "atol": 1e-9}
     assert torch.allclose(compiled.double(), reference.double(), **close)
-    cpu.flip(array, *key, 0, 1e-3, journal)
-    plain.flip(reference, *key, 0, 1e-3, plain_journal)
+    cpu.flip(array, 0, key, 1e-3, journal)
+    plain.flip(reference, 0, key, 1e-3, plain_journal)
     assert torch.allclose(compiled.double(), reference.double(), **close)
-    keys, coefficients = NAME.keys((3, 4)), torch.tensor([0.1, -0.2]).numpy()
-    cpu.restore(array, *key, 0, -1e-3, journal, keys, coefficients, 0.9)
-    plain.restore(reference, *key, 0, -1e-3, plain_journal, keys, coefficients, 0.9)
+    sources, coefficients = Source(NAME.keys((3, 4)), NOT_GIVEN), torch.tensor([0.1, -0.2]).numpy()
+    cpu.restore(array, 0, key, -1e-3, journal, False, sources, coefficients, 0.9)
+    plain.restore(reference, 0, key, -1e-3, plain_journal, False, sources, coefficients, 0.9)
     assert torch.allclose(compiled.double(), reference.double(), rtol=close["rtol"], atol=1e-7)
     assert not torch.equal(compiled, before)
 
@@ -138,6 +138,6 @@ def test_plain_kernels_do_the_same_within_rounding(dtype):
 def test_the_journal_is_small():
     """At eps = 1e-3 and weights of the usual size, a few percent of the weights need writing down."""
     w = torch.randn(500_000) * 0.05
-    counts, where, kept = cpu.perturb(cpu.view(w[: cpu.CHUNK]), 1, 2, 0, 1e-3)
+    counts, where, kept = cpu.perturb(cpu.view(w[: cpu.CHUNK]), 0, Source(NAME.keys((0,)), NOT_GIVEN), 1e-3)
     assert len(kept) == len(where) == counts.sum()
     assert 0 < len(kept) < 0.1 * cpu.CHUNK

@@ -1,7 +1,19 @@
 """zolab: zeroth-order fine-tuning of language models, to learn from and to reproduce with."""
 
 from zolab.noise import Direction
-from zolab.optim import METHODS, MeZO, Trajectory, replay
+from zolab.optim import MEAZO, METHODS, AdaMeZO, MeZO, MeZOAdam, MeZOMomentum, MeZOSwitch, Trajectory, ZOAdaMU, replay
 
 __version__ = "0.1.0"
-__all__ = ["METHODS", "Direction", "MeZO", "Trajectory", "replay"]
+__all__ = [
+    "MEAZO",
+    "METHODS",
+    "AdaMeZO",
+    "Direction",
+    "MeZO",
+    "MeZOAdam",
+    "MeZOMomentum",
+    "MeZOSwitch",
+    "Trajectory",
+    "ZOAdaMU",
+    "replay",
+]

@@ -24,7 +24,9 @@ from torch import Tensor
 from zolab.kernels import backend_for
 from zolab.kernels.threefry import TILE, threefry2x32
 
+SLICE = 1 << 20
 _INLINE = 1 << 16
+NOT_GIVEN = np.empty((0, 0), dtype=np.float32)
 _pool: ThreadPoolExecutor | None = None
 
 
@@ -50,6 +52,51 @@ class Direction:
     def keys(self, blocks: tuple[int, ...]) -> np.ndarray:
         """The generator keys of the given blocks, uint32 of shape (len(blocks), 2)."""
         return _keys(self, blocks)
+
+
+@dataclass(frozen=True, eq=False)
+class GivenDirection:
+    """A direction that is values instead of a key: a stored one, or one made by hand for a toy problem.
+
+    Args:
+        values: one flat tensor for each parameter block, numbered as the blocks are.
+    """
+
+    values: Sequence[Tensor]
+
+
+class Source(NamedTuple):
+    """Where a chunk's directions come from, as its kernels take them.
+
+    Args:
+        keys: generator keys, uint32 of shape (directions, 2).
+        given: the directions' values on this chunk, one row each; empty if they are made from the keys.
+    """
+
+    keys: np.ndarray
+    given: Any
+
+
+class Sources:
+    """Several directions over several tensors, handed out chunk by chunk.
+
+    Args:
+        directions: all addressed by keys, or all given.
+        blocks: block number of each tensor.
+    """
+
+    def __init__(self, directions: Sequence[Direction | GivenDirection], blocks: tuple[int, ...]):
+        self.directions, self.blocks = directions, blocks
+        self.given = any(isinstance(direction, GivenDirection) for direction in directions)
+        keys = [np.zeros((len(blocks), 2), np.uint32) if self.given else direction.keys(blocks) for direction in directions]
+        self.keys = np.ascontiguousarray(np.stack(keys, axis=1)) if keys else np.empty((len(blocks), 0, 2), np.uint32)
+
+    def at(self, piece: "Chunk") -> Source:
+        if not self.given:
+            return Source(self.keys[piece.tensor], NOT_GIVEN)
+        block, part = self.blocks[piece.tensor], slice(piece.tile * TILE, piece.tile * TILE + len(piece.data))
+        values = [direction.values[block].view(-1)[part] for direction in self.directions]
+        return Source(self.keys[piece.tensor], piece.kernels.given(values))
 
 
 @lru_cache(maxsize=64)
@@ -150,6 +197,23 @@ def direction(
         kernels = backend_for(out)
         kernels.fill(kernels.view(out), k0, k1, offset // TILE)
     return out[lead:].to(dtype).view(shape)
+
+
+def materialise(name: Direction | GivenDirection, block: int, like: Tensor, offset: int = 0) -> Tensor:
+    """A slice of z in the shape, device and precision (float32 or wider) of the weights there."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    if isinstance(name, GivenDirection):
+        return name.values[block].view(-1)[offset : offset + like.numel()].to(dtype).view(like.shape)
+    return direction(name, block, like.shape, offset=offset, dtype=dtype, device=like.device)
+
+
+def squared_length(tensors: Sequence[Tensor], name: Direction | GivenDirection, blocks: tuple[int, ...]) -> list[float]:
+    """Sum of z^2 over each tensor."""
+    totals = []
+    for tensor, block in zip(tensors, blocks, strict=True):
+        parts = enumerate(tensor.detach().view(-1).split(SLICE))
+        totals.append(sum(float(materialise(name, block, part, i * SLICE).double().square().sum()) for i, part in parts))
+    return totals
 
 
 def add_(tensor: Tensor, name: Direction, block: int, scale: float) -> Tensor:

@@ -9,15 +9,13 @@ eps = 1e-3, are written down in a journal before they are moved: position in the
 kept, no step drifts, a failed step leaves no trace, and a run can be replayed without its forward passes.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from torch import Tensor
 
-from zolab.noise import Direction, chunks, for_each
-
-NO_KEYS = np.empty((0, 2), dtype=np.uint32)
-NO_COEFFICIENTS = np.empty(0, dtype=np.float32)
+from zolab.noise import Chunk, Direction, GivenDirection, Source, Sources, chunks, for_each
 
 
 class Update:
@@ -33,28 +31,53 @@ class Update:
     def __init__(
         self,
         blocks: tuple[int, ...],
-        directions: Sequence[Direction],
+        directions: Sequence[Direction | GivenDirection],
         coefficients: Sequence[Sequence[float]],
         decays: Sequence[float],
     ):
-        keys = [direction.keys(blocks) for direction in directions]
-        self.keys = np.ascontiguousarray(np.stack(keys, axis=1)) if keys else NO_KEYS
-        self.coefficients = np.ascontiguousarray(np.array(coefficients, dtype=np.float32).T)
+        self.directions = directions
+        self.sources = Sources(directions, blocks)
+        self.coefficients = np.ascontiguousarray(np.array(coefficients, dtype=np.float32).T.reshape(len(blocks), -1))
         self.decays = decays
 
-    def of(self, tensor: int) -> tuple[np.ndarray, np.ndarray, float]:
-        return self.keys[tensor], self.coefficients[tensor], self.decays[tensor]
+    def of(self, piece: Chunk) -> tuple[Source, np.ndarray, float]:
+        return self.sources.at(piece), self.coefficients[piece.tensor], self.decays[piece.tensor]
+
+    def apply(self, piece: Chunk) -> None:
+        piece.kernels.update(piece.data, piece.tile, *self.of(piece))
 
 
-def apply(tensors: Sequence[Tensor], update: Update) -> None:
+class MomentsUpdate:
+    """A step along moments that are made again from their directions, and never stored.
+
+    w_j <- decay_j * w_j + m / (sqrt(v + inside) + outside), m = sum_k first_kj * z_j(k), v = sum_k second_kj * z_j(k)^2
+
+    Args:
+        blocks, directions, decays: as in `Update`.
+        first, second: coefficients of the two sums, as in `Update`; `second` is not negative.
+        inside, outside: what keeps the denominator from zero.
+    """
+
+    def __init__(self, blocks, directions, first, second, decays, *, inside: float = 0.0, outside: float = 0.0):
+        self.sources = Sources(directions, blocks)
+        self.first, self.second = (np.ascontiguousarray(np.array(rows, dtype=np.float32).T) for rows in (first, second))
+        self.decays, self.inside, self.outside = decays, inside, outside
+        self.squares: list[float] = []
+
+    def apply(self, piece: Chunk) -> None:
+        j = piece.tensor
+        settings = (self.first[j], self.second[j], self.decays[j], self.inside, self.outside)
+        self.squares.append(piece.kernels.update_by_moments(piece.data, piece.tile, self.sources.at(piece), *settings))
+
+    def length(self) -> float:
+        """Euclidean length of the step, decay left out; known once it has been applied."""
+        return math.fsum(self.squares) ** 0.5
+
+
+def apply(tensors: Sequence[Tensor], update: Update | MomentsUpdate) -> None:
     """Apply an update to unperturbed tensors, with the same bits as `Perturbation.leave` gives."""
     pieces = chunks(tensors)
-
-    def work(i):
-        piece = pieces[i]
-        piece.kernels.update(piece.data, piece.tile, *update.of(piece.tensor))
-
-    for_each(pieces, work, sum(t.numel() for t in tensors))
+    for_each(pieces, lambda i: update.apply(pieces[i]), sum(t.numel() for t in tensors))
 
 
 class Perturbation:
@@ -69,9 +92,16 @@ class Perturbation:
         scales: one factor for each tensor, eps times sigma_j.
     """
 
-    def __init__(self, tensors: Sequence[Tensor], blocks: tuple[int, ...], direction: Direction, scales: Sequence[float]):
-        self.keys = direction.keys(blocks)
-        self.scales = scales
+    def __init__(
+        self,
+        tensors: Sequence[Tensor],
+        blocks: tuple[int, ...],
+        direction: Direction | GivenDirection,
+        scales: Sequence[float],
+    ):
+        self.direction, self.scales = direction, scales
+        self.sources = Sources([direction], blocks)
+        self.nothing = Update(blocks, [], [], [1.0] * len(blocks))
         self.numel = sum(t.numel() for t in tensors)
         self.pieces = chunks(tensors)
         self.signs = [0] * len(self.pieces)
@@ -81,8 +111,8 @@ class Perturbation:
         """Move from w to w + scale z."""
 
         def work(i):
-            piece, key, scale = self._at(i)
-            self.journals[i] = piece.kernels.perturb(piece.data, *key, piece.tile, scale)
+            piece, source, scale = self._at(i)
+            self.journals[i] = piece.kernels.perturb(piece.data, piece.tile, source, scale)
             self.signs[i] = 1
 
         for_each(self.pieces, work, self.numel)
@@ -91,24 +121,27 @@ class Perturbation:
         """Move from w + scale z to w - scale z."""
 
         def work(i):
-            piece, key, scale = self._at(i)
-            piece.kernels.flip(piece.data, *key, piece.tile, scale, self.journals[i])
+            piece, source, scale = self._at(i)
+            piece.kernels.flip(piece.data, piece.tile, source, scale, self.journals[i])
             self.signs[i] = -1
 
         for_each(self.pieces, work, self.numel)
 
-    def leave(self, update: Update | None = None) -> None:
+    def leave(self, update: Update | MomentsUpdate | None = None) -> None:
         """Move back to w from wherever the tensors are, and apply the update in the same pass."""
+        joined = update if isinstance(update, Update) else self.nothing
+        same = len(joined.directions) > 0 and joined.directions[0] == self.direction
 
         def work(i):
-            piece, key, scale = self._at(i)
-            change = update.of(piece.tensor) if update else (NO_KEYS, NO_COEFFICIENTS, 1.0)
+            piece, source, scale = self._at(i)
             if self.signs[i]:
                 signed = self.signs[i] * scale
-                piece.kernels.restore(piece.data, *key, piece.tile, signed, self.journals[i], *change)
+                piece.kernels.restore(piece.data, piece.tile, source, signed, self.journals[i], same, *joined.of(piece))
                 self.signs[i], self.journals[i] = 0, None
-            elif update:
-                piece.kernels.update(piece.data, piece.tile, *change)
+            elif joined is update:
+                update.apply(piece)
+            if update and joined is not update:
+                update.apply(piece)
 
         for_each(self.pieces, work, self.numel)
 
@@ -119,4 +152,4 @@ class Perturbation:
 
     def _at(self, i: int):
         piece = self.pieces[i]
-        return piece, self.keys[piece.tensor], self.scales[piece.tensor]
+        return piece, self.sources.at(piece), self.scales[piece.tensor]

@@ -10,9 +10,22 @@ import numpy as np
 import torch
 from numba import njit
 
-from zolab.kernels.llvm import as_bits, differ, first_flag, fma, from_float, or_, to_float, wide_vectors, without_first
+from zolab.kernels.llvm import (
+    add,
+    as_bits,
+    differ,
+    first_flag,
+    fma,
+    from_float,
+    or_,
+    sqrt,
+    times,
+    to_float,
+    wide_vectors,
+    without_first,
+)
 from zolab.kernels.threefry import PAIRS, TILE
-from zolab.kernels.tiles import fill_tile, threefry
+from zolab.kernels.tiles import fill_tile, scratch, threefry, two_normals
 
 f32, u32 = np.float32, np.uint32
 
@@ -28,7 +41,7 @@ def _words(out, k0, k1, tile):
 def _fill(out, k0, k1, tile):
     """out[i] = z[i] for a float32 chunk that starts at the given tile."""
     wide_vectors()
-    z = np.empty(TILE, f32)
+    z = scratch(TILE)
     for start in range(0, out.size, TILE):
         part = out[start : start + TILE]
         fill_tile(z, k0, k1, tile + start // TILE, part.size)
@@ -40,7 +53,7 @@ def _fill(out, k0, k1, tile):
 def _add_scaled(w, k0, k1, tile, scale):
     """w += scale * z, each weight read and written once."""
     wide_vectors()
-    z = np.empty(TILE, f32)
+    z = scratch(TILE)
     for start in range(0, w.size, TILE):
         part = w[start : start + TILE]
         fill_tile(z, k0, k1, tile + start // TILE, part.size)
@@ -60,7 +73,7 @@ def dot_tile(part, z):
 def _dot(w, k0, k1, tile):
     """Sum of w[i] * z[i], float32 within a tile and float64 across tiles."""
     wide_vectors()
-    z = np.empty(TILE, f32)
+    z = scratch(TILE)
     total = 0.0
     for start in range(0, w.size, TILE):
         part = w[start : start + TILE]
@@ -75,13 +88,23 @@ def rounded(value, like):
     return to_float(from_float(value, like))
 
 
+@njit(inline="always")
+def direction_tile(z, keys, given, k, tile, start, size):
+    """One tile of direction k: from its key, or copied where the direction itself is given."""
+    if given.size:
+        for i in range(size):
+            z[i] = given[k, start + i]
+    else:
+        fill_tile(z, keys[k, 0], keys[k, 1], tile, size)
+
+
 @njit(nogil=True, cache=True)
-def _perturb(w, k0, k1, tile, scale, counts, where, kept):
+def _perturb(w, tile, keys, given, scale, counts, where, kept):
     """w += scale * z, writing down every weight that -scale * z, or the same with both signs turned, would not bring back.
 
     Args:
         w: the chunk; float32, bfloat16 bits (uint16) or float16 bits (int16).
-        k0, k1, tile: where the direction's chunk is.
+        tile, keys, given: the direction, as `zolab.noise.Source` has it.
         scale: eps times the block's scale.
         counts: receives the number of entries of each tile, uint16.
         where, kept: room for as many entries as the chunk has weights; receive positions in the tile and weights.
@@ -90,7 +113,7 @@ def _perturb(w, k0, k1, tile, scale, counts, where, kept):
         The number of entries written.
     """
     wide_vectors()
-    z = np.empty(TILE, f32)
+    z = scratch(TILE)
     before = np.empty(TILE, w.dtype)
     flags = np.zeros(TILE, np.uint8)
     flags8 = flags.view(np.uint64)
@@ -99,7 +122,7 @@ def _perturb(w, k0, k1, tile, scale, counts, where, kept):
     for start in range(0, w.size, TILE):
         part = w[start : start + TILE]
         size = part.size
-        fill_tile(z, k0, k1, tile + start // TILE, size)
+        direction_tile(z, keys, given, 0, tile + start // TILE, start, size)
         for i in range(size):
             delta = scale * z[i]
             weight = to_float(part[i])
@@ -138,15 +161,15 @@ def undo_tile(now, part, z, scale, count, where, kept, first):
 
 
 @njit(nogil=True, cache=True)
-def _flip(w, k0, k1, tile, scale, counts, where, kept):
+def _flip(w, tile, keys, given, scale, counts, where, kept):
     """From w + scale * z to w - scale * z, through w itself."""
     wide_vectors()
-    z, now = np.empty(TILE, f32), np.empty(TILE, f32)
+    z, now = scratch(TILE), scratch(TILE)
     entry = 0
     for start in range(0, w.size, TILE):
         part = w[start : start + TILE]
         here = start // TILE
-        fill_tile(z, k0, k1, tile + here, part.size)
+        direction_tile(z, keys, given, 0, tile + here, start, part.size)
         undo_tile(now, part, z, scale, counts[here], where, kept, entry)
         entry += counts[here]
         for i in range(part.size):
@@ -154,48 +177,96 @@ def _flip(w, k0, k1, tile, scale, counts, where, kept):
 
 
 @njit(inline="always")
-def update_tile(now, z, made, k0, k1, tile, keys, coefficients, decay, size):
-    """now = decay * now + sum_k coefficients[k] * z(keys[k]); z holds the tile of (k0, k1) if `made` says so."""
+def update_tile(now, z, made, keys, given, coefficients, decay, tile, start, size):
+    """now = decay * now + sum_k coefficients[k] * z_k; z holds the tile of direction 0 already if `made` says so."""
     if decay != f32(1):
         for i in range(size):
             now[i] *= decay
     for k in range(coefficients.size):
-        if not made or keys[k, 0] != k0 or keys[k, 1] != k1:
-            k0, k1, made = keys[k, 0], keys[k, 1], True
-            fill_tile(z, k0, k1, tile, size)
+        if k > 0 or not made:
+            direction_tile(z, keys, given, k, tile, start, size)
         for i in range(size):
             now[i] = fma(coefficients[k], z[i], now[i])
 
 
 @njit(nogil=True, cache=True)
-def _restore(w, k0, k1, tile, scale, counts, where, kept, keys, coefficients, decay):
-    """From w + scale * z back to w, then w = decay * w + sum_k coefficients[k] * z(keys[k]) in the same pass."""
+def _restore(w, tile, probe_keys, probe_given, scale, counts, where, kept, same, keys, given, coefficients, decay):
+    """From w + scale * z back to w, then w = decay * w + sum_k coefficients[k] * z_k in the same pass.
+
+    `same` says that the first direction of the sum is the one that is taken back.
+    """
     wide_vectors()
-    z, now = np.empty(TILE, f32), np.empty(TILE, f32)
+    z, now = scratch(TILE), scratch(TILE)
     entry = 0
     for start in range(0, w.size, TILE):
         part = w[start : start + TILE]
         here = start // TILE
-        fill_tile(z, k0, k1, tile + here, part.size)
+        direction_tile(z, probe_keys, probe_given, 0, tile + here, start, part.size)
         undo_tile(now, part, z, scale, counts[here], where, kept, entry)
         entry += counts[here]
-        update_tile(now, z, True, k0, k1, tile + here, keys, coefficients, decay, part.size)
+        update_tile(now, z, same, keys, given, coefficients, decay, tile + here, start, part.size)
         for i in range(part.size):
             part[i] = from_float(now[i], part[i])
 
 
 @njit(nogil=True, cache=True)
-def _update(w, tile, keys, coefficients, decay):
-    """w = decay * w + sum_k coefficients[k] * z(keys[k]): the second half of `_restore`, to the bit."""
+def _update(w, tile, keys, given, coefficients, decay):
+    """w = decay * w + sum_k coefficients[k] * z_k: the second half of `_restore`, to the bit."""
     wide_vectors()
-    z, now = np.empty(TILE, f32), np.empty(TILE, f32)
+    z, now = scratch(TILE), scratch(TILE)
     for start in range(0, w.size, TILE):
         part = w[start : start + TILE]
         for i in range(part.size):
             now[i] = to_float(part[i])
-        update_tile(now, z, False, u32(0), u32(0), tile + start // TILE, keys, coefficients, decay, part.size)
+        update_tile(now, z, False, keys, given, coefficients, decay, tile + start // TILE, start, part.size)
         for i in range(part.size):
             part[i] = from_float(now[i], part[i])
+
+
+@njit(inline="always")
+def moments_tile(m, v, keys, first, second, tile, size):
+    """m += sum_k first[k] * z_k and v += sum_k second[k] * z_k^2 over one tile; directions two by two, as lanes."""
+    pair = u32(tile * PAIRS)
+    for k in range(0, first.size, 2):
+        k0, k1 = (keys[k, 0], keys[k + 1, 0]), (keys[k, 1], keys[k + 1, 1])
+        a0, a1 = first[k], first[k + 1]
+        b = (second[k], second[k + 1])
+        for i in range(min(size, PAIRS)):
+            word0, word1 = threefry(k0, k1, add(pair, u32(i)), u32(0))
+            x, y = two_normals(word0, word1)
+            bx, by = times(b, x), times(b, y)
+            # Every load before any store: the halves of a tile lie 4 KiB apart, where a store holds up the loads after it.
+            mx, my, vx, vy = m[i], m[i + PAIRS], v[i], v[i + PAIRS]
+            m[i], m[i + PAIRS] = fma(a1, x[1], fma(a0, x[0], mx)), fma(a1, y[1], fma(a0, y[0], my))
+            v[i], v[i + PAIRS] = fma(bx[1], x[1], fma(bx[0], x[0], vx)), fma(by[1], y[1], fma(by[0], y[0], vy))
+
+
+@njit(nogil=True, cache=True)
+def _update_by_moments(w, tile, keys, given, first, second, decay, inside, outside):
+    """w = decay * w + m / (sqrt(v + inside) + outside), where m = sum_k first[k] * z_k and v = sum_k second[k] * z_k^2.
+
+    The number of directions is even. Returns the squared length of what was added.
+    """
+    wide_vectors()
+    room = scratch(2 * TILE + 256)
+    m, v = room[:TILE], room[TILE + 256 :]
+    total = 0.0
+    for start in range(0, w.size, TILE):
+        part = w[start : start + TILE]
+        room[:] = f32(0)
+        if given.size:
+            for k in range(first.size):
+                for i in range(part.size):
+                    z = given[k, start + i]
+                    m[i] = fma(first[k], z, m[i])
+                    v[i] = fma(second[k] * z, z, v[i])
+        else:
+            moments_tile(m, v, keys, first, second, tile + start // TILE, part.size)
+        for i in range(part.size):
+            m[i] /= sqrt(v[i] + inside) + outside
+            part[i] = from_float(fma(decay, to_float(part[i]), m[i]), part[i])
+        total += dot_tile(m[: part.size], m)
+    return total
 
 
 CHUNK = 512 * TILE
@@ -231,24 +302,38 @@ def dot(w, k0, k1, tile) -> float:
     return _dot(w, u32(k0), u32(k1), tile)
 
 
-def perturb(w, k0, k1, tile, scale):
+def given(parts: list[torch.Tensor]) -> np.ndarray:
+    """Directions that are values instead of keys, one row each."""
+    return np.stack([part.detach().to(torch.float32).numpy() for part in parts])
+
+
+def perturb(w, tile, source, scale):
     """w += scale * z; returns the journal that `flip` and `restore` need."""
     spare = _spare.__dict__.setdefault(w.dtype, (np.empty(CHUNK, np.uint16), np.empty(CHUNK, w.dtype)))
     counts = np.empty(-(-w.size // TILE), np.uint16)
-    n = _perturb(w, u32(k0), u32(k1), tile, f32(scale), counts, *spare)
+    n = _perturb(w, tile, *source, f32(scale), counts, *spare)
     return counts, *(array[:n].copy() for array in spare)
 
 
-def flip(w, k0, k1, tile, scale, journal):
+def flip(w, tile, source, scale, journal):
     """From w + scale * z to w - scale * z."""
-    _flip(w, u32(k0), u32(k1), tile, f32(scale), *journal)
+    _flip(w, tile, *source, f32(scale), *journal)
 
 
-def restore(w, k0, k1, tile, scale, journal, keys, coefficients, decay):
-    """From w + scale * z to decay * w + sum_k coefficients[k] * z(keys[k])."""
-    _restore(w, u32(k0), u32(k1), tile, f32(scale), *journal, keys, coefficients, f32(decay))
+def restore(w, tile, source, scale, journal, same, sources, coefficients, decay):
+    """From w + scale * z to decay * w + sum_k coefficients[k] * z_k; `same`: z is the first of the z_k."""
+    _restore(w, tile, *source, f32(scale), *journal, same, *sources, coefficients, f32(decay))
 
 
-def update(w, tile, keys, coefficients, decay):
-    """w = decay * w + sum_k coefficients[k] * z(keys[k])."""
-    _update(w, tile, keys, coefficients, f32(decay))
+def update(w, tile, sources, coefficients, decay):
+    """w = decay * w + sum_k coefficients[k] * z_k."""
+    _update(w, tile, *sources, coefficients, f32(decay))
+
+
+def update_by_moments(w, tile, sources, first, second, decay, inside, outside) -> float:
+    """w = decay * w + m / (sqrt(v + inside) + outside); returns the squared length of what was added."""
+    keys, values = sources
+    if first.size % 2:  # a direction with weight zero makes the number even
+        keys, first, second = np.vstack((keys, keys[-1:])), np.append(first, f32(0)), np.append(second, f32(0))
+        values = np.vstack((values, values[-1:])) if values.size else values
+    return _update_by_moments(w, tile, keys, values, first, second, f32(decay), f32(inside), f32(outside))

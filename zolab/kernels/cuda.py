@@ -153,6 +153,21 @@ def dot(w: Tensor, k0: int, k1: int, tile: int) -> float:
 
 # What moves weights and takes them back is written once, in plain torch, and generates its directions here.
 _kernels = plain.Kernels(fill)
-perturb, flip, restore, update = _kernels.perturb, _kernels.flip, _kernels.restore, _kernels.update
+perturb, flip, restore, given = _kernels.perturb, _kernels.flip, _kernels.restore, _kernels.given
+update, update_by_moments = _kernels.update, _kernels.update_by_moments
 
-__all__ = ["CHUNK", "THREADED", "add_scaled", "dot", "fill", "flip", "perturb", "restore", "update", "view", "words"]
+__all__ = [
+    "CHUNK",
+    "THREADED",
+    "add_scaled",
+    "dot",
+    "fill",
+    "flip",
+    "given",
+    "perturb",
+    "restore",
+    "update",
+    "update_by_moments",
+    "view",
+    "words",
+]

@@ -12,16 +12,38 @@ I16, I32, I64, HALF, FLOAT = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.
 
 
 def _primitive(result, arguments, emit):
-    """One LLVM instruction as a Numba function with fixed types: Numba itself would widen 32-bit integers to 64."""
+    """One LLVM instruction as a Numba function with fixed types: Numba itself would widen 32-bit integers to 64.
 
-    def typed():
-        return result(*arguments), lambda ctx, builder, signature, values: emit(builder, *values)
+    An argument may be a tuple of independent lanes; the instruction is then repeated for each lane. Written side by side,
+    lanes keep a processor busy while one of them waits for its own last result.
+    """
 
-    by_arity = {1: lambda context, a: typed(), 2: lambda context, a, b: typed(), 3: lambda context, a, b, c: typed()}
+    def typed(*given):
+        lanes = [kind.count for kind in given if isinstance(kind, types.UniTuple)]
+        if not lanes:
+            return result(*arguments), lambda ctx, builder, signature, values: emit(builder, *values)
+        kinds = [kind if isinstance(kind, types.UniTuple) else wanted for kind, wanted in zip(given, arguments, strict=True)]
+
+        def lanewise(ctx, builder, signature, values):
+            def of(lane):
+                pairs = zip(values, kinds, strict=True)
+                return [builder.extract_value(v, lane) if isinstance(kind, types.UniTuple) else v for v, kind in pairs]
+
+            results = [emit(builder, *of(lane)) for lane in range(lanes[0])]
+            return ctx.make_tuple(builder, signature.return_type, results)
+
+        return types.UniTuple(result, lanes[0])(*kinds), lanewise
+
+    by_arity = {
+        1: lambda context, a: typed(a),
+        2: lambda context, a, b: typed(a, b),
+        3: lambda context, a, b, c: typed(a, b, c),
+    }
     return intrinsic(by_arity[len(arguments)])
 
 
 _uu, _f, _u = (types.uint32, types.uint32), (types.float32,), (types.uint32,)
+_ff = _f * 2
 add = _primitive(types.uint32, _uu, lambda b, x, y: b.add(x, y))
 sub = _primitive(types.uint32, _uu, lambda b, x, y: b.sub(x, y))
 xor = _primitive(types.uint32, _uu, lambda b, x, y: b.xor(x, y))
@@ -34,11 +56,11 @@ differ = _primitive(types.uint32, _uu, lambda b, x, y: b.zext(b.icmp_unsigned("!
 signed_to_float = _primitive(types.float32, _u, lambda b, x: b.sitofp(x, FLOAT))
 as_float = _primitive(types.float32, _u, lambda b, x: b.bitcast(x, FLOAT))
 as_bits = _primitive(types.uint32, _f, lambda b, x: b.bitcast(x, I32))
+plus = _primitive(types.float32, _ff, lambda b, x, y: b.fadd(x, y))
+times = _primitive(types.float32, _ff, lambda b, x, y: b.fmul(x, y))
 fma = _primitive(types.float32, _f * 3, lambda b, x, y, z: b.fma(x, y, z))
 sqrt = _primitive(types.float32, _f, lambda b, x: b.call(b.module.declare_intrinsic("llvm.sqrt", [FLOAT]), [x]))
-choose = _primitive(
-    types.float32, _u + _f * 2, lambda b, q, x, y: b.select(b.icmp_unsigned("!=", q, ir.Constant(I32, 0)), x, y)
-)
+choose = _primitive(types.float32, _u + _ff, lambda b, q, x, y: b.select(b.icmp_unsigned("!=", q, ir.Constant(I32, 0)), x, y))
 
 _u8 = (types.uint64,)
 # Eight byte-wide flags in one word: the position of the first that is set, and the word without it.

@@ -92,20 +92,26 @@ class Kernels:
     def __init__(self, fill):
         self.fill = fill
 
-    def _scaled(self, w: Tensor, k0, k1, tile, scale: float) -> Tensor:
-        """scale * z in the precision that the kernels compute in: float32, or float64 for float64 weights."""
+    def _scaled(self, w: Tensor, tile, source, k: int, scale: float) -> Tensor:
+        """scale * z_k in the precision that the kernels compute in: float32, or float64 for float64 weights."""
+        keys, values = source
+        if len(values):
+            return values[k].to(_compute(w)) * scale
         z = torch.empty(w.numel(), dtype=torch.float32, device=w.device)
-        self.fill(z, k0, k1, tile)
+        self.fill(z, *keys[k], tile)
         return z.to(_compute(w)) * scale
 
     def add_scaled(self, w: Tensor, k0, k1, tile, scale):
-        w.copy_(w.to(_compute(w)) + self._scaled(w, k0, k1, tile, scale))
+        w.copy_(w.to(_compute(w)) + self._scaled(w, tile, (((k0, k1),), ()), 0, scale))
 
     def dot(self, w: Tensor, k0, k1, tile) -> float:
-        return float((w.to(_compute(w)) * self._scaled(w, k0, k1, tile, 1.0)).sum(dtype=torch.float64))
+        return float((w.to(_compute(w)) * self._scaled(w, tile, (((k0, k1),), ()), 0, 1.0)).sum(dtype=torch.float64))
 
-    def perturb(self, w: Tensor, k0, k1, tile, scale):
-        delta = self._scaled(w, k0, k1, tile, scale)
+    def given(self, parts: list[Tensor]) -> list[Tensor]:
+        return parts
+
+    def perturb(self, w: Tensor, tile, source, scale):
+        delta = self._scaled(w, tile, source, 0, scale)
         plus, minus = _moved(w, delta), _moved(w, -delta)
         lost = (_moved(plus, -delta) != w) | (_moved(minus, delta) != w) | ((w == 0) & torch.signbit(w))
         where = lost.nonzero().squeeze(1)
@@ -118,23 +124,34 @@ class Kernels:
         w.copy_(_moved(w, -delta))
         w[where] = kept
 
-    def flip(self, w: Tensor, k0, k1, tile, scale, journal):
-        delta = self._scaled(w, k0, k1, tile, scale)
+    def flip(self, w: Tensor, tile, source, scale, journal):
+        delta = self._scaled(w, tile, source, 0, scale)
         self._undo(w, delta, journal)
         w.copy_(_moved(w, -delta))
 
-    def restore(self, w: Tensor, k0, k1, tile, scale, journal, keys, coefficients, decay):
-        self._undo(w, self._scaled(w, k0, k1, tile, scale), journal)
-        self.update(w, tile, keys, coefficients, decay)
+    def restore(self, w: Tensor, tile, source, scale, journal, same, sources, coefficients, decay):
+        self._undo(w, self._scaled(w, tile, source, 0, scale), journal)
+        self.update(w, tile, sources, coefficients, decay)
 
-    def update(self, w: Tensor, tile, keys, coefficients, decay):
-        if decay == 1 and not len(keys):
+    def update(self, w: Tensor, tile, sources, coefficients, decay):
+        if decay == 1 and not len(coefficients):
             return
         now = w.to(_compute(w), copy=True)
         now *= float(np.float32(decay))
-        for (k0, k1), coefficient in zip(keys, coefficients, strict=True):
-            now += self._scaled(w, k0, k1, tile, float(coefficient))
+        for k, coefficient in enumerate(coefficients):
+            now += self._scaled(w, tile, sources, k, float(coefficient))
         w.copy_(now)
+
+    def update_by_moments(self, w: Tensor, tile, sources, first, second, decay, inside, outside) -> float:
+        m = torch.zeros(w.numel(), dtype=_compute(w), device=w.device)
+        v = torch.zeros_like(m)
+        for k, (a, b) in enumerate(zip(first, second, strict=True)):
+            z = self._scaled(w, tile, sources, k, 1.0)
+            m.add_(z, alpha=float(a))
+            v.addcmul_(z, z, value=float(b))
+        m /= (v + inside).sqrt() + outside
+        w.copy_(w.to(m.dtype) * float(np.float32(decay)) + m)
+        return float(m.square().sum(dtype=torch.float64))
 
 
 def _compute(w: Tensor) -> torch.dtype:
@@ -147,5 +164,6 @@ def _moved(w: Tensor, delta: Tensor) -> Tensor:
 
 
 _kernels = Kernels(fill)
-add_scaled, dot, update = _kernels.add_scaled, _kernels.dot, _kernels.update
+add_scaled, dot, given = _kernels.add_scaled, _kernels.dot, _kernels.given
 perturb, flip, restore = _kernels.perturb, _kernels.flip, _kernels.restore
+update, update_by_moments = _kernels.update, _kernels.update_by_moments

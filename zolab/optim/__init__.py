@@ -4,11 +4,25 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from zolab.optim.adamezo import AdaMeZO
 from zolab.optim.base import ZeroOrderOptimizer
+from zolab.optim.meazo import MEAZO
 from zolab.optim.mezo import MeZO
+from zolab.optim.mezo_adam import MeZOAdam
+from zolab.optim.mezo_momentum import MeZOMomentum
+from zolab.optim.mezo_switch import MeZOSwitch
 from zolab.optim.trajectory import StepRecord, Trajectory
+from zolab.optim.zo_adamu import ZOAdaMU
 
-METHODS: dict[str, type[ZeroOrderOptimizer]] = {"mezo": MeZO}
+METHODS: dict[str, type[ZeroOrderOptimizer]] = {
+    "mezo": MeZO,
+    "mezo_momentum": MeZOMomentum,
+    "mezo_adam": MeZOAdam,
+    "mezo_switch": MeZOSwitch,
+    "adamezo": AdaMeZO,
+    "meazo": MEAZO,
+    "zo_adamu": ZOAdaMU,
+}
 
 
 def replay(model: nn.Module | Iterable, trajectory: Trajectory) -> ZeroOrderOptimizer:
@@ -28,9 +42,24 @@ def replay(model: nn.Module | Iterable, trajectory: Trajectory) -> ZeroOrderOpti
     if trajectory.method not in by_class:
         raise ValueError(f"no method called {trajectory.method}; the methods are {', '.join(by_class)}.")
     params = model.named_parameters() if isinstance(model, nn.Module) else model
-    optimizer = by_class[trajectory.method](params, eps=trajectory.eps, seed=trajectory.seed, samples=trajectory.samples)
+    samples = {} if trajectory.samples == 1 else {"samples": trajectory.samples}
+    settings = {"eps": trajectory.eps, "seed": trajectory.seed, **samples, **trajectory.settings}
+    optimizer = by_class[trajectory.method](params, **settings)
     optimizer.replay(trajectory.records)
     return optimizer
 
 
-__all__ = ["METHODS", "MeZO", "StepRecord", "Trajectory", "ZeroOrderOptimizer", "replay"]
+__all__ = [
+    "MEAZO",
+    "METHODS",
+    "AdaMeZO",
+    "MeZO",
+    "MeZOAdam",
+    "MeZOMomentum",
+    "MeZOSwitch",
+    "StepRecord",
+    "Trajectory",
+    "ZOAdaMU",
+    "ZeroOrderOptimizer",
+    "replay",
+]

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from zolab import noise
-from zolab.noise import Direction
+from zolab.noise import Direction, GivenDirection
 from zolab.optim.interrupts import DeferInterrupts
 from zolab.optim.trajectory import StepRecord, Trajectory
-from zolab.reversible import Perturbation, Update, apply
+from zolab.reversible import MomentsUpdate, Perturbation, Update, apply
 
 
 class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
@@ -34,36 +34,70 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
         weight_decay: decoupled, >= 0: each step multiplies the weights by 1 - lr * weight_decay.
         seed: names the sequence of directions; 0 <= seed < 2**64.
         samples: directions averaged in each step, >= 1; a step takes 2 * samples forward passes.
+        settings: further hyperparameters of a method, as its constructor names them; they travel with the trajectory.
 
     Raises:
         ValueError: an argument is out of range, there is nothing to train, or a weight cannot be changed in place.
     """
 
     def __init__(
-        self, params: Iterable, *, lr: float, eps: float, weight_decay: float, seed: int, samples: int, **defaults: Any
+        self,
+        params: Iterable,
+        *,
+        lr: float,
+        eps: float,
+        weight_decay: float,
+        seed: int,
+        samples: int = 1,
+        settings: dict[str, Any] | None = None,
     ):
         if not isinstance(samples, int) or samples < 1:
             raise ValueError(f"samples must be a whole number of at least 1, got {samples!r}.")
         Direction(seed, 0)
-        super().__init__(_unique(params), {"lr": lr, "eps": eps, "weight_decay": weight_decay, **defaults})
+        super().__init__(_unique(params), {"lr": lr, "eps": eps, "weight_decay": weight_decay})
         for group in self.param_groups:
-            _check_range("lr", group["lr"], group["lr"] >= 0)
-            _check_range("weight_decay", group["weight_decay"], group["weight_decay"] >= 0)
-            _check_range("eps", group["eps"], group["eps"] > 0)
+            check_range("lr", group["lr"], group["lr"] >= 0)
+            check_range("weight_decay", group["weight_decay"], group["weight_decay"] >= 0)
+            check_range("eps", group["eps"], group["eps"] > 0)
             if group["eps"] != self.param_groups[0]["eps"]:
                 raise ValueError("eps must be the same in every parameter group: the two losses share one radius.")
-        self.trajectory = Trajectory(type(self).__name__, seed, float(self.param_groups[0]["eps"]), samples)
+        eps = float(self.param_groups[0]["eps"])
+        self.trajectory = Trajectory(type(self).__name__, seed, eps, samples, settings or {})
         self.steps = 0
         self._trainable()
 
     @abstractmethod
-    def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update:
+    def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update | MomentsUpdate:
         """The change that a step makes, from its record alone, so that `replay` can make it again.
 
         Args:
             record: projected gradients and hyperparameters of the step.
             blocks: block number of each trainable tensor.
             groups: index of the parameter group of each trainable tensor.
+        """
+
+    def direction(self, step: int, sample: int = 0) -> Direction | GivenDirection:
+        """A random direction of a step. Replace this on an instance to prescribe directions, as toy problems do."""
+        return Direction(self.trajectory.seed, step, sample)
+
+    def probe(self, step: int, sample: int = 0) -> Direction | GivenDirection:
+        """What a step measures the two losses along: its direction, here."""
+        return self.direction(step, sample)
+
+    def against(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int], factor: float = 1.0) -> Update:
+        """The step -lr * factor * p z, averaged over samples: MeZO's with factor 1."""
+        samples = len(record.projected_grads)
+        directions = [self.direction(record.step, sample) for sample in range(samples)]
+        steps = [[-record.lrs[g] * factor * p / samples for g in groups] for p in record.projected_grads]
+        return Update(blocks, directions, steps, record.decays(groups))
+
+    def advance(self, record: StepRecord, tensors: list[Tensor] | None, blocks: tuple[int, ...], groups: list[int]) -> None:
+        """Bring what a method remembers beyond its trajectory from before the step to after it; here, nothing.
+
+        Args:
+            record: the step.
+            tensors: the trainable tensors, or None if they contain the step already.
+            blocks, groups: as in `update`.
         """
 
     @torch.no_grad()
@@ -87,8 +121,7 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
         losses, projected_grads = [], []
         with DeferInterrupts() as interrupts:
             for sample in range(self.trajectory.samples):
-                direction = Direction(self.trajectory.seed, self.steps, sample)
-                perturbation = Perturbation(tensors, blocks, direction, [eps] * len(tensors))
+                perturbation = Perturbation(tensors, blocks, self.probe(self.steps, sample), [eps] * len(tensors))
                 try:
                     perturbation.plus()
                     with interrupts.allowed():
@@ -105,7 +138,7 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
                     perturbation.leave()
             record = StepRecord(self.steps, tuple(projected_grads), self._column("lr"), self._column("weight_decay"))
             perturbation.leave(self.update(record, blocks, groups))
-            self._remember(record)
+            self._remember(record, tensors, blocks, groups)
         return sum(losses) / len(losses)
 
     @torch.no_grad()
@@ -117,16 +150,18 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
                 raise ValueError(f"the next step to replay is {self.steps}, but the record is of step {record.step}.")
             with DeferInterrupts():
                 apply(tensors, self.update(record, blocks, groups))
-                self._remember(record)
+                self._remember(record, tensors, blocks, groups)
 
+    @torch.no_grad()
     def skip(self, records: Iterable[StepRecord]) -> None:
         """Take note of steps that the weights already contain, as after loading a checkpoint."""
+        _, blocks, groups = self._trainable()
         for record in records:
-            self._remember(record)
+            self._remember(record, None, blocks, groups)
 
     def state_dict(self) -> dict[str, Any]:
-        """Torch's state plus the direction seed and the trajectory, which is all the state there is."""
-        header = {key: getattr(self.trajectory, key) for key in ("method", "seed", "eps", "samples")}
+        """Torch's state plus the trajectory, from which everything else that a method remembers is made again."""
+        header = self.trajectory.header()
         arrays = {name: torch.from_numpy(array) for name, array in self.trajectory.arrays().items()}
         return {**super().state_dict(), "trajectory": {**header, "records": arrays}}
 
@@ -135,10 +170,15 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
         saved = dict(state_dict["trajectory"])
         if saved["method"] != self.trajectory.method:
             raise ValueError(f"this state belongs to {saved['method']}, not to {self.trajectory.method}.")
+        if saved["settings"] != self.trajectory.settings:
+            raise ValueError(
+                f"this state was made with {saved['settings']}, but this optimizer has {self.trajectory.settings}."
+            )
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "trajectory"})
         records = Trajectory.records_from({name: array.numpy() for name, array in saved.pop("records").items()})
-        self.trajectory = Trajectory(**saved, records=records)
-        self.steps = len(records)
+        self.trajectory = Trajectory(**saved)
+        self.steps = 0
+        self.skip(records)
 
     def _evaluate(self, closure: Callable[[], Tensor | float]) -> float:
         loss = closure()
@@ -154,7 +194,8 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
             )
         return float(loss)
 
-    def _remember(self, record: StepRecord) -> None:
+    def _remember(self, record: StepRecord, *where) -> None:
+        self.advance(record, *where)
         self.trajectory.records.append(record)
         self.steps += 1
 
@@ -178,9 +219,15 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
         return tensors, tuple(blocks), groups
 
 
-def _check_range(name: str, value: float, holds: bool) -> None:
+def check_range(name: str, value: float, holds: bool) -> None:
     if not (holds and math.isfinite(value)):
         raise ValueError(f"{name} must be {'> 0' if name == 'eps' else '>= 0'} and finite, got {value}.")
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Raise ValueError unless 0 <= value < 1, as the decay rate of a moving average must be."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must lie in [0, 1), got {value}.")
 
 
 def _unique(params: Iterable) -> list:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-from zolab.noise import Direction
 from zolab.optim.base import ZeroOrderOptimizer
 from zolab.optim.trajectory import StepRecord
 from zolab.reversible import Update
@@ -32,8 +31,4 @@ class MeZO(ZeroOrderOptimizer):
         super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, samples=samples)
 
     def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update:
-        samples = len(record.projected_grads)
-        directions = [Direction(self.trajectory.seed, record.step, sample) for sample in range(samples)]
-        steps = [[-record.lrs[g] * p / samples for g in groups] for p in record.projected_grads]
-        decays = [1 - record.lrs[g] * record.weight_decays[g] for g in groups]
-        return Update(blocks, directions, steps, decays)
+        return self.against(record, blocks, groups)

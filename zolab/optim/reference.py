@@ -1,17 +1,46 @@
-"""Reference twins: each method as its paper writes it, with every z stored. For reading and testing; not for large models."""
+"""Reference twins: each method as its paper writes it, with every z stored. For reading and testing; not for large models.
+
+Each function takes one step, changing `params` in place, and returns the mean probed loss. `memory` is a dictionary, empty
+before the first step, in which a method keeps what it stores.
+"""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from zolab.noise import Direction, direction
 
+Params = Sequence[Tensor]
+Closure = Callable[[], Tensor]
+
+
+def draw(params: Params, seed: int, step: int, sample: int = 0) -> list[Tensor]:
+    """z of a step, one tensor for each parameter."""
+    name = Direction(seed, step, sample)
+    return [direction(name, j, p.shape, dtype=p.dtype, device=p.device) for j, p in enumerate(params)]
+
+
+def probe(params: Params, closure: Closure, z: list[Tensor], eps: float) -> tuple[float, float]:
+    """The projected gradient along z, and the mean of the two losses."""
+    theta = [p.clone() for p in params]
+
+    def loss_at(sign: int) -> float:
+        for p, start, z_j in zip(params, theta, z, strict=True):
+            p.copy_(start + sign * eps * z_j)
+        return float(closure())
+
+    plus, minus = loss_at(+1), loss_at(-1)
+    for p, start in zip(params, theta, strict=True):
+        p.copy_(start)
+    return (plus - minus) / (2 * eps), (plus + minus) / 2
+
 
 @torch.no_grad()
 def mezo_step(
-    params: Sequence[Tensor],
-    closure: Callable[[], Tensor],
+    params: Params,
+    closure: Closure,
     *,
     step: int,
     lr: float,
@@ -20,23 +49,157 @@ def mezo_step(
     seed: int = 0,
     samples: int = 1,
 ) -> float:
-    """One step of MeZO (arXiv 2305.17333, Algorithm 1), changing `params` in place; returns the mean probed loss."""
-    theta = [p.clone() for p in params]
-
-    def loss_at(sign: int, z: list[Tensor]) -> float:
-        for p, start, z_j in zip(params, theta, z, strict=True):
-            p.copy_(start + sign * eps * z_j)
-        return float(closure())
-
-    gradient = [torch.zeros_like(p) for p in params]
-    losses = []
+    """MeZO (arXiv 2305.17333, Algorithm 1)."""
+    gradient, losses = [torch.zeros_like(p) for p in params], []
     for sample in range(samples):
-        name = Direction(seed, step, sample)
-        z = [direction(name, j, p.shape, dtype=p.dtype, device=p.device) for j, p in enumerate(params)]
-        loss_plus, loss_minus = loss_at(+1, z), loss_at(-1, z)
-        losses += [loss_plus, loss_minus]
-        projected_grad = (loss_plus - loss_minus) / (2 * eps)
-        gradient = [g + projected_grad * z_j / samples for g, z_j in zip(gradient, z, strict=True)]
-    for p, start, g in zip(params, theta, gradient, strict=True):
-        p.copy_(start - lr * g - lr * weight_decay * start)
-    return sum(losses) / len(losses)
+        z = draw(params, seed, step, sample)
+        p, loss = probe(params, closure, z, eps)
+        losses.append(loss)
+        gradient = [g + p * z_j / samples for g, z_j in zip(gradient, z, strict=True)]
+    for theta, g in zip(params, gradient, strict=True):
+        theta -= lr * g + lr * weight_decay * theta
+    return sum(losses) / samples
+
+
+@torch.no_grad()
+def momentum_step(
+    params: Params,
+    closure: Closure,
+    memory: dict[str, Any],
+    *,
+    step: int,
+    lr: float,
+    eps: float,
+    momentum: float,
+    seed: int = 0,
+) -> float:
+    """Heavy-ball momentum on p z."""
+    z = draw(params, seed, step)
+    p, loss = probe(params, closure, z, eps)
+    memory["m"] = [momentum * m + p * z_j for m, z_j in zip(memory.get("m", [0.0] * len(z)), z, strict=True)]
+    for theta, m in zip(params, memory["m"], strict=True):
+        theta -= lr * m
+    return loss
+
+
+@torch.no_grad()
+def adam_step(
+    params: Params,
+    closure: Closure,
+    memory: dict[str, Any],
+    *,
+    step: int,
+    lr: float,
+    eps: float,
+    betas,
+    delta: float,
+    seed: int = 0,
+) -> float:
+    """Adam, by torch itself, on the gradient p z."""
+    if "adam" not in memory:
+        memory["adam"] = torch.optim.Adam(params, lr=lr, betas=betas, eps=delta)
+    z = draw(params, seed, step)
+    p, loss = probe(params, closure, z, eps)
+    for theta, z_j in zip(params, z, strict=True):
+        theta.grad = p * z_j
+    memory["adam"].step()
+    return loss
+
+
+@torch.no_grad()
+def adamezo_step(
+    params: Params,
+    closure: Closure,
+    memory: dict[str, Any],
+    *,
+    step: int,
+    lr: float,
+    eps: float,
+    betas,
+    horizon: int,
+    scaling: str,
+    gain: float,
+    delta: float,
+    seed: int = 0,
+) -> float:
+    """AdaMeZO (arXiv 2605.00650) with every gradient of the past stored."""
+    z = draw(params, seed, step)
+    p, loss = probe(params, closure, z, eps)
+    past = memory.setdefault("gradients", [])
+    past.insert(0, [p * z_j for z_j in z])
+    beta1, beta2 = betas
+    for j, theta in enumerate(params):
+        if horizon == 1 or step <= horizon:
+            theta -= lr * past[0][j]
+            continue
+        m = sum(beta1**k * past[k][j] for k in range(horizon))
+        v = sum(beta2**k * past[k][j] ** 2 for k in range(horizon))
+        if scaling == "paper":
+            theta -= lr * (1 - beta1) * m / ((1 - beta2) * v + delta).sqrt()
+        elif beta2 == 0:
+            theta -= lr * gain * m
+        else:
+            theta -= lr * gain * m / (v.sqrt() + delta)
+    return loss
+
+
+@torch.no_grad()
+def meazo_step(
+    params: Params,
+    closure: Closure,
+    memory: dict[str, Any],
+    *,
+    step: int,
+    lr: float,
+    eps: float,
+    beta: float,
+    delta: float,
+    seed=0,
+) -> float:
+    """MEAZO (arXiv 2605.03869): one scalar second moment."""
+    z = draw(params, seed, step)
+    p, loss = probe(params, closure, z, eps)
+    memory["v"] = beta * memory.get("v", 0.0) + (1 - beta) * p**2
+    root = (memory["v"] / (1 - beta ** (step + 1))) ** 0.5
+    for theta, z_j in zip(params, z, strict=True):
+        theta -= lr * p * z_j / (root + delta)
+    return loss
+
+
+@torch.no_grad()
+def switch_step(
+    params: Params, closure: Closure, *, step: int, lr: float, eps: float, length: float | None, seed: int = 0
+) -> float:
+    """MeZO with a step of a prescribed length (arXiv 2605.00650, the control)."""
+    z = draw(params, seed, step)
+    p, loss = probe(params, closure, z, eps)
+    change = [-lr * p * z_j for z_j in z]
+    factor = 1.0 if length is None else length / sum(float(c.square().sum()) for c in change) ** 0.5
+    for theta, c in zip(params, change, strict=True):
+        theta += factor * c
+    return loss
+
+
+@torch.no_grad()
+def adamu_step(
+    params: Params,
+    closure: Closure,
+    memory: dict[str, Any],
+    *,
+    step: int,
+    lr: float,
+    eps: float,
+    mix,
+    delta: float,
+    seed: int = 0,
+) -> float:
+    """ZO-AdaMU (arXiv 2312.15184, Algorithm 1) with the mix (alpha, beta1, beta2) of this step."""
+    alpha, beta1, beta2 = mix
+    last = memory.get("m", [torch.zeros_like(p) for p in params])
+    fresh = [alpha**0.5 * z for z in draw(params, seed, step, 0)]
+    drift = [m + (1 - alpha) ** 0.5 * z for m, z in zip(last, draw(params, seed, step, 1), strict=True)]
+    memory["m"] = [beta1 * a + (1 - beta1) * b for a, b in zip(fresh, drift, strict=True)]
+    p, loss = probe(params, closure, memory["m"], eps)
+    for theta, m, a, b in zip(params, memory["m"], fresh, drift, strict=True):
+        theta -= lr * p * m / (beta2 * a**2 + (1 - beta2) * b**2 + delta).sqrt()
+    return loss

@@ -9,9 +9,9 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,6 +33,10 @@ class StepRecord(NamedTuple):
     lrs: tuple[float, ...]
     weight_decays: tuple[float, ...]
 
+    def decays(self, groups: Sequence[int]) -> list[float]:
+        """What decoupled weight decay multiplies each tensor by, given the tensors' groups."""
+        return [1 - self.lrs[g] * self.weight_decays[g] for g in groups]
+
 
 @dataclass
 class Trajectory:
@@ -43,6 +47,7 @@ class Trajectory:
         seed: seed of its directions.
         eps: finite-difference radius, for information.
         samples: directions a step.
+        settings: the method's other hyperparameters.
         records: the steps, in order.
     """
 
@@ -50,7 +55,12 @@ class Trajectory:
     seed: int
     eps: float
     samples: int
+    settings: dict[str, Any] = field(default_factory=dict)
     records: list[StepRecord] = field(default_factory=list)
+
+    def header(self) -> dict[str, Any]:
+        """Everything but the records."""
+        return {name: value for name, value in vars(self).items() if name != "records"}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The records as arrays, one row a step."""
@@ -64,9 +74,8 @@ class Trajectory:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write a compressed .npz file, about ten bytes a step; the file appears whole or not at all."""
-        header = {key: value for key, value in asdict(self).items() if key != "records"}
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, header=np.array(json.dumps(header)), **self.arrays())
+        np.savez_compressed(buffer, header=np.array(json.dumps(self.header())), **self.arrays())
         write_atomically(path, buffer.getvalue())
 
     @classmethod

@@ -1,0 +1,76 @@
+"""Methods that do store tensors as large as the weights: the baselines whose memory the others save."""
+
+from abc import abstractmethod
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from zolab.noise import SLICE, materialise
+from zolab.optim.base import ZeroOrderOptimizer
+from zolab.optim.trajectory import StepRecord
+from zolab.reversible import Update
+
+
+class Slice(NamedTuple):
+    """Part of a weight tensor while a step is taken.
+
+    Args:
+        weights: flat float32 (or float64) copy, to be changed in place.
+        block, start: where it is.
+        lr: learning rate there.
+    """
+
+    weights: Tensor
+    block: int
+    start: int
+    lr: float
+
+
+class StatefulOptimizer(ZeroOrderOptimizer):
+    """A zeroth-order method that keeps float32 (or wider) state for every weight, and walks through it slice by slice.
+
+    The state is not part of `state_dict`: like the weights it follows from the trajectory, and `load_state_dict` makes it
+    again, at the price of one pass over the weights for each step.
+    """
+
+    slots: ClassVar[tuple[str, ...]]
+
+    def __init__(self, params, **settings: Any):
+        self.stored: dict[int, dict[str, Tensor]] = {}
+        super().__init__(params, **settings)
+
+    @abstractmethod
+    def change(self, part: Slice, state: dict[str, Tensor], record: StepRecord) -> None:
+        """Take a step on a slice of the weights and of each slot of the state, in place."""
+
+    def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update:
+        return Update(blocks, [], [], record.decays(groups))
+
+    def advance(self, record: StepRecord, tensors, blocks, groups) -> None:
+        trainable, _, _ = self._trainable()
+        for tensor, block, group in zip(trainable, blocks, groups, strict=True):
+            state = self.state_of(block, tensor)
+            for i, here in enumerate(tensor.detach().view(-1).split(SLICE)):
+                weights = here.to(torch.promote_types(here.dtype, torch.float32), copy=True)
+                part = Slice(weights, block, i * SLICE, record.lrs[group])
+                span = slice(part.start, part.start + here.numel())
+                self.change(part, {slot: values[span] for slot, values in state.items()}, record)
+                if tensors:
+                    here.copy_(weights)
+
+    def gradient(self, part: Slice, record: StepRecord) -> Tensor:
+        """The two-point gradient p z on a slice, averaged over samples."""
+        shares = [p / len(record.projected_grads) for p in record.projected_grads]
+        return sum(self.normal(part, record.step, sample) * share for sample, share in enumerate(shares))
+
+    def normal(self, part: Slice, step: int, sample: int = 0) -> Tensor:
+        """A direction on a slice."""
+        return materialise(self.direction(step, sample), part.block, part.weights, part.start)
+
+    def state_of(self, block: int, tensor: Tensor) -> dict[str, Tensor]:
+        """The flat state of a block, zero before the first step."""
+        if block not in self.stored:
+            dtype = torch.promote_types(tensor.dtype, torch.float32)
+            self.stored[block] = {slot: torch.zeros(tensor.numel(), dtype=dtype, device=tensor.device) for slot in self.slots}
+        return self.stored[block]
