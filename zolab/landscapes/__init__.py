@@ -5,6 +5,6 @@ coordinate helps far more than it can among millions. What is seen here is how a
 """
 
 from zolab.landscapes.functions import LANDSCAPES, Landscape, Point, Protocol, magnitude
-from zolab.landscapes.walk import Descent, run, run_protocol
+from zolab.landscapes.walk import Descent, optimizers_of, run, run_protocol
 
-__all__ = ["LANDSCAPES", "Descent", "Landscape", "Point", "Protocol", "magnitude", "run", "run_protocol"]
+__all__ = ["LANDSCAPES", "Descent", "Landscape", "Point", "Protocol", "magnitude", "optimizers_of", "run", "run_protocol"]

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from zolab.landscapes.functions import LANDSCAPES, Landscape, Point
-from zolab.optim import MeZO, ZeroOrderOptimizer
+from zolab.landscapes.functions import LANDSCAPES, Landscape, Point, Protocol
+from zolab.noise import GivenDirection
+from zolab.optim import AdaMeZO, MeZO, ZeroOrderOptimizer
 
 
 @dataclass(frozen=True)
@@ -145,11 +146,19 @@ def _fix_directions(optimizer: torch.optim.Optimizer, directions: Sequence[Point
     values = torch.tensor(directions, dtype=torch.float32)
     if values.ndim != 2 or values.shape[1] != 2 or not len(values) or not values.isfinite().all():
         raise ValueError(f"directions must be pairs of finite numbers, got {directions}.")
-    from zolab.noise import GivenDirection
-
     given = [GivenDirection(z.split(blocks)) for z in values]
     samples = optimizer.trajectory.samples
     optimizer.direction = lambda step, sample=0: given[(step * samples + sample) % len(given)]
+
+
+def optimizers_of(protocol: Protocol) -> dict[str, Callable[..., torch.optim.Optimizer]]:
+    """The published optimizers by class name, ready for `run`. Their AdaMeZO is the code's, without its factor of 100."""
+    adamezo = partial(AdaMeZO, betas=protocol.betas, horizon=protocol.horizon, scaling="code", gain=1.0, delta=1e-8)
+    return {
+        "Adam": partial(torch.optim.Adam, lr=protocol.lr_adam),
+        "MeZO": partial(MeZO, lr=protocol.lr, eps=protocol.eps),
+        "AdaMeZO": partial(adamezo, lr=protocol.lr, eps=protocol.eps),
+    }
 
 
 def run_protocol(landscape: Landscape) -> dict[str, Descent]:
@@ -162,9 +171,7 @@ def run_protocol(landscape: Landscape) -> dict[str, Descent]:
     if protocol is None:
         published = ", ".join(other.title for other in LANDSCAPES.values() if other.protocol)
         raise ValueError(f"{landscape.title} is not among the published walks; those are {published}.")
-    mezo = partial(MeZO, lr=protocol.lr, eps=protocol.eps)
-    walk = partial(run, landscape=landscape, steps=protocol.steps)
     return {
-        "Adam": walk(partial(torch.optim.Adam, lr=protocol.lr_adam)),
-        "MeZO": walk(mezo, directions=protocol.directions),
+        name: run(optimizer, landscape, protocol.steps, directions=None if name == "Adam" else protocol.directions)
+        for name, optimizer in optimizers_of(protocol).items()
     }
