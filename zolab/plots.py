@@ -105,11 +105,11 @@ def training_curve(record: dict[str, Any], axes: Axes | None = None) -> Figure:
 def landscape_map(
     landscape: Landscape, walks: dict[str, Descent], axes: Axes | None = None, window: tuple | None = None
 ) -> Figure:
-    """Contours of a function of two variables, its minima as stars, and walks over it; what leaves the window is cut off.
+    """Contours of a function of two variables, its minima as stars, and walks over it with a dot at their end.
 
     Args:
         landscape: the function; contours rise by half a decade above its minimum.
-        walks: by class name of the optimizer, which chooses the colour.
+        walks: by class name of the optimizer, which chooses the colour; what leaves the window is cut off.
         axes: where to draw.
         window: ((left, right), (bottom, top)), instead of the landscape's own.
     """
@@ -121,10 +121,12 @@ def landscape_map(
         levels = np.arange(np.floor(2 * max(height.min(), -3)) / 2, height.max() + 0.5, 0.5)
         axes.contourf(x, y, height, levels, cmap="Greys", vmin=levels[0], vmax=2 * levels[-1] - levels[0], extend="min")
         axes.contour(x, y, height, levels, colors="white", linewidths=0.5, linestyles="solid")
-        for method, walk in walks.items():
-            axes.plot(*walk.positions.T, color=METHOD_COLOURS[method], linewidth=1.3, label=method)
+        for place, (method, walk) in enumerate(walks.items()):
+            width = 1.3 * (len(walks) - place)  # an earlier path shows on both sides of a later one
+            axes.plot(*walk.positions.T, color=METHOD_COLOURS[method], linewidth=width, label=method)
+            axes.plot(*walk.positions[-1], "o", color=METHOD_COLOURS[method], markeredgecolor="white", zorder=5)
         axes.plot(*np.transpose(landscape.minima), "*", color=YELLOW, markeredgecolor=BLACK, markersize=13, zorder=4)
-        axes.plot(*landscape.start, "o", color="white", markeredgecolor=BLACK, markersize=7, zorder=4)
+        axes.plot(*landscape.start, "o", color="white", markeredgecolor=BLACK, markersize=7, zorder=4, clip_on=False)
         axes.set(xlim=(left, right), ylim=(bottom, top), xlabel="x", ylabel="y", title=landscape.title)
         axes.grid(visible=False)
         return axes.figure
