@@ -94,7 +94,7 @@ def block_scales_view(sigma1: float = 1.0, sigma2: float = 1.0, lr: float = 0.01
     times = change / best
     now = f"{times:.2f} times" if times >= 0 else f"the loss rises by {-times:.2f} times as much"
     now += f", with {spent:.0%} of the budget"
-    return View(figure, goal, now, times >= FACTOR and spent <= 1 + 1e-9)
+    return View(figure, goal, now, bool(times >= FACTOR and spent <= 1 + 1e-9))
 
 
 def block_scales_panel(**start) -> Panel:

@@ -46,7 +46,7 @@ def two_point_view(landscape: str = "sophia", eps: float = 0.5, seed: int = 0, p
     target = TARGETS[precision]
     goal = f"a slope in {precision} with a relative error below {target:g}"
     now = f"the secant says {slope:.10g}, the derivative is {true:.10g}, relative error {error:.1e}"
-    return View(figure, goal, now, error < target)
+    return View(figure, goal, now, bool(error < target))
 
 
 def two_point_panel(**start) -> Panel:
