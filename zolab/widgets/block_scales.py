@@ -102,8 +102,8 @@ def block_scales_panel(**start) -> Panel:
     at = settings(block_scales_view, start)
     return explore(
         block_scales_view,
-        sigma1=number("sigma 1 (steep)", at.sigma1, 0, WIDEST, 0.05),
-        sigma2=number("sigma 2 (flat)", at.sigma2, 0, WIDEST, 0.05),
+        sigma1=number("sigma 1", at.sigma1, 0, WIDEST, 0.05),
+        sigma2=number("sigma 2", at.sigma2, 0, WIDEST, 0.05),
         lr=log_number("learning rate", at.lr, 1e-3, 0.5),
     )
 

@@ -11,7 +11,7 @@ from zolab.landscapes import LANDSCAPES, Descent, run
 from zolab.optim import AdaMeZO
 from zolab.plots import BLACK, BLUE, METHOD_COLOURS, ORANGE, look
 from zolab.widgets.panel import Panel, View, choice, explore, log_number, number, settings, whole
-from zolab.widgets.walks import draw_map, landscape_of
+from zolab.widgets.walks import draw_every_map, draw_map, landscape_of
 
 LONG = 40  # past steps: at the largest beta on the panel they hold 98.5 % of a moment
 STEPS = 120
@@ -25,7 +25,7 @@ def mass_kept(beta: float, horizon: int) -> float:
 
 
 def horizon_view(
-    horizon: int = 10, beta1: float = 0.7, beta2: float = 0.9, landscape: str = "sophia", lr: float = 2e-2, seed: int = 0
+    horizon: int = 10, beta1: float = 0.7, beta2: float = 0.9, landscape: str = "sophia", lr: float = 5e-2, seed: int = 0
 ) -> View:
     """What a horizon keeps of AdaMeZO's moments, and its walk beside that of a horizon of 40.
 
@@ -66,6 +66,7 @@ def horizon_view(
 def horizon_panel(**start) -> Panel:
     """A panel over `horizon_view`; its arguments, given here, are where the controls begin."""
     at = settings(horizon_view, start)
+    draw_every_map()
     return explore(
         horizon_view,
         horizon=whole("horizon h", at.horizon, 2, LONG),
@@ -107,4 +108,4 @@ def _draw_masses(axes: Axes, horizon: int, betas: dict[str, float], kept: dict[s
     axes.set(xlabel="steps ago", xlim=(0, LONG), ylim=(0, None))
     axes.locator_params(nbins=4)
     axes.set_title("weight of a past step in a moment", fontsize=11, pad=4)
-    axes.legend(fontsize=10)
+    axes.legend(fontsize=10, frameon=True, loc="upper right")

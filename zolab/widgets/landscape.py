@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from zolab.landscapes import LANDSCAPES, Descent, Landscape
 from zolab.plots import BLACK, METHOD_COLOURS, YELLOW, look
 from zolab.widgets.panel import Panel, View, choice, explore, log_number, settings, several, switch, whole
-from zolab.widgets.walks import FIRST_ORDER, MOST_STEPS, decades, draw_map, heights, landscape_of, walk
+from zolab.widgets.walks import FIRST_ORDER, MOST_STEPS, decades, draw_every_map, draw_map, heights, landscape_of, walk
 
 MOST_METHODS = 4
 GAP, BUDGET = 1e-2, 400
@@ -64,6 +64,7 @@ def landscape_view(
 def landscape_panel(**start) -> Panel:
     """A panel over `landscape_view`; its arguments, given here, are where the controls begin."""
     at = settings(landscape_view, start)
+    draw_every_map()
     return explore(
         landscape_view,
         methods=several("methods", at.methods, list(METHOD_COLOURS), MOST_METHODS),

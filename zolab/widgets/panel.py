@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from zolab.plots import GREEN, ORANGE, RED, look
 
-CONTROL = ipywidgets.Layout(width="19.5em")
+CONTROL = ipywidgets.Layout(width="21em")
 LABEL = {"description_width": "7em"}
 GREY = "#888888"
 

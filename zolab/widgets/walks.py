@@ -56,12 +56,18 @@ def draw_map(axes: Axes, key: str) -> None:
     """The landscape's map with its start and minima, as a picture that is drawn once."""
     landscape = landscape_of(key)
     (left, right), (bottom, top) = landscape.window
-    axes.imshow(_map(key), extent=(left, right, bottom, top), aspect="auto", interpolation="nearest")
+    axes.imshow(_map(key), extent=(left, right, bottom, top), aspect="auto")
     axes.set(xlim=(left, right), ylim=(bottom, top), xlabel="x", ylabel="y")
     axes.locator_params(nbins=4)
     axes.grid(visible=False)
     axes.plot(*np.transpose(landscape.minima), "*", color=YELLOW, markeredgecolor=BLACK, markersize=14, zorder=4)
     axes.plot(*landscape.start, "o", color="white", markeredgecolor=BLACK, markersize=7, zorder=4)
+
+
+def draw_every_map() -> None:
+    """Draw the maps ahead, about a second, so that choosing a landscape is as quick as any other move."""
+    for key in LANDSCAPES:
+        _map(key)
 
 
 @cache
