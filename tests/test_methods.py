@@ -249,6 +249,17 @@ def test_a_failing_closure_changes_neither_weights_nor_what_is_remembered(name):
     assert equal(weights(model), weights(undisturbed))
 
 
+@pytest.mark.parametrize("name", ["mezo", "adamezo", "meazo"])
+def test_a_step_of_infinite_size_is_refused(name):
+    model = network()
+    optimizer = METHODS[name](model.parameters(), **{**SETTINGS[name], "lr": 1e300})
+    before = weights(model)
+    with pytest.raises(FloatingPointError, match="Lower lr"):
+        optimizer.step(loss_of(model))
+    assert equal(before, weights(model))
+    assert optimizer.steps == 0
+
+
 def test_moments_are_not_stored():
     model = network()
     optimizer = AdaMeZO(model.parameters(), lr=1e-3, horizon=10)

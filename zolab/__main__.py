@@ -1,4 +1,4 @@
-"""Command line: `python -m zolab finetune ...` and `python -m zolab replay ...`; --help explains every option."""
+"""Command line: `python -m zolab finetune ...`, `replay ...` and `sweep ...`; --help explains every option."""
 
 import argparse
 import sys
@@ -53,7 +53,21 @@ def replay_command(arguments: list[str]) -> None:
     print(f"{len(trajectory.records)} steps replayed; the model is in {options.out}")
 
 
-COMMANDS = {"finetune": finetune_command, "replay": replay_command}
+def sweep_command(arguments: list[str]) -> None:
+    """Compare methods, each at its own best learning rate; started again in the same folder, the sweep goes on."""
+    from zolab.sweep import load_plan, sweep
+
+    parser = argparse.ArgumentParser(prog="python -m zolab sweep", description=sweep_command.__doc__)
+    parser.add_argument("plan", type=Path, help="YAML file of the plan; see zolab/sweep.py")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    options = parser.parse_args(arguments)
+    for name, method in sweep(load_plan(options.plan), options.out).items():
+        seeds = method["seeds"].values()
+        dev = ", ".join(f"{seed['dev_loss']:.3f}" for seed in seeds)
+        print(f"{name:16} lr {method['lr']:.1e}   dev loss {dev}")
+
+
+COMMANDS = {"finetune": finetune_command, "replay": replay_command, "sweep": sweep_command}
 
 
 def main() -> int:

@@ -5,10 +5,9 @@ A run lives in a folder: `log.jsonl` (every event as it happens), `weights-N.saf
 configuration again in the same folder goes on where it stopped, to the bit; a finished run is only read.
 """
 
-import math
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,55 +18,12 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
 from zolab.checkpoints import Checkpoints
+from zolab.config import Config, make_optimizer, require
 from zolab.models import fingerprint, load_model
-from zolab.optim import METHODS, StepRecord, ZeroOrderOptimizer
+from zolab.optim import StepRecord
 from zolab.records import environment, load_record, peak_memory, reset_peak_memory, save_record
 from zolab.runlog import RunLog
 from zolab.tasks import Evaluation, Splits, Task, load_task
-
-SCHEDULES = ("constant", "linear", "cosine")
-
-
-def option(default: Any, text: str) -> Any:
-    """A configuration field with its help text, which the command line shows."""
-    return field(default=default, metadata={"help": text})
-
-
-@dataclass(frozen=True)
-class Config:
-    """What decides the result of a run. The same configuration gives the same weights on the same machine."""
-
-    model: str = option("smollm2-135m", "embedded name, local folder or Hub id of the model")
-    task: str = option("rotten_tomatoes", "name of the task")
-    optimizer: str = option("mezo", "name of the optimizer")
-    lr: float = option(3e-5, "learning rate, in weight units per unit of projected gradient")
-    eps: float = option(1e-3, "finite-difference radius, in weight units")
-    weight_decay: float = option(0.0, "decoupled weight decay, per unit of learning rate")
-    samples: int = option(1, "directions averaged in a step; each costs two forward passes")
-    schedule: str = option("constant", f"learning-rate schedule over the steps: {', '.join(SCHEDULES)}")
-    steps: int = option(1000, "optimizer steps")
-    batch_size: int = option(16, "examples in a batch")
-    train: int = option(1000, "training examples")
-    dev: int = option(500, "examples for choosing the best step")
-    test: int = option(1000, "examples for the reported metric")
-    eval_every: int = option(100, "steps between evaluations on dev; the step with the lowest dev loss is kept")
-    patience: int = option(0, "stop after this many evaluations without a new lowest dev loss; 0 never stops early")
-    checkpoint_every: int = option(0, "steps between saved weights; 0 keeps only the log, from which weights are replayed")
-    seed: int = option(0, "seed of the directions and of the order of batches")
-    data_seed: int = option(0, "seed of the draw of train, dev and test examples")
-    dtype: str = option("float32", "weights: float32, bfloat16 or float16")
-    device: str = option("cpu", "torch device, such as cpu or cuda:0")
-
-    def validate(self) -> None:
-        """Raise ValueError, naming the option, unless every value makes sense."""
-        for name in ("steps", "batch_size", "samples", "train", "dev", "test", "eval_every"):
-            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("patience", "checkpoint_every", "seed", "data_seed", "lr", "weight_decay"):
-            _require(0 <= getattr(self, name) < math.inf, f"{name} must be at least 0, got {getattr(self, name)}.")
-        _require(0 < self.eps < math.inf, f"eps must be > 0, got {self.eps}.")
-        _require(self.batch_size <= self.train, f"batch_size {self.batch_size} exceeds the {self.train} training examples.")
-        _require(self.schedule in SCHEDULES, f"unknown schedule {self.schedule!r}; choose {', '.join(SCHEDULES)}.")
-        _require(self.optimizer in METHODS, f"unknown optimizer {self.optimizer!r}; choose {', '.join(METHODS)}.")
 
 
 @dataclass
@@ -112,7 +68,7 @@ class _Session:
         if not overwrite:
             self._check_same_configuration()
         self.examples = task.sample(config.data_seed, config.train, config.dev, config.test)
-        _require(
+        require(
             config.batch_size <= len(self.examples.train),
             f"batch_size {config.batch_size} exceeds the {len(self.examples.train)} training examples of {config.task}.",
         )
@@ -208,7 +164,7 @@ class _Session:
 
     def _weights_at(self, step: int, records: list[StepRecord]) -> None:
         """Bring the base model to a step: from the last checkpoint before it, then by replay."""
-        self.optimizer = _optimizer(self.config, self.model)
+        self.optimizer = make_optimizer(self.config, self.model.named_parameters())
         self.scheduler = get_scheduler(self.config.schedule, self.optimizer, 0, self.config.steps)
         saved = max((at for at in self.checkpoints.steps() if at <= step), default=0)
         if saved:
@@ -280,11 +236,6 @@ class _Session:
             (self.out / name).unlink(missing_ok=True)
 
 
-def _optimizer(config: Config, model: nn.Module) -> ZeroOrderOptimizer:
-    settings = {name: getattr(config, name) for name in ("lr", "eps", "weight_decay", "seed", "samples")}
-    return METHODS[config.optimizer](model.named_parameters(), **settings)
-
-
 def _step_record(entry: dict[str, Any]) -> StepRecord:
     values = (entry[name] for name in StepRecord._fields)
     return StepRecord(*(tuple(value) if isinstance(value, list) else value for value in values))
@@ -292,8 +243,3 @@ def _step_record(entry: dict[str, Any]) -> StepRecord:
 
 def _without_event(entry: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key != "event"}
-
-
-def _require(holds: bool, sentence: str) -> None:
-    if not holds:
-        raise ValueError(sentence)

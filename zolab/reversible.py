@@ -18,6 +18,15 @@ from torch import Tensor
 from zolab.noise import Chunk, Direction, GivenDirection, Source, Sources, chunks, for_each
 
 
+def columns(rows: Sequence[Sequence[float]], tensors: int) -> np.ndarray:
+    """Coefficients as the kernels take them, one row a tensor. Raises FloatingPointError if one is beyond float32."""
+    with np.errstate(over="ignore"):
+        table = np.ascontiguousarray(np.array(rows, dtype=np.float32).T.reshape(tensors, -1))
+    if not np.isfinite(table).all():
+        raise FloatingPointError("the step has no finite size in float32; the weights are as before it. Lower lr.")
+    return table
+
+
 class Update:
     """What to add when the weights are back: w_j <- decay_j * w_j + sum_k coefficient_kj * z_j(direction_k).
 
@@ -37,7 +46,7 @@ class Update:
     ):
         self.directions = directions
         self.sources = Sources(directions, blocks)
-        self.coefficients = np.ascontiguousarray(np.array(coefficients, dtype=np.float32).T.reshape(len(blocks), -1))
+        self.coefficients = columns(coefficients, len(blocks))
         self.decays = decays
 
     def of(self, piece: Chunk) -> tuple[Source, np.ndarray, float]:
@@ -60,7 +69,7 @@ class MomentsUpdate:
 
     def __init__(self, blocks, directions, first, second, decays, *, inside: float = 0.0, outside: float = 0.0):
         self.sources = Sources(directions, blocks)
-        self.first, self.second = (np.ascontiguousarray(np.array(rows, dtype=np.float32).T) for rows in (first, second))
+        self.first, self.second = columns(first, len(blocks)), columns(second, len(blocks))
         self.decays, self.inside, self.outside = decays, inside, outside
         self.squares: list[float] = []
 

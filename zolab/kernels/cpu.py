@@ -18,6 +18,7 @@ from zolab.kernels.llvm import (
     fma,
     from_float,
     or_,
+    over,
     sqrt,
     times,
     to_float,
@@ -61,24 +62,25 @@ def _add_scaled(w, k0, k1, tile, scale):
             part[i] = from_float(fma(scale, z[i], to_float(part[i])), part[i])
 
 
-@njit(inline="always", fastmath={"reassoc"})
-def dot_tile(part, z):
-    total = f32(0)
-    for i in range(part.size):
-        total += to_float(part[i]) * z[i]
-    return total
-
-
 @njit(nogil=True, cache=True)
 def _dot(w, k0, k1, tile):
-    """Sum of w[i] * z[i], float32 within a tile and float64 across tiles."""
+    """Sum of w[i] * z[i]: float32 over the tiles of a chunk for each place in the tile, float64 over the places."""
     wide_vectors()
-    z = scratch(TILE)
-    total = 0.0
+    z, sums = scratch(TILE), scratch(TILE)
+    sums[:] = f32(0)
     for start in range(0, w.size, TILE):
         part = w[start : start + TILE]
         fill_tile(z, k0, k1, tile + start // TILE, part.size)
-        total += dot_tile(part, z)
+        for i in range(part.size):
+            sums[i] = fma(to_float(part[i]), z[i], sums[i])
+    return total_of(sums)
+
+
+@njit(inline="always")
+def total_of(sums):
+    total = 0.0
+    for i in range(sums.size):
+        total += sums[i]
     return total
 
 
@@ -249,8 +251,8 @@ def _update_by_moments(w, tile, keys, given, first, second, decay, inside, outsi
     """
     wide_vectors()
     room = scratch(2 * TILE + 256)
-    m, v = room[:TILE], room[TILE + 256 :]
-    total = 0.0
+    m, v, squares = room[:TILE], room[TILE + 256 :], scratch(TILE)
+    squares[:] = f32(0)
     for start in range(0, w.size, TILE):
         part = w[start : start + TILE]
         room[:] = f32(0)
@@ -263,10 +265,10 @@ def _update_by_moments(w, tile, keys, given, first, second, decay, inside, outsi
         else:
             moments_tile(m, v, keys, first, second, tile + start // TILE, part.size)
         for i in range(part.size):
-            m[i] /= sqrt(v[i] + inside) + outside
-            part[i] = from_float(fma(decay, to_float(part[i]), m[i]), part[i])
-        total += dot_tile(m[: part.size], m)
-    return total
+            added = over(m[i], sqrt(v[i] + inside) + outside)
+            part[i] = from_float(fma(decay, to_float(part[i]), added), part[i])
+            squares[i] = fma(added, added, squares[i])
+    return total_of(squares)
 
 
 CHUNK = 512 * TILE

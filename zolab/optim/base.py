@@ -137,7 +137,12 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
                 if sample < self.trajectory.samples - 1:
                     perturbation.leave()
             record = StepRecord(self.steps, tuple(projected_grads), self._column("lr"), self._column("weight_decay"))
-            perturbation.leave(self.update(record, blocks, groups))
+            try:
+                update = self.update(record, blocks, groups)
+            except BaseException:
+                perturbation.leave()
+                raise
+            perturbation.leave(update)
             self._remember(record, tensors, blocks, groups)
         return sum(losses) / len(losses)
 

@@ -1,0 +1,93 @@
+"""A sweep searches learning rates, extends the search past its edge, runs every seed at the best, and goes on when stopped."""
+
+import itertools
+import math
+
+import pytest
+import yaml
+
+from zolab.records import load_record
+from zolab.sweep import load_plan, sweep
+
+PLAN = {
+    "base": {
+        **{"model": "tiny-random-llama", "task": "rotten_tomatoes", "batch_size": 2, "steps": 3},
+        **{"train": 10, "dev": 4, "test": 2, "eval_every": 3},
+    },
+    "factor": 10,
+    "extend": 1,
+    "seeds": [0, 1],
+    "methods": {
+        "MeZO": {"optimizer": "mezo", "lr": 1e-3},
+        "AdaMeZO": {"optimizer": "adamezo", "lr": 1e-4, "optim_args": "horizon=1"},
+    },
+}
+
+
+def written(tmp_path, **changes):
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml.safe_dump({**PLAN, **changes}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep")
+    plan = load_plan(written(folder))
+    return folder, plan, sweep(plan, folder / "out", progress=False)
+
+
+def test_the_best_rate_of_the_first_seed_is_used_for_all(finished):
+    _, _, record = finished
+    for method in record.values():
+        searched = {float(lr): loss for lr, loss in method["searched"].items()}
+        assert 3 <= len(searched) <= 4
+        assert searched[method["lr"]] == min(searched.values())
+        assert set(method["seeds"]) == {"0", "1"}
+        assert method["seeds"]["0"]["dev_loss"] == searched[method["lr"]]
+        assert all(seed["forwards"] == 6 for seed in method["seeds"].values())
+
+
+def test_neighbouring_rates_are_a_factor_apart_and_the_edge_is_extended_once(finished):
+    _, _, record = finished
+    for method in record.values():
+        rates = sorted(map(float, method["searched"]))
+        assert all(math.isclose(b / a, 10, rel_tol=0.01) for a, b in itertools.pairwise(rates))
+        inner = [rate for rate in (rates[0], rates[-1]) if rate == method["lr"]]
+        assert len(rates) == 4 or not inner
+
+
+def test_a_second_call_reads_what_the_first_one_did(finished):
+    folder, plan, record = finished
+    logs = {path: path.read_bytes() for path in (folder / "out").glob("*/log.jsonl")}
+    assert len(logs) >= 8
+    assert sweep(plan, folder / "out", progress=False) == record == load_record(folder / "out" / "record.json")["result"]
+    assert all(path.read_bytes() == content for path, content in logs.items())
+
+
+def test_a_run_that_diverges_loses_the_search(tmp_path):
+    plan = load_plan(written(tmp_path, methods={"MeZO": {"optimizer": "mezo", "lr": 1e80}}, extend=0, factor=1e80, seeds=[0]))
+    record = sweep(plan, tmp_path / "out", progress=False)["MeZO"]
+    assert record["lr"] == 1
+    assert record["searched"]["1e+160"] is None
+    assert record["seeds"]["0"]["dev_loss"] == record["searched"]["1"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": []}, "at least one seed"),
+        ({"factor": 1}, "factor > 1"),
+        ({"extra": 1}, "exactly the keys"),
+        ({"methods": {"MeZO": {"optimizer": "mezo", "lr": -1}}}, "lr"),
+        ({"methods": {"MeZO": {"optimizer": "mezzo", "lr": 1}}}, "unknown optimizer"),
+        ({"methods": {"MeZO": {"optimizer": "mezo", "rate": 1, "lr": 1}}}, "not a configuration"),
+        ({"methods": {"A": {"optimizer": "adamezo", "lr": 1, "optim_args": "horizon=0"}}}, "horizon"),
+        ({"methods": {"A": {"optimizer": "adamezo", "lr": 1, "optim_args": "horizont=3"}}}, "do not fit adamezo"),
+        ({"methods": {"A": {"optimizer": "adamezo", "lr": 1, "optim_args": "horizon=="}}}, "do not fit adamezo"),
+        ({"methods": {"A": {"optimizer": "adamezo", "lr": 1, "optim_args": "horizon=print()"}}}, "do not fit adamezo"),
+    ],
+)
+def test_a_wrong_plan_is_refused_before_anything_runs(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        load_plan(written(tmp_path, **changes))

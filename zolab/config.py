@@ -1,0 +1,79 @@
+"""The settings of a run, each with the sentence that the command line shows for it."""
+
+import ast
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from zolab.optim import METHODS, ZeroOrderOptimizer
+
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+def option(default: Any, text: str) -> Any:
+    """A configuration field with its help text, which the command line shows."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Config:
+    """What decides the result of a run. The same configuration gives the same weights on the same machine."""
+
+    model: str = option("smollm2-135m", "embedded name, local folder or Hub id of the model")
+    task: str = option("rotten_tomatoes", "name of the task")
+    optimizer: str = option("mezo", "name of the optimizer")
+    lr: float = option(3e-5, "learning rate, in weight units per unit of projected gradient")
+    eps: float = option(1e-3, "finite-difference radius, in weight units")
+    weight_decay: float = option(0.0, "decoupled weight decay, per unit of learning rate")
+    samples: int = option(1, "directions averaged in a step; each costs two forward passes")
+    optim_args: str = option("", "the method's own settings, such as 'horizon=10, betas=(0.7, 0.9)'")
+    schedule: str = option("constant", f"learning-rate schedule over the steps: {', '.join(SCHEDULES)}")
+    steps: int = option(1000, "optimizer steps")
+    batch_size: int = option(16, "examples in a batch")
+    train: int = option(1000, "training examples")
+    dev: int = option(500, "examples for choosing the best step")
+    test: int = option(1000, "examples for the reported metric")
+    eval_every: int = option(100, "steps between evaluations on dev; the step with the lowest dev loss is kept")
+    patience: int = option(0, "stop after this many evaluations without a new lowest dev loss; 0 never stops early")
+    checkpoint_every: int = option(0, "steps between saved weights; 0 keeps only the log, from which weights are replayed")
+    seed: int = option(0, "seed of the directions and of the order of batches")
+    data_seed: int = option(0, "seed of the draw of train, dev and test examples")
+    dtype: str = option("float32", "weights: float32, bfloat16 or float16")
+    device: str = option("cpu", "torch device, such as cpu or cuda:0")
+
+    def validate(self) -> None:
+        """Raise ValueError, naming the option, unless every value makes sense."""
+        for name in ("steps", "batch_size", "samples", "train", "dev", "test", "eval_every"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("patience", "checkpoint_every", "seed", "data_seed", "lr", "weight_decay"):
+            require(0 <= getattr(self, name) < math.inf, f"{name} must be at least 0, got {getattr(self, name)}.")
+        require(0 < self.eps < math.inf, f"eps must be > 0, got {self.eps}.")
+        require(self.batch_size <= self.train, f"batch_size {self.batch_size} exceeds the {self.train} training examples.")
+        require(self.schedule in SCHEDULES, f"unknown schedule {self.schedule!r}; choose {', '.join(SCHEDULES)}.")
+        require(self.optimizer in METHODS, f"unknown optimizer {self.optimizer!r}; choose {', '.join(METHODS)}.")
+        make_optimizer(self, [nn.Parameter(torch.zeros(1))])
+
+
+def make_optimizer(config: Config, params: Iterable) -> ZeroOrderOptimizer:
+    """The optimizer that a configuration asks for. Raises ValueError if it does not take the settings."""
+    settings = {name: getattr(config, name) for name in ("lr", "eps", "weight_decay", "seed")}
+    if config.samples > 1:
+        settings["samples"] = config.samples
+    try:
+        words = ast.parse(f"dict({config.optim_args})", mode="eval").body.keywords
+        own = {word.arg: ast.literal_eval(word.value) for word in words}
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"optim_args {config.optim_args!r} do not fit {config.optimizer}: write name=value, ...") from error
+    try:
+        return METHODS[config.optimizer](params, **settings, **own)
+    except TypeError as error:
+        raise ValueError(f"optim_args {config.optim_args!r} do not fit {config.optimizer} ({error}).") from error
+
+
+def require(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise ValueError(sentence)

@@ -1,0 +1,111 @@
+"""Fair comparisons: each method searches its own learning rate on one seed, then runs on several seeds at its best.
+
+A plan is a YAML file: `base` (settings that all runs share), `methods` (for each name the settings that differ, `lr` being
+where the search starts), `factor` (between neighbouring learning rates), `extend` (how often the search may go on past its
+edge) and `seeds`. Every run has its own folder, so a stopped sweep goes on where it stopped.
+"""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from zolab.config import Config, require
+from zolab.finetune import finetune
+from zolab.records import environment, save_record
+
+PLAN = ("base", "methods", "factor", "extend", "seeds")
+
+
+def load_plan(path: str | os.PathLike) -> dict[str, Any]:
+    """Read and check a plan; every configuration in it is validated before anything runs.
+
+    Raises:
+        ValueError: a key is missing or unknown, or a setting is wrong.
+    """
+    plan = yaml.safe_load(Path(path).read_text())
+    require(isinstance(plan, dict) and set(plan) == set(PLAN), f"{path} must have exactly the keys {', '.join(PLAN)}.")
+    require(
+        plan["factor"] > 1 and plan["extend"] >= 0 and plan["seeds"], "factor > 1, extend >= 0 and at least one seed, please."
+    )
+    for name in plan["methods"]:
+        configuration(plan, name, float(plan["methods"][name]["lr"]), plan["seeds"][0]).validate()
+    return plan
+
+
+def configuration(plan: dict[str, Any], name: str, lr: float, seed: int) -> Config:
+    """One run of a plan. Directions, batches and data all follow the seed."""
+    settings = {**plan["base"], **plan["methods"][name], "lr": lr, "seed": seed, "data_seed": seed}
+    try:
+        return Config(**settings)
+    except TypeError as error:
+        raise ValueError(f"the plan's settings for {name} are not a configuration ({error}).") from error
+
+
+def sweep(plan: dict[str, Any], out: str | os.PathLike, progress: bool = True) -> dict[str, Any]:
+    """Run a plan and write `out/record.json`.
+
+    Args:
+        plan: from `load_plan`.
+        out: folder for the runs.
+        progress: show progress lines.
+
+    Returns:
+        The record: for each method the searched learning rates with their final dev loss (None where the run diverged), the
+        chosen one, and the outcome of each seed.
+    """
+    out, record = Path(out), {}
+    for name in plan["methods"]:
+        losses = _search(plan, name, out, progress)
+        best = min(losses, key=losses.get)
+        seeds = {str(seed): _outcome(plan, name, best, seed, out, progress) for seed in plan["seeds"]}
+        searched = {f"{lr:.3g}": value if math.isfinite(value) else None for lr, value in sorted(losses.items())}
+        record[name] = {"lr": best, "searched": searched, "seeds": seeds}
+        save_record({"config": plan, "result": record, **environment()}, out / "record.json")
+    return record
+
+
+def _search(plan: dict[str, Any], name: str, out: Path, progress: bool) -> dict[float, float]:
+    """Final dev loss by learning rate: the start and its neighbours, then on past the edge while the edge is best."""
+    start, factor = float(plan["methods"][name]["lr"]), plan["factor"]
+    places, losses = [-1, 0, 1], {}
+
+    def loss_at(place):
+        lr = float(f"{start * factor**place:.3g}")
+        loss = _outcome(plan, name, lr, plan["seeds"][0], out, progress)["dev_loss"]
+        losses[lr] = math.inf if loss is None else loss
+        return losses[lr]
+
+    found = {place: loss_at(place) for place in places}
+    for _ in range(plan["extend"]):
+        best = min(found, key=found.get)
+        if min(found) < best < max(found):
+            break
+        place = best - 1 if best == min(found) else best + 1
+        found[place] = loss_at(place)
+    return losses
+
+
+def _outcome(plan: dict[str, Any], name: str, lr: float, seed: int, out: Path, progress: bool) -> dict[str, Any]:
+    """What one run came to after its last step."""
+    folder = out / f"{name}-lr{lr:.3g}-seed{seed}"
+    if progress:
+        print(folder.name, flush=True)
+    try:
+        run = finetune(configuration(plan, name, lr, seed), folder, progress=progress).record
+    except FloatingPointError:
+        return {"dev_loss": None}
+    dev = [entry for entry in run["evaluations"] if entry["split"] == "dev"]
+    last = [step["loss"] for step in run["steps"]][-25:]
+    return {
+        "dev_loss_before": dev[0]["loss"],
+        "dev_loss": dev[-1]["loss"],
+        "train_loss_last": sum(last) / len(last),
+        "test_before": run["result"]["test"]["before"]["metric"],
+        "test_after": run["result"]["test"]["after"]["metric"],
+        "forwards": run["result"]["forwards"],
+        "seconds": run["timing"]["wall_seconds"],
+        "peak_bytes": run["timing"]["peak_bytes"],
+    }
