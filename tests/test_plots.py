@@ -1,12 +1,16 @@
 """Figures: drawn from records, written once, with their origin."""
 
 import json
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 
-from zolab.plots import bars, look, save_figure, training_curve
+from zolab import MeZO
+from zolab.landscapes import LANDSCAPES, run
+from zolab.plots import METHOD_COLOURS, bars, landscape_map, look, save_figure, training_curve
 
 RECORD = {
     "config": {"model": "m", "task": "t", "samples": 2},
@@ -57,3 +61,14 @@ def test_saving_notes_the_origin_and_refuses_large_pictures(tmp_path):
     with pytest.raises(ValueError, match="more than 200"):
         save_figure(figure, "00_noise", tmp_path, "00_start_here")
     assert not (tmp_path / "00_noise.png").exists()
+
+
+def test_landscape_map_draws_the_walks():
+    landscape = LANDSCAPES["beale"]
+    walks = {"Adam": run(partial(torch.optim.Adam, lr=1e-2), landscape, 5), "MeZO": run(MeZO, landscape, 5)}
+    axes = landscape_map(landscape, walks).axes[0]
+    lines = {line.get_label(): line for line in axes.lines}
+    assert {name: lines[name].get_color() for name in walks} == {name: METHOD_COLOURS[name] for name in walks}
+    assert np.array_equal(lines["Adam"].get_xydata(), walks["Adam"].positions)
+    assert (axes.get_xlim(), axes.get_ylim()) == landscape.window
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title(loc="left")) == ("x", "y", "Beale")

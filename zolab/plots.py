@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from zolab.files import write_atomically
+from zolab.landscapes import Descent, Landscape
 from zolab.records import environment
 
 # Okabe and Ito's palette, distinguishable with every common colour blindness.
@@ -22,6 +23,10 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = COLOURS = (
     *("#0072B2", "#E69F00", "#009E73", "#D55E00"),
     *("#CC79A7", "#56B4E9", "#F0E442", "#000000"),
 )
+METHOD_COLOURS = {
+    **{"Adam": BLACK, "SGD": "#777777", "MeZO": BLUE, "AdaMeZO": RED, "MEAZO": GREEN},
+    **{"MeZOAdam": PURPLE, "MeZOMomentum": SKY, "ZOAdaMU": ORANGE},
+}
 LOOK = {
     "figure.figsize": (7.0, 3.6),
     "figure.dpi": 110,
@@ -94,6 +99,36 @@ def training_curve(record: dict[str, Any], axes: Axes | None = None) -> Figure:
         axes.set(xlabel="forward passes", ylabel="loss (nats)", ylim=(0, None))
         axes.set_title(f"{record['config']['model']} on {record['config']['task']}, forward passes only")
         axes.legend()
+        return axes.figure
+
+
+def landscape_map(
+    landscape: Landscape, walks: dict[str, Descent], axes: Axes | None = None, window: tuple | None = None
+) -> Figure:
+    """Contours of a function of two variables, its minima as stars, and walks over it with a dot at their end.
+
+    Args:
+        landscape: the function; contours rise by half a decade above its minimum.
+        walks: by class name of the optimizer, which chooses the colour; what leaves the window is cut off.
+        axes: where to draw.
+        window: ((left, right), (bottom, top)), instead of the landscape's own.
+    """
+    with look():
+        axes = axes or plt.figure(figsize=(5, 4)).subplots()
+        (left, right), (bottom, top) = window or landscape.window
+        x, y = np.meshgrid(np.linspace(left, right, 201), np.linspace(bottom, top, 201))
+        height = np.log10(np.maximum(landscape(x, y) - landscape.minimum, 1e-12))
+        levels = np.arange(np.floor(2 * max(height.min(), -3)) / 2, height.max() + 0.5, 0.5)
+        axes.contourf(x, y, height, levels, cmap="Greys", vmin=levels[0], vmax=2 * levels[-1] - levels[0], extend="min")
+        axes.contour(x, y, height, levels, colors="white", linewidths=0.5, linestyles="solid")
+        for place, (method, walk) in enumerate(walks.items()):
+            width = 1.3 * (len(walks) - place)  # an earlier path shows on both sides of a later one
+            axes.plot(*walk.positions.T, color=METHOD_COLOURS[method], linewidth=width, label=method)
+            axes.plot(*walk.positions[-1], "o", color=METHOD_COLOURS[method], markeredgecolor="white", zorder=5)
+        axes.plot(*np.transpose(landscape.minima), "*", color=YELLOW, markeredgecolor=BLACK, markersize=13, zorder=4)
+        axes.plot(*landscape.start, "o", color="white", markeredgecolor=BLACK, markersize=7, zorder=4, clip_on=False)
+        axes.set(xlim=(left, right), ylim=(bottom, top), xlabel="x", ylabel="y", title=landscape.title)
+        axes.grid(visible=False)
         return axes.figure
 
 

@@ -1,0 +1,297 @@
+"""Panels: pure functions, controls at their ends and middles, goals that can be met, errors that are said and raised."""
+
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from zolab import Direction, MeZO
+from zolab.landscapes import LANDSCAPES, Landscape
+from zolab.noise import direction
+from zolab.plots import METHOD_COLOURS
+from zolab.widgets import (
+    PANELS,
+    View,
+    block_scales_view,
+    choice,
+    expected_change,
+    explore,
+    extremes,
+    horizon_panel,
+    horizon_view,
+    landscape_panel,
+    landscape_view,
+    log_number,
+    mass_kept,
+    number,
+    several,
+    switch,
+    two_point_panel,
+    two_point_view,
+    whole,
+)
+from zolab.widgets.block_scales import best_change, on_budget, two_blocks
+from zolab.widgets.horizon import LONG, full_walk
+from zolab.widgets.two_point import secant_slope
+from zolab.widgets.walks import walk
+
+
+def picture_of(panel):
+    return np.asarray(Image.open(io.BytesIO(panel.image.value)).convert("RGB"))
+
+
+@pytest.mark.parametrize("name", PANELS)
+def test_every_control_at_its_ends_and_middle(name):
+    panel = PANELS[name]()
+    for control in panel.controls.values():
+        start, pictures = control.value, set()
+        for value in extremes(control):
+            control.value = value
+            pictures.add(picture_of(panel).tobytes())
+            assert "Goal" in panel.goal.value
+            assert "✗" not in panel.goal.value
+        control.value = start
+        assert len(pictures) > 1, f"{control.description} changes nothing"
+
+
+@pytest.mark.parametrize("name", PANELS)
+def test_pictures_are_pure_and_of_a_size_that_fits_a_notebook(name):
+    first, second = PANELS[name](), PANELS[name]()
+    assert first.image.value == second.image.value
+    assert picture_of(first).shape[1] == 860
+    assert plt.get_fignums() == []
+
+
+class TestPanel:
+    def view(self, a=1.0, methods=("x",)):
+        if a > 5:
+            raise ValueError("a is too large; choose at most 5.")
+        figure = Figure(figsize=(2, 1), dpi=50)
+        figure.add_axes((0, 0, 1, 1), ylim=(0, 10)).plot([0, a])
+        return View(figure, "a < above 3", f"a = {a:g}", a > 3, ("it is <b>",) if a == 2 else ())
+
+    def test_a_moved_control_redraws_and_turns_the_goal_line(self):
+        panel = explore(self.view, a=number("a", 1, 0, 10, 0.5))
+        before = panel.image.value
+        assert "○ Goal: a &lt; above 3. Now: a = 1." in panel.goal.value
+        panel.controls["a"].value = 4
+        assert panel.image.value != before
+        assert "✓ Goal met: a &lt; above 3. Now: a = 4." in panel.goal.value
+
+    def test_notes_are_said(self):
+        panel = explore(self.view, a=number("a", 2, 0, 10, 0.5))
+        assert "⚠ it is &lt;b&gt;" in panel.goal.value
+
+    def test_errors_are_shown_and_raised_and_the_picture_stays(self):
+        panel = explore(self.view, a=number("a", 4, 0, 10, 0.5))
+        before = panel.image.value
+        with pytest.raises(ValueError, match="too large"):
+            panel.controls["a"].value = 6
+        assert "✗ a is too large; choose at most 5." in panel.goal.value
+        assert panel.image.value == before
+        panel.controls["a"].value = 4.5
+        assert "✗" not in panel.goal.value
+
+    def test_errors_of_the_first_picture_are_raised(self):
+        with pytest.raises(ValueError, match="too large"):
+            explore(self.view, a=number("a", 7, 0, 10, 0.5))
+
+    def test_redrawn_when_released(self):
+        controls = [number("a", 1, 0, 2, 1), log_number("b", 1, 0.1, 10), whole("c", 1, 0, 2)]
+        assert all(control.continuous_update is False for control in controls)
+
+    def test_several(self):
+        control = several("methods", ("b",), ("a", "b", "c"), 2)
+        seen = []
+        control.observe(lambda change: seen.append(change.new), "value")
+        control.boxes[0].value = True
+        control.value = ("c",)
+        assert [box.value for box in control.boxes] == [False, False, True]
+        control.boxes[2].value = False
+        assert seen == [("a", "b"), ("c",), ()]
+
+    @pytest.mark.parametrize(
+        ("make", "match"),
+        [
+            (lambda: number("eps", 3, 0, 2, 0.1), "eps must be between 0 and 2, got 3"),
+            (lambda: log_number("eps", 0, 0, 2), "eps must be between"),
+            (lambda: whole("steps", 1.5, 0, 2), "steps must be a whole number between 0 and 2"),
+            (lambda: choice("f", "d", ["a", "b"]), "f must be one of a, b"),
+            (lambda: several("methods", ("d",), ["a", "b"], 2), "methods must be some of a, b"),
+            (lambda: several("methods", "a", ["a", "b"], 2), "methods must be some of a, b"),
+            (lambda: two_point_panel(radius=1), "no radius; it has landscape, eps"),
+            (lambda: two_point_panel(eps=3.0), "eps must be between"),
+        ],
+    )
+    def test_bad_settings(self, make, match):
+        with pytest.raises(ValueError, match=match):
+            make()
+
+    def test_extremes(self):
+        assert extremes(log_number("b", 1, 1e-2, 1e2)) == [0.01, 1, 100]
+        assert extremes(whole("c", 1, 0, 5)) == [0, 2, 5]
+        assert extremes(switch("d", True)) == [False, True]
+        assert extremes(choice("e", "a", ["a", "b"])) == ["a", "b"]
+        assert extremes(several("f", (), ("a", "b", "c"), 2)) == [("a",), ("a", "b"), ("b", "c")]
+
+    def test_a_view_is_shown_by_jupyter(self):
+        view = self.view(4)
+        assert view._repr_png_().startswith(b"\x89PNG")
+        assert str(view) == "✓ Goal met: a < above 3. Now: a = 4."
+
+
+class TestLandscape:
+    def test_one_colour_a_method_and_one_legend_entry(self):
+        figure = landscape_view(methods=("MeZO", "SGD"), steps=5).figure
+        (legend,) = figure.legends
+        assert [text.get_text() for text in legend.get_texts()] == ["MeZO", "SGD"]
+        above, costs, _ = figure.axes
+        for axes in (above, costs):
+            assert {METHOD_COLOURS["MeZO"], METHOD_COLOURS["SGD"]} <= {line.get_color() for line in axes.lines}
+
+    def test_a_backward_pass_counts_as_two(self):
+        costs = landscape_view(methods=("MeZO", "SGD"), steps=5, lr=1e-3).figure.axes[1]
+        assert [line.get_xdata()[-1] for line in costs.lines[:2]] == [10, 15]
+
+    @pytest.mark.parametrize("methods", [(), tuple(METHOD_COLOURS)])
+    def test_as_many_methods_as_the_legend_holds(self, methods):
+        with pytest.raises(ValueError, match=f"{len(methods)} methods are chosen; choose 1 to 4"):
+            landscape_view(methods=methods)
+
+    def test_too_many_methods_are_said_in_the_panel(self):
+        panel = landscape_panel(methods=("Adam", "SGD", "MeZO", "MEAZO"), steps=10)
+        with pytest.raises(ValueError, match="5 methods"):
+            panel.controls["methods"].boxes[3].value = True
+        assert "✗ 5 methods are chosen" in panel.goal.value
+
+    def test_a_path_that_hits_nan_stops_and_says_so(self):
+        view = landscape_view("beale", ("SGD",), lr=1.0, steps=50)
+        assert len(view.notes) == 1
+        assert view.notes[0].startswith("SGD stopped in step")
+        panel = landscape_panel(landscape="beale", methods=("SGD",), lr=1.0, steps=50)
+        assert "⚠ SGD stopped in step" in panel.goal.value
+
+    def test_the_goal_asks_for_a_zeroth_order_method_in_fresh_directions(self):
+        reached = landscape_view("two_blocks", ("MEAZO",), lr=0.1, steps=200)
+        assert reached.met
+        assert not landscape_view("two_blocks", ("MEAZO",), lr=0.1, steps=200, fixed=True).met
+        assert not landscape_view("two_blocks", ("MEAZO",), lr=0.1, steps=20).met
+        adam = landscape_view("two_blocks", ("Adam",), lr=0.1, steps=200)
+        assert not adam.met
+        assert "no zeroth-order method" in str(adam)
+
+    def test_walks_are_those_of_the_optimizers(self):
+        place, position = LANDSCAPES["beale"], np.array(LANDSCAPES["beale"].start, np.float32)
+        params = [torch.nn.Parameter(torch.from_numpy(position))]
+        optimizer = MeZO(params, lr=0.01, eps=1e-2, seed=3)
+        for _ in range(20):
+            optimizer.step(lambda: place(*position.tolist()))
+        assert np.array_equal(walk("beale", "MeZO", 0.01, 1e-2, 20, 3).positions[-1], position)
+
+    @pytest.mark.parametrize("method", METHOD_COLOURS)
+    def test_every_method_walks(self, method):
+        moved = walk("two_blocks", method, 1e-3, 1e-3, 15, 0, horizon=3)
+        assert len(moved.positions) == 16
+        assert moved.length > 0
+
+    def test_bad_names(self):
+        with pytest.raises(ValueError, match="no landscape called hill; the landscapes are sophia"):
+            landscape_view("hill")
+        with pytest.raises(ValueError, match="no method called Magic; the methods are Adam"):
+            landscape_view(methods=("Magic",))
+
+
+class TestTwoPoint:
+    def test_a_parabola_is_exact_and_a_cubic_is_not(self):
+        assert two_point_view("ellipse", eps=1.0).met
+        assert not two_point_view("sophia", eps=1.0).met
+
+    @pytest.mark.parametrize(("precision", "eps"), [("float64", 1e-5), ("float32", 3e-3)])
+    def test_the_goal_lies_between_rounding_and_bending(self, precision, eps):
+        goal = [two_point_view("sophia", eps=radius, precision=precision).met for radius in (1e-10, eps, 0.3)]
+        assert goal == [False, True, False]
+
+    def test_the_slope_is_what_mezo_measures(self):
+        place, position = LANDSCAPES["beale"], np.array(LANDSCAPES["beale"].start, float)
+        optimizer = MeZO([torch.nn.Parameter(torch.from_numpy(position))], lr=0.0, eps=1e-3, seed=7)
+        optimizer.step(lambda: place(*position.tolist()))
+        (measured,) = optimizer.trajectory.records[0].projected_grads
+        z = direction(Direction(7, 0), 0, 2).double().numpy()
+        assert np.isclose(secant_slope(place, z, 1e-3, "float64"), measured, rtol=1e-9)
+
+    @pytest.mark.parametrize(
+        "change", [{"eps": 0.0}, {"eps": 2.0}, {"precision": "float8"}, {"landscape": "hill"}, {"seed": -1}]
+    )
+    def test_bad_arguments(self, change):
+        with pytest.raises(ValueError, match=r"got|no landscape"):
+            two_point_view(**change)
+
+
+class TestHorizon:
+    def test_masses(self):
+        assert round(100 * mass_kept(0.7, 10), 1) == 97.2
+        assert round(100 * mass_kept(0.9, 10), 1) == 65.1
+        assert np.isclose(mass_kept(0.9, 7), 0.1 * (0.9 ** np.arange(7)).sum())
+
+    def test_the_goal(self):
+        assert [horizon_view(h).met for h in (10, 28, 29)] == [False, False, True]
+
+    def test_walks_differ_by_truncation_alone(self):
+        short, long = (full_walk("sophia", h, (0.7, 0.9), 1e-2, 0) for h in (5, LONG))
+        start = np.float32(LANDSCAPES["sophia"].start)
+        assert np.array_equal(short.positions[0], start)
+        assert np.array_equal(long.positions[0], start)
+        assert not np.allclose(short.positions[1], start)
+        assert not np.allclose(short.positions, long.positions)
+        full = full_walk("sophia", LONG - 1, (0.1, 0.1), 1e-2, 0), full_walk("sophia", LONG, (0.1, 0.1), 1e-2, 0)
+        assert np.allclose(full[0].positions, full[1].positions, atol=1e-6)
+
+    def test_the_panel_says_where_a_walk_stopped(self, monkeypatch):
+        window = {"start": (0.1, 0.5), "window": ((0.01, 1), (0, 1)), "minima": ((0.01, 0.5),), "minimum": 0.01}
+        monkeypatch.setitem(LANDSCAPES, "cliff", Landscape("Cliff", "x", lambda x, y: x / (x > 0), **window))
+        assert "⚠" not in horizon_panel().goal.value
+        assert "⚠ h = 10 stopped in step" in horizon_panel(landscape="cliff").goal.value
+
+    @pytest.mark.parametrize("change", [{"horizon": 1}, {"horizon": LONG + 1}, {"beta1": 1.0}, {"beta2": -0.1}])
+    def test_bad_arguments(self, change):
+        with pytest.raises(ValueError, match=r"must (lie )?(be )?in"):
+            horizon_view(**change)
+
+
+class TestBlockScales:
+    def test_expected_change_is_the_mean_of_many_steps(self):
+        blocks, sigmas, lr, place = two_blocks(), np.array([0.4, 1.2]), 0.02, LANDSCAPES["two_blocks"]
+        z = np.random.default_rng(0).normal(size=(400_000, 2)) * sigmas
+        slopes = z @ np.array(place.gradient(*place.start))
+        changes = place(*(np.array(place.start) - lr * slopes[:, None] * z).T) - place(*place.start)
+        error = changes.std() / len(changes) ** 0.5
+        assert abs(changes.mean() - expected_change(sigmas, lr, blocks)) < 4 * error
+        assert error < 0.01 * abs(changes.mean())
+
+    @pytest.mark.parametrize("sigmas", [(1.0, 1.0), (0.3, 1.3)])
+    def test_best_change_is_at_its_best_learning_rate(self, sigmas):
+        lr, best = best_change(np.array(sigmas), two_blocks())
+        nearby = [expected_change(np.array(sigmas), lr * factor, two_blocks()) for factor in (0.99, 1, 1.01)]
+        assert min(nearby) == nearby[1] == pytest.approx(best)
+
+    def test_budget(self):
+        blocks = two_blocks()
+        assert np.allclose(np.square(on_budget(np.array([0.0, 0.5, 1.0]), blocks)) @ blocks.sizes, blocks.sizes.sum())
+
+    def test_the_goal_takes_both_scales_and_the_learning_rate(self):
+        assert not block_scales_view().met
+        assert not block_scales_view(0.3, 1.3).met
+        assert not block_scales_view(lr=0.126).met
+        assert block_scales_view(0.3, 1.35, 0.126).met
+
+    def test_more_than_the_budget_does_not_count(self):
+        assert not block_scales_view(0.3, 1.5, 0.1).met
+
+    @pytest.mark.parametrize("change", [{"sigma1": -0.1}, {"sigma2": 9.0}, {"lr": 0.0}, {"lr": float("nan")}])
+    def test_bad_arguments(self, change):
+        with pytest.raises(ValueError, match="must"):
+            block_scales_view(**change)

@@ -1,0 +1,38 @@
+"""Slider panels, each a view of a pure function (`..._view`) that notebooks call plainly before they show the panel."""
+
+from zolab.widgets.block_scales import block_scales_panel, block_scales_view, expected_change
+from zolab.widgets.horizon import horizon_panel, horizon_view, mass_kept
+from zolab.widgets.landscape import landscape_panel, landscape_view
+from zolab.widgets.panel import Panel, View, choice, explore, extremes, log_number, number, several, switch, whole
+from zolab.widgets.two_point import two_point_panel, two_point_view
+
+PANELS = {
+    "landscape": landscape_panel,
+    "two_point": two_point_panel,
+    "horizon": horizon_panel,
+    "block_scales": block_scales_panel,
+}
+
+__all__ = [
+    "PANELS",
+    "Panel",
+    "View",
+    "block_scales_panel",
+    "block_scales_view",
+    "choice",
+    "expected_change",
+    "explore",
+    "extremes",
+    "horizon_panel",
+    "horizon_view",
+    "landscape_panel",
+    "landscape_view",
+    "log_number",
+    "mass_kept",
+    "number",
+    "several",
+    "switch",
+    "two_point_panel",
+    "two_point_view",
+    "whole",
+]

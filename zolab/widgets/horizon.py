@@ -1,0 +1,111 @@
+"""The horizon of AdaMeZO: how much of each moment h past steps hold, and where leaving out the rest leads."""
+
+from functools import lru_cache, partial
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from zolab.landscapes import LANDSCAPES, Descent, run
+from zolab.optim import AdaMeZO
+from zolab.plots import BLACK, BLUE, METHOD_COLOURS, ORANGE, look
+from zolab.widgets.panel import Panel, View, choice, explore, log_number, number, settings, whole
+from zolab.widgets.walks import draw_every_map, draw_map, landscape_of
+
+LONG = 40  # past steps: at the largest beta on the panel they hold 98.5 % of a moment
+STEPS = 120
+ENOUGH = 0.95
+COLOURS = {"first": BLUE, "second": ORANGE}
+
+
+def mass_kept(beta: float, horizon: int) -> float:
+    """The share of an exponential average that its last `horizon` terms hold, 1 - beta^h."""
+    return 1 - beta**horizon
+
+
+def horizon_view(
+    horizon: int = 10, beta1: float = 0.7, beta2: float = 0.9, landscape: str = "sophia", lr: float = 5e-2, seed: int = 0
+) -> View:
+    """What a horizon keeps of AdaMeZO's moments, and its walk beside that of a horizon of 40.
+
+    Both walks see the same directions and begin with full moments: the first steps measure slopes at the start without moving.
+    The goal: a horizon that holds 95 % of both moments.
+
+    Args:
+        horizon: h, how many past steps are summed, 2 to 40.
+        beta1, beta2: decay rates of the two moments, in [0, 0.9].
+        landscape: key of `LANDSCAPES`.
+        lr, seed: of the optimizer.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    place = landscape_of(landscape)
+    if not 2 <= horizon <= LONG:
+        raise ValueError(f"horizon must lie in [2, {LONG}], got {horizon}.")
+    walks = [full_walk(landscape, h, (beta1, beta2), lr, seed) for h in (horizon, LONG)]
+    kept = {"first": mass_kept(beta1, horizon), "second": mass_kept(beta2, horizon)}
+    with look():
+        figure = Figure(figsize=(8.6, 4.2), dpi=100, layout="none")
+        _draw_masses(figure.add_axes((0.08, 0.13, 0.4, 0.77)), horizon, {"first": beta1, "second": beta2}, kept)
+        axes = figure.add_axes((0.57, 0.13, 0.41, 0.77))
+        draw_map(axes, landscape)
+        for h, it, style in zip((horizon, LONG), walks, ("-", ":"), strict=True):
+            axes.plot(*it.positions.T, style, color=METHOD_COLOURS["AdaMeZO"], linewidth=1.5, label=f"h = {h}")
+        axes.set_title(f"{place.title}: {STEPS} steps of AdaMeZO", fontsize=11, pad=4)
+        axes.legend(fontsize=10, frameon=True)
+    goal = f"a horizon that holds {ENOUGH:.0%} of both moments"
+    shares = f"h = {horizon} holds {kept['first']:.1%} of the first and {kept['second']:.1%} of the second"
+    ends = [f"{it.losses[-1] - place.minimum:.2g}" for it in walks]
+    now = f"{shares}; its walk ends {ends[0]} above the minimum, {ends[1]} with h = {LONG}"
+    notes = tuple(f"h = {h} {it.stopped}" for h, it in zip((horizon, LONG), walks, strict=True) if it.stopped)
+    return View(figure, goal, now, min(kept.values()) >= ENOUGH, notes)
+
+
+def horizon_panel(**start) -> Panel:
+    """A panel over `horizon_view`; its arguments, given here, are where the controls begin."""
+    at = settings(horizon_view, start)
+    draw_every_map()
+    return explore(
+        horizon_view,
+        horizon=whole("horizon h", at.horizon, 2, LONG),
+        beta1=number("beta 1", at.beta1, 0, 0.9, 0.05),
+        beta2=number("beta 2", at.beta2, 0, 0.9, 0.05),
+        landscape=choice("landscape", at.landscape, list(LANDSCAPES)),
+        lr=log_number("learning rate", at.lr, 1e-3, 1),
+        seed=whole("seed", at.seed, 0, 50),
+    )
+
+
+@lru_cache(maxsize=64)
+def full_walk(landscape: str, horizon: int, betas: tuple[float, float], lr: float, seed: int) -> Descent:
+    """A walk of AdaMeZO that begins with `LONG` measured slopes, so that horizons differ by what they sum and nothing else."""
+
+    def optimizer(params):
+        made = AdaMeZO(params, lr=0.0, betas=betas, horizon=horizon, seed=seed)
+        made.register_step_post_hook(partial(_begin, lr=lr))
+        return made
+
+    whole_walk = run(optimizer, landscape_of(landscape), LONG + 1 + STEPS)
+    parts = (whole_walk.positions, whole_walk.losses, whole_walk.forwards, whole_walk.backwards)
+    return Descent(*(part[LONG + 1 :] for part in parts), whole_walk.stopped)
+
+
+def _begin(optimizer: torch.optim.Optimizer, *_, lr: float) -> None:
+    if optimizer.steps == LONG + 1:
+        optimizer.param_groups[0]["lr"] = lr
+
+
+def _draw_masses(axes: Axes, horizon: int, betas: dict[str, float], kept: dict[str, float]) -> None:
+    k = np.arange(LONG + 1)
+    for moment, beta in betas.items():
+        weight = (1 - beta) * beta**k
+        axes.stairs(weight[:-1], k, color=COLOURS[moment], linewidth=1.3)
+        axes.stairs(weight[:horizon], k[: horizon + 1], color=COLOURS[moment], fill=True, alpha=0.45,
+                    label=f"{moment} moment: {kept[moment]:.1%} kept")  # fmt: skip
+    axes.axvline(horizon, color=BLACK, linestyle=":", linewidth=1)
+    axes.set(xlabel="steps ago", xlim=(0, LONG), ylim=(0, None))
+    axes.locator_params(nbins=4)
+    axes.set_title("weight of a past step in a moment", fontsize=11, pad=4)
+    axes.legend(fontsize=10, frameon=True, loc="upper right")
