@@ -20,9 +20,10 @@ class AdaMeZO(ZeroOrderOptimizer):
         "code":   theta <- theta - lr gain M / (sqrt(S) + delta)
 
     with k = 0 ... horizon-1, or as far back as there are steps, and no bias correction. In the authors' code, and so in
-    "code", steps 0 ... horizon are MeZO's, as are all if horizon is 1, and b2 = 0 divides by one. Not for memory-bound work where time matters more: each step
-    generates `horizon` directions. In high dimension all coordinates share one second moment; MEAZO then does the same for
-    the price of a scalar.
+    "code", steps 0 ... horizon are MeZO's, as are all if horizon is 1, and b2 = 0 divides by one.
+
+    Not for work where time matters more than memory: each step generates `horizon` directions. And in high dimension all
+    coordinates share one second moment; MEAZO then does the same for the price of a scalar.
 
     Args:
         params, eps, weight_decay, seed: as in `ZeroOrderOptimizer`.
