@@ -156,7 +156,7 @@ def distance(before, model):
 
 def test_switch_walks_as_far_as_adamezo_did():
     model, follower = network(), network()
-    leader = AdaMeZO(model.parameters(), lr=1e-3, horizon=4)
+    leader = AdaMeZO(model.parameters(), lr=1e-3, horizon=4, scaling="code", gain=1.0)
     walked = []
     for _ in range(20):
         before = weights(model)

@@ -15,7 +15,7 @@ from transformers.utils import logging
 from zolab import models
 from zolab.models import fingerprint, load_model, model_bytes, tiny_model
 
-FAMILIES = ["llama", "opt", "qwen2", "roberta"]
+FAMILIES = ["llama", "opt", "qwen2", "qwen3", "roberta"]
 ENTRY = "smollm2-135m-0.1.2"
 
 
@@ -169,7 +169,7 @@ def test_tiny_model_runs(family):
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert all(is_plain(parameter) and parameter.requires_grad for parameter in model.parameters())
     has_bias = any(name.endswith("bias") for name, _ in model.named_parameters())
-    assert has_bias == (family != "llama")
+    assert has_bias == (family not in ("llama", "qwen3"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -308,7 +308,7 @@ def test_damaged_folder(folder, file, damage, kind, message):
         ({"device": "abacus"}, "device='abacus' cannot be used here .*: try 'cpu'"),
         ({"device": "cuda:99"}, "device='cuda:99' cannot be used here .*: try 'cpu'"),
         ({"device": "meta"}, "device='meta' cannot be used here .*: try 'cpu'"),
-        ({"name": "tiny-random-gpt"}, "family='gpt' is unknown: choose one of llama, opt, qwen2, roberta"),
+        ({"name": "tiny-random-gpt"}, "family='gpt' is unknown: choose one of llama, opt, qwen2, qwen3, roberta"),
     ],
 )
 def test_bad_argument(arguments, message):

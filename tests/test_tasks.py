@@ -1,133 +1,23 @@
-"""Tasks: templates, sampling, scoring against a plain full-softmax scorer, and clear refusals."""
+"""Decoder tasks: templates, sampling, demonstrations, the command line, and clear refusals."""
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
+import datasets
 import huggingface_hub
+import numpy as np
 import pytest
-import torch
 
+from zolab.__main__ import main
 from zolab.models import load_model
-from zolab.tasks import TASKS, Example, Task, load_task
+from zolab.tasks import TASKS, load_task
 from zolab.tasks.data import Source
-from zolab.tasks.scoring import PACK_TOKENS, _groups, encode, option_log_probs
+from zolab.tasks.metrics import interval
 
 SAMPLES = os.environ.get("ZOLAB_DATA")
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return load_model("tiny-random-llama")
-
-
-def plain_scores(model, tokenizer, prompt, candidates):
-    """Mean log-probability of each candidate's tokens: one row at a time, all logits, no sharing, no padding."""
-    scores = []
-    start = len(tokenizer(prompt.rstrip(" "))["input_ids"])
-    for candidate in candidates:
-        ids = torch.tensor([tokenizer(prompt + candidate)["input_ids"]])
-        logs = model(ids).logits.float().log_softmax(-1)[0, :-1]
-        tokens = logs.gather(-1, ids[0, 1:, None]).squeeze(-1)
-        scores.append(tokens[start - 1 :].mean())
-    return torch.stack(scores)
-
-
-@pytest.mark.parametrize("family", ["llama", "opt", "qwen2"])
-@torch.no_grad()
-def test_scores_equal_a_plain_scorer(family):
-    """Ragged candidate counts, answers of several tokens, prompts of very different length, shared and unshared rows."""
-    model, tokenizer = load_model(f"tiny-random-{family}")
-    examples = [
-        ("short It was", (" a", " b"), 0),
-        ("a much longer prompt, " * 6 + "It was", (" terrible", " great", " so so"), 2),
-        ("trailing space ", ("yes", "no"), 1),
-        ("x" * 100, (" one", " one and more"), 0),
-    ]
-    batch = encode(tokenizer, examples)
-    assert batch.packs[0].attention_mask is not None
-    ours = option_log_probs(model, batch).split(batch.sizes)
-    for scores, (prompt, candidates, _) in zip(ours, examples, strict=True):
-        torch.testing.assert_close(scores, plain_scores(model, tokenizer, prompt, candidates), rtol=1e-4, atol=1e-5)
-
-
-@torch.no_grad()
-def test_option_loss_is_cross_entropy_over_candidates(tiny):
-    model, tokenizer = tiny
-    task = load_task("rotten_tomatoes")
-    examples = task.sample(0, 8, 4, 4).train
-    expected = []
-    for e in examples:
-        expected.append(-plain_scores(model, tokenizer, e.prompt, e.candidates).log_softmax(0)[e.answer])
-    loss = task.loss(model, task.encode(tokenizer, examples))
-    assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, torch.stack(expected).mean(), rtol=1e-5, atol=1e-5)
-
-
-@torch.no_grad()
-def test_answer_loss_is_the_token_mean_on_the_right_candidate(tiny):
-    model, tokenizer = tiny
-
-    class Choice(Task):
-        name, objective, source = "choice", "answer", None
-
-        def template(self, row):
-            raise NotImplementedError
-
-    task = Choice()
-    examples = [Example("The man slept so", (" he woke.", " he was rested, at last."), 1), Example("It", (" a", " b"), 0)]
-    loss = task.loss(model, task.encode(tokenizer, examples))
-    total = count = 0
-    for e in examples:
-        gold = e.candidates[e.answer]
-        tokens = len(tokenizer(e.prompt + gold)["input_ids"]) - len(tokenizer(e.prompt)["input_ids"])
-        total += float(plain_scores(model, tokenizer, e.prompt, [gold])[0]) * tokens
-        count += tokens
-    assert abs(float(loss) + total / count) < 1e-4
-    result = task.evaluate(model, tokenizer, examples)
-    chosen = [int(plain_scores(model, tokenizer, e.prompt, e.candidates).argmax()) for e in examples]
-    assert result.metric == sum(c == e.answer for c, e in zip(chosen, examples, strict=True)) / 2
-
-
-def test_half_precision_models_have_float32_losses():
-    model, tokenizer = load_model("tiny-random-llama", "bfloat16")
-    task = load_task("rotten_tomatoes")
-    loss = task.loss(model, task.encode(tokenizer, task.sample(0, 4, 2, 2).train))
-    assert loss.dtype == torch.float32
-
-
-def test_logits_are_computed_only_where_a_token_is_scored(tiny):
-    model, tokenizer = tiny
-    task = load_task("rotten_tomatoes")
-    examples = task.sample(0, 8, 4, 4).train
-    seen = []
-    hook = model.get_output_embeddings().register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
-    batch = task.encode(tokenizer, examples)
-    task.loss(model, batch)
-    hook.remove()
-    assert [shape[0] for shape in seen] == [len(batch.targets)]
-
-
-@torch.no_grad()
-def test_long_prompts_lose_their_left_but_keep_the_first_token(tiny):
-    model, tokenizer = tiny
-    batch = encode(tokenizer, [("ab" * 100, (" yes", " nope"), 0)], max_length=32)
-    starts = [pack.input_ids[pack.position_ids == 0].tolist() for pack in batch.packs]
-    assert max(int(pack.position_ids.max()) for pack in batch.packs) <= 30
-    first = tokenizer("ab" * 100)["input_ids"][0]
-    assert all(start == first for pack in starts for start in pack)
-    assert torch.isfinite(option_log_probs(model, batch)).all()
-    with pytest.raises(ValueError, match="adds"):
-        encode(tokenizer, [("prompt", ("",), 0)])
-
-
-def test_packs_hold_every_text_once():
-    texts = [tuple(range(n)) for n in (5, 60, 61, 7, 9, PACK_TOKENS - 1, PACK_TOKENS + 40, 33)]
-    groups = _groups(texts)
-    assert sorted(text for group in groups for text in group) == sorted(texts)
-    assert all(sum(map(len, group)) <= PACK_TOKENS or len(group) == 1 for group in groups)
-    assert len(groups) == 3
 
 
 def test_sampling_is_by_seed_and_splits_are_disjoint():
@@ -142,6 +32,36 @@ def test_sampling_is_by_seed_and_splits_are_disjoint():
     assert len({e.prompt for e in one.train} | {e.prompt for e in one.dev}) == 70
 
 
+def test_sampling_is_mezos(tmp_path, monkeypatch):
+    """One permutation of the training split: dev is its end; the same seed permutes the validation split."""
+    monkeypatch.setenv("ZOLAB_DATA", str(tmp_path))
+    write(tmp_path, [{"sentence": f"s{i}", "label": i % 2} for i in range(40)])
+    train, dev, test = load_task("sst2").sample(7, 10, 5, 20)
+    order = [f"s{i} It was" for i in np.random.RandomState(7).permutation(40)]
+    assert [e.prompt for e in train + dev] == order[:15]
+    assert [e.prompt for e in test] == order[:20]
+    assert load_task("sst2").held_out(7, 20) == test
+
+
+@pytest.mark.parametrize(
+    ("name", "pool", "held_out", "sizes"),
+    [
+        ("sst2", 2000, 872, (1000, 500, 872)),
+        ("wsc", 554, 104, (54, 500, 104)),
+        ("cb", 250, 56, (150, 100, 56)),
+        ("copa", 400, 100, (300, 100, 100)),
+    ],
+)
+def test_the_papers_sizes_are_the_default(monkeypatch, name, pool, held_out, sizes):
+    columns = {column: "effect" if column == "question" else "x" for column in TASKS[name].source.texts} | {"label": 0}
+    rows = {"train": pool, "validation": held_out}
+    monkeypatch.setattr(
+        Source, "_from_hub", lambda self, split: (datasets.Dataset.from_list([columns] * rows[split]), "made up")
+    )
+    monkeypatch.delenv("ZOLAB_DATA", raising=False)
+    assert tuple(map(len, load_task(name).sample())) == sizes
+
+
 def test_small_data_keeps_dev_and_caps_the_rest(tmp_path, monkeypatch):
     write(tmp_path, [{"sentence": f"s{i}", "label": i % 2} for i in range(12)])
     monkeypatch.setenv("ZOLAB_DATA", str(tmp_path))
@@ -152,11 +72,126 @@ def test_small_data_keeps_dev_and_caps_the_rest(tmp_path, monkeypatch):
         load_task("sst2").sample(0, 10, 5, 0)
 
 
-def test_templates_are_mezos():
-    assert load_task("sst2").template({"sentence": "fine film ", "label": 1}) == Example(
-        "fine film It was", (" terrible", " great"), 1
-    )
-    assert load_task("rotten_tomatoes").template({"text": "dull .", "label": 0}).prompt == "dull . It was"
+ENTAILS = {"premise": "It rains.", "hypothesis": "It is wet"}
+ARTICLE = {
+    "passage": "Ann met Bob.\n@highlight\nBob was late\n@highlight\nAnn waited",
+    "query": "It was @placeholder who came late, said @placeholder.",
+    "entities": ["Ann", "Bob", "Bobby"],
+    "answers": ["Bob", "Bobby"],
+}
+READ = {"title": "Two_Lives", "context": "She was born in 1900.", "question": " When was she born? "}
+RECORD = "Ann met Bob.\n- Bob was late\n- Ann waited\n-"
+YES_NO = ("Yes", "No")
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "prompt", "candidates", "answer"),
+    [
+        ("sst2", {"sentence": "fine film ", "label": 1}, "fine film It was", (" terrible", " great"), 1),
+        ("rotten_tomatoes", {"text": "dull .", "label": 0}, "dull . It was", (" terrible", " great"), 0),
+        ("rte", ENTAILS | {"label": 0}, 'It rains.\nDoes this mean that "It is wet" is true? Yes or No?\n', ("Yes", "No"), 0),
+        (
+            "cb",
+            ENTAILS | {"label": 2},
+            'Suppose It rains. Can we infer that "It is wet"? Yes, No, or Maybe?\n',
+            ("Yes", "No", "Maybe"),
+            2,
+        ),
+        (
+            "boolq",
+            {"passage": "Ice floats.", "question": "does ice sink", "label": 0},
+            "Ice floats. Does ice sink?\n",
+            YES_NO,
+            1,
+        ),
+        ("boolq", {"passage": "Ice floats.", "question": "Is it so?", "label": 1}, "Ice floats. Is it so?\n", YES_NO, 0),
+        (
+            "wsc",
+            {"text": "Ann saw Bob when He came.", "span1_text": "Bob", "span2_text": "He", "label": 1},
+            'Ann saw Bob when He came.\nIn the previous sentence, does the pronoun "he" refer to Bob? Yes or No?\n',
+            ("No", "Yes"),
+            1,
+        ),
+        (
+            "wic",
+            {"word": "bank", "sentence1": "A river bank.", "sentence2": "The bank lent.", "label": 0},
+            'Does the word "bank" have the same meaning in these two sentences? Yes, No?\nA river bank.\nThe bank lent.\n',
+            ("No", "Yes"),
+            0,
+        ),
+        (
+            "multirc",
+            {"paragraph": "He ran.", "question": "Who ran?", "answer": "She", "label": 0},
+            'He ran.\nQuestion: Who ran?\nI found this answer "She". Is that correct? Yes or No?\n',
+            ("No", "Yes"),
+            0,
+        ),
+        (
+            "copa",
+            {"premise": "He slept. ", "choice1": "I was Late.", "choice2": "The Sun set.", "question": "cause", "label": 1},
+            "He slept because ",
+            ("I was Late.", "the Sun set."),
+            1,
+        ),
+        (
+            "copa",
+            {"premise": "Did he sleep?", "choice1": "No.", "choice2": "It rang.", "question": "effect", "label": 0},
+            "Did he sleep? so ",
+            ("no.", "it rang."),
+            0,
+        ),
+        (
+            "record",
+            ARTICLE,
+            RECORD,
+            tuple(f" It was {name} who came late, said {name}." for name in ("Ann", "Bob", "Bobby")),
+            1,
+        ),
+        (
+            "squad",
+            READ | {"answers": {"text": ["1900", "in 1900"], "answer_start": [16, 13]}},
+            "Title: Two_Lives\nContext: She was born in 1900.\nQuestion: When was she born?\nAnswer:",
+            (" 1900\n",),
+            0,
+        ),
+        (
+            "drop",
+            {"passage": " A 3-yard run.", "question": "How long?", "answers_spans": {"spans": ["3", "3-yard"], "types": []}},
+            "Passage:  A 3-yard run.\nQuestion: How long?\nAnswer:",
+            (" 3\n",),
+            0,
+        ),
+    ],
+)
+def test_templates_are_mezos(name, row, prompt, candidates, answer):
+    example = load_task(name).template(row)
+    assert (example.prompt, example.candidates, example.answer) == (prompt, candidates, answer)
+
+
+def test_several_answers_may_be_right():
+    assert load_task("record").template(ARTICLE).also == (2,)
+    row = {"passage": "x", "question": "y", "answers_spans": {"spans": ["3", "three"]}}
+    assert load_task("drop").template(row).references == ("3", "three")
+    assert load_task("squad").template(READ | {"answers": {"text": ["a", "b"]}}).references == ("a", "b")
+
+
+def test_objectives_are_mezos():
+    answers = {name for name in TASKS if TASKS[name].objective == "answer"}
+    assert answers == {"copa", "record", "squad", "drop"}
+    assert {name for name in TASKS if TASKS[name].metric == "f1"} == {"squad", "drop"}
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "message"),
+    [
+        ("copa", {"premise": "a", "choice1": "b", "choice2": "c", "question": "why", "label": 0}, "asks for 'why'; correct it"),
+        ("record", ARTICLE | {"query": "It was Bob."}, "the ReCoRD query 'It was Bob.' has no @placeholder"),
+        ("record", ARTICLE | {"answers": ["Eve"]}, "the ReCoRD answer 'Eve' is not one of the row's entities"),
+    ],
+)
+def test_rows_that_are_no_question(name, row, message):
+    with pytest.raises(ValueError, match=message):
+        load_task(name).template(row)
 
 
 def write(folder: Path, rows, task="sst2"):
@@ -170,7 +205,17 @@ def write(folder: Path, rows, task="sst2"):
     [
         ([{"text": "a", "label": 1}], r"train\.jsonl lacks the column sentence; it has text, label"),
         ([{"sentence": "a", "label": 1}, {"sentence": "b", "label": -1}], "row 2 of .* has label -1"),
-        ([{"sentence": "a", "label": 1}, {"sentence": "  ", "label": 0}], "row 2 of .* has an empty sentence"),
+        (
+            [{"sentence": "a", "label": 1}, {"sentence": "  ", "label": 0}],
+            "row 2 of .* has an empty sentence; remove or fill it",
+        ),
+        ([{"sentence": None, "label": 1}], "row 1 of .* has an empty sentence"),
+        ([{"sentence": 5, "label": 1}], "row 1 of .* has sentence 5 where a text should be; correct it"),
+        ([{"sentence": {"a": "b"}, "label": 1}], "where a text should be"),
+        ([{"sentence": "a", "label": "1"}], "row 1 of .* has label '1'; allowed are"),
+        ([{"sentence": "a", "label": None}], "row 1 of .* has label None"),
+        ([{"sentence": "a"}], "lacks the column label; it has sentence"),
+        ([{}], "cannot be read as json .*no data"),
     ],
 )
 def test_wrong_schema_is_refused_in_one_sentence(tmp_path, monkeypatch, rows, message):
@@ -178,6 +223,40 @@ def test_wrong_schema_is_refused_in_one_sentence(tmp_path, monkeypatch, rows, me
     monkeypatch.setenv("ZOLAB_DATA", str(tmp_path))
     with pytest.raises(ValueError, match=message):
         load_task("sst2").sample()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("squad", {"answers": {"text": [], "answer_start": []}}, r"row 1 of .* has an empty answers\.text"),
+        ("squad", {"answers": {"text": ["a", " "], "answer_start": [0, 1]}}, r"has an empty answers\.text"),
+        ("squad", {"answers": ["a"]}, r"lacks the column answers\.text"),
+        ("squad", {"answers": {"text": [1]}}, r"answers\.text \[1\] where a text should be"),
+        ("record", {"entities": []}, "has an empty entities"),
+    ],
+)
+def test_nested_columns_are_checked(tmp_path, monkeypatch, name, change, message):
+    row = ARTICLE if name == "record" else READ | {"answers": {"text": ["1900"], "answer_start": [16]}}
+    monkeypatch.setenv("ZOLAB_DATA", str(tmp_path))
+    write(tmp_path, [row], name)
+    assert len(load_task(name).held_out()) == 1
+    write(tmp_path, [row | change], name)
+    with pytest.raises(ValueError, match=message):
+        load_task(name).held_out()
+
+
+def test_only_drawn_rows_are_judged(tmp_path, monkeypatch):
+    """A bad row among many does not keep the others from being used."""
+    monkeypatch.setenv("ZOLAB_DATA", str(tmp_path))
+    write(tmp_path, [{"sentence": "a", "label": 0}] * 9 + [{"sentence": "", "label": 0}])
+    order = {seed: np.random.RandomState(seed).permutation(10)[0] for seed in range(10)}
+    for seed, first in order.items():
+        if first == 9:
+            with pytest.raises(ValueError, match=r"row 10 of .* has an empty sentence"):
+                load_task("sst2").held_out(seed, 1)
+        else:
+            assert len(load_task("sst2").held_out(seed, 1)) == 1
+    assert 9 in order.values()
 
 
 def test_missing_or_damaged_files_are_refused(tmp_path, monkeypatch):
@@ -188,6 +267,15 @@ def test_missing_or_damaged_files_are_refused(tmp_path, monkeypatch):
     (tmp_path / "sst2" / "train.jsonl").write_text('{"sentence": "a", "label"')
     with pytest.raises(ValueError, match="cannot be read"):
         load_task("sst2").sample()
+    (tmp_path / "sst2" / "train.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"cannot be read|has no rows"):
+        load_task("sst2").sample()
+    datasets.Dataset.from_list([{"sentence": "a", "label": 1}] * 3).to_parquet(tmp_path / "sst2" / "train.parquet")
+    (tmp_path / "sst2" / "train.jsonl").unlink()
+    assert len(load_task("sst2").sample(0, 2, 1, 1).train) == 2
+    (tmp_path / "sst2" / "validation.jsonl").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no validation\.jsonl or validation\.parquet; add it"):
+        load_task("sst2").held_out()
 
 
 def test_without_network_the_ways_out_are_named_at_once(monkeypatch):
@@ -200,6 +288,27 @@ def test_without_network_the_ways_out_are_named_at_once(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(OSError, match="HF_HUB_OFFLINE is set"):
         Source("nothing", ("nobody/nothing", None), ("text",)).rows("train")
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("wsc", ("aps/super_glue", "wsc.fixed", "validation", None)),
+        ("drop", ("ucinlp/drop", None, "validation", None)),
+        ("masked_mnli", ("nyu-mll/glue", "mnli", "validation_matched", None)),
+        ("masked_trec", ("CogComp/trec", None, "test", "refs/convert/parquet")),
+    ],
+)
+def test_the_hub_is_asked_by_id(monkeypatch, name, asked):
+    def load(path, configuration, split, revision):
+        assert (path, configuration, split, revision) == asked
+        return datasets.Dataset.from_list([{"other": 1}])
+
+    monkeypatch.delenv("ZOLAB_DATA", raising=False)
+    monkeypatch.setattr("zolab.tasks.data.require_hub", lambda what, ways_out: None)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(ValueError, match=rf"{asked[0]} \({asked[2]}\) on the Hub lacks the column .*; it has other"):
+        load_task(name).held_out()
 
 
 def test_missing_data_package(monkeypatch):
@@ -218,8 +327,73 @@ def test_unknown_task():
         load_task("sst9")
 
 
+# --- in context, and from the command line
+
+
+def test_demonstrations_are_mezos(tmp_path, monkeypatch):
+    """Another draw for each example, each with its answer, parted by empty lines."""
+    monkeypatch.setenv("ZOLAB_DATA", str(tmp_path))
+    write(tmp_path, [{"sentence": f"s{i}", "label": i % 2} for i in range(30)])
+    task = load_task("sst2")
+    examples = task.held_out(0, 5)
+    shown = task.demonstrate(examples, 2, seed=3)
+    seeds = np.random.RandomState(3).randint(0, 10000, 5)
+    for example, given, seed in zip(examples, shown, seeds, strict=True):
+        a, b = np.random.RandomState(seed).permutation(30)[:2]
+        solved = "".join(f"s{i} It was {('terrible', 'great')[i % 2]}\n\n" for i in (a, b))
+        assert given.prompt == solved + example.prompt
+        assert (given.candidates, given.answer) == (example.candidates, example.answer)
+    assert len({e.prompt.split("\n\n")[0] for e in shown}) > 1
+    assert task.demonstrate(examples, 0) == examples
+    for shots in (-1, 31):
+        with pytest.raises(ValueError, match="shots must be between 0 and the 30 training rows of sst2"):
+            task.demonstrate(examples, shots)
+
+
+@pytest.fixture
+def evaluate(monkeypatch, capsys):
+    def run(*options):
+        monkeypatch.setattr(sys, "argv", ["zolab", "evaluate", "--model=tiny-random-llama", *options])
+        return main(), capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize("shots", [0, 2])
+def test_the_command_line_evaluates(evaluate, shots):
+    code, shown = evaluate("--test=12", f"--shots={shots}", "--data_seed=5")
+    assert code == 0
+    task = load_task("rotten_tomatoes")
+    loss, metrics = task.score(*load_model("tiny-random-llama"), task.demonstrate(task.held_out(5, 12), shots, 5))
+    low, high = interval(metrics["accuracy"])
+    first, second = shown.out.splitlines()
+    manner = "2 demonstrations" if shots else "zero-shot"
+    assert first == f"tiny-random-llama on rotten_tomatoes, {manner}, 12 examples: loss {loss:.3f}"
+    assert second.split()[:2] == ["accuracy", f"{100 * metrics['accuracy'].mean():.1f}"]
+    assert f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %)" in second
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--task=sst9"], "error: unknown task 'sst9'"),
+        (["--test=0"], "error: test must be at least 1"),
+        (["--shots=-3"], "error: shots must be between 0"),
+    ],
+)
+def test_the_command_line_refuses(evaluate, options, message):
+    code, shown = evaluate(*options)
+    assert code == 1
+    assert shown.err.startswith(message)
+    assert shown.err.count("\n") == 1
+
+
 @pytest.mark.skipif(not SAMPLES, reason="ZOLAB_DATA is not set: real samples of Hub data sets are not on this machine")
 @pytest.mark.parametrize("name", [name for name in TASKS if name != "rotten_tomatoes"])
 def test_real_samples_have_the_schema(name):
-    splits = load_task(name).sample(0, 100, 50, 50)
+    task = load_task(name)
+    if not (Path(SAMPLES) / task.source.name).is_dir():
+        pytest.skip(f"ZOLAB_DATA has no folder {task.source.name}")
+    splits = task.sample(0, 12, 6, 50)
     assert all(e.prompt and len(e.candidates) > e.answer >= 0 for split in splits for e in split)
+    assert len({e.prompt for e in splits.test}) > 20

@@ -1,4 +1,4 @@
-"""Command line: `python -m zolab finetune ...`, `replay ...` and `sweep ...`; --help explains every option."""
+"""Command line: `python -m zolab finetune ...`, `evaluate ...`, `replay ...` and `sweep ...`; --help explains every option."""
 
 import argparse
 import sys
@@ -67,7 +67,42 @@ def sweep_command(arguments: list[str]) -> None:
         print(f"{name:16} lr {method['lr']:.1e}   dev loss {dev}")
 
 
-COMMANDS = {"finetune": finetune_command, "replay": replay_command, "sweep": sweep_command}
+def evaluate_command(arguments: list[str]) -> None:
+    """Test a model on a task as it is: zero-shot, or in context with --shots 32 as in the papers."""
+    from zolab.models import DTYPES, load_model
+    from zolab.tasks import TASKS, load_task
+    from zolab.tasks.metrics import interval
+
+    parser = argparse.ArgumentParser(
+        prog="python -m zolab evaluate",
+        description=evaluate_command.__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--model", default="smollm2-135m", help="embedded name, local folder or Hub id of the model")
+    parser.add_argument("--task", default="rotten_tomatoes", help=f"one of {', '.join(TASKS)}")
+    parser.add_argument("--shots", type=int, default=0, help="solved training examples shown before each test example")
+    parser.add_argument("--test", type=int, help="test examples, by default the papers' number")
+    parser.add_argument("--data_seed", type=int, default=0, help="seed of the draw of test examples and demonstrations")
+    parser.add_argument("--dtype", default="float32", help=f"weights: {', '.join(DTYPES)}")
+    parser.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda:0")
+    parser.add_argument("--autocast", action="store_true", help="compute in bfloat16 where torch deems it safe")
+    options = parser.parse_args(arguments)
+    task = load_task(options.task, options.autocast)
+    examples = task.demonstrate(task.held_out(options.data_seed, options.test), options.shots, options.data_seed)
+    loss, metrics = task.score(*load_model(options.model, options.dtype, options.device), examples)
+    manner = f"{options.shots} demonstrations" if options.shots else "zero-shot"
+    print(f"{options.model} on {options.task}, {manner}, {len(examples)} examples: loss {loss:.3f}")
+    for name, values in metrics.items():
+        low, high = interval(values)
+        print(f"  {name:11} {100 * values.mean():5.1f} %   (95 % interval {100 * low:.1f} to {100 * high:.1f} %)")
+
+
+COMMANDS = {
+    "finetune": finetune_command,
+    "evaluate": evaluate_command,
+    "replay": replay_command,
+    "sweep": sweep_command,
+}
 
 
 def main() -> int:

@@ -34,25 +34,25 @@ class Config:
     schedule: str = option("constant", f"learning-rate schedule over the steps: {', '.join(SCHEDULES)}")
     steps: int = option(1000, "optimizer steps")
     batch_size: int = option(16, "examples in a batch")
-    train: int = option(1000, "training examples")
-    dev: int = option(500, "examples for choosing the best step")
-    test: int = option(1000, "examples for the reported metric")
+    train: int | None = option(None, "training examples (of each class for masked models), by default the papers' number")
+    dev: int | None = option(None, "examples for choosing the best step, by default the papers' number")
+    test: int | None = option(None, "examples for the reported metric, by default the papers' number")
     eval_every: int = option(100, "steps between evaluations on dev; the step with the lowest dev loss is kept")
     patience: int = option(0, "stop after this many evaluations without a new lowest dev loss; 0 never stops early")
     checkpoint_every: int = option(0, "steps between saved weights; 0 keeps only the log, from which weights are replayed")
     seed: int = option(0, "seed of the directions and of the order of batches")
     data_seed: int = option(0, "seed of the draw of train, dev and test examples")
     dtype: str = option("float32", "weights: float32, bfloat16 or float16")
+    autocast: bool = option(False, "compute in bfloat16 where torch deems it safe; weights and losses keep their precision")
     device: str = option("cpu", "torch device, such as cpu or cuda:0")
 
     def validate(self) -> None:
         """Raise ValueError, naming the option, unless every value makes sense."""
-        for name in ("steps", "batch_size", "samples", "train", "dev", "test", "eval_every"):
+        for name in ("steps", "batch_size", "samples", "eval_every"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}.")
         for name in ("patience", "checkpoint_every", "seed", "data_seed", "lr", "weight_decay"):
             require(0 <= getattr(self, name) < math.inf, f"{name} must be at least 0, got {getattr(self, name)}.")
         require(0 < self.eps < math.inf, f"eps must be > 0, got {self.eps}.")
-        require(self.batch_size <= self.train, f"batch_size {self.batch_size} exceeds the {self.train} training examples.")
         require(self.schedule in SCHEDULES, f"unknown schedule {self.schedule!r}; choose {', '.join(SCHEDULES)}.")
         require(self.optimizer in METHODS, f"unknown optimizer {self.optimizer!r}; choose {', '.join(METHODS)}.")
         make_optimizer(self, [nn.Parameter(torch.zeros(1))])

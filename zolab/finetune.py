@@ -51,7 +51,7 @@ def finetune(config: Config, out: str | Path, *, overwrite: bool = False, progre
         OSError: data or model cannot be had, or the folder cannot be written to or lacks space.
     """
     config.validate()
-    task = load_task(config.task)
+    task = load_task(config.task, config.autocast)
     log = RunLog(Path(out) / "log.jsonl")
     try:
         return _Session(config, Path(out), task, log, overwrite, progress).run()
@@ -195,7 +195,7 @@ class _Session:
         for entry in self.log.of("evaluation"):
             if (entry["step"], entry["split"]) == (step, split):
                 return Evaluation(entry["loss"], entry["metric"], entry["examples"])
-        examples = getattr(self.examples, split)[: self.config.dev if split == "train" else None]
+        examples = getattr(self.examples, split)[: len(self.examples.dev) if split == "train" else None]
         result = self.task.evaluate(self.model, self.tokenizer, examples)
         self.log.append("evaluation", step=step, split=split, forwards=self._forwards(step), **result._asdict())
         return result

@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM,
 from transformers.utils import logging
 
 Loaded = tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]
-EMBEDDED, TINY, FAMILIES = "smollm2-135m", "tiny-random-", ("llama", "opt", "qwen2", "roberta")
+EMBEDDED, TINY, FAMILIES = "smollm2-135m", "tiny-random-", ("llama", "opt", "qwen2", "qwen3", "roberta")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MASKED = {"albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta"}
 WAYS_OUT = f"pass the path of a local folder, use the embedded default {EMBEDDED!r}, or connect to the network"
@@ -67,7 +67,7 @@ def tiny_model(family: str, seed: int = 0) -> transformers.PreTrainedModel:
     """A random float32 model in eval mode: two layers of width 32, 260 tokens, tied embeddings, 2,048 positions.
 
     Args:
-        family: "llama", "opt" or "qwen2" (causal), or "roberta" (masked); `ValueError` for any other.
+        family: "llama", "opt", "qwen2" (also Qwen2.5) or "qwen3" (causal), or "roberta" (masked); `ValueError` for others.
         seed: of the weights; the same seed gives the same bits, and the global RNG is not touched.
     """
     if family not in FAMILIES:
@@ -76,7 +76,7 @@ def tiny_model(family: str, seed: int = 0) -> transformers.PreTrainedModel:
     sizes |= {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": True}
     sizes |= {"max_position_embeddings": 2050 if family == "roberta" else 2048}  # its positions start at pad + 1
     sizes |= {"ffn_dim": 64, "word_embed_proj_dim": 32} if family == "opt" else {"intermediate_size": 64}
-    sizes |= {"num_key_value_heads": 2} if family in ("llama", "qwen2") else {}
+    sizes |= {"num_key_value_heads": 2, "head_dim": 8} if family in ("llama", "qwen2", "qwen3") else {}
     auto = AutoModelForMaskedLM if family in MASKED else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators too

@@ -133,11 +133,12 @@ def landscape_map(
 
 
 def bars(labels: Sequence[str], values: Sequence[float], unit: str, title: str, axes: Axes | None = None) -> Figure:
-    """Horizontal bars with their values written beside them."""
+    """Horizontal bars with their values written beside them; methods have their own colours."""
     with look():
         axes = axes or plt.figure(figsize=(7.0, 0.55 * len(labels) + 1.1)).subplots()
         places = np.arange(len(labels))[::-1]
-        axes.barh(places, values, color=[COLOURS[i % len(COLOURS)] for i in range(len(labels))], height=0.6)
+        colours = [METHOD_COLOURS.get(label, COLOURS[i % len(COLOURS)]) for i, label in enumerate(labels)]
+        axes.barh(places, values, color=colours, height=0.6)
         for place, value in zip(places, values, strict=True):
             axes.text(value, place, f" {value:.3g} {unit}", va="center")
         axes.set_yticks(places, labels)

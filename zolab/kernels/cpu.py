@@ -10,23 +10,20 @@ import numpy as np
 import torch
 from numba import njit
 
+from zolab.kernels import moments
 from zolab.kernels.llvm import (
-    add,
     as_bits,
     differ,
     first_flag,
     fma,
     from_float,
     or_,
-    over,
-    sqrt,
-    times,
     to_float,
     wide_vectors,
     without_first,
 )
 from zolab.kernels.threefry import PAIRS, TILE
-from zolab.kernels.tiles import fill_tile, scratch, threefry, two_normals
+from zolab.kernels.tiles import fill_tile, scratch, threefry, total_of
 
 f32, u32 = np.float32, np.uint32
 
@@ -74,14 +71,6 @@ def _dot(w, k0, k1, tile):
         for i in range(part.size):
             sums[i] = fma(to_float(part[i]), z[i], sums[i])
     return total_of(sums)
-
-
-@njit(inline="always")
-def total_of(sums):
-    total = 0.0
-    for i in range(sums.size):
-        total += sums[i]
-    return total
 
 
 @njit(inline="always")
@@ -225,52 +214,6 @@ def _update(w, tile, keys, given, coefficients, decay):
             part[i] = from_float(now[i], part[i])
 
 
-@njit(inline="always")
-def moments_tile(m, v, keys, first, second, tile, size):
-    """m += sum_k first[k] * z_k and v += sum_k second[k] * z_k^2 over one tile; directions two by two, as lanes."""
-    pair = u32(tile * PAIRS)
-    for k in range(0, first.size, 2):
-        k0, k1 = (keys[k, 0], keys[k + 1, 0]), (keys[k, 1], keys[k + 1, 1])
-        a0, a1 = first[k], first[k + 1]
-        b = (second[k], second[k + 1])
-        for i in range(min(size, PAIRS)):
-            word0, word1 = threefry(k0, k1, add(pair, u32(i)), u32(0))
-            x, y = two_normals(word0, word1)
-            bx, by = times(b, x), times(b, y)
-            # Every load before any store: the halves of a tile lie 4 KiB apart, where a store holds up the loads after it.
-            mx, my, vx, vy = m[i], m[i + PAIRS], v[i], v[i + PAIRS]
-            m[i], m[i + PAIRS] = fma(a1, x[1], fma(a0, x[0], mx)), fma(a1, y[1], fma(a0, y[0], my))
-            v[i], v[i + PAIRS] = fma(bx[1], x[1], fma(bx[0], x[0], vx)), fma(by[1], y[1], fma(by[0], y[0], vy))
-
-
-@njit(nogil=True, cache=True)
-def _update_by_moments(w, tile, keys, given, first, second, decay, inside, outside):
-    """w = decay * w + m / (sqrt(v + inside) + outside), where m = sum_k first[k] * z_k and v = sum_k second[k] * z_k^2.
-
-    The number of directions is even. Returns the squared length of what was added.
-    """
-    wide_vectors()
-    room = scratch(2 * TILE + 256)
-    m, v, squares = room[:TILE], room[TILE + 256 :], scratch(TILE)
-    squares[:] = f32(0)
-    for start in range(0, w.size, TILE):
-        part = w[start : start + TILE]
-        room[:] = f32(0)
-        if given.size:
-            for k in range(first.size):
-                for i in range(part.size):
-                    z = given[k, start + i]
-                    m[i] = fma(first[k], z, m[i])
-                    v[i] = fma(second[k] * z, z, v[i])
-        else:
-            moments_tile(m, v, keys, first, second, tile + start // TILE, part.size)
-        for i in range(part.size):
-            added = over(m[i], sqrt(v[i] + inside) + outside)
-            part[i] = from_float(fma(decay, to_float(part[i]), added), part[i])
-            squares[i] = fma(added, added, squares[i])
-    return total_of(squares)
-
-
 CHUNK = 512 * TILE
 THREADED = True
 _VIEWS = {torch.float32: torch.float32, torch.bfloat16: torch.uint16, torch.float16: torch.int16}
@@ -338,4 +281,4 @@ def update_by_moments(w, tile, sources, first, second, decay, inside, outside) -
     if first.size % 2:  # a direction with weight zero makes the number even
         keys, first, second = np.vstack((keys, keys[-1:])), np.append(first, f32(0)), np.append(second, f32(0))
         values = np.vstack((values, values[-1:])) if values.size else values
-    return _update_by_moments(w, tile, keys, values, first, second, f32(decay), f32(inside), f32(outside))
+    return moments.update_by_moments(w, tile, keys, values, first, second, f32(decay), f32(inside), f32(outside))

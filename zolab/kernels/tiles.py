@@ -105,6 +105,15 @@ def scratch(size):
 
 
 @njit(inline="always")
+def total_of(sums):
+    """The sum in float64."""
+    total = 0.0
+    for i in range(sums.size):
+        total += sums[i]
+    return total
+
+
+@njit(inline="always")
 def fill_tile(z, k0, k1, tile, size):
     """One tile of a direction: pair i of the tile gives element i and element i + PAIRS; two pairs at a time, as lanes."""
     half = PAIRS // 2

@@ -19,15 +19,16 @@ class AdaMeZO(ZeroOrderOptimizer):
         "paper":  theta <- theta - lr (1-b1) M / sqrt((1-b2) S + delta)
         "code":   theta <- theta - lr gain M / (sqrt(S) + delta)
 
-    with k = 0 ... horizon-1 and no bias correction. As in the authors' code, steps 0 ... horizon are MeZO's, as are all
-    steps if horizon is 1, and "code" with b2 = 0 divides by one. Not for memory-bound work where time matters more: each step
-    generates `horizon` directions. In high dimension all coordinates share one second moment; MEAZO then does the same for
-    the price of a scalar.
+    with k = 0 ... horizon-1, or as far back as there are steps, and no bias correction. In the authors' code, and so in
+    "code", steps 0 ... horizon are MeZO's, as are all if horizon is 1, and b2 = 0 divides by one.
+
+    Not for work where time matters more than memory: each step generates `horizon` directions. And in high dimension all
+    coordinates share one second moment; MEAZO then does the same for the price of a scalar.
 
     Args:
         params, eps, weight_decay, seed: as in `ZeroOrderOptimizer`.
-        lr: learning rate. Past the warm-up a step has about lr ("paper") or 100 lr / 2 ("code") in every coordinate,
-            whatever the slopes are.
+        lr: learning rate. A step has about lr ("paper") or, past the warm-up, gain lr / 2 ("code") in every coordinate,
+            whatever the slopes are. A learning rate of "code" must suit MeZO as well.
         betas: decay rates of the first and second moment, in [0, 1).
         horizon: how many steps a moment remembers, >= 1.
         scaling: "paper" or "code".
@@ -69,13 +70,13 @@ class AdaMeZO(ZeroOrderOptimizer):
         super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, settings=settings)
 
     def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update | MomentsUpdate:
-        self.moments = None
-        if self.horizon == 1 or record.step <= self.horizon:
+        self.moments, paper = None, self.scaling == "paper"
+        if not paper and (self.horizon == 1 or record.step <= self.horizon):
             return self.against(record, blocks, groups)
-        past = [record, *reversed(self.trajectory.records[1 - self.horizon :])]
+        past = [record, *reversed(self.trajectory.records[-self.horizon + 1 :])][: self.horizon]
         directions = [self.direction(then.step) for then in past]
         slopes = [then.projected_grads[0] for then in past]
-        (beta1, beta2), paper = self.betas, self.scaling == "paper"
+        beta1, beta2 = self.betas
         gain, mass = (1 - beta1, 1 - beta2) if paper else (self.gain, 1.0)
         first = [[-record.lrs[g] * gain * beta1**k * p for g in groups] for k, p in enumerate(slopes)]
         if not paper and beta2 == 0:

@@ -129,11 +129,11 @@ def adamezo_step(
     past.insert(0, [p * z_j for z_j in z])
     beta1, beta2 = betas
     for j, theta in enumerate(params):
-        if horizon == 1 or step <= horizon:
+        if scaling == "code" and (horizon == 1 or step <= horizon):
             theta -= lr * past[0][j]
             continue
-        m = sum(beta1**k * past[k][j] for k in range(horizon))
-        v = sum(beta2**k * past[k][j] ** 2 for k in range(horizon))
+        m = sum(beta1**k * g[j] for k, g in enumerate(past[:horizon]))
+        v = sum(beta2**k * g[j] ** 2 for k, g in enumerate(past[:horizon]))
         if scaling == "paper":
             theta -= lr * (1 - beta1) * m / ((1 - beta2) * v + delta).sqrt()
         elif beta2 == 0:

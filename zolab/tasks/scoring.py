@@ -1,136 +1,195 @@
-"""Log-probabilities of candidate answers: no padding, shared prompts once, logits only where a token is scored."""
+"""Log-probabilities of candidate answers: shared prompts computed once, logits only where a token is scored."""
 
+import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
-# Tokens packed into one pass. More saves passes, each of which reads every weight; less saves attention between strangers,
-# which is computed and masked.
-PACK_TOKENS = 512
+from zolab.tasks.packing import Pack, Tokens, pack
 
-
-class Pack(NamedTuple):
-    """Texts laid end to end, each seeing only itself.
-
-    Args:
-        input_ids: int64 of shape (1, tokens).
-        position_ids: int64 of shape (1, tokens), from 0 in each text.
-        attention_mask: bool of shape (1, 1, tokens, tokens), or None for a single text, which is plainly causal.
-        places: int64 of shape (scored tokens,): positions in the pack that predict a scored token.
-    """
-
-    input_ids: Tensor
-    position_ids: Tensor
-    attention_mask: Tensor | None
-    places: Tensor
+# A prompt, the candidates that may follow it, and the index of the right one.
+Question = tuple[str, Sequence[str], int]
 
 
 @dataclass(frozen=True)
 class Batch:
     """Tokenised prompts with candidates.
 
-    Candidates that differ in their last token only (one-token verbalizers, say) share one text, since the last token is
-    never fed to the model.
+    Candidates share the text up to where they differ; the last token is never fed to the model, so that one-token candidates
+    share all of it.
 
     Args:
         packs: the texts.
-        targets: the scored tokens, int64 of shape (scored tokens of all packs,).
-        options: the candidate, numbered through the batch, that each scored token belongs to; same shape.
+        targets: the scored tokens, pack by pack, int64 of shape (scored tokens,).
+        rows: where each of them is predicted, an index into `places` of its pack; same shape.
+        options: the candidate, numbered through the batch, that each of them belongs to; same shape.
+        scored: number of scored tokens of each pack.
         sizes: number of candidates of each example.
         answers: index of the right candidate of each example.
+        longest: number of tokens of the longest text.
+        masked: for a masked language model instead of a causal one.
     """
 
     packs: tuple[Pack, ...]
     targets: Tensor
+    rows: Tensor
     options: Tensor
+    scored: list[int]
     sizes: list[int]
     answers: list[int]
+    longest: int
+    masked: bool = False
 
     def to(self, device: torch.device | str) -> "Batch":
-        packs = tuple(Pack(*(part if part is None else part.to(device) for part in pack)) for pack in self.packs)
-        return replace(self, packs=packs, targets=self.targets.to(device), options=self.options.to(device))
+        packs = tuple(Pack(*(x if x is None else x.to(device) for x in part)) for part in self.packs)
+        moved = {name: getattr(self, name).to(device) for name in ("targets", "rows", "options")}
+        return replace(self, packs=packs, **moved)
+
+    @property
+    def right(self) -> list[int]:
+        """The right candidate of each example, numbered through the batch."""
+        return [start + answer for start, answer in zip(accumulate([0, *self.sizes]), self.answers, strict=False)]
 
 
-def encode(tokenizer, examples: Sequence[tuple[str, Sequence[str], int]], max_length: int = 2048) -> Batch:
-    """Tokenise (prompt, candidates, answer) triples.
+def encode(tokenizer, questions: Sequence[Question], max_length: int = 2048) -> Batch:
+    """Tokenise questions for a causal model.
 
     The option is what the full text has more than the prompt without its trailing spaces, counted in tokens, as in MeZO.
-    A text longer than `max_length` loses tokens from the left of its prompt; its first token stays.
+    A text longer than `max_length`, or than the tokenizer says its model takes, loses tokens from the left of its prompt;
+    its first token stays (ZO Fine-tuner).
 
     Raises:
-        ValueError: a candidate adds no token to its prompt, or is itself longer than `max_length`.
+        ValueError: a prompt is empty, or a candidate adds no token to it or is itself longer than `max_length`.
     """
-    strings = [prompt + candidate for prompt, candidates, _ in examples for candidate in candidates]
-    prompts = [prompt.rstrip(" ") for prompt, _, _ in examples]
-    encoded = tokenizer(strings + prompts)["input_ids"]
-    full, bare = encoded[: len(strings)], encoded[len(strings) :]
+    max_length = min(max_length, tokenizer.model_max_length)
+    strings = [(prompt.lstrip() + candidate).rstrip(" ") for prompt, candidates, _ in questions for candidate in candidates]
+    prompts = [prompt.lstrip().rstrip(" ") for prompt, _, _ in questions]
+    encoded = tokenizer(strings + prompts, verbose=False)["input_ids"]  # too long is no news: they are cut below
+    full, bare = iter(encoded[: len(strings)]), encoded[len(strings) :]
 
-    scored_in: dict[tuple[int, ...], list[tuple[int, int, int]]] = {}
-    option = 0
-    for (prompt, candidates, _), prompt_ids in zip(examples, bare, strict=True):
+    texts, places, targets = [], [], []
+    for (prompt, candidates, _), prompt_ids in zip(questions, bare, strict=True):
+        if not prompt_ids:
+            raise ValueError("an empty prompt leaves the first token of its answer unpredicted; give it a text.")
         for candidate in candidates:
-            ids = full[option]
+            ids = next(full)
             length = len(ids) - len(prompt_ids)
             if not 0 < length < max_length:
                 raise ValueError(f"the candidate {candidate!r} adds {length} tokens to {prompt[-40:]!r}; change the template.")
-            if len(ids) > max_length:
-                ids = ids[:1] + ids[1 - max_length :]
-            scored = scored_in.setdefault(tuple(ids[:-1]), [])
-            scored += [(at - 1, ids[at], option) for at in range(len(ids) - length, len(ids))]
-            option += 1
-
-    groups = _groups(list(scored_in))
-    targets, options = zip(*((t, o) for group in groups for text in group for _, t, o in scored_in[text]), strict=True)
-    sizes = [len(candidates) for _, candidates, _ in examples]
-    answers = [answer for _, _, answer in examples]
-    packs = tuple(_pack(group, [[at for at, _, _ in scored_in[text]] for text in group]) for group in groups)
-    return Batch(packs, torch.tensor(targets), torch.tensor(options), sizes, answers)
+            ids = shorten(ids, max_length)
+            texts.append(tuple(ids[:-1]))
+            places.append(range(len(ids) - length - 1, len(ids) - 1))
+            targets.append(ids[-length:])
+    return batch_of(texts, places, targets, questions, masked=False)
 
 
-def _groups(texts: list[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
-    """Texts in groups of at most PACK_TOKENS tokens; a longer text is alone."""
-    groups: list[list[tuple[int, ...]]] = []
-    room = 0
-    for text in sorted(texts, key=len):
-        if len(text) > room:
-            groups.append([])
-            room = PACK_TOKENS
-        groups[-1].append(text)
-        room -= len(text)
-    return groups
+def shorten(ids: list[int], max_length: int) -> list[int]:
+    """At most `max_length` tokens: the first, which may mark the beginning of a text, and the last ones."""
+    return ids if len(ids) <= max_length else ids[:1] + ids[len(ids) - max_length + 1 :]
 
 
-def _pack(texts: list[tuple[int, ...]], places: list[list[int]]) -> Pack:
-    lengths = torch.tensor([len(text) for text in texts])
-    starts = (lengths.cumsum(0) - lengths).tolist()
-    owner = torch.arange(len(texts)).repeat_interleave(lengths)
-    causal = (owner[:, None] == owner[None, :]).tril()
-    return Pack(
-        torch.tensor([[token for text in texts for token in text]]),
-        torch.cat([torch.arange(length) for length in lengths])[None],
-        causal[None, None] if len(texts) > 1 else None,
-        torch.tensor([start + at for start, here in zip(starts, places, strict=True) for at in here]),
+def batch_of(
+    texts: Sequence[Tokens],
+    places: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int]],
+    questions: Sequence[Question],
+    masked: bool,
+) -> Batch:
+    """A batch from the text, the places and the target tokens of each candidate of each question."""
+    packs, homes = pack(texts, places, causal=not masked)
+    scored = sorted(
+        (number, row, target, option)
+        for option, ((number, rows), tokens) in enumerate(zip(homes, targets, strict=True))
+        for row, target in zip(rows, tokens, strict=True)
     )
+    numbers, rows, targets, options = torch.tensor(scored).T.contiguous()
+    sizes, answers = [len(candidates) for _, candidates, _ in questions], [answer for _, _, answer in questions]
+    longest = max(map(len, texts))
+    return Batch(tuple(packs), targets, rows, options, numbers.bincount().tolist(), sizes, answers, longest, masked)
 
 
-def option_log_probs(model: nn.Module, batch: Batch, per_token: bool = False) -> Tensor:
-    """Mean log-probability of each candidate's tokens, float32 whatever the model's dtype.
+def token_log_probs(model: nn.Module, batch: Batch, autocast: bool = False) -> Tensor:
+    """Log-probability of every scored token, in the order of `batch.targets`; float32 whatever the model computes in.
 
     Args:
-        model: a causal language model of `transformers`.
-        batch: from `encode`, on the model's device.
-        per_token: return the log-probability of every scored token instead.
+        model: a causal or a RoBERTa-like masked language model of `transformers`, as the batch wants it.
+        batch: on the model's device.
+        autocast: run the model in bfloat16 where torch deems it safe; weights and log-probabilities keep their precision.
+
+    Raises:
+        ValueError: the model is of the other kind, or a text is longer than its context.
     """
-    scored = []
-    for ids, positions, mask, places in batch.packs:
-        output = model.base_model(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False)
-        scored.append(output.last_hidden_state[0, places])
-    logits = model.get_output_embeddings()(torch.cat(scored)).float()
-    tokens = logits.log_softmax(-1).gather(-1, batch.targets[:, None]).squeeze(-1)
-    if per_token:
-        return tokens
+    _check_fits(model, batch)
+    tokens = []
+    scored = zip(batch.packs, batch.rows.split(batch.scored), batch.targets.split(batch.scored), strict=True)
+    for part, rows, targets in scored:
+        with autocasting(autocast, batch.targets.device):
+            logits = (_masked_logits if batch.masked else _causal_logits)(model, part)
+        tokens.append(logits.float().log_softmax(-1)[rows, targets])
+    return torch.cat(tokens)
+
+
+def option_log_probs(model: nn.Module, batch: Batch, autocast: bool = False) -> Tensor:
+    """Mean log-probability of each candidate's tokens; arguments and errors as for `token_log_probs`."""
+    return option_means(token_log_probs(model, batch, autocast), batch)
+
+
+def option_means(tokens: Tensor, batch: Batch) -> Tensor:
+    """Mean of the scored tokens of each candidate."""
     total = tokens.new_zeros(sum(batch.sizes)).index_add(0, batch.options, tokens)
     return total / torch.bincount(batch.options, minlength=sum(batch.sizes))
+
+
+def _causal_logits(model: nn.Module, part: Pack) -> Tensor:
+    ids, positions, mask, places = part
+    inputs = {"input_ids": ids, "position_ids": positions, "attention_mask": mask, "use_cache": False}
+    logits = model(**inputs, logits_to_keep=places).logits[0]
+    if len(logits) != len(places):
+        raise ValueError(f"{type(model).__name__} cannot give logits at chosen places only; use a LLaMA, Qwen or OPT model.")
+    return logits
+
+
+def _masked_logits(model: nn.Module, part: Pack) -> Tensor:
+    ids, positions, mask, places = part
+    positions = positions + _first_position(model)
+    hidden = model.base_model(input_ids=ids, position_ids=positions, attention_mask=mask).last_hidden_state
+    return model.lm_head(hidden[0, places])
+
+
+def autocasting(wanted: bool, device: torch.device) -> AbstractContextManager:
+    """bfloat16 autocast if wanted, without its cache: that would keep a copy of all weights, stale after they moved."""
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False) if wanted else nullcontext()
+
+
+def context_of(model: nn.Module) -> float:
+    """Number of tokens that a model takes at once, infinity if it does not say."""
+    masked = 0 if model.can_generate() else _first_position(model)
+    return getattr(model.config, "max_position_embeddings", math.inf) - masked
+
+
+def check_causal(model: nn.Module) -> None:
+    if not model.can_generate():
+        kind = type(model).__name__
+        raise ValueError(f"this task continues a text: it needs a causal language model, which {kind} is not.")
+
+
+def _check_fits(model: nn.Module, batch: Batch) -> None:
+    kind = type(model).__name__
+    if not batch.masked:
+        check_causal(model)
+    elif model.can_generate() or not hasattr(model, "lm_head"):
+        raise ValueError(f"this task fills in a mask: it needs a RoBERTa-like masked language model, which {kind} is not.")
+    attention = getattr(model.config, "_attn_implementation", "sdpa")
+    if attention != "sdpa":  # "eager" would add a mask of zeros and ones to its scores, and be wrong without a word
+        raise ValueError(f"texts are packed for torch's attention, and {kind} uses {attention}; load it with sdpa.")
+    if batch.longest > (context := context_of(model)):
+        raise ValueError(f"a text of {batch.longest} tokens exceeds the {context} of {kind}; encode with max_length={context}.")
+
+
+def _first_position(model: nn.Module) -> int:
+    """RoBERTa counts positions from the number after its padding token's."""
+    return model.config.pad_token_id + 1
