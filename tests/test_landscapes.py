@@ -3,7 +3,7 @@
 import math
 import re
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -63,9 +63,14 @@ def test_numbers_arrays_and_tensors_agree(landscape):
     assert landscape(*torch.tensor([x, y], dtype=torch.float64)).item() == pytest.approx(number, rel=1e-12)
 
 
-@pytest.mark.parametrize("landscape", PUBLISHED.values(), ids=PUBLISHED)
-def test_published_path_lengths_come_out(landscape):
-    walks = run_protocol(landscape)
+@cache
+def published_walks(key):
+    return run_protocol(LANDSCAPES[key])
+
+
+@pytest.mark.parametrize("key", PUBLISHED)
+def test_published_path_lengths_come_out(key):
+    landscape, walks = PUBLISHED[key], published_walks(key)
     assert set(walks) == set(landscape.protocol.lengths) == {"Adam", "MeZO", "AdaMeZO"}
     for method, walk in walks.items():
         print(method, walk.length, landscape.protocol.lengths[method], walk.losses[-1])
@@ -76,7 +81,7 @@ def test_published_path_lengths_come_out(landscape):
 
 
 def test_published_finals_on_beale():
-    walks = run_protocol(LANDSCAPES["beale"])
+    walks = published_walks("beale")
     finals = [walks[method].losses[-1] for method in ("Adam", "MeZO", "AdaMeZO")]
     assert finals[:2] == pytest.approx([2.49e-3, 0.587], rel=1e-2)
     assert finals[2] == pytest.approx(1.00e-3, abs=1e-4)
@@ -149,6 +154,17 @@ def test_given_directions_are_used_in_turn():
     both = run(partial(MeZO, lr=1e-2, samples=2), landscape, 5, directions=axes)
     assert (np.diff(both.positions, axis=0) != 0).all()
     assert not np.array_equal(walk.positions, run(partial(MeZO, lr=1e-2), landscape, 10).positions)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("key", ["beale", "two_blocks"])
+def test_every_method_takes_given_directions(method, key):
+    first, second = (
+        run(partial(METHODS[method], lr=1e-3, seed=seed), LANDSCAPES[key], 10, directions=[(1.0, 0.5), (-0.5, 1.0)])
+        for seed in (0, 1)
+    )
+    assert np.array_equal(first.positions, second.positions)
+    assert (np.diff(first.positions, axis=0) != 0).any(axis=1).all()
 
 
 def test_noise_leaves_the_saddle_where_the_gradient_does_not():

@@ -122,10 +122,10 @@ def landscape_map(
         axes.contourf(x, y, height, levels, cmap="Greys", vmin=levels[0], vmax=2 * levels[-1] - levels[0], extend="min")
         axes.contour(x, y, height, levels, colors="white", linewidths=0.5, linestyles="solid")
         for place, (method, walk) in enumerate(walks.items()):
-            width = 1.3 * (len(walks) - place)  # an earlier path shows on both sides of a later one
+            width = 1.2 + 0.9 * (len(walks) - 1 - place)  # an earlier path shows on both sides of a later one
             axes.plot(*walk.positions.T, color=METHOD_COLOURS[method], linewidth=width, label=method)
-            axes.plot(*walk.positions[-1], "o", color=METHOD_COLOURS[method], markeredgecolor="white", zorder=5)
-        axes.plot(*np.transpose(landscape.minima), "*", color=YELLOW, markeredgecolor=BLACK, markersize=13, zorder=4)
+            axes.plot(*walk.positions[-1], "o", color=METHOD_COLOURS[method], markeredgecolor="white", markersize=7, zorder=5)
+        axes.plot(*np.transpose(landscape.minima), "*", color=YELLOW, markeredgecolor=BLACK, markersize=15, zorder=4)
         axes.plot(*landscape.start, "o", color="white", markeredgecolor=BLACK, markersize=7, zorder=4, clip_on=False)
         axes.set(xlim=(left, right), ylim=(bottom, top), xlabel="x", ylabel="y", title=landscape.title)
         axes.grid(visible=False)
