@@ -10,32 +10,13 @@ import threading
 import numpy as np
 import pytest
 import torch
+from small import equal, loss_of, network, weights
 from torch import nn
 
 from zolab import Direction, MeZO, Trajectory, replay
 from zolab.models import tiny_model
 from zolab.noise import direction
 from zolab.optim.reference import mezo_step
-
-
-def network(dtype=torch.float32):
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(37, 51), nn.Tanh(), nn.Linear(51, 3)).to(dtype)
-
-
-def loss_of(model, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    x, y = torch.randn(64, 37, generator=generator), torch.randn(64, 3, generator=generator)
-    dtype = next(model.parameters()).dtype
-    return lambda: ((model(x.to(dtype)).float() - y) ** 2).mean()
-
-
-def weights(model):
-    return [p.detach().clone() for p in model.parameters()]
-
-
-def equal(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 @pytest.mark.parametrize("samples", [1, 3])

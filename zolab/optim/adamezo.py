@@ -63,11 +63,14 @@ class AdaMeZO(ZeroOrderOptimizer):
         check_range("delta", delta, delta >= 0)
         check_range("gain", gain, gain >= 0)
         self.betas, self.horizon, self.scaling, self.gain, self.delta = betas, horizon, scaling, gain, delta
+        settings = {"betas": list(betas), "horizon": horizon, "scaling": scaling, "gain": gain, "delta": delta}
+        super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, settings=settings)
+
+    def begin(self) -> None:
+        super().begin()
         self.moments: MomentsUpdate | None = None
         self.lengths: list[float | None] = []
         """Length of each step, None where it was MeZO's or is not known: what `MeZOSwitch` follows."""
-        settings = {"betas": list(betas), "horizon": horizon, "scaling": scaling, "gain": gain, "delta": delta}
-        super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, settings=settings)
 
     def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update | MomentsUpdate:
         self.moments, paper = None, self.scaling == "paper"

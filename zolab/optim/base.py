@@ -63,7 +63,7 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
                 raise ValueError("eps must be the same in every parameter group: the two losses share one radius.")
         eps = float(self.param_groups[0]["eps"])
         self.trajectory = Trajectory(type(self).__name__, seed, eps, samples, settings or {})
-        self.steps = 0
+        self.begin()
         self._trainable()
 
     @abstractmethod
@@ -90,6 +90,10 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
         directions = [self.direction(record.step, sample) for sample in range(samples)]
         steps = [[-record.lrs[g] * factor * p / samples for g in groups] for p in record.projected_grads]
         return Update(blocks, directions, steps, record.decays(groups))
+
+    def begin(self) -> None:
+        """Set what a method remembers to what it is before the first step; extended by methods that remember more."""
+        self.steps = 0
 
     def advance(self, record: StepRecord, tensors: list[Tensor] | None, blocks: tuple[int, ...], groups: list[int]) -> None:
         """Bring what a method remembers beyond its trajectory from before the step to after it; here, nothing.
@@ -182,7 +186,7 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "trajectory"})
         records = Trajectory.records_from({name: array.numpy() for name, array in saved.pop("records").items()})
         self.trajectory = Trajectory(**saved)
-        self.steps = 0
+        self.begin()
         self.skip(records)
 
     def _evaluate(self, closure: Callable[[], Tensor | float]) -> float:

@@ -38,9 +38,13 @@ class MEAZO(ZeroOrderOptimizer):
     ):
         check_fraction("beta", beta)
         check_range("delta", delta, delta >= 0)
-        self.beta, self.delta, self.v = beta, delta, 0.0
+        self.beta, self.delta = beta, delta
         settings = {"beta": beta, "delta": delta}
         super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, samples=samples, settings=settings)
+
+    def begin(self) -> None:
+        super().begin()
+        self.v = 0.0
 
     def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update:
         corrected = self._second_moment(record) / (1 - self.beta ** (record.step + 1))

@@ -1,7 +1,7 @@
 """Methods that do store tensors as large as the weights: the baselines whose memory the others save."""
 
 from abc import abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,9 +36,9 @@ class StatefulOptimizer(ZeroOrderOptimizer):
 
     slots: ClassVar[tuple[str, ...]]
 
-    def __init__(self, params, **settings: Any):
+    def begin(self) -> None:
+        super().begin()
         self.stored: dict[int, dict[str, Tensor]] = {}
-        super().__init__(params, **settings)
 
     @abstractmethod
     def change(self, part: Slice, state: dict[str, Tensor], record: StepRecord) -> None:

@@ -1,0 +1,24 @@
+"""A small network, its loss and its weights, for the tests of optimizers."""
+
+import torch
+from torch import nn
+
+
+def network(dtype=torch.float32):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(37, 51), nn.Tanh(), nn.Linear(51, 3)).to(dtype)
+
+
+def loss_of(model, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    x, y = torch.randn(64, 37, generator=generator), torch.randn(64, 3, generator=generator)
+    dtype = next(model.parameters()).dtype
+    return lambda: ((model(x.to(dtype)).float() - y) ** 2).mean()
+
+
+def weights(model):
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def equal(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
