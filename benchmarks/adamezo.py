@@ -4,17 +4,12 @@ Times are medians measured in turn, A B A B, in one process; memory is the peak,
 import and load the same. The published way makes both moments of a tensor from whole directions drawn one after the other.
 """
 
-import argparse
-import json
-import subprocess
-import sys
-
 import torch
 
-from benchmarks.step import EPS, LR, SEED, direction_pass, interleaved, setting
+from benchmarks.step import EPS, LR, SEED, arguments, direction_pass, interleaved, peak_of, report, setting
 from zolab import AdaMeZO, MeZO
 from zolab.optim import StepRecord
-from zolab.records import environment, peak_memory, reset_peak_memory
+from zolab.records import peak_memory, reset_peak_memory
 from zolab.reversible import apply
 
 BETAS = (0.7, 0.9)
@@ -48,12 +43,6 @@ def published_pass(params, horizon):
         p.data = p.data - LR * m / (v.sqrt() + 1e-5)
 
 
-def peak_of(part, options):
-    command = [sys.executable, "-m", "benchmarks.adamezo", "--memory-of", part, "--horizon", str(options.horizon)]
-    command += ["--model", options.model, "--batch", str(options.batch), "--length", str(options.length)]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
-
-
 def memory_of(part, options):
     """Print the peak memory of three steps; the compiled kernels of both methods are in memory in either process."""
     model, loss = setting(options.model, options.batch, options.length)
@@ -69,19 +58,13 @@ def memory_of(part, options):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="smollm2-135m")
+    parser = arguments(__doc__)
     parser.add_argument("--horizon", type=int, default=10, help="steps that the moments remember")
-    parser.add_argument("--batch", type=int, default=16, help="rows")
-    parser.add_argument("--length", type=int, default=32, help="tokens in a row")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--json", action="store_true", help="last line: one JSON object")
-    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory_of:
         memory_of(options.memory_of, options)
         return
-    memory = {part: peak_of(part, options) for part in ("mezo", "adamezo")}
+    memory = {part: peak_of("adamezo", part, options) for part in ("mezo", "adamezo")}
     model, loss = setting(options.model, options.batch, options.length)
     params = list(model.parameters())
     elements = sum(p.numel() for p in params)
@@ -103,15 +86,7 @@ def main():
         "memory_bytes": memory,
     }
     print(f"{options.model}, {elements:,} weights, h = {options.horizon}, batch {options.batch} x {options.length}, float32")
-    for label, times in (("pass", {**passes, **published}), ("step", steps)):
-        for name, seconds in times.items():
-            print(f"  {label:12} {name:10} {seconds * 1e3:9.1f} ms")
-    for name, size in memory.items():
-        print(f"  peak memory  {name:10} {size / 1e6:9.1f} MB")
-    for name in list(result)[:6]:
-        print(f"  {name:26} {result[name]:.4g}")
-    if options.json:
-        print(json.dumps({**result, **environment()}))
+    report({**passes, **published}, steps, memory, result, 6, options.json)
 
 
 if __name__ == "__main__":

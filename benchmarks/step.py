@@ -82,11 +82,36 @@ def restore_error(model):
     return (squared / sum(float((b.double() ** 2).sum()) for b in before)) ** 0.5
 
 
-def peak_of(part, options):
-    """Peak memory in bytes of a fresh process that takes three steps of one part."""
-    command = [sys.executable, "-m", "benchmarks.step", "--memory-of", part, "--model", options.model]
-    command += ["--batch", str(options.batch), "--length", str(options.length)]
+def arguments(description):
+    """The options of benchmarks that measure steps, memory in fresh processes included."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--batch", type=int, default=16, help="rows")
+    parser.add_argument("--length", type=int, default=32, help="tokens in a row")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--json", action="store_true", help="last line: one JSON object")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    return parser
+
+
+def peak_of(benchmark, part, options):
+    """Peak memory in bytes of a fresh process of a benchmark, which takes three steps of one part."""
+    command = [sys.executable, "-m", f"benchmarks.{benchmark}", "--memory-of", part]
+    command += [f"--{name}={value}" for name, value in vars(options).items() if name not in ("json", "memory_of")]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def report(passes, steps, memory, result, ratios, as_json):
+    """Print times and peak memory, then the first few results; with --json all of them on the last line."""
+    for label, times in (("pass", passes), ("step", steps)):
+        for name, seconds in times.items():
+            print(f"  {label:12} {name:15} {seconds * 1e3:9.1f} ms")
+    for name, size in memory.items():
+        print(f"  peak memory  {name:15} {size / 1e6:9.1f} MB")
+    for name in list(result)[:ratios]:
+        print(f"  {name:32} {result[name]:.4g}")
+    if as_json:
+        print(json.dumps({**result, **environment()}))
 
 
 def memory_of(part, options):
@@ -107,18 +132,11 @@ def memory_of(part, options):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--batch", type=int, default=16, help="rows")
-    parser.add_argument("--length", type=int, default=32, help="tokens in a row")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--json", action="store_true", help="last line: one JSON object")
-    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = arguments(__doc__).parse_args()
     if options.memory_of:
         memory_of(options.memory_of, options)
         return
-    memory = {part: peak_of(part, options) for part in ("forwards", "step", "published_step")}
+    memory = {part: peak_of("step", part, options) for part in ("forwards", "step", "published_step")}
     model, loss = setting(options.model, options.batch, options.length)
     error = restore_error(model)
     params = list(model.parameters())
@@ -150,15 +168,7 @@ def main():
         "memory_bytes": memory,
     }
     print(f"{options.model}, {elements:,} weights, batch {options.batch} x {options.length} tokens, float32")
-    for label, times in (("direction pass", passes), ("step", steps)):
-        for name, seconds in times.items():
-            print(f"  {label:15} {name:10} {seconds * 1e3:9.1f} ms")
-    for name, size in memory.items():
-        print(f"  peak memory     {name:15} {size / 1e6:9.1f} MB")
-    for name in list(result)[:6]:
-        print(f"  {name:32} {result[name]:.3g}")
-    if options.json:
-        print(json.dumps({**result, **environment()}))
+    report(passes, steps, memory, result, 6, options.json)
 
 
 if __name__ == "__main__":

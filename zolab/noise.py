@@ -26,7 +26,7 @@ from zolab.kernels.threefry import TILE, threefry2x32
 
 SLICE = 1 << 20
 _INLINE = 1 << 16
-ERA = 64
+ERA = 16
 NOT_GIVEN = np.empty((0, 0), dtype=np.float32)
 _pool: ThreadPoolExecutor | None = None
 
@@ -183,7 +183,7 @@ def direction(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Materialise z for one block, or a slice of it: for readers and tests, since no optimizer needs it.
+    """Materialise z for one block, or a slice of it: for readers, tests and the methods that store state.
 
     Args:
         name: which direction.

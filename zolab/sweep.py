@@ -56,36 +56,44 @@ def sweep(plan: dict[str, Any], out: str | os.PathLike, progress: bool = True) -
         The record: for each method the searched learning rates with their final dev loss (None where the run diverged), the
         chosen one, and the outcome of each seed.
     """
-    out, record = Path(out), {}
+    out, record, first = Path(out), {}, plan["seeds"][0]
     for name in plan["methods"]:
-        losses = _search(plan, name, out, progress)
-        best = min(losses, key=losses.get)
-        seeds = {str(seed): _outcome(plan, name, best, seed, out, progress) for seed in plan["seeds"]}
-        searched = {f"{lr:.3g}": value if math.isfinite(value) else None for lr, value in sorted(losses.items())}
-        record[name] = {"lr": best, "searched": searched, "seeds": seeds}
+        tried = _search(plan, name, out, progress)
+        best = min(tried, key=lambda lr: _loss(tried[lr]))
+        others = {seed: _outcome(plan, name, best, seed, out, progress) for seed in plan["seeds"][1:]}
+        record[name] = {
+            "lr": best,
+            "searched": {f"{lr:.3g}": None if _loss(tried[lr]) == math.inf else _loss(tried[lr]) for lr in sorted(tried)},
+            "seeds": {str(seed): outcome for seed, outcome in {first: tried[best], **others}.items()},
+        }
         save_record({"config": plan, "result": record, **environment()}, out / "record.json")
     return record
 
 
-def _search(plan: dict[str, Any], name: str, out: Path, progress: bool) -> dict[float, float]:
-    """Final dev loss by learning rate: the start and its neighbours, then on past the edge while the edge is best."""
+def _search(plan: dict[str, Any], name: str, out: Path, progress: bool) -> dict[float, dict[str, Any]]:
+    """The first seed's outcome by learning rate: the start and its neighbours, then on past the edge while the edge is best."""
     start, factor = float(plan["methods"][name]["lr"]), plan["factor"]
-    places, losses = [-1, 0, 1], {}
 
-    def loss_at(place):
-        lr = float(f"{start * factor**place:.3g}")
-        loss = _outcome(plan, name, lr, plan["seeds"][0], out, progress)["dev_loss"]
-        losses[lr] = math.inf if loss is None else loss
-        return losses[lr]
+    def rate(place: int) -> float:
+        return float(f"{start * factor**place:.3g}")
 
-    found = {place: loss_at(place) for place in places}
+    def outcome_at(place: int) -> dict[str, Any]:
+        return _outcome(plan, name, rate(place), plan["seeds"][0], out, progress)
+
+    tried = {place: outcome_at(place) for place in (-1, 0, 1)}
     for _ in range(plan["extend"]):
-        best = min(found, key=found.get)
-        if min(found) < best < max(found):
+        best = min(tried, key=lambda place: _loss(tried[place]))
+        if min(tried) < best < max(tried):
             break
-        place = best - 1 if best == min(found) else best + 1
-        found[place] = loss_at(place)
-    return losses
+        place = best - 1 if best == min(tried) else best + 1
+        tried[place] = outcome_at(place)
+    return {rate(place): outcome for place, outcome in tried.items()}
+
+
+def _loss(outcome: dict[str, Any]) -> float:
+    """Final dev loss; that of a run that diverged is worse than any other, NaN too."""
+    loss = outcome["dev_loss"]
+    return loss if loss is not None and math.isfinite(loss) else math.inf
 
 
 def _outcome(plan: dict[str, Any], name: str, lr: float, seed: int, out: Path, progress: bool) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 import zolab.optim
 from zolab.landscapes import LANDSCAPES, Descent, Landscape, Protocol, run
-from zolab.plots import BLACK, METHOD_COLOURS, YELLOW, landscape_map
+from zolab.plots import METHOD_COLOURS, landscape_contours, landscape_marks
 
 FIRST_ORDER = {"Adam": torch.optim.Adam, "SGD": torch.optim.SGD}
 MOST_STEPS = 400
@@ -60,8 +60,7 @@ def draw_map(axes: Axes, key: str) -> None:
     axes.set(xlim=(left, right), ylim=(bottom, top), xlabel="x", ylabel="y")
     axes.locator_params(nbins=4)
     axes.grid(visible=False)
-    axes.plot(*np.transpose(landscape.minima), "*", color=YELLOW, markeredgecolor=BLACK, markersize=14, zorder=4)
-    axes.plot(*landscape.start, "o", color="white", markeredgecolor=BLACK, markersize=7, zorder=4)
+    landscape_marks(landscape, axes)
 
 
 def draw_every_map() -> None:
@@ -74,10 +73,8 @@ def draw_every_map() -> None:
 def _map(key: str) -> np.ndarray:
     figure = Figure(figsize=(5, 5), dpi=100, layout="none")
     axes = figure.add_axes((0, 0, 1, 1))
-    landscape_map(landscape_of(key), {}, axes)
+    landscape_contours(landscape_of(key), axes)
     axes.set_axis_off()
-    for mark in list(axes.lines):
-        mark.remove()
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())
