@@ -128,11 +128,9 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
                 perturbation = Perturbation(tensors, blocks, self.probe(self.steps, sample), [eps] * len(tensors))
                 try:
                     perturbation.plus()
-                    with interrupts.allowed():
-                        plus = self._evaluate(closure)
+                    plus = self._evaluate(closure, interrupts)
                     perturbation.minus()
-                    with interrupts.allowed():
-                        minus = self._evaluate(closure)
+                    minus = self._evaluate(closure, interrupts)
                 except BaseException:
                     perturbation.leave()
                     raise
@@ -189,10 +187,14 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
         self.begin()
         self.skip(records)
 
-    def _evaluate(self, closure: Callable[[], Tensor | float]) -> float:
-        loss = closure()
-        if isinstance(loss, Tensor) and loss.numel() == 1:
-            loss = loss.item()
+    def _evaluate(self, closure: Callable[[], Tensor | float], interrupts: DeferInterrupts) -> float:
+        interrupts.allow()
+        try:
+            loss = closure()
+            if isinstance(loss, Tensor) and loss.numel() == 1:
+                loss = loss.item()
+        finally:
+            interrupts.hold()
         if not isinstance(loss, (int, float)):
             shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
             raise ValueError(f"step {self.steps}: the closure returned {shape}; it must return the loss as one number.")

@@ -2,44 +2,38 @@
 
 import signal
 import threading
-from contextlib import contextmanager
 
 
 class DeferInterrupts:
-    """Hold SIGINT back while weights are being moved; deliver it inside `allowed()` or at the end.
+    """Hold SIGINT back while weights are being moved; deliver it between `allow()` and `hold()`, or at the end.
 
     Outside the main thread, where Python delivers no signals, this does nothing.
     """
 
     def __enter__(self) -> "DeferInterrupts":
-        self.pending = None
+        self.pending, self.open = None, False
         self.active = threading.current_thread() is threading.main_thread()
         if self.active:
-            self.previous = signal.signal(signal.SIGINT, self._hold)
+            self.previous = signal.signal(signal.SIGINT, self._receive)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_) -> None:
         if self.active:
             signal.signal(signal.SIGINT, self.previous)
-            self._deliver()
+            self.allow()
 
-    @contextmanager
-    def allowed(self):
-        """Interrupts pass through inside this block: the caller is ready to clean up."""
-        if not self.active:
-            yield
-            return
-        signal.signal(signal.SIGINT, self.previous)
-        try:
-            self._deliver()
-            yield
-        finally:
-            signal.signal(signal.SIGINT, self._hold)
+    def allow(self) -> None:
+        """Let interrupts through from here on, one that was held back at once: the caller is ready to clean up."""
+        self.open = True
+        if self.pending:
+            self._receive(*self.pending)
 
-    def _hold(self, *arguments):
-        self.pending = arguments
+    def hold(self) -> None:
+        """Hold interrupts back again."""
+        self.open = False
 
-    def _deliver(self):
-        arguments, self.pending = self.pending, None
-        if arguments and callable(self.previous):
-            self.previous(*arguments)
+    def _receive(self, *arguments) -> None:
+        self.pending = None if self.open else arguments
+        if self.open and self.previous is not signal.SIG_IGN:
+            deliver = signal.default_int_handler if self.previous is signal.SIG_DFL else self.previous
+            deliver(*arguments)

@@ -48,8 +48,7 @@ class StatefulOptimizer(ZeroOrderOptimizer):
         return Update(blocks, [], [], record.decays(groups))
 
     def advance(self, record: StepRecord, tensors, blocks, groups) -> None:
-        trainable, _, _ = self._trainable()
-        for tensor, block, group in zip(trainable, blocks, groups, strict=True):
+        for tensor, block, group in zip(tensors or self._trainable()[0], blocks, groups, strict=True):
             state = self.state_of(block, tensor)
             for i, here in enumerate(tensor.detach().view(-1).split(SLICE)):
                 weights = here.to(torch.promote_types(here.dtype, torch.float32), copy=True)
