@@ -5,16 +5,16 @@ from functools import lru_cache, partial
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from zolab.landscapes import LANDSCAPES, Descent, run
 from zolab.optim import AdaMeZO
-from zolab.plots import BLACK, BLUE, METHOD_COLOURS, ORANGE, look
+from zolab.plots import BLACK, BLUE, METHOD_COLOURS, ORANGE
+from zolab.widgets.drawing import canvas, draw_every_map, draw_map, drawing, frame
 from zolab.widgets.panel import Panel, View, choice, explore, log_number, number, settings, whole
-from zolab.widgets.walks import draw_every_map, draw_map, landscape_of
+from zolab.widgets.walks import landscape_of
 
 LONG = 40  # past steps: at the largest beta on the panel they hold 98.5 % of a moment
-STEPS = 120
+STEPS = 80
 ENOUGH = 0.95
 COLOURS = {"first": BLUE, "second": ORANGE}
 
@@ -46,14 +46,13 @@ def horizon_view(
         raise ValueError(f"horizon must lie in [2, {LONG}], got {horizon}.")
     walks = [full_walk(landscape, h, (beta1, beta2), lr, seed) for h in (horizon, LONG)]
     kept = {"first": mass_kept(beta1, horizon), "second": mass_kept(beta2, horizon)}
-    with look():
-        figure = Figure(figsize=(8.6, 4.2), dpi=100, layout="none")
+    with drawing():
+        figure = canvas(4.2)
         _draw_masses(figure.add_axes((0.08, 0.13, 0.4, 0.77)), horizon, {"first": beta1, "second": beta2}, kept)
         axes = figure.add_axes((0.57, 0.13, 0.41, 0.77))
-        draw_map(axes, landscape)
+        draw_map(axes, landscape, f"{place.title}: {STEPS} steps of AdaMeZO")
         for h, it, style in zip((horizon, LONG), walks, ("-", ":"), strict=True):
             axes.plot(*it.positions.T, style, color=METHOD_COLOURS["AdaMeZO"], linewidth=1.5, label=f"h = {h}")
-        axes.set_title(f"{place.title}: {STEPS} steps of AdaMeZO", fontsize=11, pad=4)
         axes.legend(fontsize=10, frameon=True)
     goal = f"a horizon that holds {ENOUGH:.0%} of both moments"
     shares = f"h = {horizon} holds {kept['first']:.1%} of the first and {kept['second']:.1%} of the second"
@@ -105,7 +104,6 @@ def _draw_masses(axes: Axes, horizon: int, betas: dict[str, float], kept: dict[s
         axes.stairs(weight[:horizon], k[: horizon + 1], color=COLOURS[moment], fill=True, alpha=0.45,
                     label=f"{moment} moment: {kept[moment]:.1%} kept")  # fmt: skip
     axes.axvline(horizon, color=BLACK, linestyle=":", linewidth=1)
-    axes.set(xlabel="steps ago", xlim=(0, LONG), ylim=(0, None))
-    axes.locator_params(nbins=4)
-    axes.set_title("weight of a past step in a moment", fontsize=11, pad=4)
+    axes.set(xlim=(0, LONG), ylim=(0, None))
+    frame(axes, "weight of a past step in a moment", "steps ago")
     axes.legend(fontsize=10, frameon=True, loc="upper right")

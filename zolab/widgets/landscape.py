@@ -5,15 +5,15 @@ from functools import cache
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from zolab.landscapes import LANDSCAPES, Descent, Landscape
-from zolab.plots import BLACK, METHOD_COLOURS, YELLOW, look
+from zolab.plots import BLACK, METHOD_COLOURS, YELLOW
+from zolab.widgets.drawing import canvas, decades, draw_every_map, draw_map, drawing, frame, goal_line, heights
 from zolab.widgets.panel import Panel, View, choice, explore, log_number, settings, several, switch, whole
-from zolab.widgets.walks import FIRST_ORDER, MOST_STEPS, decades, draw_every_map, draw_map, heights, landscape_of, walk
+from zolab.widgets.walks import FIRST_ORDER, MOST_STEPS, landscape_of, walk
 
 MOST_METHODS = 4
-GAP, BUDGET = 1e-2, 400
+GAP, BUDGET = 0.1, 200
 FLOOR = 1e-4  # losses closer to the minimum are drawn here
 MESH = 33
 
@@ -23,7 +23,7 @@ def landscape_view(
     methods: Sequence[str] = ("Adam", "MeZO", "AdaMeZO"),
     lr: float = 1e-2,
     eps: float = 1e-3,
-    steps: int = 200,
+    steps: int = 100,
     seed: int = 0,
     horizon: int = 10,
     fixed: bool = False,
@@ -49,8 +49,8 @@ def landscape_view(
         raise ValueError(f"{len(methods)} methods are chosen; choose 1 to {MOST_METHODS}, as many as the legend holds.")
     place = landscape_of(landscape)
     walks = {method: walk(landscape, method, lr, eps, steps, seed, horizon, fixed) for method in methods}
-    with look():
-        figure = Figure(figsize=(8.6, 5.2), dpi=100, layout="none")
+    with drawing():
+        figure = canvas(5.2)
         above = figure.add_axes((0.065, 0.1, 0.44, 0.76))
         _draw_above(above, landscape, walks)
         _draw_costs(figure.add_axes((0.61, 0.6, 0.37, 0.26)), place, walks)
@@ -95,11 +95,10 @@ def _standing(place: Landscape, walks: dict[str, Descent], fixed: bool) -> tuple
 
 
 def _draw_above(axes: Axes, landscape: str, walks: dict[str, Descent]) -> None:
-    draw_map(axes, landscape)
+    draw_map(axes, landscape, landscape_of(landscape).title)
     for method, it in walks.items():
         axes.plot(*it.positions.T, color=METHOD_COLOURS[method], linewidth=1.3, label=method)
         axes.plot(*it.positions[-1], "X" if it.stopped else "o", color=METHOD_COLOURS[method], markersize=6)
-    axes.set_title(landscape_of(landscape).title, loc="left", pad=4)
 
 
 def _draw_costs(axes: Axes, place: Landscape, walks: dict[str, Descent]) -> None:
@@ -108,12 +107,10 @@ def _draw_costs(axes: Axes, place: Landscape, walks: dict[str, Descent]) -> None
         height = heights(place, it.losses, FLOOR)
         axes.plot(it.forwards + 2 * it.backwards, height, color=METHOD_COLOURS[method], linewidth=1.3)
         top = max(top, min(int(np.ceil(height.max())), 6))
-    axes.axhline(np.log10(GAP), color=BLACK, linestyle=":", linewidth=1)
-    axes.text(0.01, np.log10(GAP), "goal", fontsize=10, va="top", transform=axes.get_yaxis_transform())
-    decades(axes, int(np.log10(FLOOR)), top)
-    axes.locator_params(axis="x", nbins=4)
-    axes.set_xlabel("forward passes (a backward pass is two)", fontsize=10)
-    axes.set_title("f above its minimum", fontsize=11, pad=4)
+    goal_line(axes, np.log10(GAP))
+    frame(axes, "f above its minimum", "forward passes (a backward pass is two)")
+    decades(axes.yaxis, int(np.log10(FLOOR)), top)
+    axes.set_ylim(np.log10(FLOOR), top)
 
 
 def _draw_in_space(axes: Axes, landscape: str, walks: dict[str, Descent], azimuth: int, elevation: int) -> None:

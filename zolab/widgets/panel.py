@@ -17,7 +17,8 @@ import numpy as np
 import traitlets
 from matplotlib.figure import Figure
 
-from zolab.plots import GREEN, ORANGE, RED, look
+from zolab.plots import GREEN, ORANGE, RED
+from zolab.widgets.drawing import drawing
 
 CONTROL = ipywidgets.Layout(width="21em")
 LABEL = {"description_width": "7em"}
@@ -48,7 +49,7 @@ class View:
     def png(self) -> bytes:
         """The picture as a PNG file."""
         content = io.BytesIO()
-        with look():
+        with drawing():
             self.figure.savefig(content, format="png", dpi="figure", pil_kwargs={"compress_level": 1})
         return content.getvalue()
 
