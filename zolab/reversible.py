@@ -110,7 +110,7 @@ class Perturbation:
     ):
         self.direction, self.scales = direction, scales
         self.sources = Sources([direction], blocks)
-        self.nothing = Update(blocks, [], [], [1.0] * len(blocks))
+        self.blocks = blocks
         self.numel = sum(t.numel() for t in tensors)
         self.pieces = chunks(tensors)
         self.signs = [0] * len(self.pieces)
@@ -138,7 +138,7 @@ class Perturbation:
 
     def leave(self, update: Update | MomentsUpdate | None = None) -> None:
         """Move back to w from wherever the tensors are, and apply the update in the same pass."""
-        joined = update if isinstance(update, Update) else self.nothing
+        joined = update if isinstance(update, Update) else Update(self.blocks, [], [], [1.0] * len(self.blocks))
         same = len(joined.directions) > 0 and joined.directions[0] == self.direction
 
         def work(i):
