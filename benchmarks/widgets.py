@@ -11,7 +11,6 @@ import time
 
 from zolab.records import environment
 from zolab.widgets import PANELS, extremes
-from zolab.widgets.horizon import full_walk
 from zolab.widgets.walks import walk
 
 
@@ -36,7 +35,6 @@ def redraw_seconds(panel, values, repeats):
     times = []
     for _ in range(repeats + 1):
         walk.cache_clear()
-        full_walk.cache_clear()
         start = time.perf_counter()
         panel.view_of(**values).png()
         times.append(time.perf_counter() - start)

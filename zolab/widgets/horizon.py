@@ -1,17 +1,13 @@
 """The horizon of AdaMeZO: how much of each moment h past steps hold, and where leaving out the rest leads."""
 
-from functools import lru_cache, partial
-
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 
-from zolab.landscapes import LANDSCAPES, Descent, run
-from zolab.optim import AdaMeZO
+from zolab.landscapes import LANDSCAPES
 from zolab.plots import BLACK, BLUE, METHOD_COLOURS, ORANGE
 from zolab.widgets.drawing import canvas, draw_every_map, draw_map, drawing, frame
 from zolab.widgets.panel import Panel, View, choice, explore, log_number, number, settings, whole
-from zolab.widgets.walks import landscape_of
+from zolab.widgets.walks import landscape_of, walk
 
 LONG = 40  # past steps: at the largest beta on the panel they hold 98.5 % of a moment
 STEPS = 80
@@ -27,13 +23,12 @@ def mass_kept(beta: float, horizon: int) -> float:
 def horizon_view(
     horizon: int = 10, beta1: float = 0.7, beta2: float = 0.9, landscape: str = "sophia", lr: float = 5e-2, seed: int = 0
 ) -> View:
-    """What a horizon keeps of AdaMeZO's moments, and its walk beside that of a horizon of 40.
+    """What a horizon keeps of AdaMeZO's moments, and its walk beside that of a horizon of 40, in the same directions.
 
-    Both walks see the same directions and begin with full moments: the first steps measure slopes at the start without moving.
     The goal: a horizon that holds 95 % of both moments.
 
     Args:
-        horizon: h, how many past steps are summed, 2 to 40.
+        horizon: h, how many past steps are summed, 1 to 40.
         beta1, beta2: decay rates of the two moments, in [0, 0.9].
         landscape: key of `LANDSCAPES`.
         lr, seed: of the optimizer.
@@ -42,9 +37,9 @@ def horizon_view(
         ValueError: an argument is out of range.
     """
     place = landscape_of(landscape)
-    if not 2 <= horizon <= LONG:
-        raise ValueError(f"horizon must lie in [2, {LONG}], got {horizon}.")
-    walks = [full_walk(landscape, h, (beta1, beta2), lr, seed) for h in (horizon, LONG)]
+    if not 1 <= horizon <= LONG:
+        raise ValueError(f"horizon must lie in [1, {LONG}], got {horizon}.")
+    walks = [walk(landscape, "AdaMeZO", lr, 1e-3, STEPS, seed, h, (beta1, beta2)) for h in (horizon, LONG)]
     kept = {"first": mass_kept(beta1, horizon), "second": mass_kept(beta2, horizon)}
     with drawing():
         figure = canvas(4.2)
@@ -68,32 +63,13 @@ def horizon_panel(**start) -> Panel:
     draw_every_map()
     return explore(
         horizon_view,
-        horizon=whole("horizon h", at.horizon, 2, LONG),
+        horizon=whole("horizon h", at.horizon, 1, LONG),
         beta1=number("beta 1", at.beta1, 0, 0.9, 0.05),
         beta2=number("beta 2", at.beta2, 0, 0.9, 0.05),
         landscape=choice("landscape", at.landscape, list(LANDSCAPES)),
         lr=log_number("learning rate", at.lr, 1e-3, 1),
         seed=whole("seed", at.seed, 0, 50),
     )
-
-
-@lru_cache(maxsize=64)
-def full_walk(landscape: str, horizon: int, betas: tuple[float, float], lr: float, seed: int) -> Descent:
-    """A walk of AdaMeZO that begins with `LONG` measured slopes, so that horizons differ by what they sum and nothing else."""
-
-    def optimizer(params):
-        made = AdaMeZO(params, lr=0.0, betas=betas, horizon=horizon, seed=seed)
-        made.register_step_post_hook(partial(_begin, lr=lr))
-        return made
-
-    whole_walk = run(optimizer, landscape_of(landscape), LONG + 1 + STEPS)
-    parts = (whole_walk.positions, whole_walk.losses, whole_walk.forwards, whole_walk.backwards)
-    return Descent(*(part[LONG + 1 :] for part in parts), whole_walk.stopped)
-
-
-def _begin(optimizer: torch.optim.Optimizer, *_, lr: float) -> None:
-    if optimizer.steps == LONG + 1:
-        optimizer.param_groups[0]["lr"] = lr
 
 
 def _draw_masses(axes: Axes, horizon: int, betas: dict[str, float], kept: dict[str, float]) -> None:

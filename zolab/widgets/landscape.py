@@ -48,7 +48,7 @@ def landscape_view(
     if not 1 <= len(methods) <= MOST_METHODS:
         raise ValueError(f"{len(methods)} methods are chosen; choose 1 to {MOST_METHODS}, as many as the legend holds.")
     place = landscape_of(landscape)
-    walks = {method: walk(landscape, method, lr, eps, steps, seed, horizon, fixed) for method in methods}
+    walks = {method: walk(landscape, method, lr, eps, steps, seed, horizon, fixed=fixed) for method in methods}
     with drawing():
         figure = canvas(5.2)
         above = figure.add_axes((0.065, 0.1, 0.44, 0.76))

@@ -14,7 +14,15 @@ MOST_STEPS = 100  # of four methods at once: more would make a slider's reader w
 
 @lru_cache(maxsize=256)
 def walk(
-    landscape: str, method: str, lr: float, eps: float, steps: int, seed: int, horizon: int = 10, fixed: bool = False
+    landscape: str,
+    method: str,
+    lr: float,
+    eps: float,
+    steps: int,
+    seed: int,
+    horizon: int = 10,
+    betas: tuple[float, float] = (0.7, 0.9),
+    fixed: bool = False,
 ) -> Descent:
     """Walk on a landscape; asked again with the same arguments, the same walk is given.
 
@@ -23,7 +31,7 @@ def walk(
         method: key of `METHOD_COLOURS`.
         lr, eps, seed: of the optimizer; a first-order method takes only lr.
         steps: how many.
-        horizon: of AdaMeZO.
+        horizon, betas: of AdaMeZO, in the paper's scaling.
         fixed: two directions in turn, as in AdaMeZO's figure, instead of fresh ones.
 
     Raises:
@@ -36,7 +44,7 @@ def walk(
         raise ValueError(f"no method called {method}; the methods are {', '.join(METHOD_COLOURS)}.")
     # The paper's phases for 20,000 steps, shrunk to this walk's length.
     phases = {"phases": (steps // 20, 4 * steps // 5, steps)}
-    own = {"AdaMeZO": {"horizon": horizon}, "ZOAdaMU": phases}.get(method, {})
+    own = {"AdaMeZO": {"horizon": horizon, "betas": betas}, "ZOAdaMU": phases}.get(method, {})
     optimizer = partial(getattr(zolab.optim, method), lr=lr, eps=eps, seed=seed, **own)
     return run(optimizer, place, steps, directions=Protocol.directions if fixed else None)
 
