@@ -1,5 +1,6 @@
 """Panels: pure functions, controls at their ends and middles, goals that can be met, errors that are said and raised."""
 
+import gc
 import io
 
 import matplotlib.pyplot as plt
@@ -95,6 +96,19 @@ class TestPanel:
         assert panel.image.value == before
         panel.controls["a"].value = 4.5
         assert "✗" not in panel.goal.value
+
+    def test_the_collector_waits_for_the_picture_only(self):
+        seen = []
+
+        def view(a):
+            seen.append(gc.isenabled())
+            return self.view(a)
+
+        panel = explore(view, a=number("a", 1, 0, 10, 0.5))
+        with pytest.raises(ValueError, match="too large"):
+            panel.controls["a"].value = 6
+        assert seen == [False, False]
+        assert gc.isenabled()
 
     def test_errors_of_the_first_picture_are_raised(self):
         with pytest.raises(ValueError, match="too large"):

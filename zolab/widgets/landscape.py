@@ -15,7 +15,7 @@ from zolab.widgets.walks import FIRST_ORDER, MOST_STEPS, landscape_of, walk
 MOST_METHODS = 4
 GAP, BUDGET = 0.1, 200
 FLOOR = 1e-4  # losses closer to the minimum are drawn here
-MESH = 33
+MESH = 25
 
 
 def landscape_view(
