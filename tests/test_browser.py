@@ -159,7 +159,7 @@ def test_panels_answer_mouse_and_keyboard(lab):
     page = lab(notebook_of(imports, *(f"{name}_panel({start})" for name, start in PANELS.items())), "panels")
     panel = PanelOnPage(page, "only two directions")
     with panel.goal_met():
-        panel.drag("learning rate", 0.75)
+        panel.drag("learning rate", 0.85)
     with panel.redrawn():
         panel.press("turn", "PageUp")
     keep(page, "landscape")

@@ -1,6 +1,6 @@
 """Drawing for panels, where a picture may cost a tenth of a second: everything has a given place, none is searched for."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
@@ -11,9 +11,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from zolab.landscapes import LANDSCAPES, Landscape
-from zolab.plots import BLACK, YELLOW, landscape_map, look
+from zolab.plots import BLACK, landscape_map, look
 from zolab.widgets.walks import landscape_of
 
+Box = tuple[float, float, float, float]
+"""left, bottom, width and height of axes, as shares of the figure."""
 WIDTH = 8.6  # inches: at 100 dots an inch, a notebook's column
 
 
@@ -59,32 +61,39 @@ def heights(landscape: Landscape, losses: np.ndarray, floor: float) -> np.ndarra
 
 
 def draw_map(axes: Axes, key: str, title: str) -> None:
-    """The landscape's map with its start and minima, as a picture that is drawn once."""
-    landscape = landscape_of(key)
-    (left, right), (bottom, top) = landscape.window
-    axes.imshow(_map(key), extent=(left, right, bottom, top), aspect="auto")
-    axes.set(xlim=(left, right), ylim=(bottom, top))
-    axes.grid(visible=False)
-    axes.plot(*np.transpose(landscape.minima), "*", color=YELLOW, markeredgecolor=BLACK, markersize=14, zorder=4)
-    axes.plot(*landscape.start, "o", color="white", markeredgecolor=BLACK, markersize=7, zorder=4)
+    """The map of the landscape with this key, its start and its minima."""
+    landscape_map(landscape_of(key), {}, axes)
     frame(axes, title, "x", "y")
 
 
-def draw_every_map() -> None:
-    """Draw the maps ahead, about a second, so that choosing a landscape is as quick as any other move."""
+def backdrop(figure: Figure, draw: Callable[[Figure, str], None], key: str) -> None:
+    """Lay under a figure what `draw(figure, key)` makes of an empty one: maps and frames that only a landscape decides.
+
+    It is drawn once for each key; the paths are then drawn over it on a `pane`.
+    """
+    axes = figure.add_axes((0, 0, 1, 1), zorder=-1)
+    axes.imshow(_drawn(draw, key, figure.get_figheight()), aspect="auto")
+    axes.set_axis_off()
+
+
+def draw_ahead(draw: Callable[[Figure, str], None], height: float) -> None:
+    """Make every landscape's backdrop, in a second or two, so that choosing a landscape is as quick as any other move."""
     for key in LANDSCAPES:
-        _map(key)
+        _drawn(draw, key, height)
+
+
+def pane(figure: Figure, place: Box, x: tuple[float, float], y: tuple[float, float]) -> Axes:
+    """Axes without a frame, over the one that the backdrop has at this place."""
+    axes = figure.add_axes(place, xlim=x, ylim=y)
+    axes.set_axis_off()
+    return axes
 
 
 @cache
-def _map(key: str) -> np.ndarray:
+def _drawn(draw: Callable[[Figure, str], None], key: str, height: float) -> np.ndarray:
     with drawing():
-        figure = Figure(figsize=(4, 4), dpi=100)
-        axes = figure.add_axes((0, 0, 1, 1))
-        landscape_map(landscape_of(key), {}, axes)
-        axes.set_axis_off()
-        for mark in list(axes.lines):
-            mark.remove()
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        return np.asarray(canvas.buffer_rgba())
+        figure = canvas(height)
+        draw(figure, key)
+        agg = FigureCanvasAgg(figure)
+        agg.draw()
+        return np.array(agg.buffer_rgba())[:, :, :3]

@@ -2,16 +2,19 @@
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from zolab.landscapes import LANDSCAPES
 from zolab.plots import BLACK, BLUE, METHOD_COLOURS, ORANGE
-from zolab.widgets.drawing import canvas, draw_every_map, draw_map, drawing, frame
+from zolab.widgets.drawing import backdrop, canvas, draw_ahead, draw_map, drawing, frame, pane
 from zolab.widgets.panel import Panel, View, choice, explore, log_number, number, settings, whole
 from zolab.widgets.walks import landscape_of, walk
 
 LONG = 40  # past steps: at the largest beta on the panel they hold 98.5 % of a moment
 STEPS = 80
 ENOUGH = 0.95
+HEIGHT = 4.2
+MAP = (0.57, 0.13, 0.41, 0.77)
 COLOURS = {"first": BLUE, "second": ORANGE}
 
 
@@ -42,10 +45,10 @@ def horizon_view(
     walks = [walk(landscape, "AdaMeZO", lr, 1e-3, STEPS, seed, h, (beta1, beta2)) for h in (horizon, LONG)]
     kept = {"first": mass_kept(beta1, horizon), "second": mass_kept(beta2, horizon)}
     with drawing():
-        figure = canvas(4.2)
+        figure = canvas(HEIGHT)
+        backdrop(figure, _draw_frame, landscape)
         _draw_masses(figure.add_axes((0.08, 0.13, 0.4, 0.77)), horizon, {"first": beta1, "second": beta2}, kept)
-        axes = figure.add_axes((0.57, 0.13, 0.41, 0.77))
-        draw_map(axes, landscape, f"{place.title}: {STEPS} steps of AdaMeZO")
+        axes = pane(figure, MAP, *place.window)
         for h, it, style in zip((horizon, LONG), walks, ("-", ":"), strict=True):
             axes.plot(*it.positions.T, style, color=METHOD_COLOURS["AdaMeZO"], linewidth=1.5, label=f"h = {h}")
         axes.legend(fontsize=10, frameon=True)
@@ -60,7 +63,7 @@ def horizon_view(
 def horizon_panel(**start) -> Panel:
     """A panel over `horizon_view`; its arguments, given here, are where the controls begin."""
     at = settings(horizon_view, start)
-    draw_every_map()
+    draw_ahead(_draw_frame, HEIGHT)
     return explore(
         horizon_view,
         horizon=whole("horizon h", at.horizon, 1, LONG),
@@ -70,6 +73,10 @@ def horizon_panel(**start) -> Panel:
         lr=log_number("learning rate", at.lr, 1e-3, 1),
         seed=whole("seed", at.seed, 0, 50),
     )
+
+
+def _draw_frame(figure: Figure, landscape: str) -> None:
+    draw_map(figure.add_axes(MAP), landscape, f"{landscape_of(landscape).title}: {STEPS} steps of AdaMeZO")
 
 
 def _draw_masses(axes: Axes, horizon: int, betas: dict[str, float], kept: dict[str, float]) -> None:
