@@ -32,7 +32,7 @@ SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},  # cells out of sight stay on the page
 }
 PANELS = {
-    "landscape": "landscape='two_blocks', methods=('MEAZO', 'SGD'), lr=0.01",
+    "landscape": "landscape='two_blocks', methods=('MEAZO', 'SGD'), lr=0.03",
     "two_point": "eps=10**-4.5",
     "horizon": "horizon=28",
     "block_scales": "sigma1=0.25, sigma2=1.3, lr=10**-0.9",
@@ -159,7 +159,7 @@ def test_panels_answer_mouse_and_keyboard(lab):
     page = lab(notebook_of(imports, *(f"{name}_panel({start})" for name, start in PANELS.items())), "panels")
     panel = PanelOnPage(page, "only two directions")
     with panel.goal_met():
-        panel.drag("learning rate", 0.75)
+        panel.drag("learning rate", 0.85)
     with panel.redrawn():
         panel.press("turn", "PageUp")
     keep(page, "landscape")

@@ -105,7 +105,7 @@ def training_curve(record: dict[str, Any], axes: Axes | None = None) -> Figure:
 def landscape_map(
     landscape: Landscape, walks: dict[str, Descent], axes: Axes | None = None, window: tuple | None = None
 ) -> Figure:
-    """Contours of a function of two variables, its minima as stars, and walks over it with a dot at their end.
+    """Contours of a function of two variables, its start (white dot), its minima (stars), and walks with a dot at their end.
 
     Args:
         landscape: the function; contours rise by half a decade above its minimum.
@@ -115,32 +115,21 @@ def landscape_map(
     """
     with look():
         axes = axes or plt.figure(figsize=(5, 4)).subplots()
-        landscape_contours(landscape, axes, window)
+        (left, right), (bottom, top) = window or landscape.window
+        x, y = np.meshgrid(np.linspace(left, right, 201), np.linspace(bottom, top, 201))
+        height = np.log10(np.maximum(landscape(x, y) - landscape.minimum, 1e-12))
+        levels = np.arange(np.floor(2 * max(height.min(), -3)) / 2, height.max() + 0.5, 0.5)
+        axes.contourf(x, y, height, levels, cmap="Greys", vmin=levels[0], vmax=2 * levels[-1] - levels[0], extend="min")
+        axes.contour(x, y, height, levels, colors="white", linewidths=0.5, linestyles="solid")
         for place, (method, walk) in enumerate(walks.items()):
             width = 1.2 + 0.9 * (len(walks) - 1 - place)  # an earlier path shows on both sides of a later one
             axes.plot(*walk.positions.T, color=METHOD_COLOURS[method], linewidth=width, label=method)
             axes.plot(*walk.positions[-1], "o", color=METHOD_COLOURS[method], markeredgecolor="white", markersize=7, zorder=5)
-        landscape_marks(landscape, axes)
-        axes.set(xlabel="x", ylabel="y", title=landscape.title)
+        axes.plot(*np.transpose(landscape.minima), "*", color=YELLOW, markeredgecolor=BLACK, markersize=15, zorder=4)
+        axes.plot(*landscape.start, "o", color="white", markeredgecolor=BLACK, markersize=7, zorder=4, clip_on=False)
+        axes.set(xlim=(left, right), ylim=(bottom, top), xlabel="x", ylabel="y", title=landscape.title)
         axes.grid(visible=False)
         return axes.figure
-
-
-def landscape_contours(landscape: Landscape, axes: Axes, window: tuple | None = None) -> None:
-    """The ground of a map alone: contours over the landscape's own window, or over the one given."""
-    (left, right), (bottom, top) = window or landscape.window
-    x, y = np.meshgrid(np.linspace(left, right, 201), np.linspace(bottom, top, 201))
-    height = np.log10(np.maximum(landscape(x, y) - landscape.minimum, 1e-12))
-    levels = np.arange(np.floor(2 * max(height.min(), -3)) / 2, height.max() + 0.5, 0.5)
-    axes.contourf(x, y, height, levels, cmap="Greys", vmin=levels[0], vmax=2 * levels[-1] - levels[0], extend="min")
-    axes.contour(x, y, height, levels, colors="white", linewidths=0.5, linestyles="solid")
-    axes.set(xlim=(left, right), ylim=(bottom, top))
-
-
-def landscape_marks(landscape: Landscape, axes: Axes) -> None:
-    """The minima as stars, the start as a white dot."""
-    axes.plot(*np.transpose(landscape.minima), "*", color=YELLOW, markeredgecolor=BLACK, markersize=15, zorder=4)
-    axes.plot(*landscape.start, "o", color="white", markeredgecolor=BLACK, markersize=7, zorder=4, clip_on=False)
 
 
 def bars(labels: Sequence[str], values: Sequence[float], unit: str, title: str, axes: Axes | None = None) -> Figure:

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from zolab.plots import BLACK, GREEN, RED, look
+from zolab.plots import BLACK, GREEN, RED
+from zolab.widgets.drawing import canvas, drawing, frame, goal_line
 from zolab.widgets.panel import Panel, View, explore, log_number, number, settings
 from zolab.widgets.walks import landscape_of
 
@@ -86,8 +86,8 @@ def block_scales_view(sigma1: float = 1.0, sigma2: float = 1.0, lr: float = 0.01
     change = float(expected_change(sigmas, lr, blocks))
     best_lr, best = best_change(np.ones(2), blocks)
     spent = float(blocks.sizes @ sigmas**2 / blocks.sizes.sum())
-    with look():
-        figure = Figure(figsize=(8.6, 4.2), dpi=100, layout="none")
+    with drawing():
+        figure = canvas(4.2)
         _draw_plane(figure.add_axes((0.075, 0.13, 0.4, 0.77)), sigmas, lr, -best, blocks)
         _draw_line(figure.add_axes((0.57, 0.13, 0.41, 0.77)), sigmas, lr, -best, change, blocks)
     goal = f"within the budget, expect {FACTOR} times what sigma = 1 gains at its best learning rate ({best_lr:.3g})"
@@ -134,11 +134,10 @@ def _draw_plane(axes: Axes, sigmas: np.ndarray, lr: float, unit: float, blocks: 
     axes.plot(*budget[budget[:, 1] > 0].T, color=GREEN, linewidth=2.5, label="budget")
     axes.plot(1, 1, "s", color="white", markeredgecolor=BLACK, markersize=8, label="sigma = 1")
     axes.plot(*sigmas, "o", color=RED, markeredgecolor=BLACK, markersize=10, label="yours", clip_on=False)
-    axes.set(xlabel="sigma 1 (steep block)", ylabel="sigma 2 (flat block)", xlim=(0, WIDEST), ylim=(0, WIDEST))
-    axes.locator_params(nbins=4)
+    axes.set(xlim=(0, WIDEST), ylim=(0, WIDEST))
     axes.grid(visible=False)
     axes.legend(fontsize=10, frameon=True, loc="upper right")
-    axes.set_title("blue: the loss falls, red: it rises", fontsize=11, pad=4)
+    frame(axes, "blue: the loss falls, red: it rises", "sigma 1 (steep block)", "sigma 2 (flat block)")
 
 
 def _draw_line(axes: Axes, sigmas: np.ndarray, lr: float, unit: float, change: float, blocks: Blocks) -> None:
@@ -148,12 +147,10 @@ def _draw_line(axes: Axes, sigmas: np.ndarray, lr: float, unit: float, change: f
     here, best = -expected_change(budget, lr, blocks) / unit, -best_change(budget, blocks)[1] / unit
     axes.plot(sigma1, here, color=GREEN, label="on the budget, this learning rate")
     axes.plot(sigma1, best, color=GREEN, linestyle="--", linewidth=1.2, label="each at its best")
-    axes.axhline(FACTOR, color=BLACK, linestyle=":", linewidth=1)
-    axes.text(0.99, FACTOR, "goal", fontsize=10, ha="right", va="bottom", transform=axes.get_yaxis_transform())
+    goal_line(axes, FACTOR)
     axes.plot(1, 1, "s", color="white", markeredgecolor=BLACK, markersize=8)
     mark = {"color": RED, "markeredgecolor": BLACK, "markersize": 10, "clip_on": False}
     axes.plot(sigmas[0], np.clip(-change / unit, low, high), "o", **mark)
-    axes.set(xlabel="sigma 1 (steep block)", xlim=(0, WIDEST), ylim=(low, high))
-    axes.locator_params(nbins=4)
+    axes.set(xlim=(0, WIDEST), ylim=(low, high))
     axes.legend(fontsize=10, frameon=True, loc="lower left")
-    axes.set_title("expected gain; sigma = 1 at its best has 1", fontsize=11, pad=4)
+    frame(axes, "expected gain; sigma = 1 at its best has 1", "sigma 1 (steep block)")

@@ -1,21 +1,20 @@
 """The horizon of AdaMeZO: how much of each moment h past steps hold, and where leaving out the rest leads."""
 
-from functools import lru_cache, partial
-
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from zolab.landscapes import LANDSCAPES, Descent, run
-from zolab.optim import AdaMeZO
-from zolab.plots import BLACK, BLUE, METHOD_COLOURS, ORANGE, look
+from zolab.landscapes import LANDSCAPES
+from zolab.plots import BLACK, BLUE, METHOD_COLOURS, ORANGE
+from zolab.widgets.drawing import backdrop, canvas, draw_ahead, draw_map, drawing, frame, pane
 from zolab.widgets.panel import Panel, View, choice, explore, log_number, number, settings, whole
-from zolab.widgets.walks import draw_every_map, draw_map, landscape_of
+from zolab.widgets.walks import landscape_of, walk
 
 LONG = 40  # past steps: at the largest beta on the panel they hold 98.5 % of a moment
-STEPS = 120
+STEPS = 80
 ENOUGH = 0.95
+HEIGHT = 4.2
+MAP = (0.57, 0.13, 0.41, 0.77)
 COLOURS = {"first": BLUE, "second": ORANGE}
 
 
@@ -27,13 +26,12 @@ def mass_kept(beta: float, horizon: int) -> float:
 def horizon_view(
     horizon: int = 10, beta1: float = 0.7, beta2: float = 0.9, landscape: str = "sophia", lr: float = 5e-2, seed: int = 0
 ) -> View:
-    """What a horizon keeps of AdaMeZO's moments, and its walk beside that of a horizon of 40.
+    """What a horizon keeps of AdaMeZO's moments, and its walk beside that of a horizon of 40, in the same directions.
 
-    Both walks see the same directions and begin with full moments: the first steps measure slopes at the start without moving.
     The goal: a horizon that holds 95 % of both moments.
 
     Args:
-        horizon: h, how many past steps are summed, 2 to 40.
+        horizon: h, how many past steps are summed, 1 to 40.
         beta1, beta2: decay rates of the two moments, in [0, 0.9].
         landscape: key of `LANDSCAPES`.
         lr, seed: of the optimizer.
@@ -42,18 +40,17 @@ def horizon_view(
         ValueError: an argument is out of range.
     """
     place = landscape_of(landscape)
-    if not 2 <= horizon <= LONG:
-        raise ValueError(f"horizon must lie in [2, {LONG}], got {horizon}.")
-    walks = [full_walk(landscape, h, (beta1, beta2), lr, seed) for h in (horizon, LONG)]
+    if not 1 <= horizon <= LONG:
+        raise ValueError(f"horizon must lie in [1, {LONG}], got {horizon}.")
+    walks = [walk(landscape, "AdaMeZO", lr, 1e-3, STEPS, seed, h, (beta1, beta2)) for h in (horizon, LONG)]
     kept = {"first": mass_kept(beta1, horizon), "second": mass_kept(beta2, horizon)}
-    with look():
-        figure = Figure(figsize=(8.6, 4.2), dpi=100, layout="none")
+    with drawing():
+        figure = canvas(HEIGHT)
+        backdrop(figure, _draw_frame, landscape)
         _draw_masses(figure.add_axes((0.08, 0.13, 0.4, 0.77)), horizon, {"first": beta1, "second": beta2}, kept)
-        axes = figure.add_axes((0.57, 0.13, 0.41, 0.77))
-        draw_map(axes, landscape)
+        axes = pane(figure, MAP, *place.window)
         for h, it, style in zip((horizon, LONG), walks, ("-", ":"), strict=True):
             axes.plot(*it.positions.T, style, color=METHOD_COLOURS["AdaMeZO"], linewidth=1.5, label=f"h = {h}")
-        axes.set_title(f"{place.title}: {STEPS} steps of AdaMeZO", fontsize=11, pad=4)
         axes.legend(fontsize=10, frameon=True)
     goal = f"a horizon that holds {ENOUGH:.0%} of both moments"
     shares = f"h = {horizon} holds {kept['first']:.1%} of the first and {kept['second']:.1%} of the second"
@@ -66,10 +63,10 @@ def horizon_view(
 def horizon_panel(**start) -> Panel:
     """A panel over `horizon_view`; its arguments, given here, are where the controls begin."""
     at = settings(horizon_view, start)
-    draw_every_map()
+    draw_ahead(_draw_frame, HEIGHT)
     return explore(
         horizon_view,
-        horizon=whole("horizon h", at.horizon, 2, LONG),
+        horizon=whole("horizon h", at.horizon, 1, LONG),
         beta1=number("beta 1", at.beta1, 0, 0.9, 0.05),
         beta2=number("beta 2", at.beta2, 0, 0.9, 0.05),
         landscape=choice("landscape", at.landscape, list(LANDSCAPES)),
@@ -78,23 +75,8 @@ def horizon_panel(**start) -> Panel:
     )
 
 
-@lru_cache(maxsize=64)
-def full_walk(landscape: str, horizon: int, betas: tuple[float, float], lr: float, seed: int) -> Descent:
-    """A walk of AdaMeZO that begins with `LONG` measured slopes, so that horizons differ by what they sum and nothing else."""
-
-    def optimizer(params):
-        made = AdaMeZO(params, lr=0.0, betas=betas, horizon=horizon, seed=seed)
-        made.register_step_post_hook(partial(_begin, lr=lr))
-        return made
-
-    whole_walk = run(optimizer, landscape_of(landscape), LONG + 1 + STEPS)
-    parts = (whole_walk.positions, whole_walk.losses, whole_walk.forwards, whole_walk.backwards)
-    return Descent(*(part[LONG + 1 :] for part in parts), whole_walk.stopped)
-
-
-def _begin(optimizer: torch.optim.Optimizer, *_, lr: float) -> None:
-    if optimizer.steps == LONG + 1:
-        optimizer.param_groups[0]["lr"] = lr
+def _draw_frame(figure: Figure, landscape: str) -> None:
+    draw_map(figure.add_axes(MAP), landscape, f"{landscape_of(landscape).title}: {STEPS} steps of AdaMeZO")
 
 
 def _draw_masses(axes: Axes, horizon: int, betas: dict[str, float], kept: dict[str, float]) -> None:
@@ -105,7 +87,6 @@ def _draw_masses(axes: Axes, horizon: int, betas: dict[str, float], kept: dict[s
         axes.stairs(weight[:horizon], k[: horizon + 1], color=COLOURS[moment], fill=True, alpha=0.45,
                     label=f"{moment} moment: {kept[moment]:.1%} kept")  # fmt: skip
     axes.axvline(horizon, color=BLACK, linestyle=":", linewidth=1)
-    axes.set(xlabel="steps ago", xlim=(0, LONG), ylim=(0, None))
-    axes.locator_params(nbins=4)
-    axes.set_title("weight of a past step in a moment", fontsize=11, pad=4)
+    axes.set(xlim=(0, LONG), ylim=(0, None))
+    frame(axes, "weight of a past step in a moment", "steps ago")
     axes.legend(fontsize=10, frameon=True, loc="upper right")

@@ -2,20 +2,36 @@
 
 from collections.abc import Sequence
 from functools import cache
+from operator import itemgetter
 
 import numpy as np
-from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
 from zolab.landscapes import LANDSCAPES, Descent, Landscape
-from zolab.plots import BLACK, METHOD_COLOURS, YELLOW, look
+from zolab.plots import BLACK, METHOD_COLOURS, YELLOW
+from zolab.widgets.drawing import (
+    backdrop,
+    canvas,
+    decades,
+    draw_ahead,
+    draw_map,
+    drawing,
+    frame,
+    goal_line,
+    heights,
+    pane,
+)
 from zolab.widgets.panel import Panel, View, choice, explore, log_number, settings, several, switch, whole
-from zolab.widgets.walks import FIRST_ORDER, MOST_STEPS, decades, draw_every_map, draw_map, heights, landscape_of, walk
+from zolab.widgets.walks import FIRST_ORDER, MOST_STEPS, landscape_of, walk
 
 MOST_METHODS = 4
-GAP, BUDGET = 1e-2, 400
+GAP, BUDGET = 0.1, 2 * MOST_STEPS
 FLOOR = 1e-4  # losses closer to the minimum are drawn here
-MESH = 33
+MESH = 25
+HEIGHT = 5.2
+ABOVE, COSTS, SPACE = (0.065, 0.1, 0.44, 0.76), (0.61, 0.6, 0.37, 0.26), (0.53, 0.0, 0.47, 0.48)
+CORNERS = ((0, 0), (1, 0), (1, 1), (0, 1))
 
 
 def landscape_view(
@@ -23,7 +39,7 @@ def landscape_view(
     methods: Sequence[str] = ("Adam", "MeZO", "AdaMeZO"),
     lr: float = 1e-2,
     eps: float = 1e-3,
-    steps: int = 200,
+    steps: int = MOST_STEPS,
     seed: int = 0,
     horizon: int = 10,
     fixed: bool = False,
@@ -48,14 +64,12 @@ def landscape_view(
     if not 1 <= len(methods) <= MOST_METHODS:
         raise ValueError(f"{len(methods)} methods are chosen; choose 1 to {MOST_METHODS}, as many as the legend holds.")
     place = landscape_of(landscape)
-    walks = {method: walk(landscape, method, lr, eps, steps, seed, horizon, fixed) for method in methods}
-    with look():
-        figure = Figure(figsize=(8.6, 5.2), dpi=100, layout="none")
-        above = figure.add_axes((0.065, 0.1, 0.44, 0.76))
-        _draw_above(above, landscape, walks)
-        _draw_costs(figure.add_axes((0.61, 0.6, 0.37, 0.26)), place, walks)
-        _draw_in_space(figure.add_axes((0.53, 0.0, 0.47, 0.46), projection="3d"), landscape, walks, azimuth, elevation)
-        figure.legend(*above.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.055, 1.0), ncols=MOST_METHODS)
+    walks = {method: walk(landscape, method, lr, eps, steps, seed, horizon, fixed=fixed) for method in methods}
+    with drawing():
+        figure = canvas(HEIGHT)
+        backdrop(figure, _draw_frames, landscape)
+        _draw_paths(figure, place, walks)
+        _draw_in_space(figure, landscape, walks, azimuth, elevation)
     goal = f"a zeroth-order method less than {GAP:g} above the minimum within {BUDGET} forward passes, in fresh directions"
     notes = tuple(f"{method} {it.stopped}" for method, it in walks.items() if it.stopped)
     return View(figure, goal, *_standing(place, walks, fixed), notes)
@@ -64,7 +78,7 @@ def landscape_view(
 def landscape_panel(**start) -> Panel:
     """A panel over `landscape_view`; its arguments, given here, are where the controls begin."""
     at = settings(landscape_view, start)
-    draw_every_map()
+    draw_ahead(_draw_frames, HEIGHT)
     return explore(
         landscape_view,
         methods=several("methods", at.methods, list(METHOD_COLOURS), MOST_METHODS),
@@ -94,42 +108,69 @@ def _standing(place: Landscape, walks: dict[str, Descent], fixed: bool) -> tuple
     return now, bool(gaps[best] < GAP and not fixed)
 
 
-def _draw_above(axes: Axes, landscape: str, walks: dict[str, Descent]) -> None:
-    draw_map(axes, landscape)
+def _draw_frames(figure: Figure, landscape: str) -> None:
+    place = landscape_of(landscape)
+    draw_map(figure.add_axes(ABOVE), landscape, place.title)
+    costs = figure.add_axes(COSTS, xlim=(0, 3 * MOST_STEPS), ylim=_decades_of(place))
+    goal_line(costs, np.log10(GAP))
+    frame(costs, "f above its minimum", "forward passes (a backward pass is two)")
+    decades(costs.yaxis, *_decades_of(place))
+
+
+def _decades_of(place: Landscape) -> tuple[int, int]:
+    """What the chart of losses shows: from the floor to ten times the start's decade."""
+    return int(np.log10(FLOOR)), int(np.floor(heights(place, place(*place.start), FLOOR))) + 2
+
+
+def _draw_paths(figure: Figure, place: Landscape, walks: dict[str, Descent]) -> None:
+    above = pane(figure, ABOVE, *place.window)
+    costs = pane(figure, COSTS, (0, 3 * MOST_STEPS), _decades_of(place))
     for method, it in walks.items():
-        axes.plot(*it.positions.T, color=METHOD_COLOURS[method], linewidth=1.3, label=method)
-        axes.plot(*it.positions[-1], "X" if it.stopped else "o", color=METHOD_COLOURS[method], markersize=6)
-    axes.set_title(landscape_of(landscape).title, loc="left", pad=4)
+        colour = METHOD_COLOURS[method]
+        above.plot(*it.positions.T, color=colour, linewidth=1.3, label=method)
+        above.plot(*it.positions[-1], "X" if it.stopped else "o", color=colour, markersize=6)
+        costs.plot(it.forwards + 2 * it.backwards, heights(place, it.losses, FLOOR), color=colour, linewidth=1.3)
+    figure.legend(*above.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.055, 1.0), ncols=MOST_METHODS)
 
 
-def _draw_costs(axes: Axes, place: Landscape, walks: dict[str, Descent]) -> None:
-    top = 1
-    for method, it in walks.items():
-        height = heights(place, it.losses, FLOOR)
-        axes.plot(it.forwards + 2 * it.backwards, height, color=METHOD_COLOURS[method], linewidth=1.3)
-        top = max(top, min(int(np.ceil(height.max())), 6))
-    axes.axhline(np.log10(GAP), color=BLACK, linestyle=":", linewidth=1)
-    axes.text(0.01, np.log10(GAP), "goal", fontsize=10, va="top", transform=axes.get_yaxis_transform())
-    decades(axes, int(np.log10(FLOOR)), top)
-    axes.locator_params(axis="x", nbins=4)
-    axes.set_xlabel("forward passes (a backward pass is two)", fontsize=10)
-    axes.set_title("f above its minimum", fontsize=11, pad=4)
-
-
-def _draw_in_space(axes: Axes, landscape: str, walks: dict[str, Descent], azimuth: int, elevation: int) -> None:
+def _draw_in_space(figure: Figure, landscape: str, walks: dict[str, Descent], azimuth: float, elevation: float) -> None:
+    """The surface as cells from the farthest to the nearest, which is all that a height field needs, and the paths on it."""
     place, (x, y, z) = landscape_of(landscape), _mesh(landscape)
+    shape = figure.get_figwidth() * SPACE[2] / (figure.get_figheight() * SPACE[3])
+    axes = pane(figure, SPACE, (-1.25 * shape, 1.25 * shape), (-1.25, 1.25))
     low, high = z.min(), z.max()
-    axes.computed_zorder = False  # the paths lie on the surface: draw them over it
-    axes.plot_surface(x, y, z, cmap="Greys", vmin=low, vmax=2 * high - low, rstride=1, cstride=1, lw=0.3, edgecolor="#AAAAAA")
+    across, up, near = _seen(place, x, y, (z - low) / (high - low), azimuth, elevation)
+    corners = [np.stack([across, up, near, z], -1)[i : i - 1 or None, j : j - 1 or None] for i, j in CORNERS]
+    cells = np.stack(corners, 2).reshape(-1, 4, 4)
+    cells = cells[np.argsort(cells[:, :, 2].mean(1))]
+    surface = PolyCollection(cells[:, :, :2], array=cells[:, :, 3].mean(1), cmap="Greys", lw=0.3, edgecolor="#AAAAAA")
+    surface.set_clim(low, 2 * high - low)
+    axes.add_collection(surface, autolim=False)
     (left, right), (bottom, top) = place.window
     for method, it in walks.items():
         inside = (it.positions >= (left, bottom)).all(1) & (it.positions <= (right, top)).all(1)
-        path = np.column_stack([it.positions, heights(place, it.losses, GAP)])
-        axes.plot(*np.where(inside[:, None], path, np.nan).T, color=METHOD_COLOURS[method], linewidth=1.3)
-    axes.plot(*np.transpose(place.minima), [low] * len(place.minima), "*", color=YELLOW, markeredgecolor=BLACK, markersize=12)
-    axes.view_init(elevation, azimuth)
-    axes.set_box_aspect((1, 1, 0.7), zoom=1.5)
-    axes.set_axis_off()
+        height = np.where(inside, (heights(place, it.losses, GAP) - low) / (high - low), np.nan)
+        path = _seen(place, *np.where(inside, it.positions.T, np.nan), height, azimuth, elevation)
+        axes.plot(*path[:2], color=METHOD_COLOURS[method], linewidth=1.3)
+    minima = _seen(place, *np.transpose(place.minima), np.zeros(len(place.minima)), azimuth, elevation)
+    axes.plot(*minima[:2], "*", color=YELLOW, markeredgecolor=BLACK, markersize=12)
+    middle = (left + right) / 2, (bottom + top) / 2
+    for name, sides in (
+        ("x", [(middle[0], side) for side in (bottom, top)]),
+        ("y", [(side, middle[1]) for side in (left, right)]),
+    ):
+        nearest = max((_seen(place, *side, -0.2, azimuth, elevation) for side in sides), key=itemgetter(2))
+        axes.text(*nearest[:2], name, ha="center", va="center")
+
+
+def _seen(place: Landscape, x, y, height, azimuth: float, elevation: float) -> tuple:
+    """Points as seen from far away: to the right, up, and towards the eye; the window spans a square of side 1.8."""
+    (left, right), (bottom, top) = place.window
+    turn, tilt = np.radians(azimuth), np.radians(elevation)
+    x, y = 1.8 * (x - left) / (right - left) - 0.9, 1.8 * (y - bottom) / (top - bottom) - 0.9
+    towards, height = x * np.cos(turn) + y * np.sin(turn), 1.2 * np.asarray(height) - 0.6
+    across = y * np.cos(turn) - x * np.sin(turn)
+    return across, height * np.cos(tilt) - towards * np.sin(tilt), towards * np.cos(tilt) + height * np.sin(tilt)
 
 
 @cache

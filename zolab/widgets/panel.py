@@ -4,10 +4,12 @@ The panels' functions are called plainly first, in notebooks and tests alike, so
 error is both shown as a sentence in the panel and raised, so it is neither hidden from the reader nor from a test.
 """
 
+import gc
 import html
 import inspect
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +19,8 @@ import numpy as np
 import traitlets
 from matplotlib.figure import Figure
 
-from zolab.plots import GREEN, ORANGE, RED, look
+from zolab.plots import GREEN, ORANGE, RED
+from zolab.widgets.drawing import drawing
 
 CONTROL = ipywidgets.Layout(width="21em")
 LABEL = {"description_width": "7em"}
@@ -48,7 +51,7 @@ class View:
     def png(self) -> bytes:
         """The picture as a PNG file."""
         content = io.BytesIO()
-        with look():
+        with drawing():
             self.figure.savefig(content, format="png", dpi="figure", pil_kwargs={"compress_level": 1})
         return content.getvalue()
 
@@ -70,8 +73,9 @@ class Panel(ipywidgets.VBox):
     def redraw(self, change: Any = None) -> None:
         """Draw the picture of the controls' values."""
         try:
-            view = self.view_of(**{name: control.value for name, control in self.controls.items()})
-            picture = view.png()
+            with _no_collection():
+                view = self.view_of(**{name: control.value for name, control in self.controls.items()})
+                picture = view.png()
         except Exception as error:
             self.goal.value = _line(f"✗ {error} The picture is the last that could be drawn.", RED)
             raise
@@ -176,6 +180,18 @@ def extremes(control: ipywidgets.Widget) -> list:
     if isinstance(control, ipywidgets.FloatLogSlider):
         return [control.base**exponent for exponent in (control.min, middle, control.max)]
     return [type(control.value)(value) for value in (control.min, middle, control.max)]
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python looks for cyclic garbage after the picture, not before it: with torch loaded, that takes as long as drawing."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _slider(kind: type, label: str, value: float, **options: Any) -> Any:

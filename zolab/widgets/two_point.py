@@ -2,13 +2,13 @@
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from zolab.landscapes import LANDSCAPES, Landscape
 from zolab.noise import Direction, direction
-from zolab.plots import BLACK, BLUE, ORANGE, RED, look
+from zolab.plots import BLACK, BLUE, ORANGE, RED
+from zolab.widgets.drawing import canvas, decades, drawing, frame, goal_line
 from zolab.widgets.panel import Panel, View, choice, explore, log_number, settings, whole
-from zolab.widgets.walks import decades, landscape_of
+from zolab.widgets.walks import landscape_of
 
 TARGETS = {"float64": 1e-10, "float32": 1e-4}
 """Relative error to reach in each precision: a decade or two above the smallest that there is."""
@@ -39,8 +39,8 @@ def two_point_view(landscape: str = "sophia", eps: float = 0.5, seed: int = 0, p
     true = float(np.dot(place.gradient(*place.start), z))
     slope = float(secant_slope(place, z, eps, precision))
     error = relative_error(slope, true)
-    with look():
-        figure = Figure(figsize=(8.6, 3.8), dpi=100, layout="none")
+    with drawing():
+        figure = canvas(3.8)
         _draw_slice(figure.add_axes((0.08, 0.14, 0.4, 0.75)), place, z, eps, slope, true)
         _draw_errors(figure.add_axes((0.58, 0.14, 0.4, 0.75)), place, z, true, eps, error, precision)
     target = TARGETS[precision]
@@ -84,9 +84,8 @@ def _draw_slice(axes: Axes, place: Landscape, z: np.ndarray, eps: float, slope: 
     axes.axline((0, (f(eps) + f(-eps)) / 2), slope=slope, color=RED, linewidth=1.3, label=f"secant {slope:.4g}")
     axes.plot([-eps, eps], [f(-eps), f(eps)], "o", color=RED, markersize=7)
     low, high = f(t).min(), f(t).max()
-    axes.set(xlim=(t[0], t[-1]), ylim=(low - 0.1 * (high - low), high + 0.1 * (high - low)), xlabel="t")
-    axes.locator_params(nbins=4)
-    axes.set_title(f"{place.title} along z: f(start + t z)", fontsize=11, pad=4)
+    axes.set(xlim=(t[0], t[-1]), ylim=(low - 0.1 * (high - low), high + 0.1 * (high - low)))
+    frame(axes, f"{place.title} along z: f(start + t z)", "t")
     axes.legend(fontsize=10)
 
 
@@ -95,10 +94,9 @@ def _draw_errors(axes: Axes, place: Landscape, z, true: float, eps: float, error
     floor = 10.0**FLOOR
     errors = relative_error(secant_slope(place, z, radii, precision), true)
     axes.plot(np.log10(radii), np.log10(np.clip(errors, floor, None)), color=ORANGE, linewidth=1.2)
-    axes.axhline(np.log10(TARGETS[precision]), color=BLACK, linestyle=":", linewidth=1)
-    axes.text(0.01, np.log10(TARGETS[precision]), "goal", fontsize=10, va="top", transform=axes.get_yaxis_transform())
+    goal_line(axes, np.log10(TARGETS[precision]))
     axes.plot(np.log10(eps), np.log10(np.clip(error, floor, 10.0**TOP)), "o", color=RED, markersize=8)
-    axes.set_xticks(range(-12, 1, 3), [f"1e{place}" if place else "1" for place in range(-12, 1, 3)])
-    decades(axes, FLOOR, TOP, most=4)
-    axes.set(xlabel="eps (too small: rounding, too large: bending)", xlim=(-12.3, 0.3))
-    axes.set_title(f"relative error of the slope, {precision}", fontsize=11, pad=4)
+    frame(axes, f"relative error of the slope, {precision}", "eps (too small: rounding, too large: bending)")
+    decades(axes.xaxis, -12, 0)
+    decades(axes.yaxis, FLOOR, TOP)
+    axes.set(xlim=(-12.3, 0.3), ylim=(FLOOR, TOP))
