@@ -9,6 +9,7 @@ with it touches each weight once and never holds z. Nothing here reads or seeds 
     z[i], z[i+1024]  = box_muller(threefry(key(block j), (pair number, 0)))      within each tile of 2048 elements
 """
 
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ from zolab.kernels.threefry import TILE, threefry2x32
 
 SLICE = 1 << 20
 _INLINE = 1 << 16
-ERA = 16
+ERA = 64
 NOT_GIVEN = np.empty((0, 0), dtype=np.float32)
 _pool: ThreadPoolExecutor | None = None
 
@@ -101,7 +102,7 @@ class Sources:
         return Source(self.keys[piece.tensor], piece.kernels.given(values))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _keys(seed: int, sample: int, blocks: tuple[int, ...], era: int) -> np.ndarray:
     """The keys of ERA steps at once, since NumPy takes as long for one."""
     steps = np.arange(ERA, dtype=np.uint32) + np.uint32(era * ERA)
@@ -192,14 +193,14 @@ def direction(
         offset: first element, counted in the flattened block.
         dtype, device: of the result; values are computed in float32.
     """
-    shape = torch.Size((shape,) if isinstance(shape, int) else shape)
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
     lead = offset % TILE
-    out = torch.empty(lead + shape.numel(), dtype=torch.float32, device=device)
+    out = torch.empty(lead + math.prod(shape), dtype=torch.float32, device=device)
     ((k0, k1),) = name.keys((block,))
-    if shape.numel():
+    if math.prod(shape):
         kernels = backend_for(out)
         kernels.fill(kernels.view(out), k0, k1, offset // TILE)
-    return out[lead:].to(dtype).view(shape)
+    return (out[lead:] if lead else out).to(dtype).view(shape)
 
 
 def materialise(name: Direction | GivenDirection, block: int, like: Tensor, offset: int = 0) -> Tensor:

@@ -249,7 +249,8 @@ def dot(w, k0, k1, tile) -> float:
 
 def given(parts: list[torch.Tensor]) -> np.ndarray:
     """Directions that are values instead of keys, one row each."""
-    return np.stack([part.detach().to(torch.float32).numpy() for part in parts])
+    rows = [part.detach().to(torch.float32).numpy() for part in parts]
+    return rows[0][None] if len(rows) == 1 else np.stack(rows)
 
 
 def perturb(w, tile, source, scale):

@@ -16,7 +16,7 @@ class Slice(NamedTuple):
     """Part of a weight tensor while a step is taken.
 
     Args:
-        weights: flat float32 (or float64) copy, to be changed in place.
+        weights: flat, in float32 or wider, to be changed in place.
         block, start: where it is.
         lr: learning rate there.
     """
@@ -51,11 +51,11 @@ class StatefulOptimizer(ZeroOrderOptimizer):
         for tensor, block, group in zip(tensors or self._trainable()[0], blocks, groups, strict=True):
             state = self.state_of(block, tensor)
             for i, here in enumerate(tensor.detach().view(-1).split(SLICE)):
-                weights = here.to(torch.promote_types(here.dtype, torch.float32), copy=True)
+                weights = here.to(torch.promote_types(here.dtype, torch.float32), copy=not tensors)
                 part = Slice(weights, block, i * SLICE, record.lrs[group])
                 span = slice(part.start, part.start + here.numel())
                 self.change(part, {slot: values[span] for slot, values in state.items()}, record)
-                if tensors:
+                if tensors and weights is not here:
                     here.copy_(weights)
 
     def gradient(self, part: Slice, record: StepRecord) -> Tensor:

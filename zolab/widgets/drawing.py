@@ -71,9 +71,7 @@ def backdrop(figure: Figure, draw: Callable[[Figure, str], None], key: str) -> N
 
     It is drawn once for each key; the paths are then drawn over it on a `pane`.
     """
-    axes = figure.add_axes((0, 0, 1, 1), zorder=-1)
-    axes.imshow(_drawn(draw, key, figure.get_figheight()), aspect="auto")
-    axes.set_axis_off()
+    figure.figimage(_drawn(draw, key, figure.get_figheight()), zorder=-1)
 
 
 def draw_ahead(draw: Callable[[Figure, str], None], height: float) -> None:
