@@ -11,7 +11,7 @@ from zolab.widgets.panel import Panel, View, choice, explore, log_number, number
 from zolab.widgets.walks import landscape_of, walk
 
 LONG = 40  # past steps: at the largest beta on the panel they hold 98.5 % of a moment
-STEPS = 80
+STEPS = 50
 ENOUGH = 0.95
 HEIGHT = 4.2
 MAP = (0.57, 0.13, 0.41, 0.77)

@@ -9,7 +9,7 @@ from zolab.landscapes import LANDSCAPES, Descent, Landscape, Protocol, run
 from zolab.plots import METHOD_COLOURS
 
 FIRST_ORDER = {"Adam": torch.optim.Adam, "SGD": torch.optim.SGD}
-MOST_STEPS = 80  # of four methods at once: more would make a slider's reader wait
+MOST_STEPS = 50  # of four methods at once: more would make a slider's reader wait
 
 
 @lru_cache(maxsize=256)
