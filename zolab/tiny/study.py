@@ -1,0 +1,132 @@
+"""Is `tiny-reviews` a good testbed? What MeZO recovers of first-order tuning on each task, how fast, and why."""
+
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from zolab.config import Config
+from zolab.finetune import batch_at
+from zolab.models import load_model
+from zolab.optim import MeZO
+from zolab.records import environment, save_record
+from zolab.sweep import load_plan, sweep
+from zolab.tasks import load_task
+
+COMMAND = "python -m zolab.tiny study notebooks/grids/05_tiny.yaml --out runs/05 --record figures/records/05_tiny.json"
+ADAM_STEPS, ADAM_RATES, ADAM_EVERY = 300, (3e-4, 1e-3, 3e-3), 50
+
+
+def study(plan_path: Path, out: Path, record_path: Path) -> dict[str, Any]:
+    """MeZO by a plan whose methods are tasks, Adam beside it, and the record of both.
+
+    A task's `closed` is (MeZO - zero-shot) / (Adam - zero-shot), of test metrics averaged over the seeds.
+    """
+    plan = load_plan(plan_path)
+    result: dict[str, Any] = {}
+    for name, mezo in sweep(plan, out).items():
+        config = Config(**{**plan["base"], **plan["methods"][name]})
+        adam = first_order(config, plan["seeds"])
+        means = [_mean(run, key) for run, key in ((mezo, "test_before"), (adam, "test_after"), (mezo, "test_after"))]
+        zero, best, ours = means
+        closed = (ours - zero) / (best - zero)
+        result[name] = {"zero_shot": zero, "adam": adam, "mezo": mezo, "closed": closed, "step": step_times(config)}
+        print(f"{name:10} zero-shot {zero:.3f}   Adam {best:.3f}   MeZO {ours:.3f}   closed {closed:.2f}", flush=True)
+        save_record({"command": COMMAND, "config": plan, "result": result, **environment()}, record_path)
+    return result
+
+
+def first_order(config: Config, seeds: list[int]) -> dict[str, Any]:
+    """Adam on the same examples: the best of `ADAM_RATES` on the first seed, then on every seed."""
+    tried = {lr: _adam(config, lr, seeds[0]) for lr in ADAM_RATES}
+    best = min(tried, key=lambda lr: tried[lr]["dev_loss"])
+    outcomes = {str(seed): tried[best] if seed == seeds[0] else _adam(config, best, seed) for seed in seeds}
+    return {"lr": best, "searched": {f"{lr:.3g}": tried[lr]["dev_loss"] for lr in tried}, "seeds": outcomes}
+
+
+def step_times(config: Config, rounds: int = 15) -> dict[str, float]:
+    """Median milliseconds of a MeZO step and of its two forward passes alone, taken in turn."""
+    model, closure = _closure(config)
+    optimizer = MeZO(model.named_parameters(), lr=0.0, eps=config.eps, seed=0)
+
+    @torch.no_grad()
+    def forwards() -> None:
+        closure()
+        closure()
+
+    times: dict[str, list[float]] = {"step_ms": [], "forwards_ms": []}
+    for _ in range(rounds):
+        for name, work in (("step_ms", lambda: optimizer.step(closure)), ("forwards_ms", forwards)):
+            start = time.perf_counter()
+            work()
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: statistics.median(seen[2:]) for name, seen in times.items()}
+
+
+def effective_rank(config: Config, model: nn.Module | None = None, samples: int = 32, iterations: int = 30) -> dict[str, float]:
+    """Trace of the loss Hessian over its largest eigenvalue in size, on one batch (Malladi et al. 2023, section 4).
+
+    Args:
+        model: another one than the configuration's.
+        samples: directions of +-1 in Hutchinson's estimate of the trace.
+        iterations: of the power method.
+    """
+    model, closure = _closure(config, model)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    generator = torch.Generator().manual_seed(0)
+    with sdpa_kernel(SDPBackend.MATH):  # the only attention that can be differentiated twice
+        slopes = torch.autograd.grad(closure(), parameters, create_graph=True)
+
+        def times(vector: list[Tensor]) -> list[Tensor]:
+            return list(torch.autograd.grad(slopes, parameters, vector, retain_graph=True))
+
+        def signs() -> list[Tensor]:
+            return [torch.randint(0, 2, p.shape, generator=generator) * 2.0 - 1 for p in parameters]
+
+        trace = statistics.mean(_dot(v, times(v)) for v in (signs() for _ in range(samples)))
+        vector = signs()
+        for _ in range(iterations):
+            vector = [x / _dot(vector, vector) ** 0.5 for x in vector]
+            image = times(vector)
+            largest, vector = _dot(vector, image), image
+    return {"trace": trace, "largest": largest, "ratio": trace / abs(largest)}
+
+
+def _adam(config: Config, lr: float, seed: int) -> dict[str, Any]:
+    """One run: a linear schedule after a short warm-up, test at the step with the lowest dev loss."""
+    task = load_task(config.task)
+    model, tokenizer = load_model(config.model)
+    examples = task.sample(seed, config.train, config.dev, config.test)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    shape = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / 20, 1 - step / ADAM_STEPS))
+    outcome = {"dev_loss": float("inf")}
+    for step in range(1, ADAM_STEPS + 1):
+        batch = task.encode(tokenizer, batch_at(examples.train, config.batch_size, seed, step - 1))
+        optimizer.zero_grad()
+        task.loss(model, batch).backward()
+        optimizer.step()
+        shape.step()
+        if step % ADAM_EVERY == 0 and (dev := task.evaluate(model, tokenizer, examples.dev).loss) < outcome["dev_loss"]:
+            test = task.evaluate(model, tokenizer, examples.test).metric
+            outcome = {"dev_loss": dev, "best_step": step, "test_after": test}
+    return outcome
+
+
+def _closure(config: Config, model: nn.Module | None = None):
+    task = load_task(config.task)
+    loaded, tokenizer = load_model(config.model)
+    batch = task.encode(tokenizer, task.sample(0, config.train, config.dev, 1).train[: config.batch_size])
+    model = model or loaded
+    return model, lambda: task.loss(model, batch)
+
+
+def _dot(one: list[Tensor], other: list[Tensor]) -> float:
+    return float(sum((x * y).sum() for x, y in zip(one, other, strict=True)))
+
+
+def _mean(run: dict[str, Any], key: str) -> float:
+    return statistics.mean(outcome[key] for outcome in run["seeds"].values())
