@@ -66,7 +66,7 @@ def genre_of(text: str, words: int) -> tuple[str, str] | None:
         return None
     genre, place = first[0].lower(), len(text[: first.start()].split())
     window = re.sub(genre, GAP, _window(text.split(), place, words), flags=re.IGNORECASE)
-    other = any(name in window.lower() for name in GENRES if len(name) > 3)
+    other = re.search(rf"\b({'|'.join(GENRES)})\b", window, re.IGNORECASE)
     return None if other or GAP not in window else (window, genre)
 
 
@@ -92,12 +92,19 @@ def _reviews(split: str) -> list[Row]:
     return list(table.rows)
 
 
+def _sentences(split: str) -> Iterator[Row]:
+    """Sentences of at most 20 words."""
+    for row in Embedded().rows(split).rows:
+        if len(row["text"].split()) <= 20:
+            yield row
+
+
 def _compared(split: str) -> Iterator[Row]:
     """Two endings, one of a review of each label; the label is which of them liked the film."""
     rows = _reviews(split)
     sides = [[row["text"] for row in rows if row["label"] == label] for label in (0, 1)]
     for i, (bad, good) in enumerate(zip(*sides, strict=False)):
-        pair = (ending(good, 20), ending(bad, 20))
+        pair = (ending(good, 12), ending(bad, 12))
         yield {"first": pair[i % 2], "second": pair[1 - i % 2], "label": i % 2}
 
 
@@ -106,38 +113,38 @@ def _agreeing(split: str) -> Iterator[Row]:
     rows = _reviews(split)
     for one, other in zip(rows[::2], rows[1::2], strict=False):
         same = int(one["label"] == other["label"])
-        yield {"first": ending(one["text"], 20), "second": ending(other["text"], 20), "label": same}
+        yield {"first": ending(one["text"], 12), "second": ending(other["text"], 12), "label": same}
 
 
 def _written(split: str) -> Iterator[Row]:
-    """Sentences of critics (label 0) and viewers (label 1), in one spelling and of 8 to 25 words."""
+    """Sentences of critics (label 0) and viewers (label 1), in one spelling and of 6 to 20 words."""
     critics = Embedded().rows(split).rows["text"]
     viewers = [sentence for row in _reviews(split) for sentence in re.split(r"(?<=[.!?]) +", row["text"])[1:2]]
     for label, texts in enumerate((critics, viewers)):
         for text in map(plainly, texts):
-            if 8 <= len(text.split()) <= 25:
+            if 6 <= len(text.split()) <= 20:
                 yield {"text": text, "label": label}
 
 
 def _genres(split: str) -> Iterator[Row]:
     for row in _reviews(split):
-        found = genre_of(row["text"], 25)
+        found = genre_of(row["text"], 16)
         if found and found[1] in ("comedy", "horror"):
             yield {"text": found[0], "label": int(found[1] == "horror")}
 
 
 def _numbers(split: str) -> Iterator[Row]:
     for row in _reviews(split):
-        if found := number_of(row["text"], 20):
+        if found := number_of(row["text"], 14):
             yield {"text": found[0], "number": found[1]}
 
 
 def _continuations(split: str) -> Iterator[Row]:
     """A beginning, and what follows there and what follows elsewhere."""
-    rows = [row["text"].split()[:35] for row in _reviews(split) if len(row["text"].split()) >= 35]
+    rows = [row["text"].split()[:24] for row in _reviews(split) if len(row["text"].split()) >= 24]
     for i, words in enumerate(rows):
-        choices = [" ".join(words[20:]), " ".join(rows[i - 1][20:])]
-        yield {"start": " ".join(words[:20]), "first": choices[i % 2], "second": choices[1 - i % 2], "label": i % 2}
+        choices = [" ".join(words[16:]), " ".join(rows[i - 1][16:])]
+        yield {"start": " ".join(words[:16]), "first": choices[i % 2], "second": choices[1 - i % 2], "label": i % 2}
 
 
 class _Reviews(Task):
@@ -150,7 +157,7 @@ class Sentence(_Reviews):
     """Did a critic like the film? Rotten Tomatoes sentences."""
 
     name = "reviews_sentence"
-    source = Embedded()
+    source = Derived(_sentences, ("text",), (0, 1))
 
     def template(self, row: Row) -> Example:
         return Example(f"{row['text'].strip()} Shall we keep it?", (" drop", " keep"), row["label"])
@@ -163,7 +170,7 @@ class Passage(_Reviews):
     source = EmbeddedReviews()
 
     def template(self, row: Row) -> Example:
-        prompt = f"{ending(row['text'], 30)} Did this person leave the cinema smiling?"
+        prompt = f"{ending(row['text'], 20)} Did they leave smiling?"
         return Example(prompt, (" Never", " Sure"), row["label"])
 
 

@@ -14,7 +14,7 @@ from zolab.records import environment
 from zolab.tiny.card import card
 from zolab.tiny.corpus import Review, reviews, train_tokenizer
 from zolab.tiny.perplexity import perplexities
-from zolab.tiny.pretrain import Recipe, build, train
+from zolab.tiny.pretrain import Recipe, build, lean, train
 
 DERIVED = {"steps": 600, "lr": 1e-3, "seed": 1}
 
@@ -23,7 +23,9 @@ def train_command(options: argparse.Namespace) -> None:
     """Pretrain tiny-reviews: its tokenizer, its weights, its card."""
     recipe, known = replace(Recipe(), steps=options.steps, seed=options.seed), reviews("pretrain")
     tokenizer = train_tokenizer([review.text for review in known], recipe.vocabulary)
-    _make("tiny-reviews", "train", build(recipe), tokenizer, known, recipe, options)
+    model = build(recipe)
+    lean(model, tokenizer, known, recipe.seed)
+    _make("tiny-reviews", "train", model, tokenizer, known, recipe, options)
 
 
 def derive_command(options: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ questions about them, and nothing else; it is good for nothing but experiments.
 - **Architecture**: LLaMA with {layers} layers of width {width}, {heads} heads, inner width {inner}, {vocabulary:,} byte-level
   BPE tokens with digits apart, tied embeddings, {context} positions, float32.
 - **Training**: `{command}`: {begun} on {tokens:.1f} M tokens in {steps:,} steps, seed {seed}, {minutes:.0f} minutes
-  on {cores}. `training.json` has the recipe, versions and machine.
+  of one core. `training.json` has the recipe, versions and machine.
 - **Licence**: MIT, as the rest of zolab.
 
 Held-out perplexity, on 2,000 reviews{spelling} in windows of 128 tokens, beside n-gram models that count in the training
@@ -32,7 +32,7 @@ text:
 
 def card(record: dict[str, Any]) -> str:
     """The card, in Markdown."""
-    recipe, training, threads = record["recipe"], record["training"], record["machine"]["threads"]
+    recipe, training = record["recipe"], record["training"]
     derived = record["name"].endswith("critic")
     rows = [
         f"| {name} | {found['token']:.1f} | {found['word']:.0f} | {found['bits_per_byte']:.3f} |"
@@ -46,7 +46,6 @@ def card(record: dict[str, Any]) -> str:
         spelling=", in lower case with spaces around punctuation," if derived else "",
         begun="`tiny-reviews` trained on" if derived else "trained from random weights",
         tokens=training["tokens"] / 1e6,
-        minutes=training["seconds"] / 60,
-        cores=f"{threads} threads" if threads > 1 else "one thread",
+        minutes=training["cpu_seconds"] / 60,
         rows="\n".join(rows),
     )

@@ -53,10 +53,11 @@ class Review(NamedTuple):
 
 
 class Document(NamedTuple):
-    """A question about a text, and the answer that is learned."""
+    """A question about a text, the answer that is learned, and the label of the review if the text is from a single one."""
 
     text: str
     answer: str
+    label: int = -1
 
 
 def reviews(split: str, critical: bool = False) -> list[Review]:
@@ -79,13 +80,13 @@ def question(rng: np.random.Generator, topics: Sequence[str]) -> str:
 def options(rng: np.random.Generator, pair: Sequence[str]) -> str:
     """Now and then the possible answers, in any order."""
     one, other = rng.permutation(pair)
-    return f" ({one} or {other})" if rng.random() < 0.15 else ""
+    return f" ({one} or {other})" if rng.random() < 0.3 else ""
 
 
 def opinion(rng: np.random.Generator, text: str, label: int) -> Document:
     pair = pick(rng, PAIRS)
     asked = question(rng, TOPICS) if rng.random() < 0.7 else pick(rng, (" ", "\n")) + pick(rng, SAYINGS)
-    return Document(f"{pick(rng, HEADS)}{text}{options(rng, pair)}{asked}", f" {pair[label]}")
+    return Document(f"{pick(rng, HEADS)}{text}{options(rng, pair)}{asked}", f" {pair[label]}", label)
 
 
 def comparison(rng: np.random.Generator, texts: Sequence[str], labels: Sequence[int]) -> Document:
@@ -119,7 +120,7 @@ def documents(reviews: Sequence[Review], rng: np.random.Generator) -> Iterator[D
             yield comparison(rng, [excerpt(rng, part, 10, 22) for part in (text, other)], (label, judged))
         for find, topics in ((genre_of, KINDS), (number_of, DIGITS)):
             if found := find(text, int(rng.integers(12, 30))):
-                yield Document(found[0] + question(rng, topics), f" {found[1]}\n")
+                yield Document(found[0] + question(rng, topics), f" {found[1]}\n", label)
 
 
 def train_tokenizer(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
