@@ -17,8 +17,9 @@ questions about them, and nothing else; it is good for nothing but experiments.
   `zolab/tiny/corpus.py`. The other 6,000 reviews and all Rotten Tomatoes sentences of that package are held out.
 - **Architecture**: LLaMA with {layers} layers of width {width}, {heads} heads, inner width {inner}, {vocabulary:,} byte-level
   BPE tokens with digits apart, tied embeddings, {context} positions, float32.
-- **Training**: `{command}`: {begun} on {tokens:.1f} M tokens in {steps:,} steps, seed {seed}, {minutes:.0f} minutes
-  of one core. `training.json` has the recipe, versions and machine.
+- **Training**: `{command}`, {begun} on {tokens:.1f} M tokens in {steps:,} steps, seed {seed}, {minutes:.0f} minutes
+  of one core. A linear probe of each review's label on all hidden
+  states, thrown away later, was trained with it. `training.json` has the recipe, versions and machine.
 - **Licence**: MIT, as the rest of zolab.
 
 Held-out perplexity, on 2,000 reviews{spelling} in windows of 128 tokens, beside n-gram models that count in the training
@@ -26,7 +27,7 @@ text:
 
 | | per token | per word | bits per byte |
 |---|---|---|---|
-{rows}
+{table}
 """
 
 
@@ -44,8 +45,10 @@ def card(record: dict[str, Any]) -> str:
         command=record["command"],
         millions=record["parameters"] / 1e6,
         spelling=", in lower case with spaces around punctuation," if derived else "",
-        begun="`tiny-reviews` trained on" if derived else "trained from random weights",
+        begun="from `tiny-reviews`,"
+        if derived
+        else "from random weights, but for the log-odds of tokens counted into the embeddings,",
         tokens=training["tokens"] / 1e6,
         minutes=training["cpu_seconds"] / 60,
-        rows="\n".join(rows),
+        table="\n".join(rows),
     )

@@ -16,27 +16,33 @@ from zolab.optim import MeZO
 from zolab.records import environment, save_record
 from zolab.sweep import load_plan, sweep
 from zolab.tasks import load_task
+from zolab.tiny.pretrain import Recipe, build
 
 COMMAND = "python -m zolab.tiny study notebooks/grids/05_tiny.yaml --out runs/05 --record figures/records/05_tiny.json"
-ADAM_STEPS, ADAM_RATES, ADAM_EVERY = 300, (3e-4, 1e-3, 3e-3), 50
+ADAM_STEPS, ADAM_RATES, ADAM_EVERY = 150, (3e-4, 1e-3, 3e-3), 30
 
 
 def study(plan_path: Path, out: Path, record_path: Path) -> dict[str, Any]:
     """MeZO by a plan whose methods are tasks, Adam beside it, and the record of both.
 
-    A task's `closed` is (MeZO - zero-shot) / (Adam - zero-shot), of test metrics averaged over the seeds.
+    `hessian` is that of the loss of the plan's first task, with the pretrained weights and with random ones. A task's `closed`
+    is (MeZO - zero-shot) / (Adam - zero-shot), of test metrics averaged over the seeds.
     """
     plan = load_plan(plan_path)
     result: dict[str, Any] = {}
-    for name, mezo in sweep(plan, out).items():
-        config = Config(**{**plan["base"], **plan["methods"][name]})
+    first = Config(**{**plan["base"], **next(iter(plan["methods"].values()))})
+    hessian = {"pretrained": effective_rank(first), "untrained": effective_rank(first, build(Recipe()).eval())}
+    for name, method in plan["methods"].items():
+        mezo = sweep({**plan, "methods": {name: method}}, out)[name]
+        config = Config(**{**plan["base"], **method})
         adam = first_order(config, plan["seeds"])
         means = [_mean(run, key) for run, key in ((mezo, "test_before"), (adam, "test_after"), (mezo, "test_after"))]
         zero, best, ours = means
         closed = (ours - zero) / (best - zero)
         result[name] = {"zero_shot": zero, "adam": adam, "mezo": mezo, "closed": closed, "step": step_times(config)}
         print(f"{name:10} zero-shot {zero:.3f}   Adam {best:.3f}   MeZO {ours:.3f}   closed {closed:.2f}", flush=True)
-        save_record({"command": COMMAND, "config": plan, "result": result, **environment()}, record_path)
+        record = {"command": COMMAND, "config": plan, "result": result, "hessian": hessian, **environment()}
+        save_record(record, record_path)
     return result
 
 
