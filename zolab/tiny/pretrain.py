@@ -85,7 +85,7 @@ def build(recipe: Recipe) -> LlamaForCausalLM:
 def lean(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, reviews: Sequence[Review], seed: int) -> None:
     """Begin with what counting gives: the log-odds of each token in liked reviews, along one direction of the embeddings.
 
-    It saves the first half of pretraining, in which nothing but single words is learned.
+    Without it, the first 500 steps go into learning what single words say.
     """
     counts = np.ones((2, len(tokenizer)))
     for ids, review in zip(tokenizer([review.text for review in reviews], verbose=False)["input_ids"], reviews, strict=True):
