@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import nn
 
 from zolab.config import Config
 from zolab.finetune import batch_at
@@ -16,6 +15,7 @@ from zolab.optim import MeZO
 from zolab.records import environment, save_record
 from zolab.sweep import load_plan, sweep
 from zolab.tasks import load_task
+from zolab.tasks.scoring import option_log_probs
 from zolab.tiny.pretrain import Recipe, build
 
 COMMAND = "python -m zolab.tiny study notebooks/grids/05_tiny.yaml --out runs/05 --record figures/records/05_tiny.json"
@@ -25,13 +25,13 @@ ADAM_STEPS, ADAM_RATES, ADAM_EVERY = 150, (3e-4, 1e-3, 3e-3), 30
 def study(plan_path: Path, out: Path, record_path: Path) -> dict[str, Any]:
     """MeZO by a plan whose methods are tasks, Adam beside it, and the record of both.
 
-    `hessian` is that of the loss of the plan's first task, with the pretrained weights and with random ones. A task's `closed`
+    `effective_rank` is that of the plan's first task, with the pretrained weights and with random ones. A task's `closed`
     is (MeZO - zero-shot) / (Adam - zero-shot), of test metrics averaged over the seeds.
     """
     plan = load_plan(plan_path)
     result: dict[str, Any] = {}
     first = Config(**{**plan["base"], **next(iter(plan["methods"].values()))})
-    hessian = {"pretrained": effective_rank(first), "untrained": effective_rank(first, build(Recipe()).eval())}
+    ranks = {"pretrained": effective_rank(first), "untrained": effective_rank(first, build(Recipe()).eval())}
     for name, method in plan["methods"].items():
         mezo = sweep({**plan, "methods": {name: method}}, out)[name]
         config = Config(**{**plan["base"], **method})
@@ -41,7 +41,7 @@ def study(plan_path: Path, out: Path, record_path: Path) -> dict[str, Any]:
         closed = (ours - zero) / (best - zero)
         result[name] = {"zero_shot": zero, "adam": adam, "mezo": mezo, "closed": closed, "step": step_times(config)}
         print(f"{name:10} zero-shot {zero:.3f}   Adam {best:.3f}   MeZO {ours:.3f}   closed {closed:.2f}", flush=True)
-        record = {"command": COMMAND, "config": plan, "result": result, "hessian": hessian, **environment()}
+        record = {"command": COMMAND, "config": plan, "result": result, "effective_rank": ranks, **environment()}
         save_record(record, record_path)
     return result
 
@@ -56,50 +56,45 @@ def first_order(config: Config, seeds: list[int]) -> dict[str, Any]:
 
 def step_times(config: Config, rounds: int = 15) -> dict[str, float]:
     """Median milliseconds of a MeZO step and of its two forward passes alone, taken in turn."""
-    model, closure = _closure(config)
+    task, (model, tokenizer) = load_task(config.task), load_model(config.model)
+    batch = task.encode(tokenizer, task.sample(0, config.train, config.dev, 1).train[: config.batch_size])
     optimizer = MeZO(model.named_parameters(), lr=0.0, eps=config.eps, seed=0)
 
     @torch.no_grad()
     def forwards() -> None:
-        closure()
-        closure()
+        task.loss(model, batch)
+        task.loss(model, batch)
 
     times: dict[str, list[float]] = {"step_ms": [], "forwards_ms": []}
     for _ in range(rounds):
-        for name, work in (("step_ms", lambda: optimizer.step(closure)), ("forwards_ms", forwards)):
+        for name, work in (("step_ms", lambda: optimizer.step(lambda: task.loss(model, batch))), ("forwards_ms", forwards)):
             start = time.perf_counter()
             work()
             times[name].append(1e3 * (time.perf_counter() - start))
     return {name: statistics.median(seen[2:]) for name, seen in times.items()}
 
 
-def effective_rank(config: Config, model: nn.Module | None = None, samples: int = 32, iterations: int = 30) -> dict[str, float]:
-    """Trace of the loss Hessian over its largest eigenvalue in size, on one batch (Malladi et al. 2023, section 4).
+def effective_rank(config: Config, model: nn.Module | None = None, examples: int = 64) -> dict[str, float]:
+    """Trace of the Gauss-Newton matrix over its largest eigenvalue: how many directions the loss bends in, at most.
+
+    For two candidates the matrix is the mean of p (1 - p) g g^T, g the gradient of the difference of their scores; what it
+    has besides zeros are the eigenvalues of the examples' Gram matrix. MeZO's rate depends on this number instead of the
+    dimension (Malladi et al. 2023, section 4).
 
     Args:
         model: another one than the configuration's.
-        samples: directions of +-1 in Hutchinson's estimate of the trace.
-        iterations: of the power method.
+        examples: over which the mean is taken.
     """
-    model, closure = _closure(config, model)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    generator = torch.Generator().manual_seed(0)
-    with sdpa_kernel(SDPBackend.MATH):  # the only attention that can be differentiated twice
-        slopes = torch.autograd.grad(closure(), parameters, create_graph=True)
-
-        def times(vector: list[Tensor]) -> list[Tensor]:
-            return list(torch.autograd.grad(slopes, parameters, vector, retain_graph=True))
-
-        def signs() -> list[Tensor]:
-            return [torch.randint(0, 2, p.shape, generator=generator) * 2.0 - 1 for p in parameters]
-
-        trace = statistics.mean(_dot(v, times(v)) for v in (signs() for _ in range(samples)))
-        vector = signs()
-        for _ in range(iterations):
-            vector = [x / _dot(vector, vector) ** 0.5 for x in vector]
-            image = times(vector)
-            largest, vector = _dot(vector, image), image
-    return {"trace": trace, "largest": largest, "ratio": trace / abs(largest)}
+    task, (loaded, tokenizer) = load_task(config.task), load_model(config.model)
+    model, rows = model or loaded, []
+    for example in task.sample(0, config.train, config.dev, 1).train[:examples]:
+        first, second = option_log_probs(model, task.encode(tokenizer, [example]))
+        slope = torch.autograd.grad(second - first, list(model.parameters()))
+        p = torch.sigmoid(second - first).item()
+        rows.append((p * (1 - p) / examples) ** 0.5 * torch.cat([part.flatten() for part in slope]))
+    eigenvalues = torch.linalg.eigvalsh(torch.stack(rows) @ torch.stack(rows).T)
+    trace, largest = float(eigenvalues.sum()), float(eigenvalues[-1])
+    return {"trace": trace, "largest": largest, "ratio": trace / largest}
 
 
 def _adam(config: Config, lr: float, seed: int) -> dict[str, Any]:
@@ -120,18 +115,6 @@ def _adam(config: Config, lr: float, seed: int) -> dict[str, Any]:
             test = task.evaluate(model, tokenizer, examples.test).metric
             outcome = {"dev_loss": dev, "best_step": step, "test_after": test}
     return outcome
-
-
-def _closure(config: Config, model: nn.Module | None = None):
-    task = load_task(config.task)
-    loaded, tokenizer = load_model(config.model)
-    batch = task.encode(tokenizer, task.sample(0, config.train, config.dev, 1).train[: config.batch_size])
-    model = model or loaded
-    return model, lambda: task.loss(model, batch)
-
-
-def _dot(one: list[Tensor], other: list[Tensor]) -> float:
-    return float(sum((x * y).sum() for x, y in zip(one, other, strict=True)))
 
 
 def _mean(run: dict[str, Any], key: str) -> float:
