@@ -316,7 +316,7 @@ def test_missing_data_package(monkeypatch):
 
     from zolab.tasks import data
 
-    data._rotten_tomatoes.cache_clear()
+    data._shuffled.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match="make install"):
         load_task("rotten_tomatoes").sample()

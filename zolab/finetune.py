@@ -23,7 +23,7 @@ from zolab.models import fingerprint, load_model
 from zolab.optim import StepRecord
 from zolab.records import environment, load_record, peak_memory, reset_peak_memory, save_record
 from zolab.runlog import RunLog
-from zolab.tasks import Evaluation, Splits, Task, load_task
+from zolab.tasks import Evaluation, Example, Splits, Task, load_task
 
 
 @dataclass
@@ -183,13 +183,8 @@ class _Session:
         self.model, _ = load_model(self.config.model, self.config.dtype, self.config.device)
         self._weights_at(step, [_step_record(entry) for entry in self.log.of("step")])
 
-    def _batch(self, step: int) -> list:
-        """Batches walk through a permutation of the training examples, a new one each epoch."""
-        per_epoch = len(self.examples.train) // self.config.batch_size
-        epoch, place = divmod(step, per_epoch)
-        order = np.random.default_rng((self.config.seed, epoch)).permutation(len(self.examples.train))
-        chosen = order[place * self.config.batch_size : (place + 1) * self.config.batch_size]
-        return [self.examples.train[i] for i in chosen]
+    def _batch(self, step: int) -> list[Example]:
+        return batch_at(self.examples.train, self.config.batch_size, self.config.seed, step)
 
     def _evaluate(self, step: int, split: str) -> Evaluation:
         for entry in self.log.of("evaluation"):
@@ -234,6 +229,13 @@ class _Session:
         self.checkpoints.discard()
         for name in ("trajectory.npz", "record.json"):
             (self.out / name).unlink(missing_ok=True)
+
+
+def batch_at(examples: list[Example], size: int, seed: int, step: int) -> list[Example]:
+    """The batch of a step: batches walk through a permutation of the training examples, a new one each epoch."""
+    epoch, place = divmod(step, len(examples) // size)
+    order = np.random.default_rng((seed, epoch)).permutation(len(examples))
+    return [examples[i] for i in order[place * size : (place + 1) * size]]
 
 
 def _step_record(entry: dict[str, Any]) -> StepRecord:

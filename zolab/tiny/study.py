@@ -1,0 +1,121 @@
+"""Is `tiny-reviews` a good testbed? What MeZO recovers of first-order tuning on each task, how fast, and why."""
+
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from zolab.config import Config
+from zolab.finetune import batch_at
+from zolab.models import load_model
+from zolab.optim import MeZO
+from zolab.records import environment, save_record
+from zolab.sweep import load_plan, sweep
+from zolab.tasks import load_task
+from zolab.tasks.scoring import option_log_probs
+from zolab.tiny.pretrain import Recipe, build
+
+COMMAND = "python -m zolab.tiny study notebooks/grids/05_tiny.yaml --out runs/05 --record figures/records/05_tiny.json"
+ADAM_STEPS, ADAM_RATES, ADAM_EVERY = 150, (3e-4, 1e-3, 3e-3), 30
+
+
+def study(plan_path: Path, out: Path, record_path: Path) -> dict[str, Any]:
+    """MeZO by a plan whose methods are tasks, Adam beside it, and the record of both.
+
+    `effective_rank` is that of the plan's first task, with the pretrained weights and with random ones. A task's `closed`
+    is (MeZO - zero-shot) / (Adam - zero-shot), of test metrics averaged over the seeds.
+    """
+    plan = load_plan(plan_path)
+    result: dict[str, Any] = {}
+    first = Config(**{**plan["base"], **next(iter(plan["methods"].values()))})
+    ranks = {"pretrained": effective_rank(first), "untrained": effective_rank(first, build(Recipe()).eval())}
+    for name, method in plan["methods"].items():
+        mezo = sweep({**plan, "methods": {name: method}}, out)[name]
+        config = Config(**{**plan["base"], **method})
+        adam = first_order(config, plan["seeds"])
+        means = [_mean(run, key) for run, key in ((mezo, "test_before"), (adam, "test_after"), (mezo, "test_after"))]
+        zero, best, ours = means
+        closed = (ours - zero) / (best - zero)
+        result[name] = {"zero_shot": zero, "adam": adam, "mezo": mezo, "closed": closed, "step": step_times(config)}
+        print(f"{name:10} zero-shot {zero:.3f}   Adam {best:.3f}   MeZO {ours:.3f}   closed {closed:.2f}", flush=True)
+        record = {"command": COMMAND, "config": plan, "result": result, "effective_rank": ranks, **environment()}
+        save_record(record, record_path)
+    return result
+
+
+def first_order(config: Config, seeds: list[int]) -> dict[str, Any]:
+    """Adam on the same examples: the best of `ADAM_RATES` on the first seed, then on every seed."""
+    tried = {lr: _adam(config, lr, seeds[0]) for lr in ADAM_RATES}
+    best = min(tried, key=lambda lr: tried[lr]["dev_loss"])
+    outcomes = {str(seed): tried[best] if seed == seeds[0] else _adam(config, best, seed) for seed in seeds}
+    return {"lr": best, "searched": {f"{lr:.3g}": tried[lr]["dev_loss"] for lr in tried}, "seeds": outcomes}
+
+
+def step_times(config: Config, rounds: int = 15) -> dict[str, float]:
+    """Median milliseconds of a MeZO step and of its two forward passes alone, taken in turn."""
+    task, (model, tokenizer) = load_task(config.task), load_model(config.model)
+    batch = task.encode(tokenizer, task.sample(0, config.train, config.dev, 1).train[: config.batch_size])
+    optimizer = MeZO(model.named_parameters(), lr=0.0, eps=config.eps, seed=0)
+
+    @torch.no_grad()
+    def forwards() -> None:
+        task.loss(model, batch)
+        task.loss(model, batch)
+
+    times: dict[str, list[float]] = {"step_ms": [], "forwards_ms": []}
+    for _ in range(rounds):
+        for name, work in (("step_ms", lambda: optimizer.step(lambda: task.loss(model, batch))), ("forwards_ms", forwards)):
+            start = time.perf_counter()
+            work()
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: statistics.median(seen[2:]) for name, seen in times.items()}
+
+
+def effective_rank(config: Config, model: nn.Module | None = None, examples: int = 64) -> dict[str, float]:
+    """Trace of the Gauss-Newton matrix over its largest eigenvalue: how many directions the loss bends in, at most.
+
+    For two candidates the matrix is the mean of p (1 - p) g g^T, g the gradient of the difference of their scores; what it
+    has besides zeros are the eigenvalues of the examples' Gram matrix. MeZO's rate depends on this number instead of the
+    dimension (Malladi et al. 2023, section 4).
+
+    Args:
+        model: another one than the configuration's.
+        examples: over which the mean is taken.
+    """
+    task, (loaded, tokenizer) = load_task(config.task), load_model(config.model)
+    model, rows = model or loaded, []
+    for example in task.sample(0, config.train, config.dev, 1).train[:examples]:
+        first, second = option_log_probs(model, task.encode(tokenizer, [example]))
+        slope = torch.autograd.grad(second - first, list(model.parameters()))
+        p = torch.sigmoid(second - first).item()
+        rows.append((p * (1 - p) / examples) ** 0.5 * torch.cat([part.flatten() for part in slope]))
+    eigenvalues = torch.linalg.eigvalsh(torch.stack(rows) @ torch.stack(rows).T)
+    trace, largest = float(eigenvalues.sum()), float(eigenvalues[-1])
+    return {"trace": trace, "largest": largest, "ratio": trace / largest}
+
+
+def _adam(config: Config, lr: float, seed: int) -> dict[str, Any]:
+    """One run: a linear schedule after a short warm-up, test at the step with the lowest dev loss."""
+    task = load_task(config.task)
+    model, tokenizer = load_model(config.model)
+    examples = task.sample(seed, config.train, config.dev, config.test)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    shape = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / 20, 1 - step / ADAM_STEPS))
+    outcome = {"dev_loss": float("inf")}
+    for step in range(1, ADAM_STEPS + 1):
+        batch = task.encode(tokenizer, batch_at(examples.train, config.batch_size, seed, step - 1))
+        optimizer.zero_grad()
+        task.loss(model, batch).backward()
+        optimizer.step()
+        shape.step()
+        if step % ADAM_EVERY == 0 and (dev := task.evaluate(model, tokenizer, examples.dev).loss) < outcome["dev_loss"]:
+            test = task.evaluate(model, tokenizer, examples.test).metric
+            outcome = {"dev_loss": dev, "best_step": step, "test_after": test}
+    return outcome
+
+
+def _mean(run: dict[str, Any], key: str) -> float:
+    return statistics.mean(outcome[key] for outcome in run["seeds"].values())
