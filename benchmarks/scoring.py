@@ -1,21 +1,26 @@
 """A loss of candidates with `Task.loss`, beside plain `model(**batch, labels=...)` over padded rows of the same examples.
 
 Two kinds of prompts, both made of the embedded film reviews: a sentence with SST-2's template, and a passage of three to nine
-sentences with BoolQ's. The plain way has one row a candidate. Texts are tokenised before the clock starts, for both. Times
-are medians measured in turn, A B A B, in one process.
+sentences with BoolQ's. The plain way has one row a candidate. Texts are tokenised before the clock starts, for both. Last, a
+MeZO step on `tiny-reviews`, whose many small tensors a step must not waste time on, beside its two forward passes, batch 16;
+the number is the median over its tasks. Times are medians measured in turn, A B A B, in one process.
 """
 
 import argparse
 import json
+import statistics
 
 import numpy as np
 import torch
 
 from benchmarks.step import interleaved
+from zolab.config import Config
 from zolab.models import load_model
 from zolab.records import environment
 from zolab.tasks import load_task
+from zolab.tasks.reviews import REVIEWS
 from zolab.tasks.scoring import token_log_probs
+from zolab.tiny.study import step_times
 
 
 def examples(kind, count, seed=0):
@@ -70,6 +75,17 @@ def compare(kind, model, tokenizer, options):
     return times, tokens, max(abs(float(d)) for d in differences)
 
 
+def tiny_steps(rounds=30):
+    """Step over forwards for each task of `tiny-reviews`."""
+    ratios = {}
+    for task in REVIEWS:
+        times = step_times(Config(model="tiny-reviews", task=task.name, train=task.train, dev=task.dev), rounds)
+        ratios[task.name] = times["step_ms"] / times["forwards_ms"]
+        print(f"  {task.name:16} step {times['step_ms']:5.1f} ms   two forwards {times['forwards_ms']:5.1f} ms", end="")
+        print(f"   {ratios[task.name]:.2f} times")
+    return ratios
+
+
 @torch.no_grad()
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
@@ -89,6 +105,9 @@ def main():
         print(f"  {kind:6} {result[f'{kind}_speedup']:.2f} times faster; losses differ by {difference:.1e}")
         largest = max(largest, difference)
     result["largest_loss_difference"] = largest
+    print("tiny-reviews, MeZO, batch 16")
+    steps = tiny_steps()
+    result |= {"tiny_step_over_forwards": statistics.median(steps.values()), "tiny_steps": steps}
     if options.json:
         print(json.dumps({**result, **environment()}))
 

@@ -26,7 +26,7 @@ from zolab.kernels import backend_for
 from zolab.kernels.threefry import TILE, threefry2x32
 
 SLICE = 1 << 20
-_INLINE = 1 << 16
+_INLINE = 1 << 20  # fewer elements take less time on one thread than waking others does
 ERA = 64
 NOT_GIVEN = np.empty((0, 0), dtype=np.float32)
 _pool: ThreadPoolExecutor | None = None

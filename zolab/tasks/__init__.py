@@ -5,12 +5,12 @@ from zolab.tasks.masked import MaskedMNLI, MaskedRTE, MaskedSNLI, MaskedSST2, Ma
 from zolab.tasks.reading import DROP, SQuAD
 from zolab.tasks.reviews import REVIEWS
 from zolab.tasks.scoring import Batch
-from zolab.tasks.sentiment import SST2, RottenTomatoes
+from zolab.tasks.sentiment import SST2, RottenTomatoes, ShortRottenTomatoes
 from zolab.tasks.superglue import CB, COPA, RTE, WSC, BoolQ, MultiRC, ReCoRD, WiC
 
 DECODER = (SST2, RTE, CB, BoolQ, WSC, WiC, MultiRC, COPA, ReCoRD, SQuAD, DROP)
 MASKED = (MaskedSST2, MaskedSST5, MaskedSNLI, MaskedMNLI, MaskedRTE, MaskedTREC)
-TASKS: dict[str, type[Task]] = {task.name: task for task in (RottenTomatoes, *REVIEWS, *DECODER, *MASKED)}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (RottenTomatoes, ShortRottenTomatoes, *REVIEWS, *DECODER, *MASKED)}
 
 
 def load_task(name: str, autocast: bool = False) -> Task:

@@ -151,13 +151,19 @@ class Embedded:
 
     The package has one list of 8,530; a fixed permutation, the same for every seed, sets 2,000 of them aside as
     "validation". Sentences that occur twice are kept once, so that none is on both sides.
+
+    Args:
+        words: leave longer sentences out; None keeps all.
     """
 
+    words: int | None = None
     held_out: str = "validation"
 
     def rows(self, split: str) -> Table:
         rows = _shuffled("rotten_tomatoes")
         chosen = range(2000, len(rows)) if split == "train" else range(2000)
+        if self.words:
+            chosen = [i for i in chosen if len(rows[i]["text"].split()) <= self.words]
         return Table(rows.select(chosen), "movie-reviews", ("text",), labels=(0, 1))
 
 

@@ -1,6 +1,6 @@
 """Sentiment of single sentences, with the prompt and verbalizers of MeZO's SST-2 (arXiv 2305.17333, appendix)."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from zolab.tasks.base import Example, Task
 from zolab.tasks.data import Embedded, Source
@@ -26,3 +26,12 @@ class RottenTomatoes(Task):
 
     def template(self, row: dict[str, Any]) -> Example:
         return Example(f"{row['text'].strip()} It was", VERBALIZERS, row["label"])
+
+
+class ShortRottenTomatoes(RottenTomatoes):
+    """Its sentences of at most twelve words, 1,307 and 413 of them: a run on SmolLM2-135M takes minutes on a laptop."""
+
+    name = "rotten_tomatoes_short"
+    source = Embedded(words=12)
+    dev: ClassVar[int] = 200
+    test: ClassVar[int] = 400

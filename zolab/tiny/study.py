@@ -118,4 +118,5 @@ def _adam(config: Config, lr: float, seed: int) -> dict[str, Any]:
 
 
 def _mean(run: dict[str, Any], key: str) -> float:
-    return statistics.mean(outcome[key] for outcome in run["seeds"].values())
+    """Over the seeds; a run that diverged has nothing right."""
+    return statistics.mean(outcome.get(key, 0.0) for outcome in run["seeds"].values())
