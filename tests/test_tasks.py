@@ -13,7 +13,8 @@ import pytest
 
 from zolab.__main__ import main
 from zolab.models import load_model
-from zolab.tasks import TASKS, load_task
+from zolab.records import load_record
+from zolab.tasks import TASKS, Example, load_task
 from zolab.tasks.data import Source
 from zolab.tasks.metrics import interval
 
@@ -366,11 +367,42 @@ def test_the_command_line_evaluates(evaluate, shots):
     task = load_task("rotten_tomatoes")
     loss, metrics = task.score(*load_model("tiny-random-llama"), task.demonstrate(task.held_out(5, 12), shots, 5))
     low, high = interval(metrics["accuracy"])
-    first, second = shown.out.splitlines()
+    first, second, third = shown.out.splitlines()
     manner = "2 demonstrations" if shots else "zero-shot"
     assert first == f"tiny-random-llama on rotten_tomatoes, {manner}, 12 examples: loss {loss:.3f}"
     assert second.split()[:2] == ["accuracy", f"{100 * metrics['accuracy'].mean():.1f}"]
     assert f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %)" in second
+    assert third.startswith("  without reading the prompt: chance 50.0 %, majority ")
+
+
+def test_an_evaluation_of_several_tasks_leaves_a_record(evaluate, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOLAB_DATA", str(tmp_path))
+    write(tmp_path, [{"sentence": f"s{i}", "label": int(i > 2)} for i in range(9)])
+    write(tmp_path, [READ | {"answers": {"text": ["1900"], "answer_start": [16]}}] * 3, "squad")
+    code, _ = evaluate("--task", "squad", "sst2", "--test", "2", "7", "--data_seed=1", f"--out={tmp_path / 'r.json'}")
+    assert code == 0
+    record = load_record(tmp_path / "r.json")
+    assert record["config"]["task"] == ["squad", "sst2"]
+    assert {"commit", "versions", "machine"} <= record.keys()
+    assert str(tmp_path) not in (tmp_path / "r.json").read_text()
+    squad, sst2 = record["result"]["squad"], record["result"]["sst2"]
+    assert (squad["examples"], squad["drawn_from"], sst2["examples"], sst2["drawn_from"]) == (2, 3, 7, 9)
+    assert squad["blind"] == {"empty answer": 0.0}
+    task = load_task("sst2")
+    examples = task.held_out(1, 7)
+    loss, metrics = task.score(*load_model("tiny-random-llama"), examples)
+    expected = {"mean": metrics["accuracy"].mean(), "interval": list(interval(metrics["accuracy"]))}
+    assert (sst2["loss"], sst2["metrics"], sst2["blind"]) == (loss, {"accuracy": expected}, task.blind(examples))
+
+
+def test_answers_that_do_not_read_the_prompt():
+    examples = [Example("p", ("a", "b"), answer) for answer in (0, 1, 1, 1)]
+    assert load_task("sst2").blind(examples) == {"chance": 0.5, "majority": 0.75}
+    ragged = [Example("p", ("a", "b"), 0), Example("q", ("c", "d", "e", "f"), 3, also=(0, 1))]
+    assert load_task("record").blind(ragged) == {"chance": (1 / 2 + 3 / 4) / 2}
+    alike = [Example("p", ("a", "b", "c"), 0, also=(1,)), Example("q", ("a", "b", "c"), 1)]
+    assert load_task("record").blind(alike) == {"chance": (2 / 3 + 1 / 3) / 2, "majority": 1.0}
+    assert load_task("squad").blind([Example("p", (" a\n",), 0, references=("a",))]) == {"empty answer": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -378,6 +410,7 @@ def test_the_command_line_evaluates(evaluate, shots):
     [
         (["--task=sst9"], "error: unknown task 'sst9'"),
         (["--test=0"], "error: test must be at least 1"),
+        (["--task", "sst2", "rte", "cb", "--test", "1", "2"], "error: --test has 2 numbers for 3 tasks; give one, or one"),
         (["--shots=-3"], "error: shots must be between 0"),
     ],
 )

@@ -68,8 +68,9 @@ def sweep_command(arguments: list[str]) -> None:
 
 
 def evaluate_command(arguments: list[str]) -> None:
-    """Test a model on a task as it is: zero-shot, or in context with --shots 32 as in the papers."""
+    """Test a model on tasks as it is: zero-shot, or in context with --shots 32 as in the papers."""
     from zolab.models import DTYPES, load_model
+    from zolab.records import environment, save_record
     from zolab.tasks import TASKS, load_task
     from zolab.tasks.metrics import interval
 
@@ -79,22 +80,38 @@ def evaluate_command(arguments: list[str]) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--model", default="smollm2-135m", help="embedded name, local folder or Hub id of the model")
-    parser.add_argument("--task", default="rotten_tomatoes", help=f"one of {', '.join(TASKS)}")
+    parser.add_argument("--task", nargs="+", default=["rotten_tomatoes"], help=f"one or more of {', '.join(TASKS)}")
     parser.add_argument("--shots", type=int, default=0, help="solved training examples shown before each test example")
-    parser.add_argument("--test", type=int, help="test examples, by default the papers' number")
+    parser.add_argument("--test", type=int, nargs="+", help="test examples, for all tasks or for each; by default the papers'")
     parser.add_argument("--data_seed", type=int, default=0, help="seed of the draw of test examples and demonstrations")
     parser.add_argument("--dtype", default="float32", help=f"weights: {', '.join(DTYPES)}")
     parser.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda:0")
     parser.add_argument("--autocast", action="store_true", help="compute in bfloat16 where torch deems it safe")
+    parser.add_argument("--out", type=Path, help="file for a record of the numbers, with versions and machine (JSON)")
     options = parser.parse_args(arguments)
-    task = load_task(options.task, options.autocast)
-    examples = task.demonstrate(task.held_out(options.data_seed, options.test), options.shots, options.data_seed)
-    loss, metrics = task.score(*load_model(options.model, options.dtype, options.device), examples)
-    manner = f"{options.shots} demonstrations" if options.shots else "zero-shot"
-    print(f"{options.model} on {options.task}, {manner}, {len(examples)} examples: loss {loss:.3f}")
-    for name, values in metrics.items():
-        low, high = interval(values)
-        print(f"  {name:11} {100 * values.mean():5.1f} %   (95 % interval {100 * low:.1f} to {100 * high:.1f} %)")
+    sizes = options.test or [None]
+    if len(sizes) not in (1, len(options.task)):
+        raise ValueError(f"--test has {len(sizes)} numbers for {len(options.task)} tasks; give one, or one for each.")
+    drawn = {}
+    for name, size in zip(options.task, sizes * len(options.task), strict=False):
+        task = load_task(name, options.autocast)
+        examples = task.held_out(options.data_seed, size)
+        drawn[name] = task, task.demonstrate(examples, options.shots, options.data_seed)
+    model, tokenizer = load_model(options.model, options.dtype, options.device)
+    manner, result = f"{options.shots} demonstrations" if options.shots else "zero-shot", {}
+    for name, (task, examples) in drawn.items():
+        loss, metrics = task.score(model, tokenizer, examples)
+        means = {metric: {"mean": values.mean(), "interval": interval(values)} for metric, values in metrics.items()}
+        blind, pool = task.blind(examples), len(task.source.rows(task.source.held_out))
+        result[name] = {"examples": len(examples), "drawn_from": pool, "loss": loss, "metrics": means, "blind": blind}
+        print(f"{options.model} on {name}, {manner}, {len(examples)} examples: loss {loss:.3f}")
+        for metric, entry in means.items():
+            low, high = (100 * end for end in entry["interval"])
+            print(f"  {metric:11} {100 * entry['mean']:5.1f} %   (95 % interval {low:.1f} to {high:.1f} %)")
+        print("  without reading the prompt:", ", ".join(f"{way} {100 * value:.1f} %" for way, value in blind.items()))
+    if options.out:
+        config = {key: value for key, value in vars(options).items() if key != "out"}
+        save_record({"config": config, "result": result, **environment()}, options.out)
 
 
 COMMANDS = {

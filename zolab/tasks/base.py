@@ -1,8 +1,10 @@
 """What a task is: rows of a data set turned into prompts with candidate answers, a training loss and a metric."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -159,6 +161,18 @@ class Task(ABC):
         """Probability of each candidate, a row an example (for tasks whose examples have equally many candidates)."""
         batch = self._encode_all(tokenizer, examples, self._room(model)).to(device_of(model))
         return torch.stack([s.softmax(0) for s in option_log_probs(model, batch, self.autocast).split(batch.sizes)])
+
+    def blind(self, examples: Sequence[Example]) -> dict[str, float]:
+        """The metric, on these examples, of answers that do not look at the prompt.
+
+        "chance" draws a candidate. "majority" always gives the answer that is right most often here, where all examples have
+        the same candidates: the best that a constant answer can do.
+        """
+        rights = [{e.answer, *e.also} for e in examples]
+        found = {"chance": float(np.mean([len(right) / len(e.candidates) for right, e in zip(rights, examples, strict=True)]))}
+        if len({e.candidates for e in examples}) == 1:
+            found["majority"] = max(Counter(chain(*rights)).values()) / len(examples)
+        return found
 
     def _encode_all(self, tokenizer, examples: Sequence[Example], max_length: int) -> Batch:
         """With every candidate, whatever the objective."""

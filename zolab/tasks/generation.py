@@ -37,6 +37,10 @@ class Generation(Task):
                 found[i] = self.judge(text, examples[i].references)
         return Scores(loss, {name: np.array([scores[name] for scores in found]) for name in found[0]})
 
+    def blind(self, examples: Sequence[Example]) -> dict[str, float]:
+        """The metric of an empty answer to each of these examples."""
+        return {"empty answer": float(np.mean([self.judge("", e.references)[self.metric] for e in examples]))}
+
 
 @torch.no_grad()
 def generate(model: nn.Module, tokenizer, prompts: Sequence[str], max_new_tokens: int = MAX_NEW_TOKENS) -> list[str]:
