@@ -74,13 +74,13 @@ def assert_choices_are_plain(name, plain, model, tokenizer, count):
 
 @torch.no_grad()
 def test_embedded_reviews(embedded):
-    assert_choices_are_plain("rotten_tomatoes", plain_options, *embedded, 8)
+    assert_choices_are_plain("rotten_tomatoes", plain_options, *embedded, 6)
 
 
 @needs_samples
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("sst2", 6), ("rte", 4), ("cb", 4), ("boolq", 3), ("wsc", 4), ("wic", 5), ("multirc", 4)],
+    [("sst2", 4), ("rte", 3), ("cb", 3), ("boolq", 2), ("wsc", 4), ("wic", 4), ("multirc", 2)],
 )
 @torch.no_grad()
 def test_questions_with_options(embedded, name, count):
@@ -88,7 +88,7 @@ def test_questions_with_options(embedded, name, count):
 
 
 @needs_samples
-@pytest.mark.parametrize(("name", "count"), [("copa", 6), ("record", 2)])
+@pytest.mark.parametrize(("name", "count"), [("copa", 4), ("record", 1)])
 @torch.no_grad()
 def test_choices_of_a_continuation(embedded, name, count):
     assert_choices_are_plain(name, plain_answers, *embedded, count)
@@ -100,7 +100,7 @@ def test_choices_of_a_continuation(embedded, name, count):
 def test_written_answers(embedded, name):
     model, tokenizer = embedded
     task = load_task(name)
-    examples = task.held_out(0, 3)
+    examples = task.held_out(0, 2)
     loss, _ = plain_answers(model, tokenizer, examples)
     texts = [plain_text(model, tokenizer, e.prompt) for e in examples]
     assert generate(model, tokenizer, [e.prompt for e in examples]) == texts
