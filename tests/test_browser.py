@@ -32,7 +32,7 @@ SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},  # cells out of sight stay on the page
 }
 PANELS = {
-    "landscape": "landscape='two_blocks', methods=('MEAZO', 'SGD'), lr=0.03",
+    "landscape": "landscape='tilted_ellipse', methods=('MEAZO', 'SGD'), lr=0.03",
     "two_point": "eps=10**-4.5",
     "horizon": "horizon=28",
     "block_scales": "sigma1=0.25, sigma2=1.3, lr=10**-0.9",
