@@ -32,6 +32,7 @@ MESH = 25
 HEIGHT = 5.2
 ABOVE, COSTS, SPACE = (0.065, 0.1, 0.44, 0.76), (0.61, 0.6, 0.37, 0.26), (0.53, 0.0, 0.47, 0.48)
 CORNERS = ((0, 0), (1, 0), (1, 1), (0, 1))
+REACH = 1.45  # from the middle, in the units of `_seen`: no turn or tilt takes a corner or a label farther up or down
 
 
 def landscape_view(
@@ -137,7 +138,7 @@ def _draw_in_space(figure: Figure, landscape: str, walks: dict[str, Descent], az
     """The surface as cells from the farthest to the nearest, which is all that a height field needs, and the paths on it."""
     place, (x, y, z) = landscape_of(landscape), _mesh(landscape)
     shape = figure.get_figwidth() * SPACE[2] / (figure.get_figheight() * SPACE[3])
-    axes = pane(figure, SPACE, (-1.25 * shape, 1.25 * shape), (-1.25, 1.25))
+    axes = pane(figure, SPACE, (-REACH * shape, REACH * shape), (-REACH, REACH))
     low, high = z.min(), z.max()
     across, up, near = _seen(place, x, y, (z - low) / (high - low), azimuth, elevation)
     corners = [np.stack([across, up, near, z], -1)[i : i - 1 or None, j : j - 1 or None] for i, j in CORNERS]
