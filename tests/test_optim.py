@@ -233,6 +233,27 @@ def test_ctrl_c_during_a_step_restores_and_is_delivered():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("default_interrupts")
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL])
+def test_ctrl_c_without_a_python_handler_is_ignored_or_interrupts(handler):
+    model = nn.Linear(3, 2)
+    optimizer = MeZO(model.named_parameters(), lr=0.1)
+    before = weights(model)
+    signal.signal(signal.SIGINT, handler)
+
+    def closure():
+        signal.raise_signal(signal.SIGINT)
+        return 1.0
+
+    if handler is signal.SIG_IGN:
+        assert optimizer.step(closure) == 1.0
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            optimizer.step(closure)
+    assert equal(before, weights(model))
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
 @pytest.mark.parametrize(
     ("change", "word"),
     [
