@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from zolab.config import Config
 from zolab.models import SHIPPED, fingerprint, load_model
 from zolab.records import load_record
 from zolab.tasks import TASKS, load_task
@@ -24,6 +25,7 @@ from zolab.tiny.card import card
 from zolab.tiny.corpus import documents, reviews, train_tokenizer
 from zolab.tiny.perplexity import perplexities
 from zolab.tiny.pretrain import Recipe, build, lay, losses, train
+from zolab.tiny.study import effective_rank
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = Recipe(vocabulary=400, width=32, heads=2, inner=64, rows=4, steps=6)
@@ -216,6 +218,11 @@ def test_facts_of_a_text():
 
 
 # --- the study
+
+
+def test_the_effective_rank_needs_options():
+    with pytest.raises(ValueError, match="reviews_next has none; put another one first"):
+        effective_rank(Config(model="tiny-reviews", task="reviews_next"))
 
 
 def test_the_record_says_that_mezo_learns():

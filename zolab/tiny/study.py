@@ -1,7 +1,6 @@
-"""Is `tiny-reviews` a good testbed? What MeZO recovers of first-order tuning on each task, how fast, and why."""
+"""Is `tiny-reviews` a good testbed? What MeZO recovers of first-order tuning on each task, and why."""
 
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from torch import nn
 from zolab.config import Config
 from zolab.finetune import batch_at
 from zolab.models import load_model
-from zolab.optim import MeZO
 from zolab.records import environment, save_record
 from zolab.sweep import load_plan, sweep
 from zolab.tasks import load_task
@@ -39,7 +37,7 @@ def study(plan_path: Path, out: Path, record_path: Path) -> dict[str, Any]:
         means = [_mean(run, key) for run, key in ((mezo, "test_before"), (adam, "test_after"), (mezo, "test_after"))]
         zero, best, ours = means
         closed = (ours - zero) / (best - zero)
-        result[name] = {"zero_shot": zero, "adam": adam, "mezo": mezo, "closed": closed, "step": step_times(config)}
+        result[name] = {"zero_shot": zero, "adam": adam, "mezo": mezo, "closed": closed}
         print(f"{name:10} zero-shot {zero:.3f}   Adam {best:.3f}   MeZO {ours:.3f}   closed {closed:.2f}", flush=True)
         record = {"command": COMMAND, "config": plan, "result": result, "effective_rank": ranks, **environment()}
         save_record(record, record_path)
@@ -54,26 +52,6 @@ def first_order(config: Config, seeds: list[int]) -> dict[str, Any]:
     return {"lr": best, "searched": {f"{lr:.3g}": tried[lr]["dev_loss"] for lr in tried}, "seeds": outcomes}
 
 
-def step_times(config: Config, rounds: int = 15) -> dict[str, float]:
-    """Median milliseconds of a MeZO step and of its two forward passes alone, taken in turn."""
-    task, (model, tokenizer) = load_task(config.task), load_model(config.model)
-    batch = task.encode(tokenizer, task.sample(0, config.train, config.dev, 1).train[: config.batch_size])
-    optimizer = MeZO(model.named_parameters(), lr=0.0, eps=config.eps, seed=0)
-
-    @torch.no_grad()
-    def forwards() -> None:
-        task.loss(model, batch)
-        task.loss(model, batch)
-
-    times: dict[str, list[float]] = {"step_ms": [], "forwards_ms": []}
-    for _ in range(rounds):
-        for name, work in (("step_ms", lambda: optimizer.step(lambda: task.loss(model, batch))), ("forwards_ms", forwards)):
-            start = time.perf_counter()
-            work()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(seen[2:]) for name, seen in times.items()}
-
-
 def effective_rank(config: Config, model: nn.Module | None = None, examples: int = 64) -> dict[str, float]:
     """Trace of the Gauss-Newton matrix over its largest eigenvalue: how many directions the loss bends in, at most.
 
@@ -84,8 +62,13 @@ def effective_rank(config: Config, model: nn.Module | None = None, examples: int
     Args:
         model: another one than the configuration's.
         examples: over which the mean is taken.
+
+    Raises:
+        ValueError: the task is not a choice between candidates.
     """
     task, (loaded, tokenizer) = load_task(config.task), load_model(config.model)
+    if task.objective != "options":
+        raise ValueError(f"the effective rank needs a task with options, and {config.task} has none; put another one first.")
     model, rows = model or loaded, []
     for example in task.sample(0, config.train, config.dev, 1).train[:examples]:
         first, second = option_log_probs(model, task.encode(tokenizer, [example]))
