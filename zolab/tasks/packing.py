@@ -1,6 +1,9 @@
-"""Texts laid end to end without padding; a beginning that several texts share is laid, and computed, once."""
+"""Texts laid end to end in few rows; a beginning that several texts share is laid, and computed, once."""
 
+import math
 from collections.abc import Sequence
+from heapq import heappop, heappush
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -8,20 +11,23 @@ from torch import Tensor
 
 Tokens = tuple[int, ...]
 Home = tuple[int, list[int]]  # the number of a text's pack; and for each of its places, the index into `places` there
+Tree = tuple[int, list[int]]  # texts that begin alike: the tokens they take together, and their indices
 
-# Tokens packed into one pass. More saves passes, each of which reads every weight; less saves attention between strangers,
-# which is computed and masked.
-PACK_TOKENS = 512
+# Tokens packed into one pass. More saves passes, each of which reads every weight, and takes more memory.
+PACK_TOKENS = 1024
+# Tokens that a token could attend to in the time that the rest of a layer takes: few long rows leave less room unused, many
+# short ones save attention between strangers, which is computed and masked.
+ATTENDED = 2000
 
 
 class Pack(NamedTuple):
-    """Texts in one row, each seeing only itself.
+    """Texts in rows, each seeing only itself; rows shorter than the longest end in tokens that nobody reads.
 
     Args:
-        input_ids: int64 of shape (1, tokens).
-        position_ids: int64 of shape (1, tokens), from 0 in each text.
-        attention_mask: bool of shape (1, 1, tokens, tokens), or None for a single text, which needs none.
-        places: int64 of shape (places,): the tokens in the row at which logits are needed, each once.
+        input_ids: int64 of shape (rows, width).
+        position_ids: int64 of shape (rows, width), from 0 in each text.
+        attention_mask: bool of shape (rows, 1, width, width), or None for a single text, which needs none.
+        places: int64 of shape (places,): the tokens, counted row by row, at which logits are needed, each once.
     """
 
     input_ids: Tensor
@@ -46,19 +52,33 @@ def pack(texts: Sequence[Tokens], places: Sequence[Sequence[int]], causal: bool)
     """
     packs: list[Pack] = []
     homes: dict[int, Home] = {}
-    for number, members in enumerate(_groups(texts, causal)):
-        laid, nodes = _lay([texts[i] for i in members], causal)
+    for number, rows in enumerate(_passes(texts, causal)):
+        laid, nodes = _lay([[texts[i] for i in row] for row in rows], causal)
+        members = [i for row in rows for i in row]
         needed = sorted({nodes[k][at] for k, i in enumerate(members) for at in places[i]})
-        row_of = {node: row for row, node in enumerate(needed)}
+        index_of = {node: index for index, node in enumerate(needed)}
         for k, i in enumerate(members):
-            homes[i] = (number, [row_of[nodes[k][at]] for at in places[i]])
+            homes[i] = (number, [index_of[nodes[k][at]] for at in places[i]])
         packs.append(laid._replace(places=torch.tensor(needed)))
     return packs, [homes[i] for i in range(len(texts))]
 
 
-def _groups(texts: Sequence[Tokens], causal: bool) -> list[list[int]]:
-    """Indices of the texts of each pack: trees kept whole, as many as fit into PACK_TOKENS; a larger tree is alone."""
-    trees: list[tuple[int, list[int]]] = []
+def _passes(texts: Sequence[Tokens], causal: bool) -> list[list[list[int]]]:
+    """Indices of the texts of each row of each pass; as many trees a pass as fit into PACK_TOKENS; a larger one is alone."""
+    passes: list[list[Tree]] = []
+    room = 0
+    for tree in sorted(_trees(texts, causal)):
+        if tree[0] > room:
+            passes.append([])
+            room = PACK_TOKENS
+        passes[-1].append(tree)
+        room -= tree[0]
+    return [_rows(trees) for trees in passes]
+
+
+def _trees(texts: Sequence[Tokens], causal: bool) -> list[Tree]:
+    """Texts that share at least half of what they are."""
+    trees: list[Tree] = []
     for i in sorted(range(len(texts)), key=texts.__getitem__):  # texts that begin alike become neighbours
         shared = _shared(texts[trees[-1][1][-1]], texts[i], causal) if trees else 0
         if 2 * shared >= len(texts[i]):
@@ -66,15 +86,21 @@ def _groups(texts: Sequence[Tokens], causal: bool) -> list[list[int]]:
             trees.append((size + len(texts[i]) - shared, [*members, i]))
         else:
             trees.append((len(texts[i]), [i]))
-    groups: list[list[int]] = []
-    room = 0
-    for size, members in sorted(trees):
-        if size > room:
-            groups.append([])
-            room = PACK_TOKENS
-        groups[-1] += members
-        room -= size
-    return groups
+    return trees
+
+
+def _rows(trees: Sequence[Tree]) -> list[list[int]]:
+    """Trees laid into the number of rows that takes the least time: the largest first, each into the emptiest row."""
+    sizes = [size for size, _ in trees]
+    best: tuple[float, list[list[int]]] = (math.inf, [])
+    for count in range(1, math.ceil(sum(sizes) / max(sizes)) + 1):
+        rows: list[Tree] = [(0, []) for _ in range(count)]
+        for size, members in sorted(trees, reverse=True):
+            filled, before = heappop(rows)
+            heappush(rows, (filled + size, before + members))
+        width = max(filled for filled, _ in rows)
+        best = min(best, (count * width * (ATTENDED + width), [members for _, members in rows]))
+    return best[1]
 
 
 def _shared(a: Tokens, b: Tokens, causal: bool) -> int:
@@ -84,19 +110,22 @@ def _shared(a: Tokens, b: Tokens, causal: bool) -> int:
     return next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _lay(texts: Sequence[Tokens], causal: bool) -> tuple[Pack, list[list[int]]]:
-    """A pack without places, and for each text where in the pack its tokens are."""
-    shares = [_shared(a, b, causal) for a, b in zip([(), *texts], texts, strict=False)]
-    size = sum(map(len, texts)) - sum(shares)
-    ids, positions, mask = [], [], torch.zeros(size, size, dtype=torch.bool)
-    nodes: list[list[int]] = [[]]
-    for text, shared in zip(texts, shares, strict=True):
-        new = list(range(len(ids), len(ids) + len(text) - shared))
-        nodes.append(nodes[-1][:shared] + new)
-        ids += text[shared:]
-        positions += range(shared, len(text))
-        sees = torch.ones(len(new), len(text), dtype=torch.bool)
-        mask[len(ids) - len(new) : len(ids), nodes[-1]] = sees.tril(shared) if causal else sees
-    alone = size == max(map(len, texts))
-    mask = None if alone else mask[None, None]
-    return Pack(torch.tensor([ids]), torch.tensor([positions]), mask, torch.tensor([])), nodes[1:]
+def _lay(rows: Sequence[Sequence[Tokens]], causal: bool) -> tuple[Pack, list[list[int]]]:
+    """A pack without places, and for each text, row by row, where in the pack its tokens are."""
+    shares = [[_shared(a, b, causal) for a, b in pairwise([(), *row])] for row in rows]
+    width = max(sum(map(len, row)) - sum(shared) for row, shared in zip(rows, shares, strict=True))
+    ids, positions = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.eye(width, dtype=torch.bool).repeat(len(rows), 1, 1, 1)  # a token that sees nothing would become NaN
+    nodes: list[list[int]] = []
+    for r, (row, shares_here) in enumerate(zip(rows, shares, strict=True)):
+        end, path = 0, []
+        for text, shared in zip(row, shares_here, strict=True):
+            begin, end = end, end + len(text) - shared
+            path = path[:shared] + list(range(begin, end))
+            ids[r, begin:end] = torch.tensor(text[shared:])
+            positions[r, begin:end] = torch.arange(shared, len(text))
+            sees = torch.ones(end - begin, len(text), dtype=torch.bool)
+            mask[r, 0, begin:end, path] = sees.tril(shared) if causal else sees
+            nodes.append([r * width + node for node in path])
+    alone = len(rows) == 1 and width == max(map(len, rows[0]))
+    return Pack(ids, positions, None if alone else mask, torch.tensor([])), nodes

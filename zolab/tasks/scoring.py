@@ -146,18 +146,22 @@ def option_means(tokens: Tensor, batch: Batch) -> Tensor:
 
 def _causal_logits(model: nn.Module, part: Pack) -> Tensor:
     ids, positions, mask, places = part
-    inputs = {"input_ids": ids, "position_ids": positions, "attention_mask": mask, "use_cache": False}
-    logits = model(**inputs, logits_to_keep=places).logits[0]
-    if len(logits) != len(places):
-        raise ValueError(f"{type(model).__name__} cannot give logits at chosen places only; use a LLaMA, Qwen or OPT model.")
-    return logits
+
+    def choose(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+        return (inputs[0].flatten(0, 1)[places],)
+
+    chosen = model.get_output_embeddings().register_forward_pre_hook(choose)
+    try:
+        return model(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False).logits
+    finally:
+        chosen.remove()
 
 
 def _masked_logits(model: nn.Module, part: Pack) -> Tensor:
     ids, positions, mask, places = part
     positions = positions + _first_position(model)
     hidden = model.base_model(input_ids=ids, position_ids=positions, attention_mask=mask).last_hidden_state
-    return model.lm_head(hidden[0, places])
+    return model.lm_head(hidden.flatten(0, 1)[places])
 
 
 def autocasting(wanted: bool, device: torch.device) -> AbstractContextManager:
