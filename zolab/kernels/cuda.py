@@ -154,7 +154,7 @@ def dot(w: Tensor, k0: int, k1: int, tile: int) -> float:
 # What moves weights and takes them back is written once, in plain torch, and generates its directions here.
 _kernels = plain.Kernels(fill)
 perturb, flip, restore, given = _kernels.perturb, _kernels.flip, _kernels.restore, _kernels.given
-update, update_by_moments = _kernels.update, _kernels.update_by_moments
+update, update_by_moments, moments = _kernels.update, _kernels.update_by_moments, _kernels.moments
 
 __all__ = [
     "CHUNK",
@@ -164,6 +164,7 @@ __all__ = [
     "fill",
     "flip",
     "given",
+    "moments",
     "perturb",
     "restore",
     "update",

@@ -107,6 +107,10 @@ class Kernels:
     def dot(self, w: Tensor, k0, k1, tile) -> float:
         return float((w.to(_compute(w)) * self._scaled(w, tile, (((k0, k1),), ()), 0, 1.0)).sum(dtype=torch.float64))
 
+    def moments(self, w: Tensor) -> tuple[float, float]:
+        x = w.to(torch.float64)
+        return float(x.sum()), float(x.square().sum())
+
     def given(self, parts: list[Tensor]) -> list[Tensor]:
         return parts
 
@@ -164,6 +168,6 @@ def _moved(w: Tensor, delta: Tensor) -> Tensor:
 
 
 _kernels = Kernels(fill)
-add_scaled, dot, given = _kernels.add_scaled, _kernels.dot, _kernels.given
+add_scaled, dot, given, moments = _kernels.add_scaled, _kernels.dot, _kernels.given, _kernels.moments
 perturb, flip, restore = _kernels.perturb, _kernels.flip, _kernels.restore
 update, update_by_moments = _kernels.update, _kernels.update_by_moments

@@ -54,7 +54,7 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
         if not isinstance(samples, int) or samples < 1:
             raise ValueError(f"samples must be a whole number of at least 1, got {samples!r}.")
         Direction(seed, 0)
-        super().__init__(_unique(params), {"lr": lr, "eps": eps, "weight_decay": weight_decay})
+        super().__init__(unique(params), {"lr": lr, "eps": eps, "weight_decay": weight_decay})
         for group in self.param_groups:
             check_range("lr", group["lr"], group["lr"] >= 0)
             check_range("weight_decay", group["weight_decay"], group["weight_decay"] >= 0)
@@ -84,11 +84,26 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
         """What a step measures the two losses along: its direction, here."""
         return self.direction(step, sample)
 
+    def propose(self, tensors: list[Tensor], blocks: tuple[int, ...]) -> tuple[float, ...]:
+        """What a step chooses about its scales before it probes, to be recorded with it; here, nothing."""
+        return ()
+
+    def scales(self, sigmas: tuple[float, ...], blocks: tuple[int, ...]) -> list[float]:
+        """sigma_j of each tensor, a standard deviation: the probe is eps sigma_j z_j and the step lr p sigma_j z_j.
+
+        Args:
+            sigmas: what `propose` chose for this step.
+            blocks: as in `update`.
+        """
+        return [1.0] * len(blocks)
+
     def against(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int], factor: float = 1.0) -> Update:
-        """The step -lr * factor * p z, averaged over samples: MeZO's with factor 1."""
+        """The step -lr * factor * p sigma z, averaged over samples: MeZO's with factor 1 and sigma 1."""
         samples = len(record.projected_grads)
         directions = [self.direction(record.step, sample) for sample in range(samples)]
-        steps = [[-record.lrs[g] * factor * p / samples for g in groups] for p in record.projected_grads]
+        scales = self.scales(record.sigmas, blocks)
+        lrs = [record.lrs[g] * factor for g in groups]
+        steps = [[-lr * p / samples * scale for lr, scale in zip(lrs, scales, strict=True)] for p in record.projected_grads]
         return Update(blocks, directions, steps, record.decays(groups))
 
     def begin(self) -> None:
@@ -123,9 +138,11 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
         tensors, blocks, groups = self._trainable()
         eps = self.param_groups[0]["eps"]
         losses, projected_grads = [], []
+        sigmas = self.propose(tensors, blocks)
+        scales = [eps * scale for scale in self.scales(sigmas, blocks)]
         with DeferInterrupts() as interrupts:
             for sample in range(self.trajectory.samples):
-                perturbation = Perturbation(tensors, blocks, self.probe(self.steps, sample), [eps] * len(tensors))
+                perturbation = Perturbation(tensors, blocks, self.probe(self.steps, sample), scales)
                 try:
                     perturbation.plus()
                     plus = self._evaluate(closure, interrupts)
@@ -138,7 +155,8 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
                 projected_grads.append((plus - minus) / (2 * eps))
                 if sample < self.trajectory.samples - 1:
                     perturbation.leave()
-            record = StepRecord(self.steps, tuple(projected_grads), self._column("lr"), self._column("weight_decay"))
+            columns = self._column("lr"), self._column("weight_decay")
+            record = StepRecord(self.steps, tuple(projected_grads), *columns, sigmas, tuple(losses))
             try:
                 update = self.update(record, blocks, groups)
             except BaseException:
@@ -241,7 +259,7 @@ def check_fraction(name: str, value: float) -> None:
         raise ValueError(f"{name} must lie in [0, 1), got {value}.")
 
 
-def _unique(params: Iterable) -> list:
+def unique(params: Iterable) -> list:
     """The parameters with each memory listed once, so that tied weights are perturbed once."""
     params = [params] if isinstance(params, Tensor) else list(params)
     if not params:

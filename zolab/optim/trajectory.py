@@ -26,12 +26,16 @@ class StepRecord(NamedTuple):
         projected_grads: (loss_plus - loss_minus) / (2 eps) of each sample, in loss per unit length along z.
         lrs: learning rate of each parameter group.
         weight_decays: weight decay of each parameter group.
+        sigmas: what the method chose about its scales, empty if nothing.
+        losses: loss_plus and loss_minus of each sample.
     """
 
     step: int
     projected_grads: tuple[float, ...]
     lrs: tuple[float, ...]
     weight_decays: tuple[float, ...]
+    sigmas: tuple[float, ...] = ()
+    losses: tuple[float, ...] = ()
 
     def decays(self, groups: Sequence[int]) -> list[float]:
         """What decoupled weight decay multiplies each tensor by, given the tensors' groups."""
@@ -64,12 +68,13 @@ class Trajectory:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The records as arrays, one row a step."""
-        columns = list(zip(*self.records, strict=True)) or [[], [], [], []]
+        columns = list(zip(*self.records, strict=True)) or [[]] * len(StepRecord._fields)
         return dict(zip(StepRecord._fields, (np.array(column) for column in columns), strict=True))
 
     @staticmethod
     def records_from(arrays: dict[str, np.ndarray]) -> list[StepRecord]:
-        rows = zip(*(np.asarray(arrays[name]).tolist() for name in StepRecord._fields), strict=True)
+        missing = [()] * len(arrays["step"])  # by files that are older than the field
+        rows = zip(*(np.asarray(arrays.get(name, missing)).tolist() for name in StepRecord._fields), strict=True)
         return [StepRecord(int(step), *(tuple(values) for values in rest)) for step, *rest in rows]
 
     def save(self, path: str | os.PathLike) -> None:
