@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ class Blocks:
         if not (np.isfinite(sigma).all() and (sigma >= 0).all() and sigma.any()):
             raise ValueError("every sigma must be finite and not negative, and one of them positive.")
         n = np.asarray(weights if weights is not None else self.sizes if len(sigma) == len(self) else self.numels, dtype=float)
-        return sigma * np.sqrt(n.sum() / (n @ sigma**2))
+        return sigma * budget_factor(sigma, n)
 
 
 def split(model: nn.Module | Iterable[tuple[str, Tensor]], rule: Rule = "tensor") -> Blocks:
@@ -127,6 +128,16 @@ def mean_and_variance(sums: np.ndarray, sizes: Sequence[int]) -> tuple[np.ndarra
     n = np.asarray(sizes, dtype=float)
     mean = sums[:, 0] / n
     return mean, np.maximum(sums[:, 1] - n * mean**2, 0) / np.maximum(n - 1, 1)
+
+
+def budget_factor(sigma: np.ndarray | Tensor, weights: np.ndarray | Tensor) -> Any:
+    """f that makes sum_j n_j (f sigma_j)^2 = sum_j n_j; exactly one where every sigma is.
+
+    Args:
+        sigma: standard deviation of each block, one of them not zero; an array or a tensor, then f is one too.
+        weights: n_j, of the same kind, float64.
+    """
+    return (weights.sum() / (weights * sigma**2).sum()) ** 0.5
 
 
 def published_weights(blocks: Blocks, hidden: int, batch: int, world: int = 1) -> np.ndarray:
