@@ -9,8 +9,10 @@ from small import equal, loss_of, network, weights
 from torch import nn
 
 from zolab import MEAZO, AdaMeZO, Direction, MeZO, MeZOAdam, MeZOMomentum, MeZOSwitch, Trajectory, ZOAdaMU, replay
+from zolab.blocks import split
 from zolab.noise import GivenDirection, direction, squared_length
 from zolab.optim import METHODS, reference
+from zolab.pertnn import PertNN
 
 PHASES = (7, 30, 40)
 MIX = (0.5, 0.9, 0.01)
@@ -163,6 +165,7 @@ SETTINGS = {
     "adamezo": {"lr": 1e-3, "horizon": 3},
     "meazo": {"lr": 1e-3},
     "zo_adamu": {"lr": 1e-4, "phases": (3, 8, 12)},
+    "zo_finetuner": {"lr": 1e-3, "pertnn": PertNN(split(network()))},
 }
 
 
@@ -213,6 +216,7 @@ def changed(name):
         "adamezo": {"horizon": 4},
         "meazo": {"beta": 0.5},
         "zo_adamu": {"mix": (0.2, 0.5, 0.5)},
+        "zo_finetuner": {"freeze": True},
     }[name]
 
 

@@ -1,5 +1,6 @@
 """A perturbation leaves no trace: the weights come back to the bit, in every dtype, whatever happened."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -129,8 +130,8 @@ def test_plain_kernels_do_the_same_within_rounding(dtype):
     plain.flip(reference, 0, key, 1e-3, plain_journal)
     assert torch.allclose(compiled.double(), reference.double(), **close)
     sources, coefficients = Source(NAME.keys((3, 4)), NOT_GIVEN), torch.tensor([0.1, -0.2]).numpy()
-    cpu.restore(array, 0, key, -1e-3, journal, False, sources, coefficients, 0.9)
-    plain.restore(reference, 0, key, -1e-3, plain_journal, False, sources, coefficients, 0.9)
+    cpu.restore(array, 0, key, -1e-3, journal, False, sources, coefficients, 0.9, np.empty(0))
+    plain.restore(reference, 0, key, -1e-3, plain_journal, False, sources, coefficients, 0.9, np.empty(0))
     assert torch.allclose(compiled.double(), reference.double(), rtol=close["rtol"], atol=1e-7)
     assert not torch.equal(compiled, before)
 

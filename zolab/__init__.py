@@ -1,7 +1,19 @@
 """zolab: zeroth-order fine-tuning of language models, to learn from and to reproduce with."""
 
 from zolab.noise import Direction
-from zolab.optim import MEAZO, METHODS, AdaMeZO, MeZO, MeZOAdam, MeZOMomentum, MeZOSwitch, Trajectory, ZOAdaMU, replay
+from zolab.optim import (
+    MEAZO,
+    METHODS,
+    AdaMeZO,
+    MeZO,
+    MeZOAdam,
+    MeZOMomentum,
+    MeZOSwitch,
+    Trajectory,
+    ZOAdaMU,
+    ZOFineTuner,
+    replay,
+)
 
 __version__ = "0.1.0"
 __all__ = [
@@ -15,5 +27,6 @@ __all__ = [
     "MeZOSwitch",
     "Trajectory",
     "ZOAdaMU",
+    "ZOFineTuner",
     "replay",
 ]

@@ -118,9 +118,7 @@ def moments(tensors: Sequence[Tensor]) -> np.ndarray:
         parts[i] = pieces[i].kernels.moments(pieces[i].data)
 
     noise.for_each(pieces, work, sum(t.numel() for t in tensors))
-    out = np.zeros((len(tensors), 2))
-    np.add.at(out, [piece.tensor for piece in pieces], parts)
-    return out
+    return noise.per_tensor(pieces, parts, len(tensors))
 
 
 def mean_and_variance(sums: np.ndarray, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -40,11 +40,11 @@ def blocks_from(card: dict[str, Any]) -> Blocks:
 
 
 def check_same_blocks(blocks: Blocks, model: nn.Module | Iterable[tuple[str, Tensor]], whose: str) -> None:
-    """Raise ValueError unless a model has the tensors that the blocks consist of: names, order, sizes and ties.
+    """Raise ValueError unless a model has the tensors that the blocks consist of: names, sizes, order and ties.
 
     Args:
         blocks: the partition.
-        model: the model, or its (name, tensor) pairs; ties can be told only from the model.
+        model: the model, or its (name, tensor) pairs in any order; order and ties are those of the model.
         whose: begins the sentence of the error, such as "this PertNN".
     """
     ours = split(model)
@@ -62,7 +62,7 @@ def check_same_blocks(blocks: Blocks, model: nn.Module | Iterable[tuple[str, Ten
     if any(differences):
         told = "; ".join(filter(None, differences))
         raise ValueError(f"{whose} is for another architecture (or other trainable weights): it has {told}.")
-    if blocks.tensors != ours.tensors:
+    if isinstance(model, nn.Module) and blocks.tensors != ours.tensors:
         raise ValueError(f"{whose} has the model's blocks in another order; give the parameters as the model has them.")
 
 

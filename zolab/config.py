@@ -2,12 +2,10 @@
 
 import ast
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
-
-import torch
-from torch import nn
 
 from zolab.optim import METHODS, ZeroOrderOptimizer
 
@@ -55,11 +53,16 @@ class Config:
         require(0 < self.eps < math.inf, f"eps must be > 0, got {self.eps}.")
         require(self.schedule in SCHEDULES, f"unknown schedule {self.schedule!r}; choose {', '.join(SCHEDULES)}.")
         require(self.optimizer in METHODS, f"unknown optimizer {self.optimizer!r}; choose {', '.join(METHODS)}.")
-        make_optimizer(self, [nn.Parameter(torch.zeros(1))])
+        _fit(self, METHODS[self.optimizer].try_settings)
 
 
 def make_optimizer(config: Config, params: Iterable) -> ZeroOrderOptimizer:
     """The optimizer that a configuration asks for. Raises ValueError if it does not take the settings."""
+    return _fit(config, partial(METHODS[config.optimizer], params))
+
+
+def _fit(config: Config, method: Callable) -> Any:
+    """Call a method with the settings of a configuration."""
     settings = {name: getattr(config, name) for name in ("lr", "eps", "weight_decay", "seed")}
     if config.samples > 1:
         settings["samples"] = config.samples
@@ -69,7 +72,7 @@ def make_optimizer(config: Config, params: Iterable) -> ZeroOrderOptimizer:
     except (SyntaxError, ValueError) as error:
         raise ValueError(f"optim_args {config.optim_args!r} do not fit {config.optimizer}: write name=value, ...") from error
     try:
-        return METHODS[config.optimizer](params, **settings, **own)
+        return method(**settings, **own)
     except TypeError as error:
         raise ValueError(f"optim_args {config.optim_args!r} do not fit {config.optimizer} ({error}).") from error
 

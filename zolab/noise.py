@@ -142,6 +142,13 @@ def chunks(tensors: Sequence[Tensor]) -> list[Chunk]:
     return pieces
 
 
+def per_tensor(pieces: Sequence[Chunk], parts: np.ndarray, tensors: int) -> np.ndarray:
+    """Sums over each tensor's pieces, in their order: from shape (pieces, n) to (tensors, n)."""
+    out = np.zeros((tensors, *parts.shape[1:]))
+    np.add.at(out, [piece.tensor for piece in pieces], parts)
+    return out
+
+
 def for_each(pieces: Sequence[Chunk], work: Callable[[int], None], numel: int) -> None:
     """Call work(i) for each piece, on as many threads as torch uses where the kernels and `numel` elements are worth it."""
     threads = torch.get_num_threads()

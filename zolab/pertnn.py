@@ -1,5 +1,6 @@
 """PertNN: for each block of weights a tiny network that proposes how far to perturb it (arXiv 2510.00419, section 3)."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -108,6 +109,13 @@ class PertNN(nn.Module):
     def spread(self, sigma: Tensor) -> Tensor:
         """The sigma of each tensor, shape (tensors,), from that of each block."""
         return sigma[list(self.blocks.block_of)]
+
+    def digest(self) -> str:
+        """16 hex digits of the SHA-256 over the weights of all networks and how their inputs are scaled."""
+        digest = hashlib.sha256(f"{self.hidden} {self.input_scaling}\n".encode())
+        for w in self.parameters():
+            digest.update(w.detach().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def save(
         self,

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from zolab.noise import Chunk, Direction, GivenDirection, Source, Sources, chunks, for_each
+from zolab.noise import Chunk, Direction, GivenDirection, Source, Sources, chunks, for_each, per_tensor
 
 
 def columns(rows: Sequence[Sequence[float]], tensors: int) -> np.ndarray:
@@ -110,7 +110,7 @@ class Perturbation:
     ):
         self.direction, self.scales = direction, scales
         self.sources = Sources([direction], blocks)
-        self.blocks = blocks
+        self.blocks, self.tensors = blocks, len(tensors)
         self.numel = sum(t.numel() for t in tensors)
         self.pieces = chunks(tensors)
         self.signs = [0] * len(self.pieces)
@@ -136,23 +136,38 @@ class Perturbation:
 
         for_each(self.pieces, work, self.numel)
 
-    def leave(self, update: Update | MomentsUpdate | None = None) -> None:
-        """Move back to w from wherever the tensors are, and apply the update in the same pass."""
+    def leave(self, update: Update | MomentsUpdate | None = None, *, measure: bool = False) -> np.ndarray | None:
+        """Move back to w from wherever the tensors are, and apply the update in the same pass.
+
+        Args:
+            update: what to add.
+            measure: sum the new weights and their squares in that pass too.
+
+        Returns:
+            With `measure`, what `zolab.blocks.moments` would give now, to the bit.
+        """
         joined = update if isinstance(update, Update) else Update(self.blocks, [], [], [1.0] * len(self.blocks))
         same = len(joined.directions) > 0 and joined.directions[0] == self.direction
 
+        after = update is not None and joined is not update
+        parts = np.zeros((len(self.pieces), 2 if measure else 0))
+
         def work(i):
             piece, source, scale = self._at(i)
-            if self.signs[i]:
-                signed = self.signs[i] * scale
-                piece.kernels.restore(piece.data, piece.tile, source, signed, self.journals[i], same, *joined.of(piece))
+            moved = self.signs[i]
+            if moved:
+                signed, sums = moved * scale, parts[i, :0] if after else parts[i]
+                piece.kernels.restore(piece.data, piece.tile, source, signed, self.journals[i], same, *joined.of(piece), sums)
                 self.signs[i], self.journals[i] = 0, None
             elif joined is update:
                 update.apply(piece)
-            if update and joined is not update:
+            if after:
                 update.apply(piece)
+            if measure and (after or not moved):
+                parts[i] = piece.kernels.moments(piece.data)
 
         for_each(self.pieces, work, self.numel)
+        return per_tensor(self.pieces, parts, self.tensors) if measure else None
 
     @property
     def journal_bytes(self) -> int:

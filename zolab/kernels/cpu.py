@@ -14,7 +14,7 @@ from zolab.kernels import probe
 from zolab.kernels.llvm import fma, from_float, to_float, wide_vectors
 from zolab.kernels.moments import update_by_moments as _update_by_moments
 from zolab.kernels.threefry import PAIRS, TILE
-from zolab.kernels.tiles import fill_tile, scratch, threefry, total_of
+from zolab.kernels.tiles import add_moments, fill_tile, scratch, threefry, total_of
 
 f32, u32 = np.float32, np.uint32
 
@@ -72,11 +72,7 @@ def _moments(w, out):
     sums[:] = f32(0)
     squares[:] = f32(0)
     for start in range(0, w.size, TILE):
-        part = w[start : start + TILE]
-        for i in range(part.size):
-            x = to_float(part[i])
-            sums[i] += x
-            squares[i] = fma(x, x, squares[i])
+        add_moments(sums, squares, w[start : start + TILE])
     out[0], out[1] = total_of(sums), total_of(squares)
 
 
@@ -139,9 +135,12 @@ def flip(w, tile, source, scale, journal):
     probe.flip(w, tile, *source, f32(scale), *journal)
 
 
-def restore(w, tile, source, scale, journal, same, sources, coefficients, decay):
-    """From w + scale * z to decay * w + sum_k coefficients[k] * z_k; `same`: z is the first of the z_k."""
-    probe.restore(w, tile, *source, f32(scale), *journal, same, *sources, coefficients, f32(decay))
+def restore(w, tile, source, scale, journal, same, sources, coefficients, decay, sums):
+    """From w + scale * z to decay * w + sum_k coefficients[k] * z_k; `same`: z is the first of the z_k.
+
+    `sums` receives the `moments` of the result, to the bit, unless it is empty.
+    """
+    probe.restore(w, tile, *source, f32(scale), *journal, same, *sources, coefficients, f32(decay), sums)
 
 
 def update(w, tile, sources, coefficients, decay):

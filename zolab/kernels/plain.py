@@ -133,9 +133,11 @@ class Kernels:
         self._undo(w, delta, journal)
         w.copy_(_moved(w, -delta))
 
-    def restore(self, w: Tensor, tile, source, scale, journal, same, sources, coefficients, decay):
+    def restore(self, w: Tensor, tile, source, scale, journal, same, sources, coefficients, decay, sums):
         self._undo(w, self._scaled(w, tile, source, 0, scale), journal)
         self.update(w, tile, sources, coefficients, decay)
+        if sums.size:
+            sums[:] = self.moments(w)
 
     def update(self, w: Tensor, tile, sources, coefficients, decay):
         if decay == 1 and not len(coefficients):

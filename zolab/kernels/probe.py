@@ -15,7 +15,7 @@ from zolab.kernels.llvm import (
     without_first,
 )
 from zolab.kernels.threefry import TILE
-from zolab.kernels.tiles import fill_tile, scratch
+from zolab.kernels.tiles import add_moments, fill_tile, scratch, total_of
 
 f32 = np.float32
 
@@ -128,13 +128,16 @@ def update_tile(now, z, made, keys, given, coefficients, decay, tile, start, siz
 
 
 @njit(nogil=True, cache=True)
-def restore(w, tile, probe_keys, probe_given, scale, counts, where, kept, same, keys, given, coefficients, decay):
+def restore(w, tile, probe_keys, probe_given, scale, counts, where, kept, same, keys, given, coefficients, decay, out):
     """From w + scale * z back to w, then w = decay * w + sum_k coefficients[k] * z_k in the same pass.
 
-    `same` says that the first direction of the sum is the one that is taken back.
+    `same` says that the first direction of the sum is the one that is taken back. `out` receives the sum and the sum of
+    squares of the new weights, unless it is empty.
     """
     wide_vectors()
-    z, now = scratch(TILE), scratch(TILE)
+    z, now, sums, squares = scratch(TILE), scratch(TILE), scratch(TILE), scratch(TILE)
+    sums[:] = f32(0)
+    squares[:] = f32(0)
     entry = 0
     for start in range(0, w.size, TILE):
         part = w[start : start + TILE]
@@ -145,6 +148,10 @@ def restore(w, tile, probe_keys, probe_given, scale, counts, where, kept, same, 
         update_tile(now, z, same, keys, given, coefficients, decay, tile + here, start, part.size)
         for i in range(part.size):
             part[i] = from_float(now[i], part[i])
+        if out.size:
+            add_moments(sums, squares, part)
+    if out.size:
+        out[0], out[1] = total_of(sums), total_of(squares)
 
 
 @njit(nogil=True, cache=True)

@@ -25,6 +25,7 @@ from zolab.kernels.llvm import (
     sqrt,
     sub,
     times,
+    to_float,
     xor,
 )
 from zolab.kernels.threefry import PAIRS, PARITY
@@ -111,6 +112,15 @@ def total_of(sums):
     for i in range(sums.size):
         total += sums[i]
     return total
+
+
+@njit(inline="always")
+def add_moments(sums, squares, part):
+    """Add a tile's weights and their squares to what has been summed for each place in the tile."""
+    for i in range(part.size):
+        x = to_float(part[i])
+        sums[i] += x
+        squares[i] = fma(x, x, squares[i])
 
 
 @njit(inline="always")

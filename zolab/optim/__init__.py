@@ -13,6 +13,7 @@ from zolab.optim.mezo_momentum import MeZOMomentum
 from zolab.optim.mezo_switch import MeZOSwitch
 from zolab.optim.trajectory import StepRecord, Trajectory
 from zolab.optim.zo_adamu import ZOAdaMU
+from zolab.optim.zo_finetuner import ZOFineTuner
 
 METHODS: dict[str, type[ZeroOrderOptimizer]] = {
     "mezo": MeZO,
@@ -22,6 +23,7 @@ METHODS: dict[str, type[ZeroOrderOptimizer]] = {
     "adamezo": AdaMeZO,
     "meazo": MEAZO,
     "zo_adamu": ZOAdaMU,
+    "zo_finetuner": ZOFineTuner,
 }
 
 
@@ -60,6 +62,7 @@ __all__ = [
     "StepRecord",
     "Trajectory",
     "ZOAdaMU",
+    "ZOFineTuner",
     "ZeroOrderOptimizer",
     "replay",
 ]

@@ -66,6 +66,11 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
         self.begin()
         self._trainable()
 
+    @classmethod
+    def try_settings(cls, **settings) -> None:
+        """Raise what the constructor raises at settings that are wrong, before there is a model: one weight stands for it."""
+        cls([torch.nn.Parameter(torch.zeros(1))], **settings)
+
     @abstractmethod
     def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update | MomentsUpdate:
         """The change that a step makes, from its record alone, so that `replay` can make it again.
@@ -105,6 +110,10 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
         lrs = [record.lrs[g] * factor for g in groups]
         steps = [[-lr * p / samples * scale for lr, scale in zip(lrs, scales, strict=True)] for p in record.projected_grads]
         return Update(blocks, directions, steps, record.decays(groups))
+
+    def leave(self, perturbation: Perturbation, update: Update | MomentsUpdate) -> None:
+        """Take the step in the pass that ends the probe; extended by methods that read the weights in that pass."""
+        perturbation.leave(update)
 
     def begin(self) -> None:
         """Set what a method remembers to what it is before the first step; extended by methods that remember more."""
@@ -162,7 +171,7 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
             except BaseException:
                 perturbation.leave()
                 raise
-            perturbation.leave(update)
+            self.leave(perturbation, update)
             self._remember(record, tensors, blocks, groups)
         return sum(losses) / len(losses)
 

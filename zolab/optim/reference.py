@@ -203,3 +203,31 @@ def adamu_step(
     for theta, m, a, b in zip(params, memory["m"], fresh, drift, strict=True):
         theta -= lr * p * m / (beta2 * a**2 + (1 - beta2) * b**2 + delta).sqrt()
     return loss
+
+
+@torch.no_grad()
+def zo_finetuner_step(
+    params: Params,
+    closure: Closure,
+    memory: dict[str, Any],
+    *,
+    step: int,
+    lr: float,
+    eps: float,
+    networks: Sequence[torch.nn.Module],
+    seed: int = 0,
+) -> float:
+    """ZO Fine-tuner (arXiv 2510.00419, Algorithm 1) with a network and a block for each tensor."""
+    losses, last = memory.get("losses", [0.0, 0.0]), memory.get("sigma", [1.0] * len(params))
+    sigma = []
+    for theta, network, before in zip(params, networks, last, strict=True):
+        variance = theta.var() if theta.numel() > 1 else 0.0
+        sigma.append(float(network(torch.tensor([theta.mean(), variance, *losses, before])).abs()))
+    d = [theta.numel() for theta in params]
+    f = (sum(d) / sum(n * s**2 for n, s in zip(d, sigma, strict=True))) ** 0.5
+    u = [f * s * z for s, z in zip(sigma, draw(params, seed, step), strict=True)]
+    p, loss = probe(params, closure, u, eps)
+    for theta, u_j in zip(params, u, strict=True):
+        theta -= lr * p * u_j
+    memory["losses"], memory["sigma"] = [loss + p * eps, loss - p * eps], sigma
+    return loss
