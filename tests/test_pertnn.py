@@ -282,8 +282,8 @@ def test_what_a_pickle_asks_for_beyond_networks_is_refused(tmp_path):
         "does not lie in its storage": ({"a": Rebuilt(tensor[0], 2, *tensor[2:])}, [b"0" * 16]),
         "no storage of floats": ({"a": Rebuilt(Storage("os", "0", 4), *tensor[1:])}, [b"0" * 16]),
         "no item named": ({"a": Rebuilt(*tensor)}, ()),
-        "cannot be imported": ({"a": 1}, ()),
-        "can be imported|cannot": ([1], ()),
+        "_modules": ({"a": 1}, ()),
+        "is not a released fine-tuner": ([1], ()),
     }
     for message, (thing, storages) in odd.items():
         with pytest.raises(ValueError, match=message):
@@ -297,7 +297,7 @@ def test_files_that_are_cut_short_or_hold_other_networks_are_refused(tmp_path):
     content = path.read_bytes()
     for size in (0, 100, len(content) // 2, len(content) - 10):
         path.write_bytes(content[:size])
-        with pytest.raises(ValueError, match="cannot be imported|can be imported|not a released"):
+        with pytest.raises(ValueError, match="is not a released fine-tuner"):
             import_published(path, {"a": 1, "b": 1})
     torch.save({"a": nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1))}, path)
     with pytest.raises(ValueError, match="shapes"):
