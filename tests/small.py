@@ -3,6 +3,10 @@
 import torch
 from torch import nn
 
+from zolab import METHODS
+from zolab.blocks import split
+from zolab.pertnn import PertNN
+
 
 def network(dtype=torch.float32):
     torch.manual_seed(0)
@@ -22,3 +26,15 @@ def weights(model):
 
 def equal(a, b):
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def maker(name):
+    """What makes a method's optimizer from parameters, with an untrained PertNN for them where it takes one."""
+    if name != "zo_finetuner":
+        return METHODS[name]
+
+    def make(params, **settings):
+        params = list(params)
+        return METHODS[name](params, PertNN(split((str(j), p) for j, p in enumerate(params))), **settings)
+
+    return make

@@ -8,6 +8,7 @@ from functools import cache, partial
 import numpy as np
 import pytest
 import torch
+from small import maker
 from torch import nn
 
 import zolab.optim
@@ -18,7 +19,7 @@ from zolab.optim import METHODS
 PUBLISHED = {key: landscape for key, landscape in LANDSCAPES.items() if landscape.protocol}
 each = pytest.mark.parametrize("landscape", LANDSCAPES.values(), ids=LANDSCAPES)
 WALKERS = {
-    **{name: partial(method, lr=1e-3) for name, method in METHODS.items()},
+    **{name: partial(maker(name), lr=1e-3) for name in METHODS},
     "Adam": partial(torch.optim.Adam, lr=1e-2),
     "SGD": partial(torch.optim.SGD, lr=1e-3),
 }
@@ -160,7 +161,7 @@ def test_given_directions_are_used_in_turn():
 @pytest.mark.parametrize("key", ["beale", "two_blocks"])
 def test_every_method_takes_given_directions(method, key):
     first, second = (
-        run(partial(METHODS[method], lr=1e-3, seed=seed), LANDSCAPES[key], 10, directions=[(1.0, 0.5), (-0.5, 1.0)])
+        run(partial(maker(method), lr=1e-3, seed=seed), LANDSCAPES[key], 10, directions=[(1.0, 0.5), (-0.5, 1.0)])
         for seed in (0, 1)
     )
     assert np.array_equal(first.positions, second.positions)

@@ -103,7 +103,7 @@ def test_budgets():
     assert torch.equal(PertNN(blocks, normalise=None).normalised(raw), raw)
     factor = PertNN(blocks).normaliser(raw)
     factor.backward()  # df/dsigma_j = -f^3 d_j sigma_j / sum d
-    wanted = -(float(factor) ** 3) * torch.tensor(blocks.sizes) * raw.detach() / sum(blocks.sizes)
+    wanted = -(factor.item() ** 3) * torch.tensor(blocks.sizes) * raw.detach() / sum(blocks.sizes)
     torch.testing.assert_close(raw.grad, wanted, rtol=1e-4, atol=1e-6)
 
 
@@ -171,7 +171,7 @@ class TestRefused:
 
     def test_other_ties(self, folder):
         model = tiny_model("llama")
-        model.extra = model.model.norm.weight
+        model.model.norm.other = model.model.norm.weight
         with pytest.raises(ValueError, match=r"other ties of \(1\): model.norm.weight"):
             PertNN.load(folder, model)
 
