@@ -1,6 +1,7 @@
 """Block statistics of models too large for a Hessian: gradients example by example, curvature by products."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -202,15 +203,44 @@ def _signed_curvature(
     loss_of: Callable[[Sequence[Example]], Tensor], params: Sequence[Tensor], examples: Sequence[Example], name: Direction
 ) -> np.ndarray:
     """v_j' (H v)_j of each tensor for one vector v of random signs."""
-    signs = [noise.materialise(name, j, p).sign() for j, p in enumerate(params)]
     found = np.zeros(len(params))
+
+    def sign(j: int) -> Tensor:
+        return noise.materialise(name, j, params[j]).sign_()
+
     for start in range(0, len(examples), 8):
         part = examples[start : start + 8]
-        with sdpa_kernel(SDPBackend.MATH):  # the others have no second derivative
+        share = len(part) / len(examples)
+
+        def meet(product: Tensor, j: int, share: float = share) -> None:
+            found[j] += share * float((sign(j) * product).sum(dtype=torch.float64))
+
+        with sdpa_kernel(SDPBackend.MATH), _consumed(params, meet):  # other attention has no second derivative
             slopes = torch.autograd.grad(loss_of(part), params, create_graph=True)
-            slope = sum((g * v).sum() for g, v in zip(slopes, signs, strict=True))
+            slope = sum((g * sign(j)).sum() for j, g in enumerate(slopes))
             del slopes
-            products = torch.autograd.grad(slope, params)
-        for j, (v, product) in enumerate(zip(signs, products, strict=True)):
-            found[j] += float((v * product).sum(dtype=torch.float64)) * len(part) / len(examples)
+            slope.backward(inputs=list(params))
     return found
+
+
+@contextmanager
+def _consumed(params: Sequence[Tensor], use: Callable[[Tensor, int], None]) -> Iterator[None]:
+    """Gradients are used and forgotten one by one, as the backward pass makes them: they never exist together."""
+
+    def hook(j: int) -> Callable[[Tensor], None]:
+        def consume(parameter: Tensor) -> None:
+            use(parameter.grad, j)
+            parameter.grad = None
+
+        return consume
+
+    kept = [p.grad for p in params]
+    for p in params:
+        p.grad = None
+    hooks = [p.register_post_accumulate_grad_hook(hook(j)) for j, p in enumerate(params)]
+    try:
+        yield
+    finally:
+        for p, grad, handle in zip(params, kept, hooks, strict=True):
+            handle.remove()
+            p.grad = grad
