@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from zolab.config import Config, require
@@ -101,8 +102,9 @@ def _outcome(plan: dict[str, Any], name: str, lr: float, seed: int, out: Path, p
     folder = out / f"{name}-lr{lr:.3g}-seed{seed}"
     if progress:
         print(folder.name, flush=True)
+    config = configuration(plan, name, lr, seed)
     try:
-        run = finetune(configuration(plan, name, lr, seed), folder, progress=progress).record
+        run = finetune(config, folder, progress=progress).record
     except FloatingPointError:
         return {"dev_loss": None}
     dev = [entry for entry in run["evaluations"] if entry["split"] == "dev"]
@@ -110,6 +112,7 @@ def _outcome(plan: dict[str, Any], name: str, lr: float, seed: int, out: Path, p
     return {
         "dev_loss_before": dev[0]["loss"],
         "dev_loss": dev[-1]["loss"],
+        "dev_curve": [[2 * config.samples * entry["step"], entry["loss"]] for entry in dev],
         "train_loss_last": sum(last) / len(last),
         "test_before": run["result"]["test"]["before"]["metric"],
         "test_after": run["result"]["test"]["after"]["metric"],
@@ -117,3 +120,38 @@ def _outcome(plan: dict[str, Any], name: str, lr: float, seed: int, out: Path, p
         "seconds": run["timing"]["wall_seconds"],
         "peak_bytes": run["timing"]["peak_bytes"],
     }
+
+
+def forwards_ratio(method: dict[str, Any], base: dict[str, Any]) -> float:
+    """Forward passes that a method takes to reach the base method's final dev loss, over those that the base took.
+
+    Of loss curves averaged over the seeds, the lowest so far, linear in between. A method that does not get there within its
+    run has the inverse: the base's length over what the base takes to reach the method's final loss. Infinite if the method
+    never goes below the loss before training.
+
+    Args:
+        method, base: what `sweep` found for them, with the same seeds and equal runs.
+    """
+    (forwards, ours), (_, theirs) = _mean_curve(method), _mean_curve(base)
+    if ours[-1] <= theirs[-1]:
+        return _reached(forwards, ours, theirs[-1]) / forwards[-1]
+    reached = _reached(forwards, theirs, ours[-1])
+    return forwards[-1] / reached if reached else math.inf
+
+
+def _mean_curve(found: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    curves = [outcome.get("dev_curve") for outcome in found["seeds"].values()]
+    if None in curves:  # a run diverged
+        length = max((len(curve) for curve in curves if curve), default=1)
+        return np.arange(length), np.full(length, math.inf)
+    table = np.array(curves)
+    return table[0, :, 0], np.minimum.accumulate(table[:, :, 1].mean(0))
+
+
+def _reached(forwards: np.ndarray, losses: np.ndarray, goal: float) -> float:
+    """Where a falling curve meets a loss."""
+    after = int(np.argmax(losses <= goal))
+    if after == 0:
+        return float(forwards[0])
+    share = (losses[after - 1] - goal) / (losses[after - 1] - losses[after])
+    return float(forwards[after - 1] + share * (forwards[after] - forwards[after - 1]))

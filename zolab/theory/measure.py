@@ -1,0 +1,246 @@
+"""Block statistics of models too large for a Hessian: gradients example by example, curvature by products."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from zolab import noise
+from zolab.blocks import kind_of, split
+from zolab.noise import Direction
+from zolab.tasks import Example, Task
+from zolab.tasks.scoring import option_log_probs
+from zolab.theory.terms import StepTerms
+
+
+@dataclass(frozen=True)
+class BlockStatistics:
+    """Measured at one point of a model, an entry a block.
+
+    Args:
+        names: of the blocks.
+        sizes: d_j.
+        squares: G_j, squared norm of the mean gradient, the examples' own noise taken off.
+        variances: V_j, trace of the covariance of one example's gradient.
+        traces: t_j, trace of the Hessian's block, by Hutchinson's estimator.
+        errors: standard error of t_j over the probes.
+        examples, probes: how many there were.
+    """
+
+    names: tuple[str, ...]
+    sizes: np.ndarray
+    squares: np.ndarray
+    variances: np.ndarray
+    traces: np.ndarray
+    errors: np.ndarray
+    examples: int
+    probes: int
+
+    def by_kind(self) -> dict[str, dict[str, float]]:
+        """Sums over the layers: for each kind of tensor its size, G, V, t and the density G / d."""
+        kinds: dict[str, dict[str, float]] = {}
+        for j, name in enumerate(self.names):
+            entry = kinds.setdefault(kind_of(name), dict.fromkeys(("size", "square", "variance", "trace"), 0.0))
+            for key, values in zip(entry, (self.sizes, self.squares, self.variances, self.traces), strict=True):
+                entry[key] += float(values[j])
+        return {kind: {**entry, "density": entry["square"] / entry["size"]} for kind, entry in kinds.items()}
+
+    def table(self) -> str:
+        """By kind of tensor, the densest gradient first."""
+        lines = [f"{'kind':26} {'weights':>11} {'G':>9} {'G/d':>9} {'V':>9} {'t':>9}"]
+        for kind, e in sorted(self.by_kind().items(), key=lambda item: -item[1]["density"]):
+            values = f"{e['square']:9.2e} {e['density']:9.2e} {e['variance']:9.2e} {e['trace']:9.2e}"
+            lines.append(f"{kind:26} {int(e['size']):11,} {values}")
+        return "\n".join(lines)
+
+    def record(self) -> dict[str, Any]:
+        """As JSON takes it; `BlockStatistics.of` reads it."""
+        return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in vars(self).items()}
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> "BlockStatistics":
+        arrays = {key: np.array(value) for key, value in record.items() if isinstance(value, list) and key != "names"}
+        return cls(**{**record, "names": tuple(record["names"]), **arrays})
+
+
+def block_statistics(
+    model: nn.Module, task: Task, tokenizer, examples: Sequence[Example], probes: int = 8, rule="tensor", seed: int = 0
+) -> BlockStatistics:
+    """G_j and V_j from every example's gradient, t_j from Hessian-vector products with random signs.
+
+    A probe v sets all weights at once: v_j' (H v)_j has t_j as its mean, and the other blocks add to its variance, not to its
+    mean. So all blocks share the products, of which one by block would take hundreds of times as many. Needs memory for the
+    weights and four more of their size.
+
+    Args:
+        model: in eval mode.
+        task, tokenizer: they make an example's loss.
+        examples: at least 2.
+        probes: at least 2.
+        rule: how the weights are split, as in `zolab.blocks.split`.
+        seed: of the signs.
+
+    Raises:
+        ValueError: too few examples or probes.
+    """
+    if len(examples) < 2 or probes < 2:
+        raise ValueError(f"a spread needs at least 2 examples and 2 probes, got {len(examples)} and {probes}.")
+    blocks, params = split(model, rule), weights_of(model)
+
+    def loss_of(chosen: Sequence[Example]) -> Tensor:
+        return task.loss(model, task.encode(tokenizer, chosen).to(params[0].device))
+
+    total, lengths = [torch.zeros_like(p) for p in params], np.zeros(len(params))
+    for example in examples:
+        slopes = torch.autograd.grad(loss_of([example]), params)
+        lengths += squares(slopes)
+        for mean, slope in zip(total, slopes, strict=True):
+            mean += slope / len(examples)
+    mean_squares = squares(total)
+    variances = (lengths / len(examples) - mean_squares) * len(examples) / (len(examples) - 1)
+    del total, slopes
+    traces = np.array([_signed_curvature(loss_of, params, examples, Direction(seed, probe)) for probe in range(probes)])
+    by_block = blocks.totals(traces)
+    found = blocks.totals(np.stack([mean_squares - variances / len(examples), variances]))
+    errors = by_block.std(0, ddof=1) / probes**0.5
+    return BlockStatistics(blocks.names, np.array(blocks.sizes), *found, by_block.mean(0), errors, len(examples), probes)
+
+
+def gauss_newton_terms(
+    model: nn.Module, task: Task, tokenizer, examples: Sequence[Example], batch: int, minibatches: int = 4, rule="tensor"
+) -> tuple[StepTerms, dict[str, float]]:
+    """What the exact expected change depends on, with the Gauss-Newton matrix for the Hessian; and that matrix's rank.
+
+    For a softmax over candidates the matrix is the mean of sum_c p_c a_c a_c', a_c the gradient of candidate c's
+    log-probability. So t_j and the curvature Q_jk along any gradients follow from inner products with the a_c, without
+    second derivatives, and Q has no negative eigenvalue. Needs memory for the weights and three more of their size.
+
+    Args:
+        model: in eval mode.
+        task, tokenizer: a task whose loss is a softmax over candidates.
+        examples: they are taken as the whole of the data.
+        batch: examples in a minibatch.
+        minibatches: how many are drawn for A_j and Q_jk.
+        rule: how the weights are split, as in `zolab.blocks.split`.
+
+    Returns:
+        The terms, and `trace`, `largest` and `ratio` (the effective rank) of the matrix, the largest eigenvalue bounded from
+        below by its quotient along the gradient.
+
+    Raises:
+        ValueError: the task is no choice between candidates.
+    """
+    if task.objective != "options":
+        raise ValueError(f"the Gauss-Newton matrix is that of a task with options, and {task.name} has none; use another.")
+    blocks, params = split(model, rule), weights_of(model)
+    order = np.random.default_rng(0)
+    drawn: list[Sequence[Example]] = [examples]
+    drawn += [[examples[i] for i in order.choice(len(examples), batch)] for _ in range(minibatches)]
+    seconds, curvatures, trace = [], [], np.zeros(len(params))
+    for number, chosen in enumerate(drawn):
+        gradient = _mean_gradient(model, task, tokenizer, chosen, params)
+        seconds.append(squares(gradient))
+        slopes = []
+        for weight, row in score_gradients(model, task, tokenizer, examples, params):
+            products = [float((a * g).sum(dtype=torch.float64)) for a, g in zip(row, gradient, strict=True)]
+            slopes.append(weight**0.5 * np.array(products))
+            if number == 0:
+                trace += weight * squares(row)
+        slopes = blocks.totals(np.array(slopes))
+        curvatures.append(slopes.T @ slopes)
+    g = blocks.totals(seconds[0])
+    a, q = blocks.totals(np.mean(seconds[1:], 0)), np.mean(curvatures[1:], 0)
+    terms = StepTerms(np.array(blocks.sizes), g, a, blocks.totals(trace), q)
+    largest = float(curvatures[0].sum() / g.sum())
+    return terms, {"trace": float(trace.sum()), "largest": largest, "ratio": float(trace.sum()) / largest}
+
+
+def score_gradients(
+    model: nn.Module, task: Task, tokenizer, examples: Sequence[Example], params: Sequence[Tensor]
+) -> Iterator[tuple[float, Sequence[Tensor]]]:
+    """Pairs (weight, a) with the Gauss-Newton matrix as the sum of weight * a a' over them.
+
+    Of two candidates the gradients of the log-probabilities are parallel: one pair stands for both.
+    """
+    for example in examples:
+        scores = option_log_probs(model, task.encode(tokenizer, [example]).to(params[0].device))
+        logs = scores.log_softmax(0)
+        p = logs.detach().exp().tolist()
+        if len(p) == 2:
+            yield p[0] * p[1] / len(examples), torch.autograd.grad(scores[1] - scores[0], params)
+            continue
+        for c, log in enumerate(logs):
+            yield p[c] / len(examples), torch.autograd.grad(log, params, retain_graph=c + 1 < len(p))
+
+
+def weights_of(model: nn.Module) -> list[Tensor]:
+    """The trainable tensors, each memory once, as `zolab.blocks.split` orders them."""
+    named = dict(model.named_parameters())
+    return [named[name] for name in split(model).tensors]
+
+
+def squares(tensors: Sequence[Tensor]) -> np.ndarray:
+    """Squared norm of each tensor."""
+    return np.array([float(t.detach().square().sum(dtype=torch.float64)) for t in tensors])
+
+
+def _mean_gradient(model, task: Task, tokenizer, examples: Sequence[Example], params: Sequence[Tensor]) -> list[Tensor]:
+    total = [torch.zeros_like(p) for p in params]
+    for start in range(0, len(examples), 8):
+        part = examples[start : start + 8]
+        loss = task.loss(model, task.encode(tokenizer, part).to(params[0].device)) * (len(part) / len(examples))
+        for mean, slope in zip(total, torch.autograd.grad(loss, params), strict=True):
+            mean += slope
+    return total
+
+
+def _signed_curvature(
+    loss_of: Callable[[Sequence[Example]], Tensor], params: Sequence[Tensor], examples: Sequence[Example], name: Direction
+) -> np.ndarray:
+    """v_j' (H v)_j of each tensor for one vector v of random signs."""
+    found = np.zeros(len(params))
+
+    def sign(j: int) -> Tensor:
+        return noise.materialise(name, j, params[j]).sign_()
+
+    for start in range(0, len(examples), 8):
+        part = examples[start : start + 8]
+        share = len(part) / len(examples)
+
+        def meet(product: Tensor, j: int, share: float = share) -> None:
+            found[j] += share * float((sign(j) * product).sum(dtype=torch.float64))
+
+        with sdpa_kernel(SDPBackend.MATH), _consumed(params, meet):  # other attention has no second derivative
+            slopes = torch.autograd.grad(loss_of(part), params, create_graph=True)
+            slope = sum((g * sign(j)).sum() for j, g in enumerate(slopes))
+            del slopes
+            slope.backward(inputs=list(params))
+    return found
+
+
+@contextmanager
+def _consumed(params: Sequence[Tensor], use: Callable[[Tensor, int], None]) -> Iterator[None]:
+    """Gradients are used and forgotten one by one, as the backward pass makes them: they never exist together."""
+
+    def hook(j: int) -> Callable[[Tensor], None]:
+        def consume(parameter: Tensor) -> None:
+            use(parameter.grad, j)
+            parameter.grad = None
+
+        return consume
+
+    kept = [p.grad for p in params]
+    for p in params:
+        p.grad = None
+    hooks = [p.register_post_accumulate_grad_hook(hook(j)) for j, p in enumerate(params)]
+    try:
+        yield
+    finally:
+        for p, grad, handle in zip(params, kept, hooks, strict=True):
+            handle.remove()
+            p.grad = grad

@@ -1,0 +1,115 @@
+"""What one zeroth-order step is expected to change, exactly, when all blocks move at once; and the best scales.
+
+In the limit of small eps, with z ~ N(0, I), u_j = sigma_j z_j, s_j = sigma_j^2, D = diag(s_j I), gradient g_B of a random
+minibatch and a quadratic loss with Hessian H, the fourth moments of the normal distribution give
+
+    E[L(theta - lr (u'g_B) u)] - L = -lr sum_j s_j G_j + lr^2/2 [(sum_j s_j A_j)(sum_k s_k t_k) + 2 sum_jk s_j s_k Q_jk]
+
+    G_j = |g_j|^2,  A_j = E|g_B,j|^2,  t_j = tr H_jj,  Q_jk = E[g_B,j' H_jk g_B,k]
+
+The blocks do not separate: the slope is made in all of them, and multiplies the noise of each.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.optimize import minimize
+
+
+@dataclass(frozen=True)
+class StepTerms:
+    """What the expected change depends on, an entry a block.
+
+    Args:
+        sizes: d_j, number of weights, shape (blocks,).
+        squares: G_j, squared norm of the gradient's part, shape (blocks,).
+        seconds: A_j, expected squared norm of a minibatch's gradient; G_j without minibatch noise.
+        traces: t_j, trace of the Hessian's block.
+        curvatures: Q_jk, shape (blocks, blocks), or (blocks,) for a block-diagonal Hessian.
+    """
+
+    sizes: np.ndarray
+    squares: np.ndarray
+    seconds: np.ndarray
+    traces: np.ndarray
+    curvatures: np.ndarray
+
+    @cached_property
+    def matrix(self) -> np.ndarray:
+        """Q as a symmetric matrix."""
+        q = np.asarray(self.curvatures, dtype=float)
+        return np.diag(q) if q.ndim == 1 else (q + q.T) / 2
+
+    def gain(self, sigma: np.ndarray) -> np.ndarray:
+        """sum_j s_j G_j: the descent for each unit of learning rate. sigma has shape (..., blocks)."""
+        return np.square(sigma) @ self.squares
+
+    def noise(self, sigma: np.ndarray) -> np.ndarray:
+        """The bracket: twice the ascent for each unit of squared learning rate."""
+        s = np.square(sigma)
+        return (s @ self.seconds) * (s @ self.traces) + 2 * np.einsum("...j,jk,...k", s, self.matrix, s)
+
+    def change(self, sigma: np.ndarray, lr: float | np.ndarray) -> np.ndarray:
+        """Expected change of the loss in one step."""
+        return -lr * self.gain(sigma) + np.square(lr) / 2 * self.noise(sigma)
+
+    def best_lr(self, sigma: np.ndarray) -> np.ndarray:
+        """The learning rate with the largest expected descent; infinite where the expected loss falls without end."""
+        noise = self.noise(sigma)
+        return np.where(noise > 0, self.gain(sigma) / np.where(noise > 0, noise, 1), np.inf)
+
+    def best_change(self, sigma: np.ndarray) -> np.ndarray:
+        """Expected change at `best_lr`."""
+        return -self.best_lr(sigma) * self.gain(sigma) / 2
+
+    def on_budget(self, sigma: np.ndarray) -> np.ndarray:
+        """sigma, scaled so that sum_j d_j sigma_j^2 = sum_j d_j."""
+        return sigma * np.sqrt(self.sizes.sum() / (np.square(sigma) @ self.sizes))[..., None]
+
+    def best_sigma(self, lr: float | None = None) -> np.ndarray:
+        """The scales with the largest expected descent that keep the budget sum_j d_j sigma_j^2 = sum_j d_j.
+
+        Args:
+            lr: the learning rate; None chooses the best for each sigma. The budget then only fixes the common factor of
+                sigma, which the learning rate undoes: it is the optimum without budget, too.
+
+        Raises:
+            ValueError: no block has a gradient; or without lr, the curvature is negative along some sigma.
+        """
+        shares = self.squares > 0
+        if not shares.any():
+            raise ValueError("no block has a gradient: every sigma is as good; measure at a point that is not a minimum.")
+        # Unknowns y_j = d_j s_j / d, shares of the budget: they are all of one size, and sum to one.
+        scale = np.where(shares, self.sizes.sum() / self.sizes, 0.0)
+        g, a, t = self.squares * scale, self.seconds * scale, self.traces * scale
+        q = self.matrix * np.outer(scale, scale)
+
+        def noise(y: np.ndarray) -> tuple[float, np.ndarray]:
+            return (a @ y) * (t @ y) + 2 * y @ q @ y, a * (t @ y) + t * (a @ y) + 4 * q @ y
+
+        def objective(y: np.ndarray) -> tuple[float, np.ndarray]:
+            value, slope = noise(y)
+            if lr is not None:
+                return (lr**2 / 2 * value - lr * (g @ y)) / unit, (lr**2 / 2 * slope - lr * g) / unit
+            if value <= 0:
+                raise ValueError(
+                    "the expected loss falls without end along some sigma: use Gauss-Newton curvatures, or give lr."
+                )
+            # log of noise / gain^2, whose least is where the descent gain^2 / (2 noise) is largest
+            return np.log(value) - 2 * np.log(g @ y), slope / value - 2 * g / (g @ y)
+
+        even = np.where(shares, self.sizes, 0.0) / self.sizes[shares].sum()
+        unit = max(abs(lr * (g @ even)), lr**2 * abs(noise(even)[0])) if lr is not None else 1.0
+        alone = np.where(shares, g**2 / np.maximum(a * t + 2 * np.diag(q), 1e-300), 0.0)
+        starts = [even] + [_simplex(np.where(shares, w, 0.0)) for w in (g, g / np.maximum(t, 1e-12 * t.max()), alone)]
+        starts += [0.1 * even + 0.9 * vertex for vertex in np.eye(len(g))[np.argsort(-alone)[:5]]]
+        options = {"method": "SLSQP", "bounds": [(0.0, 1.0 if there else 0.0) for there in shares]}
+        options |= {"jac": True, "constraints": {"type": "eq", "fun": lambda y: y.sum() - 1, "jac": np.ones_like}}
+        found = [minimize(objective, start, **options, options={"maxiter": 500, "ftol": 1e-12}) for start in starts]
+        best = min(found, key=lambda result: result.fun)
+        return np.sqrt(scale * _simplex(np.maximum(best.x, 0)))
+
+
+def _simplex(y: np.ndarray) -> np.ndarray:
+    return y / y.sum()
