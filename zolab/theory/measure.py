@@ -1,7 +1,6 @@
 """Block statistics of models too large for a Hessian: gradients example by example, curvature by products."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zolab import noise
 from zolab.blocks import kind_of, split
+from zolab.gradients import consumed
 from zolab.noise import Direction
 from zolab.tasks import Example, Task
 from zolab.tasks.scoring import option_log_probs
@@ -212,35 +212,12 @@ def _signed_curvature(
         part = examples[start : start + 8]
         share = len(part) / len(examples)
 
-        def meet(product: Tensor, j: int, share: float = share) -> None:
+        def meet(j: int, product: Tensor, share: float = share) -> None:
             found[j] += share * float((sign(j) * product).sum(dtype=torch.float64))
 
-        with sdpa_kernel(SDPBackend.MATH), _consumed(params, meet):  # other attention has no second derivative
+        with sdpa_kernel(SDPBackend.MATH), consumed(params, meet):  # other attention has no second derivative
             slopes = torch.autograd.grad(loss_of(part), params, create_graph=True)
             slope = sum((g * sign(j)).sum() for j, g in enumerate(slopes))
             del slopes
             slope.backward(inputs=list(params))
     return found
-
-
-@contextmanager
-def _consumed(params: Sequence[Tensor], use: Callable[[Tensor, int], None]) -> Iterator[None]:
-    """Gradients are used and forgotten one by one, as the backward pass makes them: they never exist together."""
-
-    def hook(j: int) -> Callable[[Tensor], None]:
-        def consume(parameter: Tensor) -> None:
-            use(parameter.grad, j)
-            parameter.grad = None
-
-        return consume
-
-    kept = [p.grad for p in params]
-    for p in params:
-        p.grad = None
-    hooks = [p.register_post_accumulate_grad_hook(hook(j)) for j, p in enumerate(params)]
-    try:
-        yield
-    finally:
-        for p, grad, handle in zip(params, kept, hooks, strict=True):
-            handle.remove()
-            p.grad = grad

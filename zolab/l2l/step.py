@@ -1,0 +1,230 @@
+"""One step of learning to learn (arXiv 2510.00419, Algorithm 2), in the memory of plain SGD.
+
+The published way copies the model, moves the copy to theta' = theta - lr_zo p u through a graph over all weights, and keeps
+all their gradients. But u_j = sigma_j z_j is linear in sigma_j, so that
+
+    dL(theta') / dsigma_j = -lr_zo p <grad_j L(theta'), z_j>
+
+needs no graph and no copy: move theta itself, let a backward pass hand over one gradient after another, take its product with
+the direction made again from its key, and move theta back, which is exact.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zolab import noise
+from zolab.blocks import mean_and_variance, moments
+from zolab.gradients import consumed
+from zolab.noise import Direction
+from zolab.pertnn import PertNN, features
+from zolab.reversible import Perturbation
+
+GRADIENTS = {
+    "sample": "through theta' along the one direction, as published: p is a constant",
+    "complete": "the same with what sigma does to p",
+    "expected": "of the expectation over directions, from the clean gradient's norms G_j: -lr_zo sum_j s_j G_j",
+    "curved": "the expectation with its curvature term, lr_zo^2 / 2 (sum_j s_j G_j) (sum_k s_k t_k), from measured traces t_j",
+}
+Closure = Callable[[], Tensor]
+
+
+@dataclass
+class History:
+    """What PertNN is told of a task's last step: its losses, zero before the first, and raw sigma, one before the first."""
+
+    losses: tuple[float, float] = (0.0, 0.0)
+    raw: Sequence[float] = field(default=(1.0,))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step measured.
+
+    Args:
+        losses: loss_plus and loss_minus.
+        projected_grad: p.
+        meta_loss: L(theta'), or of the expectations, the expected change of the loss.
+        loss: of the clean weights, before the SGD step.
+        raw: sigma of each block before the budget.
+        sigma: after it.
+        slope: of the meta-loss in sigma, an entry a block.
+    """
+
+    losses: tuple[float, float]
+    projected_grad: float
+    meta_loss: float
+    loss: float
+    raw: np.ndarray
+    sigma: np.ndarray
+    slope: np.ndarray
+
+
+class MetaStep:
+    """Algorithm 2's step on one minibatch: PertNN learns from the loss after a zeroth-order step; the model takes one of SGD.
+
+    Args:
+        tensors: the model's trainable tensors, in the order of the PertNN's blocks.
+        pertnn: it is trained.
+        outer: optimizer of the PertNN.
+        inner: optimizer of the model, any of torch's; or with `fused`, one for each tensor.
+        lr_zo: learning rate of the zeroth-order step in the meta-loss.
+        eps: finite-difference radius.
+        gradient: which of `GRADIENTS`.
+        through_budget: differentiate the budget's factor f too; published code takes it as a constant.
+        clip: largest norm of the model's gradient, or None.
+        fused: the model's step is taken inside the backward pass, tensor by tensor, so that its gradients never exist
+            together; without clipping, which needs them all.
+        traces: t_j of each block, for "curved".
+        seed: of the directions.
+
+    Raises:
+        ValueError: the settings do not go together.
+    """
+
+    def __init__(
+        self,
+        tensors: Sequence[Tensor],
+        pertnn: PertNN,
+        outer: torch.optim.Optimizer,
+        inner: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+        *,
+        lr_zo: float,
+        eps: float = 1e-3,
+        gradient: str = "sample",
+        through_budget: bool = False,
+        clip: float | None = None,
+        fused: bool = False,
+        traces: np.ndarray | None = None,
+        seed: int = 0,
+    ):
+        if gradient not in GRADIENTS:
+            raise ValueError(f"unknown gradient {gradient!r}; choose {', '.join(GRADIENTS)}.")
+        if (gradient == "curved") != (traces is not None):
+            raise ValueError("traces go with gradient='curved', and only with it: give both or neither.")
+        if fused and clip is not None:
+            raise ValueError("the fused step cannot clip: the norm is known only when every gradient is; set clip to None.")
+        if fused != isinstance(inner, Sequence) or (fused and len(inner) != len(tensors)):
+            raise ValueError("inner must be one optimizer, or with fused=True a list with one for each tensor.")
+        self.tensors, self.pertnn, self.outer, self.inner = list(tensors), pertnn, outer, inner
+        self.lr_zo, self.eps, self.gradient, self.through_budget = lr_zo, eps, gradient, through_budget
+        self.clip, self.fused, self.traces, self.seed = clip, fused, traces, seed
+        self.numbers = tuple(range(len(self.tensors)))
+        self.steps = 0
+
+    def __call__(self, closure: Closure, history: History) -> Outcome:
+        """Take a step.
+
+        Args:
+            closure: the minibatch's loss as a tensor, with its graph where gradients are enabled.
+            history: of the batch's task; brought up to date.
+
+        Raises:
+            FloatingPointError: a loss or sigma is not finite; weights and PertNN are as before the step.
+        """
+        direction = Direction(self.seed, self.steps)
+        mean, variance = mean_and_variance(self.pertnn.blocks.totals(moments(self.tensors).T).T, self.pertnn.blocks.sizes)
+        raw = self.pertnn(features(mean, variance, history.losses, history.raw))
+        factor = self.pertnn.normaliser(raw)
+        sigma = raw * (factor if self.through_budget else factor.detach())
+        scales = self.pertnn.spread(sigma).tolist()
+        if not np.isfinite(scales).all() or not any(scales):
+            raise FloatingPointError(f"step {self.steps}: PertNN's sigma are not finite, or all zero; lower meta_lr.")
+        losses = self._probe(closure, direction, scales)
+        p = (losses[0] - losses[1]) / (2 * self.eps)
+        meta_loss, ahead = float("nan"), None
+        if self.gradient in ("sample", "complete"):
+            meta_loss, ahead = self._ahead(closure, direction, [-self.lr_zo * p * scale for scale in scales])
+        loss, here = self._clean_step(closure, direction)
+        if ahead is None:
+            meta_loss, slope = self._expected(self.pertnn.blocks.totals(here), sigma.detach().double().numpy())
+        else:
+            along = float(np.dot(scales, ahead)) if self.gradient == "complete" else 0.0
+            slope = self.pertnn.blocks.totals(-self.lr_zo * (p * ahead + (along * here if along else 0.0)))
+        self.outer.zero_grad()
+        (sigma * torch.from_numpy(slope).to(sigma)).sum().backward()
+        self.outer.step()
+        history.losses, history.raw = losses, raw.tolist()
+        self.steps += 1
+        return Outcome(losses, p, meta_loss, loss, raw.detach().numpy(), sigma.detach().numpy(), slope)
+
+    @torch.no_grad()
+    def _probe(self, closure: Closure, direction: Direction, scales: Sequence[float]) -> tuple[float, float]:
+        probe = Perturbation(self.tensors, self.numbers, direction, [self.eps * scale for scale in scales])
+        try:
+            probe.plus()
+            plus = float(closure())
+            probe.minus()
+            minus = float(closure())
+        finally:
+            probe.leave()
+        if not np.isfinite([plus, minus]).all():
+            raise FloatingPointError(f"step {self.steps}: the probed losses are {plus} and {minus}; lower lr or eps.")
+        return plus, minus
+
+    def _ahead(self, closure: Closure, direction: Direction, scales: Sequence[float]) -> tuple[float, np.ndarray]:
+        """The loss at theta', and <grad_j L(theta'), z_j> of each tensor."""
+        products = np.zeros(len(self.tensors))
+
+        def meet(j: int, gradient: Tensor) -> None:
+            products[j] = noise.dot(gradient.contiguous(), direction, j)
+
+        move = Perturbation(self.tensors, self.numbers, direction, scales)
+        try:
+            with torch.no_grad():
+                move.plus()
+            with consumed(self.tensors, meet):
+                loss = closure()
+                loss.backward()
+        finally:
+            with torch.no_grad():
+                move.leave()
+        if not np.isfinite(loss.item()) or not np.isfinite(products).all():
+            raise FloatingPointError(f"step {self.steps}: the loss after the zeroth-order step is {loss.item()}; lower lr_zo.")
+        return loss.item(), products
+
+    def _clean_step(self, closure: Closure, direction: Direction) -> tuple[float, np.ndarray]:
+        """SGD on the clean loss; for each tensor <grad_j L, z_j> or |grad_j L|^2, whichever the meta-gradient needs."""
+        found = np.zeros(len(self.tensors))
+
+        def measure(j: int, gradient: Tensor) -> None:
+            if self.gradient == "complete":
+                found[j] = noise.dot(gradient.contiguous(), direction, j)
+            elif self.gradient != "sample":
+                found[j] = float(gradient.square().sum(dtype=torch.float64))
+
+        def step(j: int, gradient: Tensor) -> None:
+            measure(j, gradient)
+            self.tensors[j].grad = gradient
+            self.inner[j].step()
+            self.tensors[j].grad = None
+
+        with ExitStack() as stack:
+            if self.fused:
+                stack.enter_context(consumed(self.tensors, step))
+            loss = closure()
+            if not np.isfinite(loss.item()):
+                raise FloatingPointError(f"step {self.steps}: the loss is {loss.item()}; lower the model's learning rate.")
+            loss.backward()
+        if not self.fused:
+            for j, tensor in enumerate(self.tensors):
+                measure(j, tensor.grad)
+            if self.clip is not None:
+                torch.nn.utils.clip_grad_norm_(self.tensors, self.clip)
+            self.inner.step()
+            self.inner.zero_grad()
+        return loss.item(), found
+
+    def _expected(self, squares: np.ndarray, sigma: np.ndarray) -> tuple[float, np.ndarray]:
+        """The expected change of the loss over all directions, and its slope in sigma."""
+        s, lr = sigma**2, self.lr_zo
+        gain, slope = s @ squares, -2 * lr * sigma * squares
+        if self.traces is None:
+            return float(-lr * gain), slope
+        spread = s @ self.traces
+        bent = lr**2 * sigma * (squares * spread + self.traces * gain)
+        return float(-lr * gain + lr**2 / 2 * gain * spread), slope + bent

@@ -1,0 +1,254 @@
+"""Meta-training (arXiv 2510.00419, Algorithm 2): PertNN learns on one or several tasks while the model is tuned and put back.
+
+Training goes in periods. A period begins with the base model and fresh inner optimizers; PertNN, sigma and, as in the
+published code, the loss history go on. So what has to be remembered between two periods is a few hundred kilobytes, and a
+stopped run goes on at the beginning of the period that it was in.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from zolab.blocks import kind_of, published_weights, split
+from zolab.config import option, require
+from zolab.files import replacing
+from zolab.finetune import batch_at
+from zolab.l2l.step import GRADIENTS, History, MetaStep, Outcome
+from zolab.models import fingerprint, load_model
+from zolab.pertnn import BUDGETS, PertNN
+from zolab.records import environment, load_record, peak_memory, reset_peak_memory, save_record
+from zolab.runlog import RunLog
+from zolab.tasks import Example, Task, load_task
+
+RULES = {"tensor": "tensor", "layer": "layer", "kind": kind_of}
+OUTER = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+LOOK_BACK = 10  # steps whose mean loss ends a period early
+
+
+@dataclass(frozen=True)
+class MetaConfig:
+    """What decides the result of meta-training."""
+
+    model: str = option("smollm2-135m", "embedded name, local folder or Hub id of the model")
+    tasks: str = option("rotten_tomatoes", "names of the tasks, with commas between them; batches take turns")
+    steps: int = option(570, "meta-steps")
+    period: int = option(190, "steps after which the model is put back; as many as steps never does")
+    reset_below: float = option(0.0, "put it back earlier once the mean of ten losses is below this; 0 never does")
+    batch_size: int = option(8, "examples in a batch")
+    train: int | None = option(300, "training examples of each task")
+    gradient: str = option("sample", f"of the meta-loss: {', '.join(GRADIENTS)}")
+    through_budget: bool = option(False, "differentiate the budget's factor too; the published code does not")
+    lr_zo: float = option(1e-6, "learning rate of the zeroth-order step in the meta-loss")
+    eps: float = option(1e-3, "finite-difference radius, in weight units")
+    meta_lr: float = option(0.1, "learning rate of PertNN")
+    outer: str = option("sgd", f"optimizer of PertNN: {', '.join(OUTER)}")
+    lr: float = option(0.01, "learning rate of the model's SGD")
+    momentum: float = option(0.8, "of the model's SGD; not 0 takes memory of the weights' size")
+    decay: bool = option(True, "let the model's learning rate fall linearly to zero over a period")
+    clip: float = option(1.0, "largest norm of the model's gradient; 0 does not clip")
+    fused: bool = option(False, "take the model's step inside the backward pass; needs clip 0")
+    rule: str = option("tensor", f"blocks: {', '.join(RULES)}")
+    hidden: int = option(64, "tanh units of each network")
+    identity: bool = option(False, "begin with sigma = 1, at MeZO")
+    input_scaling: bool = option(False, "bring mean and variance to the order of one")
+    normalise: str | None = option("paper", "budget: paper, code, or none")
+    seed: int = option(0, "of PertNN's first weights, the directions and the order of batches")
+    data_seed: int = option(0, "of the draw of training examples")
+    device: str = option("cpu", "torch device")
+    dtype: str = option("float32", "weights: float32, bfloat16 or float16")
+
+    @property
+    def budget(self) -> str | None:
+        return None if self.normalise in (None, "none") else self.normalise
+
+    @property
+    def task_names(self) -> list[str]:
+        return [name.strip() for name in self.tasks.split(",")]
+
+    def validate(self) -> None:
+        """Raise ValueError, naming the option, unless every value makes sense."""
+        for name in ("steps", "batch_size", "hidden"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("reset_below", "lr", "meta_lr", "lr_zo", "clip", "seed", "data_seed"):
+            require(0 <= getattr(self, name) < math.inf, f"{name} must be at least 0, got {getattr(self, name)}.")
+        require(self.period >= 1, f"period must be at least 1, got {self.period}; give as many as steps never to reset.")
+        require(0 < self.eps < math.inf, f"eps must be > 0, got {self.eps}.")
+        require(0 <= self.momentum < 1, f"momentum must lie in [0, 1), got {self.momentum}.")
+        require(self.gradient in GRADIENTS, f"unknown gradient {self.gradient!r}; choose {', '.join(GRADIENTS)}.")
+        require(self.rule in RULES, f"unknown rule {self.rule!r}; choose {', '.join(RULES)}.")
+        require(self.outer in OUTER, f"unknown outer optimizer {self.outer!r}; choose {', '.join(OUTER)}.")
+        require(self.budget in BUDGETS, f"normalise must be paper, code or none, got {self.normalise!r}.")
+        require(not (self.fused and self.clip), "the fused step cannot clip; set clip to 0.")
+        require(all(self.task_names), f"tasks {self.tasks!r} names an empty task; write NAME,NAME.")
+        require(len(set(self.task_names)) == len(self.task_names), f"tasks {self.tasks!r} names a task twice.")
+
+
+@dataclass
+class MetaRun:
+    """A finished meta-training: PertNN, and its record."""
+
+    pertnn: PertNN
+    record: dict[str, Any]
+
+
+def meta_train(config: MetaConfig, out: str | Path, *, traces: np.ndarray | None = None, progress: bool = True) -> MetaRun:
+    """Train a PertNN in a folder, or go on with it if it was begun there before.
+
+    The folder holds `log.jsonl` (every step), `state.safetensors` (PertNN between two periods), and at the end PertNN with its
+    card and `record.json`.
+
+    Args:
+        config: what to do.
+        out: the folder.
+        traces: t_j of each block, for gradient "curved".
+        progress: show a progress line.
+
+    Raises:
+        ValueError: a setting is wrong, a task has too few examples, or the folder holds a run of another configuration.
+        OSError: data or model cannot be had, or the folder cannot be written to.
+        FloatingPointError: a loss is not finite.
+    """
+    config.validate()
+    tasks = [load_task(name) for name in config.task_names]
+    log = RunLog(Path(out) / "log.jsonl")
+    try:
+        return _MetaSession(config, Path(out), tasks, log, traces, progress).run()
+    finally:
+        log.close()
+
+
+class _MetaSession:
+    """One process's share of a meta-training."""
+
+    def __init__(self, config, out: Path, tasks: list[Task], log: RunLog, traces, progress: bool):
+        self.config, self.out, self.tasks, self.log, self.traces, self.progress = config, out, tasks, log, traces, progress
+        started = log.of("start")
+        if started and started[0]["config"] != asdict(config):
+            raise ValueError(f"{out} holds a meta-training with other settings; choose another folder.")
+        self.examples = [task.sample(config.data_seed, config.train, 1, 1).train for task in tasks]
+        for task, examples in zip(tasks, self.examples, strict=True):
+            require(
+                config.batch_size <= len(examples),
+                f"{task.name} has {len(examples)} training examples, fewer than batch_size {config.batch_size}; leave it out.",
+            )
+        self.model, self.tokenizer = load_model(config.model, config.dtype, config.device)
+        self.model.eval()
+        blocks = split(self.model, RULES[config.rule])
+        named = dict(self.model.named_parameters())
+        self.tensors = [named[name] for name in blocks.tensors]
+        weights = None
+        if config.budget == "code":
+            weights = published_weights(blocks, self.model.config.hidden_size, config.batch_size)
+        options = {"identity": config.identity, "input_scaling": config.input_scaling, "normalise": config.budget}
+        self.pertnn = PertNN(blocks, config.hidden, **options, budget_weights=weights, seed=config.seed).to(config.device)
+        self.histories = [History() for _ in tasks]
+        self.base = out / "base.safetensors"
+
+    def run(self) -> MetaRun:
+        done = self.log.of("period")
+        base = fingerprint(self.model)
+        if not self.log.of("start"):
+            self.log.append("start", config=asdict(self.config), base=base, **environment())
+        reset_peak_memory(self.config.device)
+        save_file({str(j): t.detach() for j, t in enumerate(self.tensors)}, self.base)
+        outer = OUTER[self.config.outer](self.pertnn.parameters(), lr=self.config.meta_lr)
+        step = done[-1]["steps"] if done else 0
+        if done:
+            self._resume(done[-1], outer)
+        bar = tqdm(total=self.config.steps, initial=step, disable=not self.progress, unit="step", mininterval=1, ncols=110)
+        with bar:
+            while step < self.config.steps:
+                step = self._period(step, outer, bar)
+        self.base.unlink()
+        return self._finish(base)
+
+    def _period(self, first: int, outer: torch.optim.Optimizer, bar: tqdm) -> int:
+        """Steps from the base model on; returns the number of the next step."""
+        config = self.config
+        self._put_back()
+        last = min(first + config.period, config.steps)
+        make = self._inner()
+        settings = {"lr_zo": config.lr_zo, "eps": config.eps, "gradient": config.gradient, "seed": config.seed}
+        settings |= {"through_budget": config.through_budget, "clip": config.clip or None, "fused": config.fused}
+        taken = MetaStep(self.tensors, self.pertnn, outer, make, **settings, traces=self.traces)
+        taken.steps, losses = first, []
+        for step in range(first, last):
+            rate = config.lr * (1 - (step - first) / config.period if config.decay else 1)
+            for optimizer in make if config.fused else [make]:
+                optimizer.param_groups[0]["lr"] = rate
+            turn = step % len(self.tasks)
+            outcome = taken(self._closure(turn, step // len(self.tasks)), self.histories[turn])
+            self._note(step, turn, outcome)
+            losses.append(outcome.loss)
+            bar.update()
+            recent = losses[-LOOK_BACK:]
+            if len(recent) == LOOK_BACK and sum(recent) / LOOK_BACK < config.reset_below:
+                last = step + 1
+                break
+        self._keep(last, outer)
+        return last
+
+    def _inner(self):
+        """Fresh inner optimizers: one, or one for each tensor."""
+
+        def sgd(tensors: list[Tensor]) -> torch.optim.Optimizer:
+            return torch.optim.SGD(tensors, lr=self.config.lr, momentum=self.config.momentum, foreach=False)
+
+        return [sgd([tensor]) for tensor in self.tensors] if self.config.fused else sgd(self.tensors)
+
+    def _closure(self, turn: int, number: int) -> Callable[[], Tensor]:
+        task, examples = self.tasks[turn], self.examples[turn]
+        chosen: list[Example] = batch_at(examples, self.config.batch_size, self.config.seed, number)
+        batch = task.encode(self.tokenizer, chosen).to(self.config.device)
+        return lambda: task.loss(self.model, batch)
+
+    def _note(self, step: int, turn: int, outcome: Outcome) -> None:
+        entry = {"step": step, "task": self.tasks[turn].name, "meta_loss": outcome.meta_loss, "loss": outcome.loss}
+        entry |= {"losses": outcome.losses, "projected_grad": outcome.projected_grad}
+        if step % max(1, self.config.steps // 100) == 0 or step == self.config.steps - 1:
+            entry["sigma"] = [float(f"{s:.5g}") for s in outcome.sigma]
+        self.log.append("step", **entry)
+
+    def _put_back(self) -> None:
+        stored = load_file(self.base)
+        with torch.no_grad():
+            for j, tensor in enumerate(self.tensors):
+                tensor.copy_(stored[str(j)])
+
+    def _keep(self, steps: int, outer: torch.optim.Optimizer) -> None:
+        state = {f"pertnn.{name}": w.detach().cpu().contiguous() for name, w in self.pertnn.named_parameters()}
+        for number, values in outer.state_dict()["state"].items():
+            state |= {f"outer.{number}.{name}": value for name, value in values.items() if value is not None}
+        with replacing(self.out / "state.safetensors") as temporary:
+            save_file(state, temporary)
+        self.log.append("period", steps=steps, histories=[asdict(history) for history in self.histories])
+
+    def _resume(self, period: dict[str, Any], outer: torch.optim.Optimizer) -> None:
+        state = load_file(self.out / "state.safetensors")
+        self.pertnn.load_state_dict({name[7:]: w for name, w in state.items() if name.startswith("pertnn.")})
+        held: dict[int, dict[str, Tensor]] = {}
+        for key, value in state.items():
+            if key.startswith("outer."):
+                _, number, name = key.split(".")
+                held.setdefault(int(number), {})[name] = value
+        outer.load_state_dict({**outer.state_dict(), "state": held})
+        self.histories = [History(tuple(h["losses"]), h["raw"]) for h in period["histories"]]
+
+    def _finish(self, base: str) -> MetaRun:
+        taken = {entry["step"]: entry for entry in self.log.of("step")}  # a stopped period's steps were taken again
+        steps = [{key: value for key, value in taken[step].items() if key != "event"} for step in sorted(taken)]
+        sigma = dict(zip(self.pertnn.blocks.names, steps[-1]["sigma"], strict=True))
+        about = {"base_model": self.config.model, "fingerprint": base, "training_data": self.config.tasks, "licence": "MIT"}
+        self.pertnn.save(self.out, **about, metrics={"steps": len(steps), "sigma": sigma})
+        record = {"config": asdict(self.config), "result": {"steps": steps, "sigma": sigma, "base": base}, **environment()}
+        record["timing"] = {"peak_bytes": peak_memory(self.config.device)}
+        save_record(record, self.out / "record.json")
+        return MetaRun(self.pertnn, load_record(self.out / "record.json"))
