@@ -16,7 +16,7 @@ from torch import nn
 from zolab import Direction, MeZO, Trajectory, replay
 from zolab.models import tiny_model
 from zolab.noise import direction
-from zolab.optim.reference import mezo_step
+from zolab.optim.reference import draw, mezo_step, probe
 
 
 @pytest.mark.parametrize("samples", [1, 3])
@@ -301,3 +301,41 @@ def test_damaged_trajectories_are_refused(tmp_path):
         replay(model, Trajectory("Sorcery", 0, 1e-3, 1))
     with pytest.raises(ValueError, match="next step to replay is 1"):
         optimizer.replay(optimizer.trajectory.records)
+
+
+# --- scales of the blocks
+
+
+def test_mezo_with_scales_walks_along_scaled_directions():
+    """Block j moves along sigma_j z_j: the twin's steps with every z_j multiplied by sigma_j."""
+    model = network()
+    twin = copy.deepcopy(model)
+    sigma = [0.5 * j for j in range(len(list(model.parameters())))]
+    optimizer, params = MeZO(model.named_parameters(), lr=1e-3, eps=1e-3, seed=3, sigma=sigma), list(twin.parameters())
+    for step in range(20):
+        optimizer.step(loss_of(model))
+        z = [s * z_j for s, z_j in zip(sigma, draw(params, 3, step), strict=True)]
+        with torch.no_grad():
+            p, _ = probe(params, loss_of(twin), z, 1e-3)
+            for weight, z_j in zip(params, z, strict=True):
+                weight -= 1e-3 * p * z_j
+    for p, q in zip(model.parameters(), params, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-5)
+    again = network()
+    replay(again, optimizer.trajectory)
+    assert equal(weights(again), weights(model))
+
+
+def test_scales_of_one_are_mezo_to_the_bit():
+    plain, scaled = network(), network()
+    for model, sigma in ((plain, None), (scaled, [1.0] * len(list(scaled.parameters())))):
+        optimizer = MeZO(model.named_parameters(), lr=0.01, seed=1, sigma=sigma)
+        for _ in range(5):
+            optimizer.step(loss_of(model))
+    assert equal(weights(plain), weights(scaled))
+
+
+@pytest.mark.parametrize("sigma", [[1.0], [1.0, 1.0, -1.0], [1.0, 1.0, float("nan")]])
+def test_scales_that_do_not_fit_are_refused(sigma):
+    with pytest.raises(ValueError, match="sigma must be 3 finite numbers of at least 0, one for each parameter"):
+        MeZO([nn.Parameter(torch.zeros(2)) for _ in range(3)], sigma=sigma)

@@ -49,6 +49,10 @@ class MeZO(ZeroOrderOptimizer):
             if len(self.sigma) != count or not all(0 <= s < math.inf for s in self.sigma):
                 raise ValueError(f"sigma must be {count} finite numbers of at least 0, one for each parameter.")
 
+    @classmethod
+    def try_settings(cls, *, sigma: Sequence[float] | None = None, **settings) -> None:
+        super().try_settings(sigma=None if sigma is None else list(sigma)[:1], **settings)  # how many there must be shows later
+
     def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update:
         return self.against(record, blocks, groups)
 
