@@ -1,0 +1,285 @@
+"""Learning to learn: the meta-gradient against autograd, SGD to the bit beside it, runs that go on, refusals."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from small import equal, loss_of, network, weights
+from torch import nn
+from torch.func import functional_call
+
+from zolab import Direction
+from zolab.blocks import split
+from zolab.gradients import consumed
+from zolab.l2l import GRADIENTS, History, MetaConfig, MetaStep, meta_train
+from zolab.models import fingerprint, load_model
+from zolab.noise import direction
+from zolab.pertnn import PertNN, features
+from zolab.runlog import RunLog
+from zolab.theory.terms import StepTerms
+
+EPS, LR_ZO = 1e-3, 0.02
+
+
+def step_of(model, pertnn, lr=0.0, meta_lr=0.0, fused=False, momentum=0.0, **settings):
+    tensors = list(model.parameters())
+    inner = [torch.optim.SGD([p], lr=lr, momentum=momentum) for p in tensors]
+    inner = inner if fused else torch.optim.SGD(tensors, lr=lr, momentum=momentum)
+    outer = torch.optim.SGD(pertnn.parameters(), lr=meta_lr)
+    return MetaStep(tensors, pertnn, outer, inner, lr_zo=LR_ZO, eps=EPS, fused=fused, seed=4, **settings)
+
+
+def published_slope(model, pertnn, complete, through_budget):
+    """Algorithm 2 as it is published: a copy of the model, moved through a graph; slopes in PertNN's weights."""
+    names, params = zip(*model.named_parameters(), strict=True)
+    z = [direction(Direction(4, 0), j, p.shape) for j, p in enumerate(params)]
+    flat = [p.detach() for p in params]
+    mean, variance = [float(p.mean()) for p in flat], [float(p.var()) for p in flat]
+    raw = pertnn(features(mean, variance, (0.0, 0.0), (1.0,)))
+    factor = pertnn.normaliser(raw)
+    sigma = raw * (factor if through_budget else factor.detach())
+    closure = loss_of(model)
+
+    def loss_at(moved):
+        return functional_call(Loss(model), {f"model.{name}": w for name, w in zip(names, moved, strict=True)}, ())
+
+    if complete:
+        gradient = torch.autograd.grad(closure(), params)
+        p = sum(s * (g * z_j).sum() for s, g, z_j in zip(sigma, gradient, z, strict=True))
+    else:
+        u = [float(s) * z_j for s, z_j in zip(sigma, z, strict=True)]
+        with torch.no_grad():
+            plus = loss_at([w + EPS * d for w, d in zip(flat, u, strict=True)])
+            minus = loss_at([w - EPS * d for w, d in zip(flat, u, strict=True)])
+        p = float(plus - minus) / (2 * EPS)
+    moved = [w - LR_ZO * p * s * z_j for w, s, z_j in zip(flat, sigma, z, strict=True)]
+    return torch.autograd.grad(loss_at(moved), list(pertnn.parameters()))
+
+
+class Loss(nn.Module):
+    """The loss as a module, whose weights can be exchanged."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self):
+        return loss_of(self.model)()
+
+
+@pytest.mark.parametrize("gradient", ["sample", "complete"])
+@pytest.mark.parametrize("through_budget", [False, True])
+def test_the_meta_gradient_is_that_of_a_copy_with_a_graph(gradient, through_budget):
+    model, before = network(), weights(network())
+    pertnn = PertNN(split(model), hidden=8, seed=1)
+    wanted = published_slope(model, pertnn, gradient == "complete", through_budget)
+    taken = step_of(model, pertnn, gradient=gradient, through_budget=through_budget)
+    taken(loss_of(model), History())
+    for w, slope in zip(pertnn.parameters(), wanted, strict=True):
+        torch.testing.assert_close(w.grad, slope, rtol=2e-2, atol=2e-3 * float(slope.abs().max()) + 1e-9)
+    assert equal(weights(model), before)
+
+
+@pytest.mark.parametrize("gradient", ["expected", "curved"])
+def test_the_expected_meta_gradient_is_the_slope_of_the_expected_change(gradient):
+    model = network()
+    blocks = split(model)
+    traces = np.linspace(1, 4, len(blocks)) if gradient == "curved" else None
+    outcome = step_of(model, PertNN(blocks, seed=2), gradient=gradient, traces=traces)(loss_of(model), History())
+    gradients = torch.autograd.grad(loss_of(model)(), list(model.parameters()))
+    g, none = np.array([float(x.square().sum()) for x in gradients]), np.zeros(len(blocks))
+    terms = StepTerms(np.array(blocks.sizes), g, g, none if traces is None else traces, none)
+    sigma, h = outcome.sigma.astype(float), 1e-4
+    numerical = [(terms.change(sigma + d, LR_ZO) - terms.change(sigma - d, LR_ZO)) / (2 * h) for d in h * np.eye(len(blocks))]
+    np.testing.assert_allclose(outcome.slope, numerical, rtol=1e-4)
+    assert outcome.meta_loss == pytest.approx(float(terms.change(sigma, LR_ZO)), rel=1e-4)
+
+
+@pytest.mark.parametrize("gradient", sorted(GRADIENTS))
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+def test_beside_it_the_model_takes_plain_sgd_to_the_bit(gradient, fused, momentum):
+    model = network()
+    twin = copy.deepcopy(model)
+    traces = np.ones(4) if gradient == "curved" else None
+    settings = {"gradient": gradient, "traces": traces, "fused": fused, "momentum": momentum}
+    taken, history = step_of(model, PertNN(split(model)), lr=0.05, meta_lr=0.1, **settings), History()
+    sgd = torch.optim.SGD(twin.parameters(), lr=0.05, momentum=momentum)
+    for _ in range(5):
+        outcome = taken(loss_of(model), history)
+        sgd.zero_grad()
+        loss = loss_of(twin)()
+        loss.backward()
+        sgd.step()
+        assert outcome.loss == loss.item()
+        assert equal(weights(model), weights(twin))
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_clipping_is_torchs():
+    model = network()
+    twin = copy.deepcopy(model)
+    step_of(model, PertNN(split(model)), lr=0.5, clip=0.1)(loss_of(model), History())
+    loss_of(twin)().backward()
+    nn.utils.clip_grad_norm_(twin.parameters(), 0.1)
+    torch.optim.SGD(twin.parameters(), lr=0.5).step()
+    assert equal(weights(model), weights(twin))
+
+
+def test_gradients_never_exist_together():
+    model = network()
+    params, seen = list(model.parameters()), []
+
+    def use(j, gradient):
+        seen.append((j, gradient.shape))
+        assert all(p.grad is None for p in params)
+
+    params[0].grad = torch.ones_like(params[0])
+    with consumed(params, use):
+        loss_of(model)().backward()
+    assert sorted(j for j, _ in seen) == [0, 1, 2, 3]
+    assert torch.equal(params[0].grad, torch.ones_like(params[0]))
+    assert all(p.grad is None for p in params[1:])
+
+
+def test_training_lowers_the_meta_loss():
+    """Blocks with the larger gradients come to be moved more, on one batch seen again and again."""
+    model = network()
+    pertnn = PertNN(split(model), identity=True)
+    taken, history = step_of(model, pertnn, meta_lr=20.0, gradient="expected", through_budget=True), History()
+    found = [taken(loss_of(model), history) for _ in range(100)]
+    assert found[0].sigma == pytest.approx(np.ones(4))
+    assert found[-1].meta_loss < 1.05 * found[0].meta_loss < 0
+    density = [float(g.square().mean()) for g in torch.autograd.grad(loss_of(model)(), list(model.parameters()))]
+    assert ((found[-1].sigma > 1) == (np.array(density) > 1e-3)).all()
+
+
+@pytest.mark.parametrize("gradient", ["sample", "expected"])
+def test_a_step_that_fails_leaves_weights_and_pertnn(gradient):
+    model = network()
+    before, pertnn = weights(model), PertNN(split(model))
+    theirs, calls = weights(pertnn), [0]
+
+    def closure(fail):
+        calls[0] += 1
+        return loss_of(model)() * (math.nan if calls[0] == fail else 1.0)
+
+    for fail in (1, 2, 3):
+        calls[0] = 0
+        with pytest.raises(FloatingPointError, match="lower"):
+            step_of(model, pertnn, lr=0.1, meta_lr=0.1, gradient=gradient)(lambda fail=fail: closure(fail), History())
+        assert equal(weights(model), before)
+        assert equal(weights(pertnn), theirs)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gradient": "first"}, "unknown gradient 'first'; choose sample"),
+        ({"gradient": "curved"}, "traces go with gradient='curved'"),
+        ({"fused": True, "clip": 1.0}, "the fused step cannot clip"),
+    ],
+)
+def test_settings_that_do_not_go_together(settings, message):
+    model = network()
+    with pytest.raises(ValueError, match=message):
+        step_of(model, PertNN(split(model)), **settings)
+
+
+TINY = {"model": "tiny-reviews", "tasks": "reviews_sentence,reviews_writer", "steps": 5, "period": 2, "batch_size": 4}
+TINY |= {"train": 20, "lr_zo": 1e-4, "hidden": 8}
+
+
+def test_meta_training_writes_a_pertnn_that_loads(tmp_path):
+    run = meta_train(MetaConfig(**TINY), tmp_path / "run", progress=False)
+    model, _ = load_model("tiny-reviews")
+    loaded = PertNN.load(tmp_path / "run", model)
+    assert equal(weights(loaded), weights(run.pertnn))
+    assert loaded.card["fingerprint"] == run.record["result"]["base"] == fingerprint(model)
+    steps = run.record["result"]["steps"]
+    assert [entry["step"] for entry in steps] == [0, 1, 2, 3, 4]
+    assert [entry["task"] for entry in steps[:3]] == ["reviews_sentence", "reviews_writer", "reviews_sentence"]
+    assert not (tmp_path / "run" / "base.safetensors").exists()
+
+
+def test_a_stopped_meta_training_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+    for outer in ("sgd", "adam"):
+        config = MetaConfig(**TINY, outer=outer)
+        whole = meta_train(config, tmp_path / outer, progress=False)
+        append, calls = RunLog.append, [0]
+
+        def stop(self, event, append=append, calls=calls, **fields):
+            append(self, event, **fields)
+            calls[0] += event == "step"
+            if calls[0] == 4:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RunLog, "append", stop)
+            with pytest.raises(KeyboardInterrupt):
+                meta_train(config, tmp_path / f"{outer}-stopped", progress=False)
+        again = meta_train(config, tmp_path / f"{outer}-stopped", progress=False)
+        assert equal(weights(again.pertnn), weights(whole.pertnn))
+        assert again.record["result"]["steps"] == whole.record["result"]["steps"]
+
+
+def test_a_period_begins_with_the_base_model(tmp_path):
+    """Without a reset the clean loss of the third step is another; with one, that of the base model."""
+    common = {**TINY, "tasks": "reviews_sentence", "meta_lr": 0.0, "lr": 0.1, "steps": 3}
+    losses = {}
+    for period in (2, 3):
+        run = meta_train(MetaConfig(**{**common, "period": period}), tmp_path / str(period), progress=False)
+        losses[period] = [entry["loss"] for entry in run.record["result"]["steps"]]
+    frozen = meta_train(MetaConfig(**{**common, "lr": 0.0}), tmp_path / "frozen", progress=False).record["result"]["steps"]
+    assert losses[2][:2] == losses[3][:2]
+    assert losses[2][2] == frozen[2]["loss"] != losses[3][2]
+
+
+def test_a_low_loss_ends_a_period_early(tmp_path):
+    config = MetaConfig(**{**TINY, "tasks": "reviews_sentence", "steps": 12, "period": 12}, reset_below=100.0)
+    meta_train(config, tmp_path / "run", progress=False)
+    log = RunLog(tmp_path / "run" / "log.jsonl")
+    assert [entry["steps"] for entry in log.of("period")] == [10, 12]
+    log.close()
+
+
+def test_layers_may_share_a_network(tmp_path):
+    run = meta_train(MetaConfig(**{**TINY, "steps": 2}, rule="layer", gradient="complete"), tmp_path / "run", progress=False)
+    assert len(run.pertnn.blocks) == 4
+    assert set(run.record["result"]["sigma"]) == set(run.pertnn.blocks.names)
+
+
+def test_the_global_generator_is_left_alone(tmp_path):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    meta_train(MetaConfig(**{**TINY, "steps": 1}), tmp_path / "run", progress=False)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"period": 0}, "period must be at least 1, got 0; give as many as steps never to reset"),
+        ({"tasks": "reviews_sentence,"}, "names an empty task"),
+        ({"tasks": "reviews_sentence,reviews_sentence"}, "names a task twice"),
+        ({"tasks": "reviews_sentences"}, "reviews_sentences"),
+        ({"train": 3}, "fewer than batch_size 4; leave it out"),
+        ({"meta_lr": -1.0}, "meta_lr must be at least 0"),
+        ({"normalise": "codes"}, "normalise must be paper, code or none"),
+        ({"fused": True}, "the fused step cannot clip; set clip to 0"),
+        ({"rule": "row"}, "unknown rule 'row'"),
+        ({"outer": "lion"}, "unknown outer optimizer 'lion'"),
+        ({"momentum": 1.0}, r"momentum must lie in \[0, 1\)"),
+    ],
+)
+def test_bad_settings_are_refused_before_any_work(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        meta_train(MetaConfig(**{**TINY, **change}), tmp_path / "run", progress=False)
+
+
+def test_a_folder_with_other_settings_is_refused(tmp_path):
+    meta_train(MetaConfig(**{**TINY, "steps": 1}), tmp_path / "run", progress=False)
+    with pytest.raises(ValueError, match="holds a meta-training with other settings"):
+        meta_train(MetaConfig(**TINY), tmp_path / "run", progress=False)
