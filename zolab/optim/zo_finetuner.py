@@ -126,7 +126,7 @@ class ZOFineTuner(ZeroOrderOptimizer):
         sums = moments(tensors) if self.sums is None else self.sums
         mean, variance = mean_and_variance(self._per_block(sums), self.pertnn.blocks.sizes)
         x = features(mean, variance, self.losses, self.raw).to(self.pertnn.b2.device)
-        raw = self.pertnn(x).cpu().numpy()
+        raw = self.pertnn(x).detach().cpu().numpy()
         if not (np.isfinite(raw).all() and raw.any()):
             bad = [name for name, s in zip(self.pertnn.blocks.names, raw, strict=True) if not np.isfinite(s)]
             what = f"no finite sigma for {len(bad)} blocks, such as {bad[0]}" if bad else "zero for every block"
