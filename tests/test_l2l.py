@@ -49,7 +49,7 @@ def published_slope(model, pertnn, complete, through_budget):
         gradient = torch.autograd.grad(closure(), params)
         p = sum(s * (g * z_j).sum() for s, g, z_j in zip(sigma, gradient, z, strict=True))
     else:
-        u = [float(s) * z_j for s, z_j in zip(sigma, z, strict=True)]
+        u = [s.item() * z_j for s, z_j in zip(sigma, z, strict=True)]
         with torch.no_grad():
             plus = loss_at([w + EPS * d for w, d in zip(flat, u, strict=True)])
             minus = loss_at([w - EPS * d for w, d in zip(flat, u, strict=True)])

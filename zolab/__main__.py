@@ -1,4 +1,4 @@
-"""Command line: `python -m zolab finetune ...`, `evaluate ...`, `replay ...` and `sweep ...`; --help explains every option."""
+"""Command line: `python -m zolab finetune ...`, `evaluate ...`, `replay ...`, `sweep ...`, `metatrain ...`; --help explains every option."""
 
 import argparse
 import sys
@@ -67,6 +67,32 @@ def sweep_command(arguments: list[str]) -> None:
         print(f"{name:16} lr {method['lr']:.1e}   dev loss {dev}")
 
 
+def metatrain_command(arguments: list[str]) -> None:
+    """Train a PertNN for a model; started again in the same folder, it goes on with the period that it was in."""
+    from zolab.l2l import MetaConfig, meta_train
+    from zolab.records import load_record
+    from zolab.theory.measure import BlockStatistics
+
+    parser = HfArgumentParser(
+        MetaConfig,
+        prog="python -m zolab metatrain",
+        description=metatrain_command.__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--out", required=True, help="folder of PertNN, its card and the record", default=None)
+    parser.add_argument("--statistics", help="record of `python -m zolab.theory measure`, for gradient curved")
+    config, rest = parser.parse_args_into_dataclasses(arguments)
+    traces = None
+    if rest.statistics:
+        traces = BlockStatistics.of(load_record(rest.statistics)["result"]["blocks"]).traces
+    run = meta_train(config, rest.out, traces=traces)
+    steps, sigma = run.record["result"]["steps"], run.record["result"]["sigma"]
+    print(f"{len(steps)} steps on {config.tasks}; meta-loss {steps[0]['meta_loss']:.4f} -> {steps[-1]['meta_loss']:.4f}")
+    for name, value in sorted(sigma.items(), key=lambda item: -item[1])[:5]:
+        print(f"  sigma {value:8.3f}   {name}")
+    print(f"  peak memory {run.record['timing']['peak_bytes'] / 1e9:.2f} GB; PertNN and its card: {rest.out}")
+
+
 def evaluate_command(arguments: list[str]) -> None:
     """Test a model on tasks as it is: zero-shot, or in context with --shots 32 as in the papers."""
     from zolab.models import DTYPES, load_model
@@ -119,6 +145,7 @@ COMMANDS = {
     "evaluate": evaluate_command,
     "replay": replay_command,
     "sweep": sweep_command,
+    "metatrain": metatrain_command,
 }
 
 

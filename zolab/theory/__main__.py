@@ -23,7 +23,7 @@ def measure(options: argparse.Namespace) -> None:
     print(found.table())
     print(f"{len(found.names)} blocks in {spent['minutes']:.1f} minutes and {spent['gigabytes']:.2f} GB")
     settings = {name: getattr(options, name) for name in ("model", "task", "examples", "probes")}
-    save_record({"config": settings, "result": {**found.record(), **spent}, **environment()}, options.record)
+    save_record({"config": settings, "result": {"blocks": found.record(), **spent}, **environment()}, options.record)
 
 
 def main() -> int:

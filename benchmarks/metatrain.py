@@ -1,0 +1,114 @@
+"""Meta-training beside plain SGD on the same batch, and a ZO Fine-tuner step beside MeZO's.
+
+Times are medians measured in turn in one process; memory is the peak, loading left out, of fresh processes that import and
+load the same. SGD has the published momentum; the fused steps make no gradient of the whole model. What the trained scales
+gain is read from the kept run records.
+"""
+
+from functools import partial
+
+import torch
+from torch import nn
+
+from benchmarks.step import EPS, LR, SEED, arguments, interleaved, peak_of, report, setting
+from zolab import MeZO, ZOFineTuner
+from zolab.blocks import split
+from zolab.l2l import GRADIENTS, History, MetaStep
+from zolab.pertnn import PertNN
+from zolab.records import peak_memory, reset_peak_memory
+
+MOMENTUM, META = 0.8, [name for name in GRADIENTS if name != "curved"]
+
+
+def graph_setting(options):
+    """Model and a loss whose graph is kept where gradients are enabled, on the same tokens as `benchmarks.step`."""
+    model, loss = setting(options.model, options.batch, options.length)
+    return model, loss.__wrapped__
+
+
+def sgd_step(model, loss):
+    """Plain fine-tuning, gradients clipped as in the published loop."""
+    params = list(model.parameters())
+    optimizer = torch.optim.SGD(params, lr=LR, momentum=MOMENTUM, foreach=False)
+
+    def step():
+        optimizer.zero_grad()
+        loss().backward()
+        nn.utils.clip_grad_norm_(params, 1.0)
+        optimizer.step()
+
+    return step
+
+
+def meta_step(model, loss, gradient, fused):
+    """One of Algorithm 2."""
+    params, pertnn = list(model.parameters()), PertNN(split(model))
+    inner = [torch.optim.SGD([p], lr=LR, momentum=MOMENTUM, foreach=False) for p in params] if fused else None
+    inner = inner or torch.optim.SGD(params, lr=LR, momentum=MOMENTUM, foreach=False)
+    outer = torch.optim.SGD(pertnn.parameters(), lr=0.1)
+    clip = None if fused else 1.0
+    step = MetaStep(params, pertnn, outer, inner, lr_zo=LR, gradient=gradient, fused=fused, clip=clip, seed=SEED)
+    return partial(step, loss, History())
+
+
+def deployed(model, loss, name):
+    """A step of MeZO or of ZO Fine-tuner."""
+    settings = {"lr": LR, "eps": EPS, "seed": SEED}
+    if name == "mezo":
+        return partial(MeZO(model.named_parameters(), **settings).step, loss)
+    return partial(ZOFineTuner(model.named_parameters(), PertNN(split(model)), **settings).step, loss)
+
+
+def actions(model, loss):
+    """Every measured step by name, made when it is asked for."""
+    return {
+        "sgd": lambda: sgd_step(model, loss),
+        **{name: partial(meta_step, model, loss, name, False) for name in META},
+        **{f"{name}_fused": partial(meta_step, model, loss, name, True) for name in META},
+        "mezo": lambda: deployed(model, loss, "mezo"),
+        "finetuner": lambda: deployed(model, loss, "zo_finetuner"),
+    }
+
+
+def memory_of(part, options):
+    """Print the peak memory of three steps; the compiled kernels are in memory in either process."""
+    model, loss = graph_setting(options)
+    small = nn.Sequential(nn.Linear(1, 1))
+    for name in ("mezo", "finetuner", "sample", "complete"):
+        actions(small, lambda: small(torch.ones(1)).sum())[name]()()
+    step = actions(model, loss)[part]()
+    reset_peak_memory()
+    for _ in range(3):
+        step()
+    print(peak_memory())
+
+
+def main():
+    options = arguments(__doc__).parse_args()
+    if options.memory_of:
+        memory_of(options.memory_of, options)
+        return
+    parts = ("sgd", "sample", "sample_fused", "expected", "expected_fused", "mezo", "finetuner")
+    memory = {part: peak_of("metatrain", part, options) for part in parts}
+    model, loss = graph_setting(options)
+    steps = {}
+    for names in (("sgd", "sample", "expected"), ("sample_fused",), ("expected_fused",), ("mezo", "finetuner")):
+        made = {name: actions(model, loss)[name]() for name in names}  # momentum of one at a time, or of three
+        steps |= interleaved(options.repeats, **made)
+    result = {
+        "memory_over_sgd": memory["sample"] / memory["sgd"],
+        "fused_memory_over_sgd": memory["sample_fused"] / memory["sgd"],
+        "time_over_sgd": steps["sample"] / steps["sgd"],
+        "expected_time_over_sgd": steps["expected"] / steps["sgd"],
+        "finetuner_step_over_mezo": steps["finetuner"] / steps["mezo"],
+        "finetuner_memory_over_mezo": memory["finetuner"] / memory["mezo"],
+        "expected_memory_over_sgd": memory["expected"] / memory["sgd"],
+        "expected_fused_memory_over_sgd": memory["expected_fused"] / memory["sgd"],
+        "memory_bytes": memory,
+    }
+    print(f"{options.model}, batch {options.batch} x {options.length} tokens, float32, SGD with momentum {MOMENTUM}")
+    report({}, steps, memory, result, 8, options.json)
+
+
+if __name__ == "__main__":
+    main()
