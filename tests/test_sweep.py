@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from zolab.records import load_record
-from zolab.sweep import load_plan, sweep
+from zolab.sweep import forwards_ratio, load_plan, sweep
 
 PLAN = {
     "base": {
@@ -91,3 +91,24 @@ def test_a_run_that_diverges_loses_the_search(tmp_path):
 def test_a_wrong_plan_is_refused_before_anything_runs(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         load_plan(written(tmp_path, **changes))
+
+
+def curve(*losses, seeds=1):
+    """What a sweep finds for a method whose dev loss falls like this, evaluated every 10 forward passes."""
+    outcome = {"dev_curve": [[10 * k, loss] for k, loss in enumerate(losses)]}
+    return {"seeds": {str(seed): outcome for seed in range(seeds)}}
+
+
+@pytest.mark.parametrize(
+    ("method", "ratio"),
+    [
+        (curve(1.0, 0.8, 0.6), 1.0),
+        (curve(1.0, 0.6, 0.5), 0.5),  # 10 forward passes to 0.6, where the base takes 20
+        (curve(1.0, 0.9, 0.8), 2.0),  # 20 to 0.8, where the base takes 10
+        (curve(1.0, 0.7, 0.9), 10 / 15),  # 0.7 is its lowest; the base passes it after 15
+        (curve(1.0, 1.1, 1.2), math.inf),
+        ({"seeds": {"0": curve(1.0, 0.5)["seeds"]["0"], "1": {"dev_loss": None}}}, math.inf),
+    ],
+)
+def test_forwards_are_compared_at_the_lowest_loss_that_both_reach(method, ratio):
+    assert forwards_ratio(method, curve(1.0, 0.8, 0.6)) == pytest.approx(ratio)

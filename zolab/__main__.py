@@ -1,4 +1,4 @@
-"""Command line: `python -m zolab finetune ...`, `evaluate ...`, `replay ...`, `sweep ...`, `metatrain ...`; --help explains every option."""
+"""Command line: `python -m zolab COMMAND ...`, one of `COMMANDS` below; --help explains every option."""
 
 import argparse
 import sys

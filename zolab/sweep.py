@@ -123,20 +123,18 @@ def _outcome(plan: dict[str, Any], name: str, lr: float, seed: int, out: Path, p
 
 
 def forwards_ratio(method: dict[str, Any], base: dict[str, Any]) -> float:
-    """Forward passes that a method takes to reach the base method's final dev loss, over those that the base took.
+    """Forward passes that a method takes over those that a base method takes, to the lowest dev loss that both reach.
 
-    Of loss curves averaged over the seeds, the lowest so far, linear in between. A method that does not get there within its
-    run has the inverse: the base's length over what the base takes to reach the method's final loss. Infinite if the method
-    never goes below the loss before training.
+    Of loss curves averaged over the seeds, the lowest so far, linear in between. Infinite if the method never goes below the
+    loss before training, or if one of its runs diverged.
 
     Args:
         method, base: what `sweep` found for them, with the same seeds and equal runs.
     """
     (forwards, ours), (_, theirs) = _mean_curve(method), _mean_curve(base)
-    if ours[-1] <= theirs[-1]:
-        return _reached(forwards, ours, theirs[-1]) / forwards[-1]
-    reached = _reached(forwards, theirs, ours[-1])
-    return forwards[-1] / reached if reached else math.inf
+    goal = max(ours[-1], theirs[-1])
+    needed = _reached(forwards, theirs, goal)
+    return _reached(forwards, ours, goal) / needed if needed else math.inf
 
 
 def _mean_curve(found: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
