@@ -7,6 +7,7 @@ edge) and `seeds`. Every run has its own folder, so a stopped sweep goes on wher
 
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,30 @@ def _outcome(plan: dict[str, Any], name: str, lr: float, seed: int, out: Path, p
         "seconds": run["timing"]["wall_seconds"],
         "peak_bytes": run["timing"]["peak_bytes"],
     }
+
+
+def compare(
+    plan: dict[str, Any], task: str, variants: dict[str, dict[str, Any]], out: str | os.PathLike
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """One method of a plan, and variants of it, each at its own best learning rate.
+
+    Args:
+        plan: from `load_plan`.
+        task: the method, called "mezo" beside its variants.
+        variants: for each name the settings that differ.
+        out: folder for the runs.
+
+    Yields:
+        Name and outcome, as `sweep` has it, with `forwards_over_mezo`, the `forwards_ratio` to the method itself.
+    """
+    method, base = plan["methods"][task], None
+    for name, settings in {"mezo": {}, **variants}.items():
+        run = f"{task}-{name}"
+        found = sweep({**plan, "methods": {run: {**method, **settings}}}, out)[run]
+        base = base or found
+        ratio = forwards_ratio(found, base)
+        print(f"{task:12} {name:18} lr {found['lr']:.2e}   forward passes over MeZO's {ratio:.2f}", flush=True)
+        yield name, {**found, "forwards_over_mezo": ratio}
 
 
 def forwards_ratio(method: dict[str, Any], base: dict[str, Any]) -> float:

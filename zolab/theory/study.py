@@ -8,7 +8,7 @@ import numpy as np
 from zolab.config import Config
 from zolab.models import load_model
 from zolab.records import environment, save_record
-from zolab.sweep import forwards_ratio, load_plan, sweep
+from zolab.sweep import compare, load_plan
 from zolab.tasks import load_task
 from zolab.theory.measure import gauss_newton_terms
 from zolab.theory.terms import StepTerms
@@ -41,29 +41,28 @@ def study(plan_path: Path, out: Path, record_path: Path, names: tuple[str, ...],
         examples: on which the terms are measured.
     """
     plan, result = load_plan(plan_path), {}
-    for task_name, method in plan["methods"].items():
+    for task, method in plan["methods"].items():
         config = Config(**{**plan["base"], **method})
-        terms, rank = _terms(config, plan["seeds"][0], examples)
-        one = np.ones(len(terms.sizes))
-        sigmas = {"mezo": one, **{name: sigma for name, sigma in scales_of(terms).items() if name in names}}
-        entry = result[task_name] = {"effective_rank": rank, "methods": {}}
-        for name, sigma in sigmas.items():
-            lr = float(method["lr"]) * float(terms.best_lr(sigma) / terms.best_lr(one))
-            own = {} if name == "mezo" else {"optim_args": f"sigma={[float(f'{s:.4g}') for s in sigma]}"}
-            runs = sweep({**plan, "methods": {f"{task_name}-{name}": {**method, **own, "lr": float(f"{lr:.3g}")}}}, out)
-            predicted = float(terms.best_change(sigma) / terms.best_change(one))
-            entry["methods"][name] = {"sigma": sigma.tolist(), "predicted_gain": predicted, **runs[f"{task_name}-{name}"]}
-            base = entry["methods"]["mezo"]
-            entry["methods"][name]["forwards_over_mezo"] = ratio = forwards_ratio(entry["methods"][name], base)
-            print(
-                f"{task_name:10} {name:15} forwards over MeZO's {ratio:.2f}, predicted gain of a step {predicted:.2f}",
-                flush=True,
-            )
+        terms, rank = terms_of(config, plan["seeds"][0], examples)
+        sigmas = {name: sigma for name, sigma in scales_of(terms).items() if name in names}
+        variants = {name: with_sigma(sigma, terms, float(method["lr"])) for name, sigma in sigmas.items()}
+        entry = result[task] = {"effective_rank": rank, "methods": {}}
+        for name, found in compare(plan, task, variants, out):
+            sigma = sigmas.get(name, np.ones(len(terms.sizes)))
+            gain = float(terms.best_change(sigma) / terms.best_change(np.ones(len(sigma))))
+            entry["methods"][name] = {"sigma": sigma.tolist(), "predicted_gain": gain, **found}
             save_record({"config": plan, "result": result, **environment()}, record_path)
     return result
 
 
-def _terms(config: Config, seed: int, examples: int) -> tuple[StepTerms, dict[str, float]]:
+def terms_of(config: Config, seed: int, examples: int = EXAMPLES) -> tuple[StepTerms, dict[str, float]]:
+    """Gauss-Newton terms of a configuration's base model on its first training examples."""
     task, (model, tokenizer) = load_task(config.task), load_model(config.model)
     train = task.sample(seed, config.train, config.dev, config.test).train[:examples]
     return gauss_newton_terms(model, task, tokenizer, train, config.batch_size, MINIBATCHES)
+
+
+def with_sigma(sigma: np.ndarray, terms: StepTerms, lr: float) -> dict[str, Any]:
+    """Settings of MeZO with fixed scales: the search for their learning rate starts where one step's best is, beside MeZO's."""
+    ratio = float(terms.best_lr(sigma) / terms.best_lr(np.ones(len(sigma))))
+    return {"lr": float(f"{lr * ratio:.3g}"), "optim_args": f"sigma={[float(f'{s:.4g}') for s in sigma]}"}
