@@ -1,0 +1,112 @@
+"""Studies: scales of the theory and controls of a PertNN become runs, each with its own learning rate and record."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from zolab.blocks import split
+from zolab.l2l.__main__ import main as l2l_main
+from zolab.l2l.controls import CONTROLS, study
+from zolab.models import fingerprint, load_model
+from zolab.pertnn import PertNN
+from zolab.records import load_record
+from zolab.sweep import load_plan
+from zolab.theory.__main__ import main as theory_main
+from zolab.theory.measure import BlockStatistics
+
+PLAN = {
+    "base": {
+        **{"model": "tiny-reviews", "optimizer": "mezo", "batch_size": 2, "steps": 2},
+        **{"train": 8, "dev": 4, "test": 2, "eval_every": 1},
+    },
+    "factor": 3,
+    "extend": 0,
+    "seeds": [0],
+    "methods": {"sentence": {"task": "reviews_sentence", "lr": 1e-4}},
+}
+
+
+@pytest.fixture
+def plan(tmp_path):
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml.safe_dump(PLAN))
+    return path
+
+
+@pytest.fixture
+def pertnn(tmp_path):
+    model, _ = load_model("tiny-reviews")
+    about = {"base_model": "tiny-reviews", "fingerprint": fingerprint(model), "training_data": "", "licence": "MIT"}
+    PertNN(split(model), hidden=4, seed=7).save(tmp_path / "pertnn", **about, metrics={})
+    return str(tmp_path / "pertnn")
+
+
+def command(monkeypatch, main, *words):
+    monkeypatch.setattr(sys, "argv", ["program", *map(str, words)])
+    return main()
+
+
+def test_every_control_is_a_run(tmp_path, plan, pertnn):
+    result = study(plan, pertnn, tmp_path / "runs", tmp_path / "record.json", tuple(CONTROLS))
+    found = result["sentence"]
+    untrained = {"untrained0", "untrained1", "untrained2"}
+    assert set(found) == {"mezo", *CONTROLS} - {"untrained"} | untrained
+    assert all(len(entry["searched"]) == 3 and entry["forwards_over_mezo"] > 0 for entry in found.values())
+    assert found["mezo"]["forwards_over_mezo"] == 1
+    assert load_record(tmp_path / "record.json")["result"] == json.loads(json.dumps(result))
+    permuted = PertNN.read(tmp_path / "runs" / "pertnn" / "permuted")
+    trained = PertNN.read(pertnn)
+    order = [int((trained.b2 == value).nonzero()) for value in permuted.b2]
+    assert sorted(order) == list(range(len(trained.blocks))) != order
+    assert torch.equal(permuted.w1, trained.w1[order])
+
+
+def test_the_frozen_control_keeps_its_first_scales(tmp_path, plan, pertnn):
+    study(plan, pertnn, tmp_path / "runs", tmp_path / "record.json", ("trained", "frozen"))
+    kept = {}
+    for name in ("trained", "frozen"):
+        folder = next((tmp_path / "runs").glob(f"sentence-{name}-*"))
+        steps = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        kept[name] = [entry["sigmas"] for entry in steps if entry["event"] == "step"]
+    assert kept["frozen"][0] == kept["frozen"][1] == kept["trained"][0] != kept["trained"][1]
+
+
+def test_an_unknown_control_is_refused(plan, pertnn, tmp_path, monkeypatch, capsys):
+    words = ("--pertnn", pertnn, "--out", tmp_path / "runs", "--record", tmp_path / "record.json", "--controls", "luck")
+    assert command(monkeypatch, l2l_main, plan, *words) == 1
+    assert capsys.readouterr().err.startswith("error: unknown control luck; choose among trained, frozen")
+
+
+def test_the_theorys_scales_are_runs_on_the_budget(plan, tmp_path, monkeypatch):
+    words = ("study", plan, "--out", tmp_path / "runs", "--record", tmp_path / "record.json", "--scales", "bound")
+    assert command(monkeypatch, theory_main, *words, "bound_permuted") == 0
+    found = load_record(tmp_path / "record.json")["result"]["sentence"]["methods"]
+    sizes = np.array(split(load_model("tiny-reviews")[0]).sizes)
+    for entry in found.values():
+        assert np.square(entry["sigma"]) @ sizes == pytest.approx(sizes.sum())
+    assert found["mezo"]["predicted_gain"] == 1
+    assert sorted(np.argsort(found["bound"]["sigma"])) == list(range(len(sizes)))
+    assert found["bound"]["sigma"] != found["bound_permuted"]["sigma"]
+
+
+def test_statistics_are_kept_as_a_file(tmp_path, monkeypatch, capsys):
+    words = ("--model", "tiny-reviews", "--task", "reviews_sentence", "--examples", 4, "--probes", 2)
+    assert command(monkeypatch, theory_main, "measure", *words, "--record", tmp_path / "record.json") == 0
+    record = load_record(tmp_path / "record.json")
+    found = BlockStatistics.of(record["result"]["blocks"])
+    assert len(found.names) == 20
+    assert "20 blocks in" in capsys.readouterr().out
+    assert record["config"]["probes"] == 2
+
+
+def test_a_plan_that_is_wrong_is_refused_in_one_sentence(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml.safe_dump({**PLAN, "seeds": []}))
+    with pytest.raises(ValueError, match="at least one seed"):
+        load_plan(path)
+    assert command(monkeypatch, theory_main, "study", path, "--out", tmp_path, "--record", tmp_path / "record.json") == 1
+    assert capsys.readouterr().err.count("\n") == 1
