@@ -2,6 +2,7 @@
 
 import copy
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -13,10 +14,13 @@ from torch import nn
 from zolab import Direction, MeZO, Trajectory, ZOFineTuner, replay
 from zolab.blocks import moments, split
 from zolab.config import Config
+from zolab.finetune import finetune
+from zolab.models import load_model
 from zolab.noise import GivenDirection
 from zolab.optim import reference
 from zolab.pertnn import PertNN
 from zolab.reversible import MomentsUpdate, Perturbation, Update
+from zolab.runlog import RunLog
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
@@ -221,3 +225,33 @@ def test_the_global_generator_is_left_alone():
     before = torch.get_rng_state()
     ZOFineTuner(model.named_parameters(), PertNN(split(model)), lr=1e-3).step(loss_of(model))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_run_does_not_go_on_with_another_pertnn(tmp_path, monkeypatch):
+    model, _ = load_model("tiny-reviews")
+    about = {**ABOUT, "base_model": "tiny-reviews"}
+    PertNN(split(model), hidden=4).save(tmp_path / "pertnn", **about)
+    arguments = f"pertnn={str(tmp_path / 'pertnn')!r}"
+    sizes = {"batch_size": 2, "steps": 3, "train": 8, "dev": 4, "test": 2, "eval_every": 3}
+    config = Config(
+        model="tiny-reviews", task="reviews_sentence", optimizer="zo_finetuner", optim_args=arguments, lr=1e-4, **sizes
+    )
+    whole = finetune(config, tmp_path / "whole", progress=False)
+    append, calls = RunLog.append, [0]
+
+    def stop(self, event, **fields):
+        append(self, event, **fields)
+        calls[0] += event == "step"
+        if calls[0] == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "append", stop)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(config, tmp_path / "stopped", progress=False)
+    shutil.copytree(tmp_path / "stopped", tmp_path / "other")
+    again = finetune(config, tmp_path / "stopped", progress=False)
+    assert equal(weights(again.model), weights(whole.model))
+    PertNN(split(model), hidden=4, seed=1).save(tmp_path / "pertnn", **about)
+    with pytest.raises(ValueError, match=r"is no longer what .*other was started with; use --overwrite"):
+        finetune(config, tmp_path / "other", progress=False)

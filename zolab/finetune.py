@@ -5,6 +5,7 @@ A run lives in a folder: `log.jsonl` (every event as it happens), `weights-N.saf
 configuration again in the same folder goes on where it stopped, to the bit; a finished run is only read.
 """
 
+import json
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -112,6 +113,7 @@ class _Session:
     def _train(self) -> None:
         config, steps = self.config, [_step_record(entry) for entry in self.log.of("step")]
         self._weights_at(len(steps), steps)
+        self._check_same_optimizer()
         line = {"file": sys.stdout, "disable": not self.progress, "unit": "step", "mininterval": 1, "ncols": 110}
         bar = tqdm(total=config.steps, initial=len(steps), **line)
         with bar:
@@ -124,6 +126,14 @@ class _Session:
                     self.checkpoints.save(self.model, step, self._best()["step"])
                 self._step(step)
                 bar.update()
+
+    def _check_same_optimizer(self) -> None:
+        """What a setting names, such as a PertNN's folder, may have changed since the run began."""
+        settings, known = self.optimizer.trajectory.settings, self.log.of("optimizer")
+        if not known:
+            self.log.append("optimizer", settings=settings)
+        elif known[0]["settings"] != json.loads(json.dumps(settings)):
+            raise ValueError(f"{self.config.optim_args} is no longer what {self.out} was started with; use --overwrite.")
 
     def _step(self, step: int) -> None:
         batch = self.task.encode(self.tokenizer, self._batch(step)).to(self.config.device)
