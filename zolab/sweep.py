@@ -2,12 +2,15 @@
 
 A plan is a YAML file: `base` (settings that all runs share), `methods` (for each name the settings that differ, `lr` being
 where the search starts), `factor` (between neighbouring learning rates), `extend` (how often the search may go on past its
-edge) and `seeds`. Every run has its own folder, so a stopped sweep goes on where it stopped.
+edge) and `seeds`. With `search: all`, the rate that was best on the first seed gives way to a neighbour as long as that is
+better on average over all seeds: the best rate of one seed may be one at which another breaks. Every run has its own folder,
+so a stopped sweep goes on where it stopped.
 """
 
 import math
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,9 @@ def load_plan(path: str | os.PathLike) -> dict[str, Any]:
         ValueError: a key is missing or unknown, or a setting is wrong.
     """
     plan = yaml.safe_load(Path(path).read_text())
-    require(isinstance(plan, dict) and set(plan) == set(PLAN), f"{path} must have exactly the keys {', '.join(PLAN)}.")
+    keys = f"{path} must have exactly the keys {', '.join(PLAN)}, and may have search."
+    require(isinstance(plan, dict) and set(plan) - {"search"} == set(PLAN), keys)
+    require(plan.get("search", "first") in ("first", "all"), f"search must be first or all, got {plan.get('search')!r}.")
     require(
         plan["factor"] > 1 and plan["extend"] >= 0 and plan["seeds"], "factor > 1, extend >= 0 and at least one seed, please."
     )
@@ -55,41 +60,50 @@ def sweep(plan: dict[str, Any], out: str | os.PathLike, progress: bool = True) -
         progress: show progress lines.
 
     Returns:
-        The record: for each method the searched learning rates with their final dev loss (None where the run diverged), the
-        chosen one, and the outcome of each seed.
+        The record: for each method the searched learning rates with their final dev loss on the first seed (None where the
+        run diverged), those compared on all seeds with the mean, the chosen one, and the outcome of each seed.
     """
-    out, record, first = Path(out), {}, plan["seeds"][0]
+    out, record = Path(out), {}
     for name in plan["methods"]:
-        tried = _search(plan, name, out, progress)
-        best = min(tried, key=lambda lr: _loss(tried[lr]))
-        others = {seed: _outcome(plan, name, best, seed, out, progress) for seed in plan["seeds"][1:]}
-        record[name] = {
-            "lr": best,
-            "searched": {f"{lr:.3g}": None if _loss(tried[lr]) == math.inf else _loss(tried[lr]) for lr in sorted(tried)},
-            "seeds": {str(seed): outcome for seed, outcome in {first: tried[best], **others}.items()},
-        }
+        record[name] = _method(plan, name, out, progress)
         save_record({"config": plan, "result": record, **environment()}, out / "record.json")
     return record
 
 
-def _search(plan: dict[str, Any], name: str, out: Path, progress: bool) -> dict[float, dict[str, Any]]:
-    """The first seed's outcome by learning rate: the start and its neighbours, then on past the edge while the edge is best."""
-    start, factor = float(plan["methods"][name]["lr"]), plan["factor"]
+def _method(plan: dict[str, Any], name: str, out: Path, progress: bool) -> dict[str, Any]:
+    """A method's search and its outcome on every seed at the best learning rate."""
+    start, factor, (first, *others) = float(plan["methods"][name]["lr"]), plan["factor"], plan["seeds"]
 
     def rate(place: int) -> float:
         return float(f"{start * factor**place:.3g}")
 
-    def outcome_at(place: int) -> dict[str, Any]:
-        return _outcome(plan, name, rate(place), plan["seeds"][0], out, progress)
+    @cache
+    def outcome_at(place: int, seed: int = first) -> dict[str, Any]:
+        return _outcome(plan, name, rate(place), seed, out, progress)
 
-    tried = {place: outcome_at(place) for place in (-1, 0, 1)}
+    @cache
+    def mean_at(place: int) -> float:
+        return sum(_loss(outcome_at(place, seed)) for seed in plan["seeds"]) / len(plan["seeds"])
+
+    def told(losses: dict[int, float]) -> dict[str, float | None]:
+        return {f"{rate(place):.3g}": losses[place] if math.isfinite(losses[place]) else None for place in sorted(losses)}
+
+    tried = {place: _loss(outcome_at(place)) for place in (-1, 0, 1)}
     for _ in range(plan["extend"]):
-        best = min(tried, key=lambda place: _loss(tried[place]))
+        best = min(tried, key=tried.__getitem__)
         if min(tried) < best < max(tried):
             break
         place = best - 1 if best == min(tried) else best + 1
-        tried[place] = outcome_at(place)
-    return {rate(place): outcome for place, outcome in tried.items()}
+        tried[place] = _loss(outcome_at(place))
+    best, found = min(tried, key=tried.__getitem__), {"searched": told(tried)}
+    if plan.get("search") == "all":
+        means: dict[int, float] = {}
+        while not means or best != min(means, key=means.__getitem__):
+            best = min(means, key=means.__getitem__) if means else best
+            means |= {place: mean_at(place) for place in (best, best - 1, best + 1)}
+        found["searched_all"] = told(means)
+    seeds = {str(seed): outcome_at(best, seed) for seed in (first, *others)}
+    return {"lr": rate(best), **found, "seeds": seeds}
 
 
 def _loss(outcome: dict[str, Any]) -> float:
