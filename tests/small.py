@@ -6,6 +6,7 @@ from torch import nn
 from zolab import METHODS
 from zolab.blocks import split
 from zolab.pertnn import PertNN
+from zolab.runlog import RunLog
 
 
 def network(dtype=torch.float32):
@@ -38,3 +39,16 @@ def maker(name):
         return METHODS[name](params, PertNN(split((str(j), p) for j, p in enumerate(params))), **settings)
 
     return make
+
+
+def stop_after(steps, monkeypatch):
+    """Ctrl-C after this many steps have been written into a run's log."""
+    append, calls = RunLog.append, [0]
+
+    def stop(self, event, **fields):
+        append(self, event, **fields)
+        calls[0] += event == "step"
+        if calls[0] == steps:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunLog, "append", stop)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from small import equal, loss_of, network, weights
+from small import equal, loss_of, network, stop_after, weights
 from torch import nn
 from torch.func import functional_call
 
@@ -208,16 +208,8 @@ def test_a_stopped_meta_training_goes_on_to_the_same_bits(tmp_path, monkeypatch)
     for outer in ("sgd", "adam"):
         config = MetaConfig(**TINY, outer=outer)
         whole = meta_train(config, tmp_path / outer, progress=False)
-        append, calls = RunLog.append, [0]
-
-        def stop(self, event, append=append, calls=calls, **fields):
-            append(self, event, **fields)
-            calls[0] += event == "step"
-            if calls[0] == 4:
-                raise KeyboardInterrupt
-
         with monkeypatch.context() as patch:
-            patch.setattr(RunLog, "append", stop)
+            stop_after(4, patch)
             with pytest.raises(KeyboardInterrupt):
                 meta_train(config, tmp_path / f"{outer}-stopped", progress=False)
         again = meta_train(config, tmp_path / f"{outer}-stopped", progress=False)

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from small import equal, loss_of, network, weights
+from small import equal, loss_of, network, stop_after, weights
 from test_pertnn import ABOUT, sequential
 from torch import nn
 
@@ -20,7 +20,6 @@ from zolab.noise import GivenDirection
 from zolab.optim import reference
 from zolab.pertnn import PertNN
 from zolab.reversible import MomentsUpdate, Perturbation, Update
-from zolab.runlog import RunLog
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
@@ -237,16 +236,8 @@ def test_a_run_does_not_go_on_with_another_pertnn(tmp_path, monkeypatch):
         model="tiny-reviews", task="reviews_sentence", optimizer="zo_finetuner", optim_args=arguments, lr=1e-4, **sizes
     )
     whole = finetune(config, tmp_path / "whole", progress=False)
-    append, calls = RunLog.append, [0]
-
-    def stop(self, event, **fields):
-        append(self, event, **fields)
-        calls[0] += event == "step"
-        if calls[0] == 2:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(RunLog, "append", stop)
+        stop_after(2, patch)
         with pytest.raises(KeyboardInterrupt):
             finetune(config, tmp_path / "stopped", progress=False)
     shutil.copytree(tmp_path / "stopped", tmp_path / "other")

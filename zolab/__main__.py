@@ -2,21 +2,25 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from transformers import HfArgumentParser
+
+from zolab.commands import reported
+
+
+def _parser(name: str, command: Callable, kind: type = argparse.ArgumentParser, *settings: type):
+    """A parser whose help is the command's first line, with every default."""
+    about = {"prog": f"python -m zolab {name}", "description": command.__doc__}
+    return kind(*settings, **about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 
 
 def finetune_command(arguments: list[str]) -> None:
     """Fine-tune a model; started again in the same folder, the run goes on where it stopped."""
     from zolab.finetune import Config, finetune
 
-    parser = HfArgumentParser(
-        Config,
-        prog="python -m zolab finetune",
-        description=finetune_command.__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = _parser("finetune", finetune_command, HfArgumentParser, Config)
     parser.add_argument("--out", required=True, help="folder of the run; a stopped run in it goes on", default=None)
     parser.add_argument("--overwrite", action="store_true", help="discard an earlier run in the folder")
     config, rest = parser.parse_args_into_dataclasses(arguments)
@@ -73,12 +77,7 @@ def metatrain_command(arguments: list[str]) -> None:
     from zolab.records import load_record
     from zolab.theory.measure import BlockStatistics
 
-    parser = HfArgumentParser(
-        MetaConfig,
-        prog="python -m zolab metatrain",
-        description=metatrain_command.__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = _parser("metatrain", metatrain_command, HfArgumentParser, MetaConfig)
     parser.add_argument("--out", required=True, help="folder of PertNN, its card and the record", default=None)
     parser.add_argument("--statistics", help="record of `python -m zolab.theory measure`, for gradient curved")
     config, rest = parser.parse_args_into_dataclasses(arguments)
@@ -100,11 +99,7 @@ def evaluate_command(arguments: list[str]) -> None:
     from zolab.tasks import TASKS, load_task
     from zolab.tasks.metrics import interval
 
-    parser = argparse.ArgumentParser(
-        prog="python -m zolab evaluate",
-        description=evaluate_command.__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = _parser("evaluate", evaluate_command)
     parser.add_argument("--model", default="smollm2-135m", help="embedded name, local folder or Hub id of the model")
     parser.add_argument("--task", nargs="+", default=["rotten_tomatoes"], help=f"one or more of {', '.join(TASKS)}")
     parser.add_argument("--shots", type=int, default=0, help="solved training examples shown before each test example")
@@ -154,15 +149,7 @@ def main() -> int:
     summary = "; ".join(f"{name}: {command.__doc__}" for name, command in COMMANDS.items())
     parser.add_argument("command", choices=COMMANDS, help=f"{summary} Each has its own --help.")
     command = parser.parse_args(sys.argv[1:2]).command
-    try:
-        COMMANDS[command](sys.argv[2:])
-    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here.", file=sys.stderr)
-        return 130
-    return 0
+    return reported(lambda: COMMANDS[command](sys.argv[2:]))
 
 
 if __name__ == "__main__":

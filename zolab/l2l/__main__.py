@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from zolab.commands import reported
 from zolab.l2l.controls import CONTROLS, study
 
 
@@ -16,12 +17,7 @@ def main() -> int:
     told = "; ".join(f"{name}: {text}" for name, text in CONTROLS.items())
     parser.add_argument("--controls", nargs="+", default=list(CONTROLS), help=told)
     options = parser.parse_args()
-    try:
-        study(options.plan, options.pertnn, options.out, options.record, tuple(options.controls))
-    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return reported(lambda: study(options.plan, options.pertnn, options.out, options.record, tuple(options.controls)))
 
 
 if __name__ == "__main__":

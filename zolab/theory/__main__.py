@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+from zolab.commands import reported
 from zolab.models import load_model
 from zolab.records import environment, peak_memory, reset_peak_memory, save_record
 from zolab.tasks import load_task
@@ -43,12 +44,7 @@ def main() -> int:
     for command in (measuring, studying):
         command.add_argument("--record", type=Path, required=True, help="file of the record")
     options = parser.parse_args()
-    try:
-        options.run(options)
-    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return reported(lambda: options.run(options))
 
 
 if __name__ == "__main__":

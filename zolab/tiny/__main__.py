@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from zolab.commands import reported
 from zolab.files import write_atomically
 from zolab.models import SHIPPED, load_model
 from zolab.records import environment
@@ -81,12 +82,7 @@ def main() -> int:
     studying.set_defaults(run=study_command, threads=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    try:
-        options.run(options)
-    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return reported(lambda: options.run(options))
 
 
 if __name__ == "__main__":
