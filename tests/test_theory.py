@@ -13,7 +13,7 @@ from zolab.tasks import load_task
 from zolab.tasks.scoring import option_log_probs
 from zolab.theory.bounds import CORRECTIONS, BoundTerms, best_for_bound, block_bound, mezo_bound, rank_factor
 from zolab.theory.exact import Objective, localise, sampled_change
-from zolab.theory.measure import BlockStatistics, block_statistics, gauss_newton_terms, weights_of
+from zolab.theory.measure import BlockStatistics, block_statistics, gauss_newton_terms, operator_norm, weights_of
 from zolab.theory.terms import StepTerms
 
 
@@ -213,7 +213,7 @@ def reviews():
     return model.eval(), tokenizer, task, task.sample(0, 50, 2, 2).train[:6]
 
 
-def test_hutchinsons_traces_are_the_hessians():
+def test_traces_and_norms_by_products_are_the_hessians():
     """On a model small enough for the Hessian, with many probes, within the estimator's own error."""
     model, tokenizer = load_model("tiny-random-llama")
     task = load_task("rotten_tomatoes")
@@ -229,6 +229,10 @@ def test_hutchinsons_traces_are_the_hessians():
     z = (found.traces - local.traces) / np.maximum(found.errors, 1e-7)
     print("z-scores", z.round(2))
     assert (np.abs(z) < 4).all()
+    parameters = dict(model.named_parameters())
+    for name in local.blocks.tensors:
+        norm = operator_norm(lambda: losses(model).mean(), [parameters[name]])
+        assert norm == pytest.approx(local.norms[local.blocks.names.index(name)], rel=2e-2)
     spread = len(examples) / (len(examples) - 1)
     np.testing.assert_allclose(found.variances, local.variances * spread, rtol=1e-3, atol=1e-9)
     np.testing.assert_allclose(found.squares, local.squares - local.variances * spread / 4, rtol=2e-3, atol=1e-7)
@@ -253,6 +257,13 @@ def test_gauss_newton_terms_are_the_matrixs(reviews):
     assert rank["largest"] == pytest.approx(np.square(along).sum() / terms.squares.sum(), rel=1e-3)
     assert rank["ratio"] == pytest.approx(sum(traces) / rank["largest"], rel=1e-3)
     assert np.linalg.eigvalsh(terms.matrix).min() > -1e-6 * np.abs(terms.matrix).max()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_the_norm_of_a_small_block(size):
+    x = nn.Parameter(torch.ones(size, dtype=torch.float64))
+    curvature = torch.arange(1.0, size + 1, dtype=torch.float64) * -2
+    assert operator_norm(lambda: (curvature * x**2).sum() / 2, [x]) == pytest.approx(2 * size)
 
 
 def test_a_task_without_options_has_no_such_matrix(reviews):
