@@ -36,6 +36,7 @@ PANELS = {
     "two_point": "eps=10**-4.5",
     "horizon": "horizon=28",
     "block_scales": "sigma1=0.25, sigma2=1.3, lr=10**-0.9",
+    "bounds": "curvature_ratio=10**-0.3, lr=10**-0.6",
 }
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to look with; get it with: apt-get install chromium")
@@ -178,4 +179,8 @@ def test_panels_answer_mouse_and_keyboard(lab):
     with panel.goal_met():
         panel.press("sigma 1", "ArrowRight")
     keep(page, "block_scales")
+    panel = PanelOnPage(page, "curvature ratio")
+    with panel.goal_met():
+        panel.press("learning rate", "ArrowRight")
+    keep(page, "bounds")
     assert not re.search("Traceback|Error", page.locator(".jp-Notebook").inner_text())

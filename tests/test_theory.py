@@ -12,7 +12,8 @@ from zolab.models import load_model
 from zolab.tasks import load_task
 from zolab.tasks.scoring import option_log_probs
 from zolab.theory.bounds import CORRECTIONS, BoundTerms, best_for_bound, block_bound, mezo_bound, rank_factor
-from zolab.theory.exact import Objective, localise, sampled_change
+from zolab.theory.exact import Objective, localise, sampled_change, sequential_change
+from zolab.theory.example import letter_rows, letters_model
 from zolab.theory.measure import BlockStatistics, block_statistics, gauss_newton_terms, operator_norm, weights_of
 from zolab.theory.terms import StepTerms
 
@@ -93,6 +94,33 @@ def test_on_a_two_layer_transformer_too():
     z = (mean[0] - terms.change(one, lr)) / error[0]
     print(f"z-score {z:.2f}")
     assert abs(z) < 4  # third derivatives, too, make a difference of a real loss
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_blocks_moved_one_after_the_other_separate(seed):
+    """On a block-diagonal quadratic each block's change is its own; moved all at once they cost more."""
+    model = Quadratic(seed, coupling=0.0)
+    objective = Objective(model, model.losses)
+    terms, sigma = localise(objective).step_terms(), np.array([1.2, 0.8, 1.0])
+    lr, s = float(terms.best_lr(sigma)), sigma**2
+    noise = s**2 @ (terms.squares * terms.traces + 2 * np.diag(terms.matrix))
+    mean, error = sequential_change(objective, sigma, lr, samples=10_000, seed=seed, eps=1e-2)
+    z = (mean + lr * s @ terms.squares - lr**2 / 2 * noise) / error
+    print(f"z-score {z:.2f}")
+    assert abs(z) < 3
+    assert terms.change(sigma, lr) > mean + 3 * error
+
+
+def test_the_letters_model_learns_and_can_be_made_again():
+    rows = letter_rows()
+    assert rows.shape[1] == 24
+    assert 0 <= rows.min() <= rows.max() <= 26
+    first, trained = letters_model(steps=0, rows=4), letters_model(steps=30, rows=4)
+    assert len(first.weights) == 1544
+    assert trained().shape == (4,)
+    assert trained().mean() < first().mean() - 0.2
+    assert torch.equal(first.weights, letters_model(steps=0, rows=4).weights)
+    assert not torch.equal(first.weights, letters_model(seed=1, steps=0, rows=4).weights)
 
 
 def random_terms(seed, blocks=6):

@@ -18,8 +18,8 @@ from zolab.widgets import (
     PANELS,
     View,
     block_scales_view,
+    bounds_view,
     choice,
-    expected_change,
     explore,
     extremes,
     horizon_panel,
@@ -35,7 +35,8 @@ from zolab.widgets import (
     two_point_view,
     whole,
 )
-from zolab.widgets.block_scales import best_change, on_budget, two_blocks
+from zolab.widgets import bounds as bounds_module
+from zolab.widgets.block_scales import two_blocks
 from zolab.widgets.horizon import LONG
 from zolab.widgets.two_point import secant_slope
 from zolab.widgets.walks import walk
@@ -276,23 +277,13 @@ class TestHorizon:
 
 class TestBlockScales:
     def test_expected_change_is_the_mean_of_many_steps(self):
-        blocks, sigmas, lr, place = two_blocks(), np.array([0.4, 1.2]), 0.02, LANDSCAPES["two_blocks"]
+        sigmas, lr, place = np.array([0.4, 1.2]), 0.02, LANDSCAPES["two_blocks"]
         z = np.random.default_rng(0).normal(size=(400_000, 2)) * sigmas
         slopes = z @ np.array(place.gradient(*place.start))
         changes = place(*(np.array(place.start) - lr * slopes[:, None] * z).T) - place(*place.start)
         error = changes.std() / len(changes) ** 0.5
-        assert abs(changes.mean() - expected_change(sigmas, lr, blocks)) < 4 * error
+        assert abs(changes.mean() - two_blocks().change(sigmas, lr)) < 4 * error
         assert error < 0.01 * abs(changes.mean())
-
-    @pytest.mark.parametrize("sigmas", [(1.0, 1.0), (0.3, 1.3)])
-    def test_best_change_is_at_its_best_learning_rate(self, sigmas):
-        lr, best = best_change(np.array(sigmas), two_blocks())
-        nearby = [expected_change(np.array(sigmas), lr * factor, two_blocks()) for factor in (0.99, 1, 1.01)]
-        assert min(nearby) == nearby[1] == pytest.approx(best)
-
-    def test_budget(self):
-        blocks = two_blocks()
-        assert np.allclose(np.square(on_budget(np.array([0.0, 0.5, 1.0]), blocks)) @ blocks.sizes, blocks.sizes.sum())
 
     def test_the_goal_takes_both_scales_and_the_learning_rate(self):
         assert not block_scales_view().met
@@ -307,3 +298,29 @@ class TestBlockScales:
     def test_bad_arguments(self, change):
         with pytest.raises(ValueError, match="must"):
             block_scales_view(**change)
+
+
+class TestBounds:
+    def test_the_best_gain_is_the_best_scales(self):
+        terms, _ = bounds_module.two_blocks(30.0, 2.0)
+        lrs = np.array([1e-3, 0.05, 0.3])
+        on_budget = [-terms.change(terms.best_sigma(lr), lr) for lr in lrs]
+        assert np.allclose(bounds_module.best_gain(terms, lrs, True), on_budget, rtol=1e-3)
+        free = -terms.best_change(terms.best_sigma())
+        assert np.allclose(bounds_module.best_gain(terms, lrs, False), free, rtol=1e-3)
+
+    def test_the_goal_takes_a_flat_small_block_and_a_rate(self):
+        assert not bounds_view().met
+        assert not bounds_view(budget=False).met
+        assert not bounds_view(0.5, lr=0.1).met
+        assert bounds_view(0.5, lr=1.0).met
+        assert bounds_view(0.5, lr=0.1, budget=False).met
+
+    def test_it_says_where_the_sum_is_no_bound(self):
+        (note,) = bounds_view(lr=1.0).notes
+        assert "it is no bound" in note
+
+    @pytest.mark.parametrize("change", [{"curvature_ratio": 0.0}, {"noise": -1.0}, {"lr": 11.0}])
+    def test_bad_arguments(self, change):
+        with pytest.raises(ValueError, match="must lie in"):
+            bounds_view(**change)

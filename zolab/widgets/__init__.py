@@ -1,6 +1,7 @@
 """Slider panels, each a view of a pure function (`..._view`) that notebooks call plainly before they show the panel."""
 
-from zolab.widgets.block_scales import block_scales_panel, block_scales_view, expected_change
+from zolab.widgets.block_scales import block_scales_panel, block_scales_view
+from zolab.widgets.bounds import bounds_panel, bounds_view
 from zolab.widgets.horizon import horizon_panel, horizon_view, mass_kept
 from zolab.widgets.landscape import landscape_panel, landscape_view
 from zolab.widgets.panel import Panel, View, choice, explore, extremes, log_number, number, several, switch, whole
@@ -11,6 +12,7 @@ PANELS = {
     "two_point": two_point_panel,
     "horizon": horizon_panel,
     "block_scales": block_scales_panel,
+    "bounds": bounds_panel,
 }
 
 __all__ = [
@@ -19,8 +21,9 @@ __all__ = [
     "View",
     "block_scales_panel",
     "block_scales_view",
+    "bounds_panel",
+    "bounds_view",
     "choice",
-    "expected_change",
     "explore",
     "extremes",
     "horizon_panel",
