@@ -103,7 +103,8 @@ class PanelOnPage:
     def __init__(self, page, label):
         self.page = page
         self.box = page.locator(".jp-OutputArea-output > .widget-vbox", has_text=label)
-        self.goal, self.image = self.box.get_by_role("status"), self.box.locator("img")
+        self.goal = self.box.get_by_role("status").first  # a note may stand below it
+        self.image = self.box.locator("img")
         self.image.wait_for()
         self.image.scroll_into_view_if_needed()
 
