@@ -180,7 +180,7 @@ def test_panels_answer_mouse_and_keyboard(lab):
     with panel.goal_met():
         panel.press("sigma 1", "ArrowRight")
     keep(page, "block_scales")
-    panel = PanelOnPage(page, "curvature ratio")
+    panel = PanelOnPage(page, "curvatures")
     with panel.goal_met():
         panel.press("learning rate", "ArrowRight")
     keep(page, "bounds")

@@ -55,8 +55,8 @@ def bounds_panel(**start) -> Panel:
     at = settings(bounds_view, start)
     return explore(
         bounds_view,
-        curvature_ratio=log_number("curvature ratio", at.curvature_ratio, *RATIOS),
-        noise=number("noise V / (B G)", at.noise, 0, LARGEST_NOISE, 0.25),
+        curvature_ratio=log_number("curvatures", at.curvature_ratio, *RATIOS),
+        noise=number("noise", at.noise, 0, LARGEST_NOISE, 0.25),
         lr=log_number("learning rate", at.lr, *RATES),
         budget=switch("keep the budget", at.budget),
     )
