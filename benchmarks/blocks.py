@@ -39,7 +39,7 @@ def main():
     result, all_ratios = dict(spent), {}
     for name in ("tiny", "smollm2"):
         all_ratios[name] = ratios(name)
-        for suffix, method in (("", "bound"), ("_permuted", "bound_permuted"))  # the closed form:
+        for suffix, method in (("", "bound"), ("_permuted", "bound_permuted")):  # the closed form
             result[f"best_sigma_forwards_ratio_{name}{suffix}"] = all_ratios[name][method]
     print(f"{options.model}, {len(found.names)} blocks, {options.examples} examples, {options.probes} probes")
     for key, value in result.items():
