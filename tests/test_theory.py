@@ -8,13 +8,14 @@ import torch
 from scipy.optimize import minimize
 from torch import nn
 
+from zolab.blocks import weights_of
 from zolab.models import load_model
 from zolab.tasks import load_task
 from zolab.tasks.scoring import option_log_probs
 from zolab.theory.bounds import CORRECTIONS, BoundTerms, best_for_bound, block_bound, mezo_bound, rank_factor
 from zolab.theory.exact import Objective, localise, sampled_change, sequential_change
 from zolab.theory.example import letter_rows, letters_model
-from zolab.theory.measure import BlockStatistics, block_statistics, gauss_newton_terms, operator_norm, weights_of
+from zolab.theory.measure import BlockStatistics, block_statistics, gauss_newton_terms, operator_norm
 from zolab.theory.terms import StepTerms
 
 

@@ -95,6 +95,12 @@ def split(model: nn.Module | Iterable[tuple[str, Tensor]], rule: Rule = "tensor"
     return Blocks(tuple(names), tuple(sizes), tuple(name for name, _ in named), block_of, numels, ties)
 
 
+def weights_of(model: nn.Module) -> list[Tensor]:
+    """The trainable tensors, each memory once, as `split` orders them."""
+    named = dict(model.named_parameters())
+    return [named[name] for name in split(model).tensors]
+
+
 def kind_of(name: str) -> str:
     """A tensor's name without its layer number, such as self_attn.v_proj: what the same tensors of all layers share."""
     return re.sub(r"^.*?\.\d+\.", "", name).removesuffix(".weight").removeprefix("model.")

@@ -6,13 +6,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from zolab.blocks import mean_and_variance, moments, split
+from zolab.blocks import mean_and_variance, moments, split, weights_of
 from zolab.config import Config
 from zolab.models import fingerprint, load_model
 from zolab.pertnn import PertNN, features
 from zolab.records import environment, save_record
 from zolab.sweep import compare, load_plan
-from zolab.theory.measure import weights_of
 from zolab.theory.study import scales_of, terms_of, with_sigma
 from zolab.theory.terms import StepTerms
 

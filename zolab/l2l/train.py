@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from zolab.blocks import kind_of, published_weights, split
+from zolab.blocks import kind_of, published_weights, split, weights_of
 from zolab.config import option, require
 from zolab.files import replacing
 from zolab.finetune import batch_at
@@ -142,8 +142,7 @@ class _MetaSession:
         self.model, self.tokenizer = load_model(config.model, config.dtype, config.device)
         self.model.eval()
         blocks = split(self.model, RULES[config.rule])
-        named = dict(self.model.named_parameters())
-        self.tensors = [named[name] for name in blocks.tensors]
+        self.tensors = weights_of(self.model)
         weights = None
         if config.budget == "code":
             weights = published_weights(blocks, self.model.config.hidden_size, config.batch_size)

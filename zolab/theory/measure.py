@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zolab import noise
-from zolab.blocks import kind_of, split
+from zolab.blocks import kind_of, split, weights_of
 from zolab.gradients import consumed
 from zolab.noise import Direction
 from zolab.tasks import Example, Task
@@ -204,12 +204,6 @@ def operator_norm(loss: Callable[[], Tensor], tensors: Sequence[Tensor], toleran
     operator = LinearOperator((n, n), matvec=product, dtype=np.float64)
     (found,) = eigsh(operator, k=1, which="LM", v0=start, ncv=min(n, 8), tol=tolerance, return_eigenvectors=False)
     return abs(float(found))
-
-
-def weights_of(model: nn.Module) -> list[Tensor]:
-    """The trainable tensors, each memory once, as `zolab.blocks.split` orders them."""
-    named = dict(model.named_parameters())
-    return [named[name] for name in split(model).tensors]
 
 
 def squares(tensors: Sequence[Tensor]) -> np.ndarray:
