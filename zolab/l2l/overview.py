@@ -7,7 +7,7 @@ import numpy as np
 
 
 def overview(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Each method of a record, over its tasks; a diverged seed counts with an infinite loss and no metric.
+    """Each method of a record, over its tasks; a diverged seed counts with an infinite loss and a metric of zero.
 
     Args:
         record: of `zolab.l2l.controls` or `zolab.l2l.recipes`; its result is {task: {method: outcome of `zolab.sweep`}}.
