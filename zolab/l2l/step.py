@@ -128,7 +128,7 @@ class MetaStep:
         """
         direction = Direction(self.seed, self.steps)
         mean, variance = mean_and_variance(self.pertnn.blocks.totals(moments(self.tensors).T).T, self.pertnn.blocks.sizes)
-        raw = self.pertnn(features(mean, variance, history.losses, history.raw))
+        raw = self.pertnn(features(mean, variance, history.losses, history.raw).to(self.pertnn.b2.device))
         factor = self.pertnn.normaliser(raw)
         sigma = raw * (factor if self.through_budget else factor.detach())
         scales = self.pertnn.spread(sigma).tolist()
@@ -141,7 +141,7 @@ class MetaStep:
             meta_loss, ahead = self._ahead(closure, direction, [-self.lr_zo * p * scale for scale in scales])
         loss, here = self._clean_step(closure, direction)
         if ahead is None:
-            meta_loss, slope = self._expected(self.pertnn.blocks.totals(here), sigma.detach().double().numpy())
+            meta_loss, slope = self._expected(self.pertnn.blocks.totals(here), sigma.detach().double().cpu().numpy())
         else:
             along = float(np.dot(scales, ahead)) if self.gradient == "complete" else 0.0
             slope = self.pertnn.blocks.totals(-self.lr_zo * (p * ahead + (along * here if along else 0.0)))
@@ -150,7 +150,7 @@ class MetaStep:
         self.outer.step()
         history.losses, history.raw = losses, raw.tolist()
         self.steps += 1
-        return Outcome(losses, p, meta_loss, loss, raw.detach().numpy(), sigma.detach().numpy(), slope)
+        return Outcome(losses, p, meta_loss, loss, raw.detach().cpu().numpy(), sigma.detach().cpu().numpy(), slope)
 
     @torch.no_grad()
     def _probe(self, closure: Closure, direction: Direction, scales: Sequence[float]) -> tuple[float, float]:
