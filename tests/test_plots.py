@@ -10,7 +10,7 @@ import torch
 
 from zolab import MeZO
 from zolab.landscapes import LANDSCAPES, run
-from zolab.plots import METHOD_COLOURS, bars, landscape_map, look, save_figure, training_curve
+from zolab.plots import METHOD_COLOURS, bars, landscape_map, look, meta_training, save_figure, training_curve
 
 RECORD = {
     "config": {"model": "m", "task": "t", "samples": 2},
@@ -35,6 +35,25 @@ def test_training_curve_is_against_forward_passes():
     assert axes.get_xlabel() == "forward passes"
     assert "loss" in axes.get_ylabel()
     assert axes.get_title(loc="left")
+
+
+def test_meta_training_shows_resets_and_the_blocks_that_learning_moved():
+    def record(sigma):
+        steps = [{"step": i, "loss": 1.0, "meta_loss": 0.999} for i in range(6)]
+        steps[0]["sigma"], steps[4]["sigma"] = [1.0] * 8, sigma
+        return {"config": {"period": 2}, "result": {"steps": steps}}
+
+    moved = [1.0, 5.0, 1.0, 0.1, 1.1, 1.0, 3.0, 1.0]
+    figure = meta_training(record(moved))
+    clean, fall, sigma = figure.axes
+    assert list(clean.lines[0].get_ydata()) == [1.0] * 6
+    assert np.allclose(fall.lines[0].get_ydata(), 1.0)
+    assert [line.get_xdata()[0] for line in clean.lines[1:]] == [2, 4]
+    ends = [line.get_ydata()[-1] for line in sigma.lines if list(line.get_xdata()) == [0, 4]]
+    assert sorted(ends[6::2]) == [0.1, 3.0, 5.0]
+    assert ends[1::2] == [1.0] * 6
+    twin = meta_training(record(moved), record(moved)).axes[2]
+    assert {line.get_ydata()[-1] for line in twin.lines[1:12:2]} <= set(moved)
 
 
 def test_bars_show_values_and_units():

@@ -102,6 +102,40 @@ def training_curve(record: dict[str, Any], axes: Axes | None = None) -> Figure:
         return axes.figure
 
 
+def meta_training(
+    record: dict[str, Any], untrained: dict[str, Any] | None = None, axes: Sequence[Axes] | None = None
+) -> Figure:
+    """Clean loss, what a zeroth-order step would take off, and sigma of six blocks over the steps of a meta-training.
+
+    Args:
+        record: of `zolab.l2l.meta_train`; dashed lines are its resets.
+        untrained: the same without learning, dotted; sigma = 1 if it is not given. The three blocks that learning moved most
+            are red, the three that it moved least blue.
+        axes: three to draw in, from top to bottom.
+    """
+    with look():
+        axes = plt.figure(figsize=(5, 6.6)).subplots(3, sharex=True) if axes is None else axes
+        steps = record["result"]["steps"]
+        noted = [entry["step"] for entry in steps if "sigma" in entry]
+        sigma = np.array([entry["sigma"] for entry in steps if "sigma" in entry])
+        still = np.ones_like(sigma)
+        if untrained is not None:
+            still = np.array([entry["sigma"] for entry in untrained["result"]["steps"] if "sigma" in entry])
+        axes[0].plot([entry["loss"] for entry in steps], color=BLUE)
+        axes[1].plot([1e3 * (entry["loss"] - entry["meta_loss"]) for entry in steps], ".", color=GREEN)
+        order = np.abs(np.log(sigma[-1] / still[-1])).argsort()[::-1]
+        for j in (*order[-3:], *order[:3]):
+            axes[2].plot(noted, sigma[:, j], color=RED if j in order[:3] else SKY, linewidth=1.3)
+            axes[2].plot(noted, still[:, j], ":", color=BLACK, linewidth=1.2)
+        for panel in axes:
+            for reset in range(record["config"]["period"], len(steps), record["config"]["period"]):
+                panel.axvline(reset, color=BLACK, linestyle="--", linewidth=1)
+        axes[0].set_ylabel("clean loss (nats)")
+        axes[1].set(ylabel="L(θ) - L(θ') (mnat)", yscale="log")
+        axes[2].set(ylabel="σ of six blocks", yscale="log", xlabel="meta-step")
+        return axes[0].figure
+
+
 def landscape_map(
     landscape: Landscape, walks: dict[str, Descent], axes: Axes | None = None, window: tuple | None = None
 ) -> Figure:
