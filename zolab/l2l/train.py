@@ -47,6 +47,7 @@ class MetaConfig:
     train: int | None = option(300, "training examples of each task")
     gradient: str = option("sample", f"of the meta-loss: {', '.join(GRADIENTS)}")
     measured: int = option(32, f"examples behind each step's statistics, for gradient {' or '.join(MEASURED)}")
+    minibatches: int = option(4, "minibatches drawn from them, for the noise")
     through_budget: bool = option(False, "differentiate the budget's factor too; the published code does not")
     lr_zo: float = option(1e-6, "learning rate of the zeroth-order step in the meta-loss")
     eps: float = option(1e-3, "finite-difference radius, in weight units")
@@ -77,7 +78,7 @@ class MetaConfig:
 
     def validate(self) -> None:
         """Raise ValueError, naming the option, unless every value makes sense."""
-        for name in ("steps", "batch_size", "hidden", "measured"):
+        for name in ("steps", "batch_size", "hidden", "measured", "minibatches"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}.")
         for name in ("reset_below", "lr", "meta_lr", "lr_zo", "clip", "seed", "data_seed"):
             require(0 <= getattr(self, name) < math.inf, f"{name} must be at least 0, got {getattr(self, name)}.")
@@ -219,7 +220,7 @@ class _MetaSession:
         """Of the present weights, on examples that change from step to step."""
         config, task = self.config, self.tasks[turn]
         examples = batch_at(self.examples[turn], min(config.measured, len(self.examples[turn])), config.seed + 1, number)
-        settings = {"batch": config.batch_size, "rule": RULES[config.rule], "seed": number}
+        settings = {"batch": config.batch_size, "minibatches": config.minibatches, "rule": RULES[config.rule], "seed": number}
         return gauss_newton_terms(self.model, task, self.tokenizer, examples, **settings)[0]
 
     def _note(self, step: int, turn: int, outcome: Outcome) -> None:
