@@ -57,6 +57,7 @@ class MetaConfig:
     momentum: float = option(0.8, "of the model's SGD; not 0 takes memory of the weights' size")
     decay: bool = option(True, "let the model's learning rate fall linearly to zero over a period")
     clip: float = option(1.0, "largest norm of the model's gradient; 0 does not clip")
+    exact: bool = option(False, "take p from the clean gradient: two forward passes less")
     fused: bool = option(False, "take the model's step inside the backward pass; needs clip 0")
     rule: str = option("tensor", f"blocks: {', '.join(RULES)}")
     hidden: int = option(64, "tanh units of each network")
@@ -90,6 +91,7 @@ class MetaConfig:
         require(self.outer in OUTER, f"unknown outer optimizer {self.outer!r}; choose {', '.join(OUTER)}.")
         require(self.budget in BUDGETS, f"normalise must be paper, code or none, got {self.normalise!r}.")
         require(not (self.fused and self.clip), "the fused step cannot clip; set clip to 0.")
+        require(not (self.fused and self.exact), "the fused step forgets the gradients that exact needs; set one to false.")
         require(all(self.task_names), f"tasks {self.tasks!r} names an empty task; write NAME,NAME.")
         require(len(set(self.task_names)) == len(self.task_names), f"tasks {self.tasks!r} names a task twice.")
 
@@ -181,7 +183,8 @@ class _MetaSession:
         last = min(first + config.period, config.steps)
         make = self._inner()
         settings = {"lr_zo": config.lr_zo, "eps": config.eps, "gradient": config.gradient, "seed": config.seed}
-        settings |= {"through_budget": config.through_budget, "clip": config.clip or None, "fused": config.fused}
+        settings |= {"through_budget": config.through_budget, "clip": config.clip or None}
+        settings |= {"exact": config.exact, "fused": config.fused}
         taken = MetaStep(self.tensors, self.pertnn, outer, make, **settings)
         taken.steps, losses = first, []
         for step in range(first, last):
