@@ -49,11 +49,14 @@ def test_pairs_differ_in_one_question():
         "never reset": {"steps": 570, "period": 570},
         "adam": {"steps": 570, "outer": "adam", "meta_lr": 0.01},
         "both": {"steps": 570, "period": 570, "outer": "adam", "meta_lr": 0.01},
+        "expected": {"steps": 570, "outer": "adam", "meta_lr": 0.01, "gradient": "expected", "through_budget": True},
+        "larger step": {"steps": 570, "lr_zo": 1e-3, "identity": True},
     }
     found = single_changes(recipes)
-    assert found["reset"] == [("published", "never reset"), ("adam", "both")]
-    assert found["PertNN's optimizer"] == [("published", "adam"), ("never reset", "both")]
-    assert not any(pairs for question, pairs in found.items() if question not in ("reset", "PertNN's optimizer"))
+    assert found["reset"] == [("published", "never reset", "period 190 -> 570"), ("adam", "both", "period 190 -> 570")]
+    assert [pair[:2] for pair in found["gradient"]] == [("adam", "expected")]
+    assert [pair[:2] for pair in found["step in the meta-loss"]] == [("published", "larger step"), ("adam", "larger step")]
+    assert not any(pairs for question, pairs in found.items() if question not in ("reset", "gradient", "step in the meta-loss"))
     assert changes(recipes["both"]) == {"period": 570, "outer": "adam", "meta_lr": 0.01}
 
 

@@ -108,7 +108,7 @@ def meta_training(
     """Clean loss, what a zeroth-order step would take off, and sigma of six blocks over the steps of a meta-training.
 
     Args:
-        record: of `zolab.l2l.meta_train`; dashed lines are its resets.
+        record: of `zolab.l2l.meta_train` with gradient sample or complete; dashed lines are its resets.
         untrained: the same without learning, dotted; sigma = 1 if it is not given. The three blocks that learning moved most
             are red, the three that it moved least blue.
         axes: three to draw in, from top to bottom.

@@ -10,18 +10,16 @@ import numpy as np
 
 from zolab.l2l.train import MetaConfig
 
-QUESTIONS = {
+QUESTIONS = {  # the setting that is asked about, and those that go with it
     "reset": ("period", "reset_below"),
     "normalisation": ("normalise",),
-    "a network for each": ("rule",),
+    "what shares a network": ("rule",),
     "tasks": ("tasks",),
-    "gradient": ("gradient",),
+    "gradient": ("gradient", "through_budget", "lr_zo"),
     "through the budget": ("through_budget",),
+    "step in the meta-loss": ("lr_zo", "outer", "meta_lr", "identity", "input_scaling"),
     "first sigma": ("identity",),
-    "lr_zo": ("lr_zo",),
-    "PertNN's optimizer": ("outer", "meta_lr"),
 }
-Recipes = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -71,8 +69,14 @@ def changes(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if value != published.get(key)}
 
 
-def single_changes(recipes: Recipes) -> dict[str, list[tuple[str, str]]]:
-    """For each of `QUESTIONS` the pairs of recipes that differ in its settings and in no other."""
+def single_changes(recipes: Mapping[str, Mapping[str, Any]]) -> dict[str, list[tuple[str, str, str]]]:
+    """For each of `QUESTIONS` the pairs of recipes that differ in its setting, and in none but those beside it; and how."""
     full = {name: asdict(MetaConfig()) | settings for name, settings in recipes.items()}
-    differ = {(a, b): {key for key in full[a] if full[a][key] != full[b].get(key)} for a, b in combinations(full, 2)}
-    return {question: [pair for pair, keys in differ.items() if keys and keys <= set(of)] for question, of in QUESTIONS.items()}
+    found: dict[str, list[tuple[str, str, str]]] = {question: [] for question in QUESTIONS}
+    for a, b in combinations(full, 2):
+        keys = [key for key in full[a] if full[a][key] != full[b].get(key)]
+        how = ", ".join(f"{key} {full[a][key]} -> {full[b].get(key)}" for key in keys)
+        for question, (asked, *beside) in QUESTIONS.items():
+            if asked in keys and set(keys) <= {asked, *beside}:
+                found[question].append((a, b, how))
+    return found

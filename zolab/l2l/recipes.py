@@ -23,22 +23,29 @@ def load_recipes(path: Path) -> tuple[dict[str, Any], dict[str, MetaConfig]]:
     """
     plan = yaml.safe_load(path.read_text())
     require(isinstance(plan, dict) and "base" in plan.get("recipes", {}), f"{path} must have recipes, one of them called base.")
-    told = plan.pop("recipes")
-    settings: dict[str, dict[str, Any]] = {}
-    for name, own in told.items():
-        after = own.get("after", "base")
-        require(name == "base" or after in settings, f"the recipe {name} follows {after!r}, which is not one before it.")
-        settings[name] = {**settings.get(after, {}), **{key: value for key, value in own.items() if key != "after"}}
-    recipes = {}
-    for name, own in settings.items():
+    told, recipes = plan.pop("recipes"), {}
+    for name, own in settled(told).items():
         try:
             recipes[name] = MetaConfig(**own)
         except TypeError as error:
             raise ValueError(f"the settings of the recipe {name} are not a configuration ({error}).") from error
         recipes[name].validate()
-    del recipes["base"]
     check_plan(plan, path)
     return {**plan, "recipes": told}, recipes
+
+
+def settled(told: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """All settings of each recipe, from a plan or record that tells where it differs from `base` or the one it comes after.
+
+    Raises:
+        ValueError: a recipe follows none.
+    """
+    settings: dict[str, dict[str, Any]] = {}
+    for name, own in told.items():
+        after = own.get("after", "base")
+        require(name == "base" or after in settings, f"the recipe {name} follows {after!r}, which is not one before it.")
+        settings[name] = {**settings.get(after, {}), **{key: value for key, value in own.items() if key != "after"}}
+    return {name: own for name, own in settings.items() if name != "base"}
 
 
 def study(plan_path: Path, out: Path, record_path: Path) -> dict[str, Any]:
