@@ -176,6 +176,23 @@ def forwards_ratio(method: dict[str, Any], base: dict[str, Any]) -> float:
     return _reached(forwards, ours, goal) / needed if needed else math.inf
 
 
+def resampled_ratios(method: dict[str, Any], base: dict[str, Any], draws: int = 200, seed: int = 0) -> np.ndarray:
+    """`forwards_ratio` with the seeds drawn again, with replacement and the same for both: how far it rests on single runs.
+
+    Args:
+        method, base: as `forwards_ratio` takes them.
+        draws: length of the result.
+        seed: of the draws.
+    """
+    names, source = list(method["seeds"]), np.random.default_rng(seed)
+
+    def drawn(found: dict[str, Any], order: np.ndarray) -> dict[str, Any]:
+        return {"seeds": {place: found["seeds"][names[i]] for place, i in enumerate(order)}}
+
+    orders = source.integers(len(names), size=(draws, len(names)))
+    return np.array([forwards_ratio(drawn(method, order), drawn(base, order)) for order in orders])
+
+
 def _mean_curve(found: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     curves = [outcome.get("dev_curve") for outcome in found["seeds"].values()]
     if None in curves:  # a run diverged
