@@ -146,3 +146,44 @@ def bars(labels: Sequence[str], values: Sequence[float], unit: str, title: str, 
         axes.grid(axis="y", visible=False)
         axes.set_title(title)
         return axes.figure
+
+
+def forwards_dots(
+    table: dict[str, dict[str, Any]], spreads: dict[str, np.ndarray], title: str, axes: Axes | None = None
+) -> Figure:
+    """Forward passes over MeZO's: a dot for each task, a bar for the geometric mean, a line for 90 % of the redrawn seeds.
+
+    Args:
+        table: `overview` of a record.
+        spreads: `resampled` of it.
+        title: of the figure.
+        axes: where to draw.
+    """
+    with look():
+        axes = axes or plt.figure(figsize=(7.4, 0.42 * len(table) + 1.5)).subplots()
+        names = sorted(table, key=lambda name: table[name]["forwards_over_mezo"])
+        tasks = list(dict.fromkeys(task for name in names for task in table[name]["tasks"]))
+        ratios = [entry["forwards_over_mezo"] for name in names for entry in table[name]["tasks"].values()]
+        seen = [ratio for ratio in ratios if 0 < ratio < np.inf]
+        low, high = min(seen) / 1.3, max(seen) * 1.6
+        for place, name in enumerate(names):
+            ends = np.clip(np.quantile(spreads[name], (0.05, 0.95), method="nearest"), low, high)
+            axes.plot(ends, [place, place], color="#777777", linewidth=6, alpha=0.35, solid_capstyle="butt")
+            axes.plot(np.clip(table[name]["forwards_over_mezo"], low, high), place, "|", color=BLACK, markersize=18, mew=3)
+            for number, task in enumerate(tasks):
+                if task in table[name]["tasks"]:
+                    ratio = table[name]["tasks"][task]["forwards_over_mezo"]
+                    marker = "o" if ratio < np.inf else ">"
+                    shift = 0.3 * (number / max(1, len(tasks) - 1) - 0.5)
+                    colour = COLOURS[number % len(COLOURS)]
+                    axes.plot(np.clip(ratio, low, high), place + shift, marker, color=colour, alpha=0.8, markersize=6)
+        for number, task in enumerate(tasks):
+            axes.plot([], [], "o", color=COLOURS[number % len(COLOURS)], label=task)
+        axes.axvline(1, color="grey", linewidth=1)
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.set(
+            xscale="log", xlim=(low, high), xlabel="forward passes over MeZO's (left is better; arrow: never)", title=title
+        )
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
+        return axes.figure
