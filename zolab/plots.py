@@ -132,6 +132,37 @@ def landscape_map(
         return axes.figure
 
 
+def loss_curves(methods: dict[str, dict[str, Any]], colours: dict[str, str], title: str, axes: Axes | None = None) -> Figure:
+    """Dev loss against forward passes, mean and standard deviation over the seeds that did not diverge.
+
+    The drawn range leaves out the fall from before the first evaluation, which would flatten the rest.
+
+    Args:
+        methods: a task of a record, {method: outcome of `zolab.sweep`}.
+        colours: of the methods that are drawn; those that the record lacks are left out.
+        title: of the figure.
+        axes: where to draw.
+    """
+    with look():
+        axes = axes or plt.figure().subplots()
+        means = []
+        for name in [name for name in colours if name in methods]:
+            runs = [outcome["dev_curve"] for outcome in methods[name]["seeds"].values() if outcome["dev_loss"] is not None]
+            if runs:
+                forwards, losses = np.array(runs)[0, :, 0], np.array(runs)[:, :, 1]
+                mean, spread = losses.mean(0), losses.std(0)
+                every = (len(means), 5)  # one method's bars beside another's
+                axes.errorbar(
+                    forwards, mean, spread, color=colours[name], label=name, errorevery=every, elinewidth=1, capsize=2
+                )
+                means.append(mean)
+        if means:
+            floor, usual = min(mean.min() for mean in means), np.median([mean[1] for mean in means])
+            axes.set_ylim(floor - 0.15 * (usual - floor), usual)
+        axes.set(xlabel="forward passes", ylabel="dev loss (nats)", title=title)
+        return axes.figure
+
+
 def bars(labels: Sequence[str], values: Sequence[float], unit: str, title: str, axes: Axes | None = None) -> Figure:
     """Horizontal bars with their values written beside them; methods have their own colours."""
     with look():
