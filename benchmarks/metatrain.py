@@ -13,11 +13,11 @@ from torch import nn
 from benchmarks.step import EPS, LR, SEED, arguments, interleaved, peak_of, report, setting
 from zolab import MeZO, ZOFineTuner
 from zolab.blocks import split
-from zolab.l2l import GRADIENTS, History, MetaStep
+from zolab.l2l import GRADIENTS, MEASURED, History, MetaStep
 from zolab.pertnn import PertNN
 from zolab.records import peak_memory, reset_peak_memory
 
-MOMENTUM, META = 0.8, [name for name in GRADIENTS if name != "curved"]
+MOMENTUM, META = 0.8, [name for name in GRADIENTS if name not in MEASURED]
 
 
 def graph_setting(options):

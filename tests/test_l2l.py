@@ -13,7 +13,7 @@ from torch.func import functional_call
 from zolab import Direction
 from zolab.blocks import split
 from zolab.gradients import consumed
-from zolab.l2l import GRADIENTS, History, MetaConfig, MetaStep, meta_train
+from zolab.l2l import GRADIENTS, MEASURED, History, MetaConfig, MetaStep, meta_train
 from zolab.models import fingerprint, load_model
 from zolab.noise import direction
 from zolab.pertnn import PertNN, features
@@ -82,19 +82,49 @@ def test_the_meta_gradient_is_that_of_a_copy_with_a_graph(gradient, through_budg
     assert equal(weights(model), before)
 
 
-@pytest.mark.parametrize("gradient", ["expected", "curved"])
-def test_the_expected_meta_gradient_is_the_slope_of_the_expected_change(gradient):
+def terms_of(model):
+    """Of a model's gradient, with invented noise and curvature."""
+    g = np.array([float(x.square().sum()) for x in torch.autograd.grad(loss_of(model)(), list(model.parameters()))])
+    blocks, traces = split(model), np.linspace(1, 4, len(g))
+    return StepTerms(np.array(blocks.sizes), g, 2 * g, traces, np.outer(g, g) + np.diag(g))
+
+
+@pytest.mark.parametrize("gradient", ["expected", "curved", "gain"])
+def test_the_expected_meta_gradients_are_slopes_of_what_they_say(gradient):
     model = network()
-    blocks = split(model)
-    traces = np.linspace(1, 4, len(blocks)) if gradient == "curved" else None
-    outcome = step_of(model, PertNN(blocks, seed=2), gradient=gradient, traces=traces)(loss_of(model), History())
-    gradients = torch.autograd.grad(loss_of(model)(), list(model.parameters()))
-    g, none = np.array([float(x.square().sum()) for x in gradients]), np.zeros(len(blocks))
-    terms = StepTerms(np.array(blocks.sizes), g, g, none if traces is None else traces, none)
+    blocks, terms = split(model), terms_of(model)
+    given = (terms,) if gradient in MEASURED else ()
+    outcome = step_of(model, PertNN(blocks, seed=2), gradient=gradient)(loss_of(model), History(), *given)
+    none = np.zeros(len(blocks))
+    flat = StepTerms(terms.sizes, terms.squares, terms.squares, none, none)
+
+    def value(sigma):
+        if gradient == "gain":
+            return np.log(terms.best_change(np.ones(len(blocks))) / terms.best_change(sigma))
+        return (flat if gradient == "expected" else terms).change(sigma, LR_ZO)
+
     sigma, h = outcome.sigma.astype(float), 1e-4
-    numerical = [(terms.change(sigma + d, LR_ZO) - terms.change(sigma - d, LR_ZO)) / (2 * h) for d in h * np.eye(len(blocks))]
+    numerical = [(value(sigma + d) - value(sigma - d)) / (2 * h) for d in h * np.eye(len(blocks))]
     np.testing.assert_allclose(outcome.slope, numerical, rtol=1e-4)
-    assert outcome.meta_loss == pytest.approx(float(terms.change(sigma, LR_ZO)), rel=1e-4)
+    assert outcome.meta_loss == pytest.approx(float(value(sigma)), rel=1e-4)
+
+
+def test_terms_go_with_the_gradients_that_need_them():
+    model = network()
+    for gradient, given in (("gain", ()), ("curved", ()), ("sample", (terms_of(model),))):
+        with pytest.raises(ValueError, match="terms go with gradient curved or gain, and only with it"):
+            step_of(model, PertNN(split(model)), gradient=gradient)(loss_of(model), History(), *given)
+
+
+def test_the_gain_ignores_the_budget_and_grows():
+    """Its slope has no component along sigma itself; following it on one batch, the predicted descent grows."""
+    model = network()
+    pertnn, history = PertNN(split(model), identity=True), History()
+    taken, terms = step_of(model, pertnn, meta_lr=0.02, gradient="gain"), terms_of(model)
+    found = [taken(loss_of(model), history, terms) for _ in range(30)]
+    assert all(abs(outcome.slope @ outcome.sigma) < 1e-5 * np.abs(outcome.slope).sum() for outcome in found)
+    assert found[0].meta_loss == pytest.approx(0, abs=1e-6)
+    assert found[-1].meta_loss < -0.1
 
 
 @pytest.mark.parametrize("gradient", sorted(GRADIENTS))
@@ -103,12 +133,12 @@ def test_the_expected_meta_gradient_is_the_slope_of_the_expected_change(gradient
 def test_beside_it_the_model_takes_plain_sgd_to_the_bit(gradient, fused, momentum):
     model = network()
     twin = copy.deepcopy(model)
-    traces = np.ones(4) if gradient == "curved" else None
-    settings = {"gradient": gradient, "traces": traces, "fused": fused, "momentum": momentum}
+    settings = {"gradient": gradient, "fused": fused, "momentum": momentum}
+    given = (terms_of(model),) if gradient in MEASURED else ()
     taken, history = step_of(model, PertNN(split(model)), lr=0.05, meta_lr=0.1, **settings), History()
     sgd = torch.optim.SGD(twin.parameters(), lr=0.05, momentum=momentum)
     for _ in range(5):
-        outcome = taken(loss_of(model), history)
+        outcome = taken(loss_of(model), history, *given)
         sgd.zero_grad()
         loss = loss_of(twin)()
         loss.backward()
@@ -178,7 +208,6 @@ def test_a_step_that_fails_leaves_weights_and_pertnn(gradient):
     ("settings", "message"),
     [
         ({"gradient": "first"}, "unknown gradient 'first'; choose sample"),
-        ({"gradient": "curved"}, "traces go with gradient='curved'"),
         ({"fused": True, "clip": 1.0}, "the fused step cannot clip"),
     ],
 )

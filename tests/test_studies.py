@@ -53,7 +53,7 @@ def command(monkeypatch, main, *words):
 def test_every_control_is_a_run(tmp_path, plan, pertnn):
     result = study(plan, pertnn, tmp_path / "runs", tmp_path / "record.json", tuple(CONTROLS))
     found = result["sentence"]
-    untrained = {"untrained0", "untrained1", "untrained2"}
+    untrained = {"untrained0", "untrained1"}
     assert set(found) == {"mezo", *CONTROLS} - {"untrained"} | untrained
     assert all(len(entry["searched"]) == 3 and entry["forwards_over_mezo"] > 0 for entry in found.values())
     assert found["mezo"]["forwards_over_mezo"] == 1

@@ -74,17 +74,11 @@ def sweep_command(arguments: list[str]) -> None:
 def metatrain_command(arguments: list[str]) -> None:
     """Train a PertNN for a model; started again in the same folder, it goes on with the period that it was in."""
     from zolab.l2l import MetaConfig, meta_train
-    from zolab.records import load_record
-    from zolab.theory.measure import BlockStatistics
 
     parser = _parser("metatrain", metatrain_command, HfArgumentParser, MetaConfig)
     parser.add_argument("--out", required=True, help="folder of PertNN, its card and the record", default=None)
-    parser.add_argument("--statistics", help="record of `python -m zolab.theory measure`, for gradient curved")
     config, rest = parser.parse_args_into_dataclasses(arguments)
-    traces = None
-    if rest.statistics:
-        traces = BlockStatistics.of(load_record(rest.statistics)["result"]["blocks"]).traces
-    run = meta_train(config, rest.out, traces=traces)
+    run = meta_train(config, rest.out)
     steps, sigma = run.record["result"]["steps"], run.record["result"]["sigma"]
     print(f"{len(steps)} steps on {config.tasks}; meta-loss {steps[0]['meta_loss']:.4f} -> {steps[-1]['meta_loss']:.4f}")
     for name, value in sorted(sigma.items(), key=lambda item: -item[1])[:5]:

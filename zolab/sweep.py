@@ -2,9 +2,9 @@
 
 A plan is a YAML file: `base` (settings that all runs share), `methods` (for each name the settings that differ, `lr` being
 where the search starts), `factor` (between neighbouring learning rates), `extend` (how often the search may go on past its
-edge) and `seeds`. With `search: all`, the rate that was best on the first seed gives way to a neighbour as long as that is
-better on average over all seeds: the best rate of one seed may be one at which another breaks. Every run has its own folder,
-so a stopped sweep goes on where it stopped.
+edge) and `seeds`. With `search: 3`, the rate that was best on the first seed gives way to a neighbour as long as that is
+better on average over the first three seeds: the best rate of one seed may be one at which another breaks. Every run has its
+own folder, so a stopped sweep goes on where it stopped.
 """
 
 import math
@@ -31,15 +31,20 @@ def load_plan(path: str | os.PathLike) -> dict[str, Any]:
         ValueError: a key is missing or unknown, or a setting is wrong.
     """
     plan = yaml.safe_load(Path(path).read_text())
+    check_plan(plan, path)
+    return plan
+
+
+def check_plan(plan: Any, path: str | os.PathLike) -> None:
+    """Raise ValueError unless a plan, read from a path, has all that `load_plan` asks for."""
     keys = f"{path} must have exactly the keys {', '.join(PLAN)}, and may have search."
     require(isinstance(plan, dict) and set(plan) - {"search"} == set(PLAN), keys)
-    require(plan.get("search", "first") in ("first", "all"), f"search must be first or all, got {plan.get('search')!r}.")
-    require(
-        plan["factor"] > 1 and plan["extend"] >= 0 and plan["seeds"], "factor > 1, extend >= 0 and at least one seed, please."
-    )
+    search, limits = plan.get("search", 1), plan["factor"] > 1 and plan["extend"] >= 0 and plan["seeds"]
+    require(limits, "factor > 1, extend >= 0 and at least one seed, please.")
+    told = f"search must be a number of the {len(plan['seeds'])} seeds, got {search!r}."
+    require(type(search) is int and 1 <= search <= len(plan["seeds"]), told)
     for name in plan["methods"]:
         configuration(plan, name, float(plan["methods"][name]["lr"]), plan["seeds"][0]).validate()
-    return plan
 
 
 def configuration(plan: dict[str, Any], name: str, lr: float, seed: int) -> Config:
@@ -61,7 +66,7 @@ def sweep(plan: dict[str, Any], out: str | os.PathLike, progress: bool = True) -
 
     Returns:
         The record: for each method the searched learning rates with their final dev loss on the first seed (None where the
-        run diverged), those compared on all seeds with the mean, the chosen one, and the outcome of each seed.
+        run diverged), those compared on several seeds with the mean, the chosen one, and the outcome of each seed.
     """
     out, record = Path(out), {}
     for name in plan["methods"]:
@@ -81,9 +86,11 @@ def _method(plan: dict[str, Any], name: str, out: Path, progress: bool) -> dict[
     def outcome_at(place: int, seed: int = first) -> dict[str, Any]:
         return _outcome(plan, name, rate(place), seed, out, progress)
 
+    judges = plan["seeds"][: plan.get("search", 1)]
+
     @cache
     def mean_at(place: int) -> float:
-        return sum(_loss(outcome_at(place, seed)) for seed in plan["seeds"]) / len(plan["seeds"])
+        return sum(_loss(outcome_at(place, seed)) for seed in judges) / len(judges)
 
     def told(losses: dict[int, float]) -> dict[str, float | None]:
         return {f"{rate(place):.3g}": losses[place] if math.isfinite(losses[place]) else None for place in sorted(losses)}
@@ -96,7 +103,7 @@ def _method(plan: dict[str, Any], name: str, out: Path, progress: bool) -> dict[
         place = best - 1 if best == min(tried) else best + 1
         tried[place] = _loss(outcome_at(place))
     best, found = min(tried, key=tried.__getitem__), {"searched": told(tried)}
-    if plan.get("search") == "all":
+    if len(judges) > 1:
         means: dict[int, float] = {}
         while not means or best != min(means, key=means.__getitem__):
             best = min(means, key=means.__getitem__) if means else best

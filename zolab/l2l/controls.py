@@ -13,6 +13,7 @@ from zolab.models import fingerprint, load_model
 from zolab.pertnn import PertNN, features
 from zolab.records import environment, save_record
 from zolab.sweep import compare, load_plan
+from zolab.tasks import load_task
 from zolab.theory.study import scales_of, terms_of, with_sigma
 from zolab.theory.terms import StepTerms
 
@@ -26,11 +27,13 @@ CONTROLS = {
     "bound": "the closed form of the corrected bound, measured on the task",
     "meazo": "MEAZO: one scalar second moment",
 }
-UNTRAINED = 3
+UNTRAINED = 2
 
 
 def study(plan_path: Path, pertnn: str, out: Path, record_path: Path, names: tuple[str, ...]) -> dict[str, Any]:
     """MeZO on every method of a plan (they are tasks), and the controls, each at its own best learning rate; the record.
+
+    What a control measures, it measures on the task; on one without options, the terms of the task before it stand in.
 
     Args:
         plan_path: a plan of `zolab.sweep`.
@@ -44,10 +47,11 @@ def study(plan_path: Path, pertnn: str, out: Path, record_path: Path, names: tup
     """
     if unknown := set(names) - set(CONTROLS):
         raise ValueError(f"unknown control {', '.join(sorted(unknown))}; choose among {', '.join(CONTROLS)}.")
-    plan, result = load_plan(plan_path), {}
+    plan, result, terms = load_plan(plan_path), {}, None
     for task, method in plan["methods"].items():
         config = Config(**{**plan["base"], **method})
-        terms, _ = terms_of(config, plan["seeds"][0])
+        if load_task(config.task).objective == "options" or terms is None:
+            terms, _ = terms_of(config, plan["seeds"][0])
         variants = _variants(config, terms, pertnn, out / "pertnn", names)
         entry = result[task] = {}
         for name, found in compare(plan, task, variants, out):
@@ -66,17 +70,9 @@ def networks(trained: PertNN) -> dict[str, PertNN]:
 
 
 def measured_sigmas(terms: StepTerms) -> dict[str, np.ndarray]:
-    """The controls that have seen gradients, by name: sigma of each block, on the budget."""
+    """The controls that have seen gradients, by name: sigma of each tensor, on the budget."""
     density = terms.on_budget(np.sqrt(np.maximum(terms.squares, 0) / terms.sizes))
     return {"density": density, **{name: sigma for name, sigma in scales_of(terms).items() if name in CONTROLS}}
-
-
-@torch.no_grad()
-def first_sigma(pertnn: PertNN, model: torch.nn.Module) -> np.ndarray:
-    """Sigma of each tensor in the first step, on the PertNN's budget."""
-    sums = pertnn.blocks.totals(moments(weights_of(model)).T).T
-    raw = pertnn(features(*mean_and_variance(sums, pertnn.blocks.sizes), (0.0, 0.0), (1.0,)))
-    return pertnn.spread(pertnn.normalised(raw)).double().numpy()
 
 
 def _variants(config: Config, terms: StepTerms, pertnn: str, folder: Path, names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
@@ -88,11 +84,23 @@ def _variants(config: Config, terms: StepTerms, pertnn: str, folder: Path, names
         if name.rstrip("0123456789") in names:
             about = {"base_model": config.model, "fingerprint": fingerprint(model), "training_data": name, "licence": "MIT"}
             network.save(folder / name, **about, metrics={})
-            frozen = ", freeze=True" if name == "frozen" else ""
-            first = with_sigma(first_sigma(network, model), terms, config.lr)
-            settings = {"optimizer": "zo_finetuner", "optim_args": f"pertnn={str(folder / name)!r}{frozen}"}
-            found[name] = {**settings, "lr": first["lr"]}
+            extra = ", freeze=True" if name == "frozen" else ""
+            found[name] = deployed(folder / name, model, terms, config.lr, extra)
     found |= {name: with_sigma(sigma, terms, config.lr) for name, sigma in measured_sigmas(terms).items() if name in names}
     if "meazo" in names:  # its steps are as long as MeZO's where |p| is about |g_B|
         found["meazo"] = {"optimizer": "meazo", "lr": float(f"{config.lr * terms.seconds.sum() ** 0.5:.3g}")}
     return found
+
+
+def deployed(folder: Path, model: torch.nn.Module, terms: StepTerms, lr: float, extra: str = "") -> dict[str, Any]:
+    """Settings of ZO Fine-tuner with the PertNN in a folder; the search for its rate starts where its first step's best is."""
+    first = with_sigma(first_sigma(PertNN.load(folder, model), model), terms, lr)
+    return {"optimizer": "zo_finetuner", "optim_args": f"pertnn={str(folder)!r}{extra}", "lr": first["lr"]}
+
+
+@torch.no_grad()
+def first_sigma(pertnn: PertNN, model: torch.nn.Module) -> np.ndarray:
+    """Sigma of each tensor in the first step."""
+    sums = pertnn.blocks.totals(moments(weights_of(model)).T).T
+    raw = pertnn(features(*mean_and_variance(sums, pertnn.blocks.sizes), (0.0, 0.0), (1.0,)))
+    return pertnn.spread(pertnn.normalised(raw)).double().numpy()

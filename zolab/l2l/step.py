@@ -23,13 +23,16 @@ from zolab.gradients import consumed
 from zolab.noise import Direction
 from zolab.pertnn import PertNN, features
 from zolab.reversible import Perturbation
+from zolab.theory.terms import StepTerms
 
 GRADIENTS = {
     "sample": "through theta' along the one direction, as published: p is a constant",
     "complete": "the same with what sigma does to p",
     "expected": "of the expectation over directions, from the clean gradient's norms G_j: -lr_zo sum_j s_j G_j",
-    "curved": "the expectation with its curvature term, lr_zo^2 / 2 (sum_j s_j G_j) (sum_k s_k t_k), from measured traces t_j",
+    "curved": "of the expected change with noise and curvature, at lr_zo, from measured terms (zolab.theory.terms)",
+    "gain": "of the log of the expected descent, at the best learning rate of each sigma, that of sigma = 1 being 0",
 }
+MEASURED = ("curved", "gain")
 Closure = Callable[[], Tensor]
 
 
@@ -48,7 +51,7 @@ class Outcome:
     Args:
         losses: loss_plus and loss_minus.
         projected_grad: p.
-        meta_loss: L(theta'), or of the expectations, the expected change of the loss.
+        meta_loss: L(theta'); of the expectations, the expected change of the loss; of "gain", its logarithm.
         loss: of the clean weights, before the SGD step.
         raw: sigma of each block before the budget.
         sigma: after it.
@@ -79,7 +82,6 @@ class MetaStep:
         clip: largest norm of the model's gradient, or None.
         fused: the model's step is taken inside the backward pass, tensor by tensor, so that its gradients never exist
             together; without clipping, which needs them all.
-        traces: t_j of each block, for "curved".
         seed: of the directions.
 
     Raises:
@@ -99,33 +101,34 @@ class MetaStep:
         through_budget: bool = False,
         clip: float | None = None,
         fused: bool = False,
-        traces: np.ndarray | None = None,
         seed: int = 0,
     ):
         if gradient not in GRADIENTS:
             raise ValueError(f"unknown gradient {gradient!r}; choose {', '.join(GRADIENTS)}.")
-        if (gradient == "curved") != (traces is not None):
-            raise ValueError("traces go with gradient='curved', and only with it: give both or neither.")
         if fused and clip is not None:
             raise ValueError("the fused step cannot clip: the norm is known only when every gradient is; set clip to None.")
         if fused != isinstance(inner, Sequence) or (fused and len(inner) != len(tensors)):
             raise ValueError("inner must be one optimizer, or with fused=True a list with one for each tensor.")
         self.tensors, self.pertnn, self.outer, self.inner = list(tensors), pertnn, outer, inner
         self.lr_zo, self.eps, self.gradient, self.through_budget = lr_zo, eps, gradient, through_budget
-        self.clip, self.fused, self.traces, self.seed = clip, fused, traces, seed
+        self.clip, self.fused, self.seed = clip, fused, seed
         self.numbers = tuple(range(len(self.tensors)))
         self.steps = 0
 
-    def __call__(self, closure: Closure, history: History) -> Outcome:
+    def __call__(self, closure: Closure, history: History, terms: StepTerms | None = None) -> Outcome:
         """Take a step.
 
         Args:
             closure: the minibatch's loss as a tensor, with its graph where gradients are enabled.
             history: of the batch's task; brought up to date.
+            terms: measured at the present weights, for the gradients of `MEASURED`.
 
         Raises:
+            ValueError: terms are missing or superfluous.
             FloatingPointError: a loss or sigma is not finite; weights and PertNN are as before the step.
         """
+        if (self.gradient in MEASURED) != (terms is not None):
+            raise ValueError(f"terms go with gradient {' or '.join(MEASURED)}, and only with it: give both or neither.")
         direction = Direction(self.seed, self.steps)
         mean, variance = mean_and_variance(self.pertnn.blocks.totals(moments(self.tensors).T).T, self.pertnn.blocks.sizes)
         raw = self.pertnn(features(mean, variance, history.losses, history.raw))
@@ -136,13 +139,16 @@ class MetaStep:
             raise FloatingPointError(f"step {self.steps}: PertNN's sigma are not finite, or all zero; lower meta_lr.")
         losses = self._probe(closure, direction, scales)
         p = (losses[0] - losses[1]) / (2 * self.eps)
-        meta_loss, ahead = float("nan"), None
-        if self.gradient in ("sample", "complete"):
+        meta_loss, ahead, slope = float("nan"), None, None
+        if terms is not None:
+            meta_loss, slope = self._measured(terms, sigma.detach().double().cpu().numpy())
+        elif self.gradient != "expected":
             meta_loss, ahead = self._ahead(closure, direction, [-self.lr_zo * p * scale for scale in scales])
         loss, here = self._clean_step(closure, direction)
-        if ahead is None:
-            meta_loss, slope = self._expected(self.pertnn.blocks.totals(here), sigma.detach().double().numpy())
-        else:
+        if self.gradient == "expected":
+            squares, known = self.pertnn.blocks.totals(here), sigma.detach().double().cpu().numpy()
+            meta_loss, slope = float(-self.lr_zo * (known**2 @ squares)), -2 * self.lr_zo * known * squares
+        elif ahead is not None:
             along = float(np.dot(scales, ahead)) if self.gradient == "complete" else 0.0
             slope = self.pertnn.blocks.totals(-self.lr_zo * (p * ahead + (along * here if along else 0.0)))
         self.outer.zero_grad()
@@ -150,7 +156,7 @@ class MetaStep:
         self.outer.step()
         history.losses, history.raw = losses, raw.tolist()
         self.steps += 1
-        return Outcome(losses, p, meta_loss, loss, raw.detach().numpy(), sigma.detach().numpy(), slope)
+        return Outcome(losses, p, meta_loss, loss, raw.detach().cpu().numpy(), sigma.detach().cpu().numpy(), slope)
 
     @torch.no_grad()
     def _probe(self, closure: Closure, direction: Direction, scales: Sequence[float]) -> tuple[float, float]:
@@ -194,7 +200,7 @@ class MetaStep:
         def measure(j: int, gradient: Tensor) -> None:
             if self.gradient == "complete":
                 found[j] = noise.dot(gradient.contiguous(), direction, j)
-            elif self.gradient != "sample":
+            elif self.gradient == "expected":
                 found[j] = float(gradient.square().sum(dtype=torch.float64))
 
         def step(j: int, gradient: Tensor) -> None:
@@ -219,12 +225,15 @@ class MetaStep:
             self.inner.zero_grad()
         return loss.item(), found
 
-    def _expected(self, squares: np.ndarray, sigma: np.ndarray) -> tuple[float, np.ndarray]:
-        """The expected change of the loss over all directions, and its slope in sigma."""
-        s, lr = sigma**2, self.lr_zo
-        gain, slope = s @ squares, -2 * lr * sigma * squares
-        if self.traces is None:
-            return float(-lr * gain), slope
-        spread = s @ self.traces
-        bent = lr**2 * sigma * (squares * spread + self.traces * gain)
-        return float(-lr * gain + lr**2 / 2 * gain * spread), slope + bent
+    def _measured(self, terms: StepTerms, sigma: np.ndarray) -> tuple[float, np.ndarray]:
+        """The expected change of the loss at lr_zo, or the log of the gain, and its slope in sigma."""
+        s = sigma**2
+        gain, noise = float(terms.gain(sigma)), float(terms.noise(sigma))
+        bent = terms.seconds * (terms.traces @ s) + terms.traces * (terms.seconds @ s) + 4 * terms.matrix @ s
+        if self.gradient == "curved":
+            change = float(terms.change(sigma, self.lr_zo))
+            return change, 2 * sigma * (self.lr_zo**2 / 2 * bent - self.lr_zo * terms.squares)
+        if not (gain > 0 and noise > 0):
+            raise FloatingPointError(f"step {self.steps}: no gradient or no curvature is left; lower lr or period.")
+        ratio = float(terms.best_change(np.ones_like(sigma)) / terms.best_change(sigma))
+        return float(np.log(ratio)), 2 * sigma * (bent / noise - 2 * terms.squares / gain)

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -21,12 +20,14 @@ from zolab.blocks import kind_of, published_weights, split, weights_of
 from zolab.config import option, require
 from zolab.files import replacing
 from zolab.finetune import batch_at
-from zolab.l2l.step import GRADIENTS, History, MetaStep, Outcome
+from zolab.l2l.step import GRADIENTS, MEASURED, History, MetaStep, Outcome
 from zolab.models import fingerprint, load_model
 from zolab.pertnn import BUDGETS, PertNN
 from zolab.records import environment, load_record, peak_memory, reset_peak_memory, save_record
 from zolab.runlog import RunLog
 from zolab.tasks import Example, Task, load_task
+from zolab.theory.measure import gauss_newton_terms
+from zolab.theory.terms import StepTerms
 
 RULES = {"tensor": "tensor", "layer": "layer", "kind": kind_of}
 OUTER = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
@@ -45,6 +46,7 @@ class MetaConfig:
     batch_size: int = option(8, "examples in a batch")
     train: int | None = option(300, "training examples of each task")
     gradient: str = option("sample", f"of the meta-loss: {', '.join(GRADIENTS)}")
+    measured: int = option(32, f"examples behind each step's statistics, for gradient {' or '.join(MEASURED)}")
     through_budget: bool = option(False, "differentiate the budget's factor too; the published code does not")
     lr_zo: float = option(1e-6, "learning rate of the zeroth-order step in the meta-loss")
     eps: float = option(1e-3, "finite-difference radius, in weight units")
@@ -75,7 +77,7 @@ class MetaConfig:
 
     def validate(self) -> None:
         """Raise ValueError, naming the option, unless every value makes sense."""
-        for name in ("steps", "batch_size", "hidden"):
+        for name in ("steps", "batch_size", "hidden", "measured"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}.")
         for name in ("reset_below", "lr", "meta_lr", "lr_zo", "clip", "seed", "data_seed"):
             require(0 <= getattr(self, name) < math.inf, f"{name} must be at least 0, got {getattr(self, name)}.")
@@ -99,7 +101,7 @@ class MetaRun:
     record: dict[str, Any]
 
 
-def meta_train(config: MetaConfig, out: str | Path, *, traces: np.ndarray | None = None, progress: bool = True) -> MetaRun:
+def meta_train(config: MetaConfig, out: str | Path, *, progress: bool = True) -> MetaRun:
     """Train a PertNN in a folder, or go on with it if it was begun there before.
 
     The folder holds `log.jsonl` (every step), `state.safetensors` (PertNN between two periods), and at the end PertNN with its
@@ -108,7 +110,6 @@ def meta_train(config: MetaConfig, out: str | Path, *, traces: np.ndarray | None
     Args:
         config: what to do.
         out: the folder.
-        traces: t_j of each block, for gradient "curved".
         progress: show a progress line.
 
     Raises:
@@ -120,7 +121,7 @@ def meta_train(config: MetaConfig, out: str | Path, *, traces: np.ndarray | None
     tasks = [load_task(name) for name in config.task_names]
     log = RunLog(Path(out) / "log.jsonl")
     try:
-        return _MetaSession(config, Path(out), tasks, log, traces, progress).run()
+        return _MetaSession(config, Path(out), tasks, log, progress).run()
     finally:
         log.close()
 
@@ -128,11 +129,14 @@ def meta_train(config: MetaConfig, out: str | Path, *, traces: np.ndarray | None
 class _MetaSession:
     """One process's share of a meta-training."""
 
-    def __init__(self, config, out: Path, tasks: list[Task], log: RunLog, traces, progress: bool):
-        self.config, self.out, self.tasks, self.log, self.traces, self.progress = config, out, tasks, log, traces, progress
+    def __init__(self, config: MetaConfig, out: Path, tasks: list[Task], log: RunLog, progress: bool):
+        self.config, self.out, self.tasks, self.log, self.progress = config, out, tasks, log, progress
         started = log.of("start")
         if started and started[0]["config"] != asdict(config):
             raise ValueError(f"{out} holds a meta-training with other settings; choose another folder.")
+        for task in tasks if config.gradient in MEASURED else []:
+            told = f"gradient {config.gradient} needs tasks with options, and {task.name} has none; leave it out."
+            require(task.objective == "options", told)
         self.examples = [task.sample(config.data_seed, config.train, 1, 1).train for task in tasks]
         for task, examples in zip(tasks, self.examples, strict=True):
             require(
@@ -177,14 +181,16 @@ class _MetaSession:
         make = self._inner()
         settings = {"lr_zo": config.lr_zo, "eps": config.eps, "gradient": config.gradient, "seed": config.seed}
         settings |= {"through_budget": config.through_budget, "clip": config.clip or None, "fused": config.fused}
-        taken = MetaStep(self.tensors, self.pertnn, outer, make, **settings, traces=self.traces)
+        taken = MetaStep(self.tensors, self.pertnn, outer, make, **settings)
         taken.steps, losses = first, []
         for step in range(first, last):
             rate = config.lr * (1 - (step - first) / config.period if config.decay else 1)
             for optimizer in make if config.fused else [make]:
                 optimizer.param_groups[0]["lr"] = rate
             turn = step % len(self.tasks)
-            outcome = taken(self._closure(turn, step // len(self.tasks)), self.histories[turn])
+            number = step // len(self.tasks)
+            terms = self._terms(turn, number) if config.gradient in MEASURED else None
+            outcome = taken(self._closure(turn, number), self.histories[turn], terms)
             self._note(step, turn, outcome)
             losses.append(outcome.loss)
             bar.update()
@@ -208,6 +214,13 @@ class _MetaSession:
         chosen: list[Example] = batch_at(examples, self.config.batch_size, self.config.seed, number)
         batch = task.encode(self.tokenizer, chosen).to(self.config.device)
         return lambda: task.loss(self.model, batch)
+
+    def _terms(self, turn: int, number: int) -> StepTerms:
+        """Of the present weights, on examples that change from step to step."""
+        config, task = self.config, self.tasks[turn]
+        examples = batch_at(self.examples[turn], min(config.measured, len(self.examples[turn])), config.seed + 1, number)
+        settings = {"batch": config.batch_size, "rule": RULES[config.rule], "seed": number}
+        return gauss_newton_terms(self.model, task, self.tokenizer, examples, **settings)[0]
 
     def _note(self, step: int, turn: int, outcome: Outcome) -> None:
         entry = {"step": step, "task": self.tasks[turn].name, "meta_loss": outcome.meta_loss, "loss": outcome.loss}
@@ -246,7 +259,7 @@ class _MetaSession:
         steps = [{key: value for key, value in taken[step].items() if key != "event"} for step in sorted(taken)]
         sigma = dict(zip(self.pertnn.blocks.names, steps[-1]["sigma"], strict=True))
         about = {"base_model": self.config.model, "fingerprint": base, "training_data": self.config.tasks, "licence": "MIT"}
-        self.pertnn.save(self.out, **about, metrics={"steps": len(steps), "sigma": sigma})
+        self.pertnn.save(self.out, **about, metrics={"steps": len(steps), "sigma": sigma, "settings": asdict(self.config)})
         record = {"config": asdict(self.config), "result": {"steps": steps, "sigma": sigma, "base": base}, **environment()}
         record["timing"] = {"peak_bytes": peak_memory(self.config.device)}
         save_record(record, self.out / "record.json")

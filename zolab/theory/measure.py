@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zolab import noise
-from zolab.blocks import kind_of, split, weights_of
+from zolab.blocks import Rule, kind_of, split, weights_of
 from zolab.gradients import consumed
 from zolab.noise import Direction
 from zolab.tasks import Example, Task
@@ -113,13 +113,20 @@ def block_statistics(
 
 
 def gauss_newton_terms(
-    model: nn.Module, task: Task, tokenizer, examples: Sequence[Example], batch: int, minibatches: int = 4, rule="tensor"
+    model: nn.Module,
+    task: Task,
+    tokenizer,
+    examples: Sequence[Example],
+    batch: int,
+    minibatches: int = 4,
+    rule: Rule = "tensor",
+    seed: int = 0,
 ) -> tuple[StepTerms, dict[str, float]]:
     """What the exact expected change depends on, with the Gauss-Newton matrix for the Hessian; and that matrix's rank.
 
     For a softmax over candidates the matrix is the mean of sum_c p_c a_c a_c', a_c the gradient of candidate c's
     log-probability. So t_j and the curvature Q_jk along any gradients follow from inner products with the a_c, without
-    second derivatives, and Q has no negative eigenvalue. Needs memory for the weights and three more of their size.
+    second derivatives, and Q has no negative eigenvalue. Needs memory for the weights and `minibatches` + 3 more of their size.
 
     Args:
         model: in eval mode.
@@ -128,6 +135,7 @@ def gauss_newton_terms(
         batch: examples in a minibatch.
         minibatches: how many are drawn for A_j and Q_jk.
         rule: how the weights are split, as in `zolab.blocks.split`.
+        seed: of the minibatches.
 
     Returns:
         The terms, and `trace`, `largest` and `ratio` (the effective rank) of the matrix, the largest eigenvalue bounded from
@@ -139,23 +147,22 @@ def gauss_newton_terms(
     if task.objective != "options":
         raise ValueError(f"the Gauss-Newton matrix is that of a task with options, and {task.name} has none; use another.")
     blocks, params = split(model, rule), weights_of(model)
-    order = np.random.default_rng(0)
+    order = np.random.default_rng(seed)
     drawn: list[Sequence[Example]] = [examples]
     drawn += [[examples[i] for i in order.choice(len(examples), batch)] for _ in range(minibatches)]
-    seconds, curvatures, trace = [], [], np.zeros(len(params))
-    for number, chosen in enumerate(drawn):
-        gradient = _mean_gradient(model, task, tokenizer, chosen, params)
-        seconds.append(squares(gradient))
-        slopes = []
-        for weight, row in score_gradients(model, task, tokenizer, examples, params):
-            products = [float((a * g).sum(dtype=torch.float64)) for a, g in zip(row, gradient, strict=True)]
-            slopes.append(weight**0.5 * np.array(products))
-            if number == 0:
-                trace += weight * squares(row)
-        slopes = blocks.totals(np.array(slopes))
-        curvatures.append(slopes.T @ slopes)
+    gradients = [_mean_gradient(model, task, tokenizer, chosen, params) for chosen in drawn]
+    seconds = np.array([squares(gradient) for gradient in gradients])
+    slopes, trace = [], np.zeros(len(params))
+    for weight, row in score_gradients(model, task, tokenizer, examples, params):
+        rows = [
+            [float(torch.dot(a.flatten(), g.flatten())) for a, g in zip(row, gradient, strict=True)] for gradient in gradients
+        ]
+        slopes.append(weight**0.5 * np.array(rows))
+        trace += weight * squares(row)
+    by_block = blocks.totals(np.array(slopes).swapaxes(0, 1))  # (drawn, scores, blocks)
+    curvatures = np.einsum("dsj,dsk->djk", by_block, by_block)
     g = blocks.totals(seconds[0])
-    a, q = blocks.totals(np.mean(seconds[1:], 0)), np.mean(curvatures[1:], 0)
+    a, q = blocks.totals(seconds[1:].mean(0)), curvatures[1:].mean(0)
     terms = StepTerms(np.array(blocks.sizes), g, a, blocks.totals(trace), q)
     largest = float(curvatures[0].sum() / g.sum())
     return terms, {"trace": float(trace.sum()), "largest": largest, "ratio": float(trace.sum()) / largest}
