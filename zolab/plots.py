@@ -12,7 +12,9 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from zolab.files import write_atomically
 from zolab.landscapes import Descent, Landscape
@@ -83,6 +85,13 @@ def save_figure(figure: Figure, name: str, folder: str | os.PathLike, notebook: 
     return folder / f"{name}.png"
 
 
+def plain_log(axis: Axis) -> None:
+    """Write 1, 2 and 5 of each decade on a logarithmic axis, for one that spans a decade or two."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
 def training_curve(record: dict[str, Any], axes: Axes | None = None) -> Figure:
     """Probed training loss and dev loss of a run against forward passes."""
     with look():
@@ -135,7 +144,7 @@ def landscape_map(
 def loss_curves(methods: dict[str, dict[str, Any]], colours: dict[str, str], title: str, axes: Axes | None = None) -> Figure:
     """Dev loss against forward passes, mean and standard deviation over the seeds that did not diverge.
 
-    The drawn range leaves out the fall from before the first evaluation, which would flatten the rest.
+    The drawn range begins where the middle method is after a fifth of the run: the fall before it would flatten the rest.
 
     Args:
         methods: a task of a record, {method: outcome of `zolab.sweep`}.
@@ -157,7 +166,7 @@ def loss_curves(methods: dict[str, dict[str, Any]], colours: dict[str, str], tit
                 )
                 means.append(mean)
         if means:
-            floor, usual = min(mean.min() for mean in means), np.median([mean[1] for mean in means])
+            floor, usual = min(mean.min() for mean in means), np.median([mean[len(mean) // 5] for mean in means])
             axes.set_ylim(floor - 0.15 * (usual - floor), usual)
         axes.set(xlabel="forward passes", ylabel="dev loss (nats)", title=title)
         return axes.figure

@@ -78,7 +78,7 @@ def verdict(record: dict[str, Any], spreads: dict[str, np.ndarray], method: str 
         "controls that have seen the task's gradients": [name for name in others if name in INFORMED],
         "controls that keep its own first sigma": [name for name in others if name == "frozen"],
     }
-    for group, names in groups.items():
+    for group, names in ((group, names) for group, names in groups.items() if names):
         beaten = [name for name in names if ours < means[name]["forwards_over_mezo"]]
         clear = [name for name in beaten if np.mean(spreads[method] < spreads[name]) >= 0.95]
         rest = [name for name in names if name not in beaten]
