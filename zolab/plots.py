@@ -222,8 +222,8 @@ def forwards_dots(
         axes.axvline(1, color="grey", linewidth=1)
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
-        axes.set(
-            xscale="log", xlim=(low, high), xlabel="forward passes over MeZO's (left is better; arrow: never)", title=title
-        )
+        axes.set(xscale="log", xlim=(low, high), title=title)
+        axes.set_xlabel("forward passes over MeZO's (left is better; arrow: never)")
+        plain_log(axes.xaxis)
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
         return axes.figure
