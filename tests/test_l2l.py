@@ -71,11 +71,12 @@ class Loss(nn.Module):
 
 @pytest.mark.parametrize("gradient", ["sample", "complete"])
 @pytest.mark.parametrize("through_budget", [False, True])
-def test_the_meta_gradient_is_that_of_a_copy_with_a_graph(gradient, through_budget):
+@pytest.mark.parametrize("exact", [False, True])
+def test_the_meta_gradient_is_that_of_a_copy_with_a_graph(gradient, through_budget, exact):
     model, before = network(), weights(network())
     pertnn = PertNN(split(model), hidden=8, seed=1)
     wanted = published_slope(model, pertnn, gradient == "complete", through_budget)
-    taken = step_of(model, pertnn, gradient=gradient, through_budget=through_budget)
+    taken = step_of(model, pertnn, gradient=gradient, through_budget=through_budget, exact=exact)
     taken(loss_of(model), History())
     for w, slope in zip(pertnn.parameters(), wanted, strict=True):
         torch.testing.assert_close(w.grad, slope, rtol=2e-2, atol=2e-3 * float(slope.abs().max()) + 1e-9)
@@ -148,6 +149,15 @@ def test_beside_it_the_model_takes_plain_sgd_to_the_bit(gradient, fused, momentu
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_an_exact_slope_is_the_probes():
+    model = network()
+    pertnn = PertNN(split(model))
+    probed, exact = (step_of(model, pertnn, exact=exact)(loss_of(model), History()) for exact in (False, True))
+    assert exact.projected_grad == pytest.approx(probed.projected_grad, rel=1e-3)
+    assert exact.losses == pytest.approx(probed.losses, rel=1e-4)
+    assert exact.loss == probed.loss
+
+
 def test_clipping_is_torchs():
     model = network()
     twin = copy.deepcopy(model)
@@ -186,8 +196,8 @@ def test_training_lowers_the_meta_loss():
     assert ((found[-1].sigma > 1) == (np.array(density) > 1e-3)).all()
 
 
-@pytest.mark.parametrize("gradient", ["sample", "expected"])
-def test_a_step_that_fails_leaves_weights_and_pertnn(gradient):
+@pytest.mark.parametrize(("gradient", "exact"), [("sample", False), ("sample", True), ("expected", False)])
+def test_a_step_that_fails_leaves_weights_and_pertnn(gradient, exact):
     model = network()
     before, pertnn = weights(model), PertNN(split(model))
     theirs, calls = weights(pertnn), [0]
@@ -196,10 +206,12 @@ def test_a_step_that_fails_leaves_weights_and_pertnn(gradient):
         calls[0] += 1
         return loss_of(model)() * (math.nan if calls[0] == fail else 1.0)
 
-    for fail in (1, 2, 3):
+    for fail in (1, 2) if exact else (1, 2, 3):
         calls[0] = 0
         with pytest.raises(FloatingPointError, match="lower"):
-            step_of(model, pertnn, lr=0.1, meta_lr=0.1, gradient=gradient)(lambda fail=fail: closure(fail), History())
+            taken = step_of(model, pertnn, lr=0.1, meta_lr=0.1, gradient=gradient, exact=exact)
+            taken(lambda fail=fail: closure(fail), History())
+        assert all(p.grad is None for p in model.parameters())
         assert equal(weights(model), before)
         assert equal(weights(pertnn), theirs)
 
@@ -209,6 +221,7 @@ def test_a_step_that_fails_leaves_weights_and_pertnn(gradient):
     [
         ({"gradient": "first"}, "unknown gradient 'first'; choose sample"),
         ({"fused": True, "clip": 1.0}, "the fused step cannot clip"),
+        ({"fused": True, "exact": True}, "the fused step forgets the gradients that an exact p is made of"),
     ],
 )
 def test_settings_that_do_not_go_together(settings, message):

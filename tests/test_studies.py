@@ -1,7 +1,9 @@
 """Studies: scales of the theory and controls of a PertNN become runs, each with its own learning rate and record."""
 
 import json
+import math
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,10 +11,14 @@ import torch
 import yaml
 
 from zolab.blocks import split
+from zolab.l2l import MetaConfig
 from zolab.l2l.__main__ import main as l2l_main
 from zolab.l2l.controls import CONTROLS, study
+from zolab.l2l.overview import overview
+from zolab.l2l.recipes import load_recipes
+from zolab.l2l.shipped import SHIPPED
 from zolab.models import fingerprint, load_model
-from zolab.pertnn import PertNN
+from zolab.pertnn import SHIPPED_FINETUNERS, PertNN
 from zolab.records import load_record
 from zolab.sweep import load_plan
 from zolab.theory.__main__ import main as theory_main
@@ -77,8 +83,84 @@ def test_the_frozen_control_keeps_its_first_scales(tmp_path, plan, pertnn):
 
 def test_an_unknown_control_is_refused(plan, pertnn, tmp_path, monkeypatch, capsys):
     words = ("--pertnn", pertnn, "--out", tmp_path / "runs", "--record", tmp_path / "record.json", "--controls", "luck")
-    assert command(monkeypatch, l2l_main, plan, *words) == 1
+    assert command(monkeypatch, l2l_main, "controls", plan, *words) == 1
     assert capsys.readouterr().err.startswith("error: unknown control luck; choose among trained, frozen")
+
+
+RECIPES = {
+    "base": {"model": "tiny-reviews", "tasks": "reviews_sentence", "steps": 2, "period": 2, "batch_size": 2, "train": 8},
+    "published": {},
+    "layers": {"rule": "layer"},
+    "gain": {"gradient": "gain", "measured": 4, "minibatches": 1, "clip": 0.0, "normalise": "none"},
+    "gain_kinds": {"after": "gain", "rule": "kind"},
+}
+
+
+def test_every_recipe_is_trained_and_used(tmp_path, monkeypatch):
+    path, record = tmp_path / "plan.yaml", tmp_path / "record.json"
+    path.write_text(yaml.safe_dump({**PLAN, "recipes": RECIPES}, sort_keys=False))
+    assert command(monkeypatch, l2l_main, "recipes", path, "--out", tmp_path / "runs", "--record", record) == 0
+    kept = load_record(record)
+    assert list(kept["result"]["sentence"]) == ["mezo", "published", "layers", "gain", "gain_kinds"]
+    assert kept["config"]["recipes"] == RECIPES
+    assert {name: len(sigma) for name, sigma in kept["sigma"].items()} == {
+        "published": 20,
+        "layers": 4,
+        "gain": 20,
+        "gain_kinds": 11,
+    }
+    found = overview(kept)
+    assert found["mezo"]["forwards_over_mezo"] == 1
+    assert found["gain"]["tasks"]["sentence"]["lr"] == kept["result"]["sentence"]["gain"]["lr"]
+
+
+@pytest.mark.parametrize(
+    ("recipes", "message"),
+    [
+        ({"published": {}}, "must have recipes, one of them called base"),
+        ({"base": {}, "late": {"after": "early"}}, "the recipe late follows 'early', which is not one before it"),
+        ({"base": {}, "odd": {"budget": 1}}, "the settings of the recipe odd are not a configuration"),
+        ({"base": {}, "odd": {"period": 0}}, "period must be at least 1"),
+    ],
+)
+def test_recipes_that_are_wrong_are_refused(tmp_path, recipes, message):
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml.safe_dump({**PLAN, "recipes": recipes}))
+    with pytest.raises(ValueError, match=message):
+        load_recipes(path)
+
+
+def test_an_overview_is_a_geometric_mean_over_tasks():
+    def found(ratio, losses):
+        seeds = {str(i): {"dev_loss": loss, **({} if loss is None else {"test_after": 0.5})} for i, loss in enumerate(losses)}
+        return {"lr": 1e-4, "forwards_over_mezo": ratio, "seeds": seeds}
+
+    record = {"result": {"a": {"trained": found(0.5, (0.4, 0.6))}, "b": {"trained": found(2.0, (0.4, None))}}}
+    result = overview(record)["trained"]
+    assert result["forwards_over_mezo"] == pytest.approx(1)
+    assert result["tasks"]["a"]["loss"] == pytest.approx(0.5)
+    assert result["tasks"]["a"]["loss_sd"] == pytest.approx(0.02**0.5)
+    assert result["tasks"]["b"]["loss"] == math.inf
+    assert result["tasks"]["b"]["metric"] == 0.25
+
+
+def test_a_shipped_fine_tuner_can_be_made_again(tmp_path, monkeypatch):
+    small = replace(SHIPPED["tiny-reviews"], steps=2, period=1, batch_size=2, train=8, measured=2, minibatches=1)
+    monkeypatch.setitem(SHIPPED, "tiny-reviews", small)
+    monkeypatch.setitem(SHIPPED_FINETUNERS, "tiny-reviews", tmp_path / "shipped")
+    assert command(monkeypatch, l2l_main, "ship", "tiny-reviews", "--out", tmp_path / "run") == 0
+    pertnn = PertNN.load("tiny-reviews", load_model("tiny-reviews")[0])
+    assert MetaConfig(**pertnn.card["metrics"]["settings"]) == small
+
+
+@pytest.mark.parametrize("name", list(SHIPPED))
+def test_the_shipped_fine_tuners_are_what_their_cards_say(name):
+    model, _ = load_model(name)
+    pertnn = PertNN.load(name, model)
+    assert pertnn.card["fingerprint"] == fingerprint(model)
+    assert MetaConfig(**pertnn.card["metrics"]["settings"]) == SHIPPED[name]
+    sigma = np.array(list(pertnn.card["metrics"]["sigma"].values()))
+    assert np.square(sigma) @ pertnn.blocks.sizes == pytest.approx(sum(pertnn.blocks.sizes), rel=1e-3)
 
 
 def test_the_theorys_scales_are_runs_on_the_budget(plan, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ def overview(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     Returns:
         {method: {"forwards_over_mezo": geometric mean over the tasks that it ran on, "tasks": {task: its own
         "forwards_over_mezo" and "lr", and mean and standard deviation over the seeds of the final dev loss ("loss",
-        "loss_sd") and of the test metric ("metric", "metric_sd")}}}
+        "loss_sd") and of the test metric ("metric", "metric_sd"); the deviation of one seed, or with a diverged one, is NaN}}}
     """
     found: dict[str, dict[str, Any]] = {}
     for task, methods in record["result"].items():
@@ -30,8 +30,8 @@ def overview(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
             metrics = [seed.get("test_after", 0.0) for seed in seeds]
             entry = {"forwards_over_mezo": outcome["forwards_over_mezo"], "lr": outcome["lr"]}
             for key, values in (("loss", losses), ("metric", metrics)):
-                finite = bool(np.isfinite(values).all())
-                entry |= {key: float(np.mean(values)), f"{key}_sd": float(np.std(values, ddof=1)) if finite else math.inf}
+                spread = float(np.std(values, ddof=1)) if len(values) > 1 and np.isfinite(values).all() else math.nan
+                entry |= {key: float(np.mean(values)), f"{key}_sd": spread}
             found.setdefault(name, {"tasks": {}})["tasks"][task] = entry
     for method in found.values():
         ratios = [entry["forwards_over_mezo"] for entry in method["tasks"].values()]

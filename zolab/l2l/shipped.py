@@ -21,15 +21,15 @@ SHIPPED = {
         lr=3e-3,
     ),
     "smollm2-135m": MetaConfig(
-        **GAIN,
+        **{**GAIN, "meta_lr": 3e-3},
         model="smollm2-135m",
         tasks="rotten_tomatoes_short",
-        steps=24,
-        period=8,
-        batch_size=8,
+        steps=20,
+        period=10,
         train=300,
-        measured=16,
-        lr=4e-4,
+        measured=12,
+        minibatches=2,
+        lr=5e-4,
     ),
 }
 

@@ -80,6 +80,7 @@ class MetaStep:
         gradient: which of `GRADIENTS`.
         through_budget: differentiate the budget's factor f too; published code takes it as a constant.
         clip: largest norm of the model's gradient, or None.
+        exact: p is the clean gradient's <grad L, u>, and the losses L +- eps p: two forward passes less.
         fused: the model's step is taken inside the backward pass, tensor by tensor, so that its gradients never exist
             together; without clipping, which needs them all.
         seed: of the directions.
@@ -100,6 +101,7 @@ class MetaStep:
         gradient: str = "sample",
         through_budget: bool = False,
         clip: float | None = None,
+        exact: bool = False,
         fused: bool = False,
         seed: int = 0,
     ):
@@ -107,11 +109,13 @@ class MetaStep:
             raise ValueError(f"unknown gradient {gradient!r}; choose {', '.join(GRADIENTS)}.")
         if fused and clip is not None:
             raise ValueError("the fused step cannot clip: the norm is known only when every gradient is; set clip to None.")
+        if fused and exact:
+            raise ValueError("the fused step forgets the gradients that an exact p is made of; set exact or fused to False.")
         if fused != isinstance(inner, Sequence) or (fused and len(inner) != len(tensors)):
             raise ValueError("inner must be one optimizer, or with fused=True a list with one for each tensor.")
         self.tensors, self.pertnn, self.outer, self.inner = list(tensors), pertnn, outer, inner
         self.lr_zo, self.eps, self.gradient, self.through_budget = lr_zo, eps, gradient, through_budget
-        self.clip, self.fused, self.seed = clip, fused, seed
+        self.clip, self.exact, self.fused, self.seed = clip, exact, fused, seed
         self.numbers = tuple(range(len(self.tensors)))
         self.steps = 0
 
@@ -137,20 +141,32 @@ class MetaStep:
         scales = self.pertnn.spread(sigma).tolist()
         if not np.isfinite(scales).all() or not any(scales):
             raise FloatingPointError(f"step {self.steps}: PertNN's sigma are not finite, or all zero; lower meta_lr.")
-        losses = self._probe(closure, direction, scales)
-        p = (losses[0] - losses[1]) / (2 * self.eps)
-        meta_loss, ahead, slope = float("nan"), None, None
+        known = sigma.detach().double().cpu().numpy()
         if terms is not None:
-            meta_loss, slope = self._measured(terms, sigma.detach().double().cpu().numpy())
-        elif self.gradient != "expected":
-            meta_loss, ahead = self._ahead(closure, direction, [-self.lr_zo * p * scale for scale in scales])
-        loss, here = self._clean_step(closure, direction)
+            meta_loss, slope = self._measured(terms, known)
+        try:
+            if self.exact:
+                loss, dots, squares = self._clean(closure, direction)
+                p = float(np.dot(scales, dots))
+                losses = (loss + self.eps * p, loss - self.eps * p)  # as far as a step of eps is straight
+            else:
+                losses = self._probe(closure, direction, scales)
+                p = (losses[0] - losses[1]) / (2 * self.eps)
+            if self.gradient in ("sample", "complete"):
+                meta_loss, ahead = self._ahead(closure, direction, [-self.lr_zo * p * scale for scale in scales])
+            if not self.exact:
+                loss, dots, squares = self._clean(closure, direction)
+            if not self.fused:
+                self._descend()
+        finally:
+            for tensor in self.tensors:
+                tensor.grad = None
         if self.gradient == "expected":
-            squares, known = self.pertnn.blocks.totals(here), sigma.detach().double().cpu().numpy()
-            meta_loss, slope = float(-self.lr_zo * (known**2 @ squares)), -2 * self.lr_zo * known * squares
-        elif ahead is not None:
+            g = self.pertnn.blocks.totals(squares)
+            meta_loss, slope = float(-self.lr_zo * (known**2 @ g)), -2 * self.lr_zo * known * g
+        elif terms is None:
             along = float(np.dot(scales, ahead)) if self.gradient == "complete" else 0.0
-            slope = self.pertnn.blocks.totals(-self.lr_zo * (p * ahead + (along * here if along else 0.0)))
+            slope = self.pertnn.blocks.totals(-self.lr_zo * (p * ahead + (along * dots if along else 0.0)))
         self.outer.zero_grad()
         (sigma * torch.from_numpy(slope).to(sigma)).sum().backward()
         self.outer.step()
@@ -193,15 +209,17 @@ class MetaStep:
             raise FloatingPointError(f"step {self.steps}: the loss after the zeroth-order step is {loss.item()}; lower lr_zo.")
         return loss.item(), products
 
-    def _clean_step(self, closure: Closure, direction: Direction) -> tuple[float, np.ndarray]:
-        """SGD on the clean loss; for each tensor <grad_j L, z_j> or |grad_j L|^2, whichever the meta-gradient needs."""
-        found = np.zeros(len(self.tensors))
+    def _clean(self, closure: Closure, direction: Direction) -> tuple[float, np.ndarray, np.ndarray]:
+        """The clean loss and its backward pass, with the SGD step in it if that is fused; <grad_j L, z_j> and |grad_j L|^2 of
+        each tensor, where they are needed.
+        """
+        dots, squares = np.zeros((2, len(self.tensors)))
 
         def measure(j: int, gradient: Tensor) -> None:
-            if self.gradient == "complete":
-                found[j] = noise.dot(gradient.contiguous(), direction, j)
-            elif self.gradient == "expected":
-                found[j] = float(gradient.square().sum(dtype=torch.float64))
+            if self.exact or self.gradient == "complete":
+                dots[j] = noise.dot(gradient.contiguous(), direction, j)
+            if self.gradient == "expected":
+                squares[j] = float(gradient.square().sum(dtype=torch.float64))
 
         def step(j: int, gradient: Tensor) -> None:
             measure(j, gradient)
@@ -216,14 +234,15 @@ class MetaStep:
             if not np.isfinite(loss.item()):
                 raise FloatingPointError(f"step {self.steps}: the loss is {loss.item()}; lower the model's learning rate.")
             loss.backward()
-        if not self.fused:
-            for j, tensor in enumerate(self.tensors):
-                measure(j, tensor.grad)
-            if self.clip is not None:
-                torch.nn.utils.clip_grad_norm_(self.tensors, self.clip)
-            self.inner.step()
-            self.inner.zero_grad()
-        return loss.item(), found
+        for j, tensor in enumerate(self.tensors if not self.fused else ()):
+            measure(j, tensor.grad)
+        return loss.item(), dots, squares
+
+    def _descend(self) -> None:
+        """SGD with the gradients that the backward pass left."""
+        if self.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.tensors, self.clip)
+        self.inner.step()
 
     def _measured(self, terms: StepTerms, sigma: np.ndarray) -> tuple[float, np.ndarray]:
         """The expected change of the loss at lr_zo, or the log of the gain, and its slope in sigma."""

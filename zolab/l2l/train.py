@@ -47,6 +47,7 @@ class MetaConfig:
     train: int | None = option(300, "training examples of each task")
     gradient: str = option("sample", f"of the meta-loss: {', '.join(GRADIENTS)}")
     measured: int = option(32, f"examples behind each step's statistics, for gradient {' or '.join(MEASURED)}")
+    minibatches: int = option(4, "minibatches drawn from them, for the noise")
     through_budget: bool = option(False, "differentiate the budget's factor too; the published code does not")
     lr_zo: float = option(1e-6, "learning rate of the zeroth-order step in the meta-loss")
     eps: float = option(1e-3, "finite-difference radius, in weight units")
@@ -56,6 +57,7 @@ class MetaConfig:
     momentum: float = option(0.8, "of the model's SGD; not 0 takes memory of the weights' size")
     decay: bool = option(True, "let the model's learning rate fall linearly to zero over a period")
     clip: float = option(1.0, "largest norm of the model's gradient; 0 does not clip")
+    exact: bool = option(False, "take p from the clean gradient: two forward passes less")
     fused: bool = option(False, "take the model's step inside the backward pass; needs clip 0")
     rule: str = option("tensor", f"blocks: {', '.join(RULES)}")
     hidden: int = option(64, "tanh units of each network")
@@ -77,7 +79,7 @@ class MetaConfig:
 
     def validate(self) -> None:
         """Raise ValueError, naming the option, unless every value makes sense."""
-        for name in ("steps", "batch_size", "hidden", "measured"):
+        for name in ("steps", "batch_size", "hidden", "measured", "minibatches"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}.")
         for name in ("reset_below", "lr", "meta_lr", "lr_zo", "clip", "seed", "data_seed"):
             require(0 <= getattr(self, name) < math.inf, f"{name} must be at least 0, got {getattr(self, name)}.")
@@ -89,6 +91,7 @@ class MetaConfig:
         require(self.outer in OUTER, f"unknown outer optimizer {self.outer!r}; choose {', '.join(OUTER)}.")
         require(self.budget in BUDGETS, f"normalise must be paper, code or none, got {self.normalise!r}.")
         require(not (self.fused and self.clip), "the fused step cannot clip; set clip to 0.")
+        require(not (self.fused and self.exact), "the fused step forgets the gradients that exact needs; set one to false.")
         require(all(self.task_names), f"tasks {self.tasks!r} names an empty task; write NAME,NAME.")
         require(len(set(self.task_names)) == len(self.task_names), f"tasks {self.tasks!r} names a task twice.")
 
@@ -180,7 +183,8 @@ class _MetaSession:
         last = min(first + config.period, config.steps)
         make = self._inner()
         settings = {"lr_zo": config.lr_zo, "eps": config.eps, "gradient": config.gradient, "seed": config.seed}
-        settings |= {"through_budget": config.through_budget, "clip": config.clip or None, "fused": config.fused}
+        settings |= {"through_budget": config.through_budget, "clip": config.clip or None}
+        settings |= {"exact": config.exact, "fused": config.fused}
         taken = MetaStep(self.tensors, self.pertnn, outer, make, **settings)
         taken.steps, losses = first, []
         for step in range(first, last):
@@ -219,7 +223,7 @@ class _MetaSession:
         """Of the present weights, on examples that change from step to step."""
         config, task = self.config, self.tasks[turn]
         examples = batch_at(self.examples[turn], min(config.measured, len(self.examples[turn])), config.seed + 1, number)
-        settings = {"batch": config.batch_size, "rule": RULES[config.rule], "seed": number}
+        settings = {"batch": config.batch_size, "minibatches": config.minibatches, "rule": RULES[config.rule], "seed": number}
         return gauss_newton_terms(self.model, task, self.tokenizer, examples, **settings)[0]
 
     def _note(self, step: int, turn: int, outcome: Outcome) -> None:
