@@ -28,17 +28,6 @@ def record(**changes):
     return {"config": {}, "result": {"first": methods, "second": copy.deepcopy(methods)}}
 
 
-def test_means_over_tasks_and_seeds():
-    study = record()
-    study["result"]["second"]["trained"]["forwards_over_mezo"] = 0.125
-    found = overview(study)
-    assert found["trained"]["forwards_over_mezo"] == pytest.approx(0.25)
-    assert found["mezo"]["forwards_over_mezo"] == 1
-    entry = found["meazo"]["tasks"]["first"]
-    assert (entry["lr"], entry["loss"]) == (0.05, pytest.approx(90.01))
-    assert (entry["metric"], entry["metric_sd"]) == (pytest.approx(0.6), pytest.approx(0.1))
-
-
 def test_seeds_drawn_again_are_paired():
     again = resampled(record(), draws=30)
     assert np.array_equal(again["mezo"], np.ones(30))
