@@ -216,7 +216,9 @@ def forwards_dots(
                     marker = "o" if ratio < np.inf else ">"
                     shift = 0.3 * (number / max(1, len(tasks) - 1) - 0.5)
                     colour = COLOURS[number % len(COLOURS)]
-                    axes.plot(np.clip(ratio, low, high), place + shift, marker, color=colour, alpha=0.8, markersize=6)
+                    axes.plot(
+                        np.clip(ratio, low, high), place + shift, marker, color=colour, alpha=0.8, markersize=6, clip_on=False
+                    )
         for number, task in enumerate(tasks):
             axes.plot([], [], "o", color=COLOURS[number % len(COLOURS)], label=task)
         axes.axvline(1, color="grey", linewidth=1)
