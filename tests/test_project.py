@@ -130,18 +130,23 @@ class TestNotebook:
 
 
 def test_settings_files_match_their_notebooks():
-    """papermill only warns about a misspelt key."""
+    """papermill only warns about a misspelt key. A file names its notebooks, and each key is a parameter of one of them."""
     import yaml
 
     for settings in (ROOT / "notebooks" / "params").glob("*.yaml"):
-        keys = set(yaml.safe_load(settings.read_text()))
-        assigned = [
-            {target.id for node in ast.parse(cell.source).body for target in node.targets}
-            for path in NOTEBOOKS
-            for cell in nbformat.read(path, as_version=4).cells
+        named = set(re.findall(r"notebooks/(\d\d_\w+)\.ipynb", settings.read_text()))
+        assigned = {
+            target.id
+            for name in named
+            for cell in nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
             if "parameters" in cell.metadata.get("tags", [])
-        ]
-        assert any(keys <= names for names in assigned), settings.name
+            for node in ast.parse(cell.source).body
+            for target in node.targets
+        }
+        unknown = set(yaml.safe_load(settings.read_text())) - assigned
+        assert not unknown, (
+            f"{settings.name}: no parameter of {', '.join(sorted(named))} is called {', '.join(sorted(unknown))}"
+        )
 
 
 def test_no_path_of_a_machine_is_kept():

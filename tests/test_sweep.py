@@ -3,11 +3,12 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import yaml
 
 from zolab.records import load_record
-from zolab.sweep import forwards_ratio, load_plan, sweep
+from zolab.sweep import forwards_ratio, load_plan, resampled_ratios, sweep
 
 PLAN = {
     "base": {
@@ -112,6 +113,18 @@ def curve(*losses, seeds=1):
 )
 def test_forwards_are_compared_at_the_lowest_loss_that_both_reach(method, ratio):
     assert forwards_ratio(method, curve(1.0, 0.8, 0.6)) == pytest.approx(ratio)
+
+
+def test_ratios_of_seeds_drawn_again():
+    base = curve(1.0, 0.8, 0.6, seeds=3)
+    assert np.array_equal(resampled_ratios(base, base, draws=20), np.ones(20))
+    fast = curve(1.0, 0.6, 0.5, seeds=2)["seeds"] | {"2": curve(1.0, 0.8, 0.6)["seeds"]["0"]}
+    ratios = resampled_ratios({"seeds": fast}, base)
+    assert (ratios.min(), ratios.max()) == (0.5, 1.0)  # all fast, all slow
+    assert 0.5 < np.median(ratios) < 1.0
+    assert np.array_equal(ratios, resampled_ratios({"seeds": fast}, base))
+    broken = curve(1.0, 0.5, 0.4, seeds=1)["seeds"] | {"1": {"dev_loss": None}}
+    assert {math.isinf(ratio) for ratio in resampled_ratios({"seeds": broken}, curve(1.0, 0.8, 0.6, seeds=2))} == {True, False}
 
 
 @pytest.mark.parametrize(("search", "chosen"), [(1, 4.0), (2, 1.0)])

@@ -1,10 +1,18 @@
-"""Convert fine-tuners that the authors of ZO Fine-tuner released: pickled modules, read without running what a pickle can."""
+"""Fine-tuners that the authors of ZO Fine-tuner released: read without running what a pickle can, and traced to their init.
 
+python -m zolab.published FILE --record figures/records/09_published.json
+"""
+
+import argparse
+import hashlib
 import os
 import pickle
+import sys
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +20,10 @@ import torch
 from torch import Tensor
 
 from zolab.blocks import Blocks
-from zolab.pertnn import FEATURES, PertNN
+from zolab.commands import reported
+from zolab.pertnn import FEATURES, PertNN, features
+from zolab.philox import OFFSETS, cuda_linear
+from zolab.records import environment, save_record
 
 STORAGES = {"FloatStorage": np.dtype("<f4"), "HalfStorage": np.dtype("<f2")}
 MODULES = (
@@ -78,6 +89,88 @@ def import_published(path: str | os.PathLike, sizes: Mapping[str, int], **option
     return pertnn
 
 
+@dataclass(frozen=True)
+class Init:
+    """Where the networks of a PertNN began, and how far they have come.
+
+    Args:
+        draws: number of the draw that each network began as, shape (b,), counted along the random stream of a device.
+        distances: median |W1 - draw| of each network, shape (b,).
+        others: the same to the nearest of the other draws: what a distance to a draw is that a network did not begin as.
+        relative: norm of the change of all weights of a network over their norm as drawn, shape (b,).
+        drawn: the PertNN as it began.
+    """
+
+    draws: np.ndarray
+    distances: np.ndarray
+    others: np.ndarray
+    relative: np.ndarray
+    drawn: PertNN
+
+
+def find_init(pertnn: PertNN, seed: int = 42, count: int | None = None) -> Init:
+    """The nearest of torch's first weights on CUDA to each network, for a PertNN made there one network after the other.
+
+    A network is Linear(5, h) and Linear(h, 1), four calls of `uniform_`. `torch.manual_seed` gives the same stream to every
+    device, so the networks on each begin with draw 0. Not for a PertNN whose seed is unknown: the nearest draw is then far.
+
+    Args:
+        pertnn: for example from `import_published`.
+        seed: given to `torch.manual_seed`; 42 in the released ones.
+        count: draws to compare with, by default one for each network.
+    """
+    made = [_drawn(pertnn.hidden, seed, 4 * OFFSETS * i) for i in range(count or len(pertnn.blocks))]
+    w1 = np.stack([weights["w1"] for weights in made])
+    table = np.stack([np.median(np.abs(w1 - w), axis=(1, 2)) for w in pertnn.w1.detach().cpu().numpy()])
+    draws = table.argmin(1)
+    distances, others = np.sort(table, axis=1)[:, :2].T
+    drawn = PertNN(pertnn.blocks, pertnn.hidden, input_scaling=pertnn.input_scaling, normalise=None)
+    drawn.load_state_dict({name: torch.from_numpy(np.stack([made[i][name] for i in draws])) for name in made[0]})
+    now, then = (np.concatenate([w.detach().cpu().reshape(len(draws), -1) for w in p.parameters()], 1) for p in (pertnn, drawn))
+    relative = np.linalg.norm(now - then, axis=1) / np.linalg.norm(then, axis=1)
+    return Init(draws, distances, others, relative, drawn)
+
+
+def _drawn(hidden: int, seed: int, offset: int) -> dict[str, np.ndarray]:
+    """First weights of one network, named and shaped as PertNN has them."""
+    w1, b1 = cuda_linear(len(FEATURES), hidden, seed, offset)
+    w2, b2 = cuda_linear(hidden, 1, seed, offset + 2 * OFFSETS)
+    return {"w1": w1, "b1": b1, "w2": w2[0], "b2": b2[0]}
+
+
+@torch.no_grad()
+def settled_sigma(pertnn: PertNN, variance: float = 4e-4, loss: float = 1.0, steps: int = 200) -> np.ndarray:
+    """Raw sigma of each block after its feedback has settled: fed back `steps` times, from one, at inputs that stay the same.
+
+    Args:
+        pertnn: on the CPU.
+        variance: of every block's weights, their mean being zero.
+        loss: on both sides of the probe.
+        steps: one gives sigma at these inputs with a previous sigma of one.
+    """
+    sigma = np.ones(len(pertnn.blocks))
+    for _ in range(steps):
+        sigma = pertnn(features([0.0], [variance], (loss, loss), sigma)).numpy()
+    return sigma
+
+
+def trace(pertnn: PertNN, seed: int = 42) -> dict[str, dict[str, float]]:
+    """What `find_init` and `settled_sigma` tell of each block, by its name: numbers for a record, no weights.
+
+    Args:
+        pertnn: on the CPU; its budget plays no part, since sigma is raw.
+        seed: as in `find_init`.
+
+    Returns:
+        For each block `draw`, `distance`, `other` and `relative` of `Init`, `sigma` now and `sigma_drawn`.
+    """
+    init = find_init(pertnn, seed)
+    columns = {"draw": init.draws, "distance": init.distances, "other": init.others, "relative": init.relative}
+    columns |= {"sigma": settled_sigma(pertnn), "sigma_drawn": settled_sigma(init.drawn)}
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return {name: dict(zip(columns, row, strict=True)) for name, row in zip(pertnn.blocks.names, rows, strict=True)}
+
+
 class _Reader(pickle.Unpickler):
     """An unpickler of torch's zip format that can make nothing but tensors and stand-ins."""
 
@@ -137,3 +230,25 @@ def _layers(network: Any) -> dict[str, Tensor]:
     if not all(w.isfinite().all() for w in (w1, b1, w2, b2)):
         raise ValueError("a weight is not finite")
     return {"w1": w1, "b1": b1, "w2": w2[0], "b2": b2[0]}
+
+
+def _record(path: Path, record_path: Path, seed: int = 42) -> None:
+    found = trace(import_published(path, llama_sizes()), seed)
+    config = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "seed": seed}
+    save_record({"config": config, "result": found, **environment()}, record_path)
+    column = {key: [entry[key] for entry in found.values()] for key in ("draw", "distance", "other", "relative")}
+    print(f"{len(found)} networks, {len(set(column['draw']))} distinct draws of seed {seed}")
+    print(f"median |W1 - draw|: at most {max(column['distance']):.1e}; to any other draw at least {min(column['other']):.1e}")
+    print(f"relative change of a network: median {np.median(column['relative']):.1e}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m zolab.published", description="Trace a released fine-tuner to its init.")
+    parser.add_argument("file", type=Path, help="a released .pth of LLaMA-3.2-1B")
+    parser.add_argument("--record", type=Path, required=True, help="file of the record")
+    options = parser.parse_args()
+    return reported(lambda: _record(options.file, options.record))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

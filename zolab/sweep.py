@@ -177,19 +177,36 @@ def forwards_ratio(method: dict[str, Any], base: dict[str, Any]) -> float:
     Args:
         method, base: what `sweep` found for them, with the same seeds and equal runs.
     """
-    (forwards, ours), (_, theirs) = _mean_curve(method), _mean_curve(base)
+    (forwards, ours), (_, theirs) = _curves(method), _curves(base)
+    return _ratio(forwards, ours, theirs)
+
+
+def resampled_ratios(method: dict[str, Any], base: dict[str, Any], draws: int = 200, seed: int = 0) -> np.ndarray:
+    """`forwards_ratio` with the seeds drawn again, with replacement and the same for both: how far it rests on single runs.
+
+    Args:
+        method, base: as `forwards_ratio` takes them.
+        draws: length of the result.
+        seed: of the draws.
+    """
+    (forwards, ours), (_, theirs) = _curves(method), _curves(base)
+    orders = np.random.default_rng(seed).integers(len(ours), size=(draws, len(ours)))
+    return np.array([_ratio(forwards, ours[order], theirs[order]) for order in orders])
+
+
+def _curves(found: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Forward passes, shape (evaluations,), and dev losses, shape (seeds, evaluations), infinite for a run that diverged."""
+    curves = [outcome.get("dev_curve") for outcome in found["seeds"].values()]
+    forwards = [at for at, _ in max((curve for curve in curves if curve), key=len, default=[(0, None)])]
+    losses = [[loss for _, loss in curve] if curve else [math.inf] * len(forwards) for curve in curves]
+    return np.array(forwards), np.array(losses)
+
+
+def _ratio(forwards: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> float:
+    ours, theirs = (np.minimum.accumulate(losses.mean(0)) for losses in (ours, theirs))
     goal = max(ours[-1], theirs[-1])
     needed = _reached(forwards, theirs, goal)
     return _reached(forwards, ours, goal) / needed if needed else math.inf
-
-
-def _mean_curve(found: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    curves = [outcome.get("dev_curve") for outcome in found["seeds"].values()]
-    if None in curves:  # a run diverged
-        length = max((len(curve) for curve in curves if curve), default=1)
-        return np.arange(length), np.full(length, math.inf)
-    table = np.array(curves)
-    return table[0, :, 0], np.minimum.accumulate(table[:, :, 1].mean(0))
 
 
 def _reached(forwards: np.ndarray, losses: np.ndarray, goal: float) -> float:

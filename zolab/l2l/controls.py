@@ -1,12 +1,13 @@
 """Is it learned? A trained PertNN beside everything that might do as well: the controls that decide."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from zolab.blocks import mean_and_variance, moments, split, weights_of
+from zolab.blocks import mean_and_variance, moments, weights_of
 from zolab.config import Config
 from zolab.models import fingerprint, load_model
 from zolab.pertnn import PertNN, features
@@ -59,26 +60,33 @@ def study(plan_path: Path, pertnn: str, out: Path, record_path: Path, names: tup
     return result
 
 
+def networks(trained: PertNN) -> dict[str, PertNN]:
+    """The controls that are networks, by name: `trained` itself, `permuted`, and `untrained0` and so on."""
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(trained.blocks)))
+    permuted = copy.deepcopy(trained)
+    permuted.load_state_dict({name: w[order] for name, w in trained.state_dict().items()})
+    untrained = {f"untrained{seed}": PertNN(trained.blocks, trained.hidden, seed=seed) for seed in range(UNTRAINED)}
+    return {"trained": trained, "permuted": permuted, **untrained}
+
+
+def measured_sigmas(terms: StepTerms) -> dict[str, np.ndarray]:
+    """The controls that have seen gradients, by name: sigma of each tensor, on the budget."""
+    density = terms.on_budget(np.sqrt(np.maximum(terms.squares, 0) / terms.sizes))
+    return {"density": density, **{name: sigma for name, sigma in scales_of(terms).items() if name in CONTROLS}}
+
+
 def _variants(config: Config, terms: StepTerms, pertnn: str, folder: Path, names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """The settings of each control; networks of its own are written into a folder."""
     model, _ = load_model(config.model)
     trained = PertNN.load(pertnn, model)
-    order = torch.from_numpy(np.random.default_rng(0).permutation(len(trained.blocks)))
-    networks: dict[str, tuple[PertNN, str]] = {"trained": (trained, ""), "frozen": (trained, ", freeze=True")}
-    permuted = PertNN.load(pertnn, model)
-    permuted.load_state_dict({name: w[order] for name, w in trained.state_dict().items()})
-    networks["permuted"] = permuted, ""
-    rule = "tensor" if trained.blocks.names == trained.blocks.tensors else "layer"
-    for seed in range(UNTRAINED):
-        networks[f"untrained{seed}"] = PertNN(split(model, rule), trained.hidden, seed=seed), ""
-    sigmas = {**scales_of(terms), "density": terms.on_budget(np.sqrt(np.maximum(terms.squares, 0) / terms.sizes))}
     found = {}
-    for name, (network, extra) in networks.items():
+    for name, network in {**networks(trained), "frozen": trained}.items():
         if name.rstrip("0123456789") in names:
             about = {"base_model": config.model, "fingerprint": fingerprint(model), "training_data": name, "licence": "MIT"}
             network.save(folder / name, **about, metrics={})
+            extra = ", freeze=True" if name == "frozen" else ""
             found[name] = deployed(folder / name, model, terms, config.lr, extra)
-    found |= {name: with_sigma(sigma, terms, config.lr) for name, sigma in sigmas.items() if name in names}
+    found |= {name: with_sigma(sigma, terms, config.lr) for name, sigma in measured_sigmas(terms).items() if name in names}
     if "meazo" in names:  # its steps are as long as MeZO's where |p| is about |g_B|
         found["meazo"] = {"optimizer": "meazo", "lr": float(f"{config.lr * terms.seconds.sum() ** 0.5:.3g}")}
     return found
