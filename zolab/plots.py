@@ -178,7 +178,8 @@ def landscape_map(
 def loss_curves(methods: dict[str, dict[str, Any]], colours: dict[str, str], title: str, axes: Axes | None = None) -> Figure:
     """Dev loss against forward passes, mean and standard deviation over the seeds that did not diverge.
 
-    The drawn range begins where the middle method is after a fifth of the run: the fall before it would flatten the rest.
+    The drawn range begins where the middle method is after a fifth of the run, since the fall before it would flatten the rest,
+    or higher, where every method is seen at its lowest.
 
     Args:
         methods: a task of a record, {method: outcome of `zolab.sweep`}.
@@ -201,7 +202,8 @@ def loss_curves(methods: dict[str, dict[str, Any]], colours: dict[str, str], tit
                 means.append(mean)
         if means:
             floor, usual = min(mean.min() for mean in means), np.median([mean[len(mean) // 5] for mean in means])
-            axes.set_ylim(floor - 0.15 * (usual - floor), usual)
+            top = max(usual, *(mean.min() for mean in means), floor)
+            axes.set_ylim(floor - 0.15 * (top - floor), top + 0.15 * (top - floor))
         axes.set(xlabel="forward passes", ylabel="dev loss (nats)", title=title)
         return axes.figure
 
