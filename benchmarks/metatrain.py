@@ -107,22 +107,13 @@ def main():
     if options.memory_of:
         memory_of(options.memory_of, options)
         return
-    parts = (
-        "sgd",
-        "sgd_without_momentum",
-        "sample",
-        "exact",
-        "sample_fused",
-        "expected",
-        "expected_fused",
-        "mezo",
-        "finetuner",
-    )
+    meta = ("sample", "exact", "sample_fused", "expected", "expected_fused")
+    parts = ("sgd", "sgd_without_momentum", *meta, "mezo", "finetuner")
     memory = {part: peak_of("metatrain", part, options) for part in parts}
     model, loss = graph_setting(options)
     steps = {}
     for names in (("sgd", "sample", "exact", "expected"), ("sample_fused",), ("expected_fused",), ("mezo", "finetuner")):
-        made = {name: actions(model, loss)[name]() for name in names}  # momentum of one at a time, or of three
+        made = {name: actions(model, loss)[name]() for name in names}  # momentum of one at a time, or of four
         steps |= interleaved(options.repeats, **made)
     result = {
         "memory_over_sgd": memory["exact"] / memory["sgd"],

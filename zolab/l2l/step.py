@@ -246,9 +246,7 @@ class MetaStep:
 
     def _measured(self, terms: StepTerms, sigma: np.ndarray) -> tuple[float, np.ndarray]:
         """The expected change of the loss at lr_zo, or the log of the gain, and its slope in sigma."""
-        s = sigma**2
-        gain, noise = float(terms.gain(sigma)), float(terms.noise(sigma))
-        bent = terms.seconds * (terms.traces @ s) + terms.traces * (terms.seconds @ s) + 4 * terms.matrix @ s
+        gain, noise, bent = float(terms.gain(sigma)), float(terms.noise(sigma)), terms.noise_slope(sigma)
         if self.gradient == "curved":
             change = float(terms.change(sigma, self.lr_zo))
             return change, 2 * sigma * (self.lr_zo**2 / 2 * bent - self.lr_zo * terms.squares)

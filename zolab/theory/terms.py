@@ -50,6 +50,10 @@ class StepTerms:
         s = np.square(sigma)
         return (s @ self.seconds) * (s @ self.traces) + 2 * np.einsum("...j,jk,...k", s, self.matrix, s)
 
+    def noise_slope(self, sigma: np.ndarray) -> np.ndarray:
+        """Derivative of `noise` in each s_j = sigma_j^2, for one sigma of shape (blocks,)."""
+        return _noise(self.seconds, self.traces, self.matrix, np.square(sigma))[1]
+
     def change(self, sigma: np.ndarray, lr: float | np.ndarray) -> np.ndarray:
         """Expected change of the loss in one step."""
         return -lr * self.gain(sigma) + np.square(lr) / 2 * self.noise(sigma)
@@ -85,11 +89,8 @@ class StepTerms:
         g, a, t = self.squares * scale, self.seconds * scale, self.traces * scale
         q = self.matrix * np.outer(scale, scale)
 
-        def noise(y: np.ndarray) -> tuple[float, np.ndarray]:
-            return (a @ y) * (t @ y) + 2 * y @ q @ y, a * (t @ y) + t * (a @ y) + 4 * q @ y
-
         def objective(y: np.ndarray) -> tuple[float, np.ndarray]:
-            value, slope = noise(y)
+            value, slope = _noise(a, t, q, y)
             if lr is not None:
                 return (lr**2 / 2 * value - lr * (g @ y)) / unit, (lr**2 / 2 * slope - lr * g) / unit
             if value <= 0:
@@ -100,7 +101,7 @@ class StepTerms:
             return np.log(value) - 2 * np.log(g @ y), slope / value - 2 * g / (g @ y)
 
         even = np.where(shares, self.sizes, 0.0) / self.sizes[shares].sum()
-        unit = max(abs(lr * (g @ even)), lr**2 * abs(noise(even)[0])) if lr is not None else 1.0
+        unit = max(abs(lr * (g @ even)), lr**2 * abs(_noise(a, t, q, even)[0])) if lr is not None else 1.0
         alone = np.where(shares, g**2 / np.maximum(a * t + 2 * np.diag(q), 1e-300), 0.0)
         starts = [even] + [_simplex(np.where(shares, w, 0.0)) for w in (g, g / np.maximum(t, 1e-12 * t.max()), alone)]
         starts += [0.1 * even + 0.9 * vertex for vertex in np.eye(len(g))[np.argsort(-alone)[:5]]]
@@ -109,6 +110,11 @@ class StepTerms:
         found = [minimize(objective, start, **options, options={"maxiter": 500, "ftol": 1e-12}) for start in starts]
         best = min(found, key=lambda result: result.fun)
         return np.sqrt(scale * _simplex(np.maximum(best.x, 0)))
+
+
+def _noise(a: np.ndarray, t: np.ndarray, q: np.ndarray, s: np.ndarray) -> tuple[float, np.ndarray]:
+    """(sum a s)(sum t s) + 2 s'Qs and its slope in s, for a symmetric Q."""
+    return (a @ s) * (t @ s) + 2 * s @ q @ s, a * (t @ s) + t * (a @ s) + 4 * q @ s
 
 
 def _simplex(y: np.ndarray) -> np.ndarray:
