@@ -3,6 +3,7 @@
 # make figures draw the kept pictures in figures/ again
 PYTHON ?= python3
 BIN := .venv/bin
+PARALLEL := --numprocesses=logical --maxprocesses=4 --maxschedchunk=1
 STAMP := .venv/installed
 export HF_HUB_DISABLE_TELEMETRY := 1
 
@@ -15,9 +16,10 @@ start: install
 		--no-log-output --no-progress-bar --stdout-file /dev/stdout 2> runs/start.log \
 		|| { tail -n 25 runs/start.log; exit 1; }
 
+test: export OMP_NUM_THREADS := 1
 test: install lint
-	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=900 -p no:cacheprovider notebooks
+	$(BIN)/python -m pytest $(PARALLEL)
+	$(BIN)/python -m pytest $(PARALLEL) --nbmake --nbmake-timeout=900 --timeout=1800 -p no:cacheprovider notebooks
 
 lab: install
 	$(BIN)/jupyter lab notebooks

@@ -47,11 +47,9 @@ def sgd_step(model, loss, momentum=MOMENTUM):
 def meta_step(model, loss, gradient, fused, exact=False):
     """One of Algorithm 2."""
     params, pertnn = list(model.parameters()), PertNN(split(model))
-    inner = [torch.optim.SGD([p], lr=LR, foreach=False) for p in params] if fused else None
-    inner = inner or torch.optim.SGD(params, lr=LR, momentum=MOMENTUM, foreach=False)
     outer = torch.optim.SGD(pertnn.parameters(), lr=0.1)
-    clip = None if fused else 1.0
-    step = MetaStep(params, pertnn, outer, inner, lr_zo=LR, gradient=gradient, exact=exact, fused=fused, clip=clip, seed=SEED)
+    settings = {"lr_zo": LR, "gradient": gradient, "exact": exact, "fused": fused, "clip": None if fused else 1.0, "seed": SEED}
+    step = MetaStep(params, pertnn, outer, lr=LR, momentum=0.0 if fused else MOMENTUM, **settings)
     return partial(step, loss, History())
 
 

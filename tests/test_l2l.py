@@ -25,10 +25,8 @@ EPS, LR_ZO = 1e-3, 0.02
 
 def step_of(model, pertnn, lr=0.0, meta_lr=0.0, fused=False, momentum=0.0, **settings):
     tensors = list(model.parameters())
-    inner = [torch.optim.SGD([p], lr=lr, momentum=momentum) for p in tensors]
-    inner = inner if fused else torch.optim.SGD(tensors, lr=lr, momentum=momentum)
     outer = torch.optim.SGD(pertnn.parameters(), lr=meta_lr)
-    return MetaStep(tensors, pertnn, outer, inner, lr_zo=LR_ZO, eps=EPS, fused=fused, seed=4, **settings)
+    return MetaStep(tensors, pertnn, outer, lr=lr, momentum=momentum, lr_zo=LR_ZO, eps=EPS, fused=fused, seed=4, **settings)
 
 
 def published_slope(model, pertnn, complete, through_budget):

@@ -74,7 +74,8 @@ class MetaStep:
         tensors: the model's trainable tensors, in the order of the PertNN's blocks.
         pertnn: it is trained.
         outer: optimizer of the PertNN.
-        inner: optimizer of the model, any of torch's; or with `fused`, one for each tensor.
+        lr: learning rate of the model's SGD; may be set anew before each step.
+        momentum: of the model's SGD; not 0 takes memory of the weights' size.
         lr_zo: learning rate of the zeroth-order step in the meta-loss.
         eps: finite-difference radius.
         gradient: which of `GRADIENTS`.
@@ -94,8 +95,9 @@ class MetaStep:
         tensors: Sequence[Tensor],
         pertnn: PertNN,
         outer: torch.optim.Optimizer,
-        inner: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
         *,
+        lr: float,
+        momentum: float = 0.0,
         lr_zo: float,
         eps: float = 1e-3,
         gradient: str = "sample",
@@ -111,9 +113,9 @@ class MetaStep:
             raise ValueError("the fused step cannot clip: the norm is known only when every gradient is; set clip to None.")
         if fused and exact:
             raise ValueError("the fused step forgets the gradients that an exact p is made of; set exact or fused to False.")
-        if fused != isinstance(inner, Sequence) or (fused and len(inner) != len(tensors)):
-            raise ValueError("inner must be one optimizer, or with fused=True a list with one for each tensor.")
-        self.tensors, self.pertnn, self.outer, self.inner = list(tensors), pertnn, outer, inner
+        self.tensors, self.pertnn, self.outer = list(tensors), pertnn, outer
+        self.lr, self.momentum = lr, momentum
+        self.velocity: list[Tensor | None] = [None] * len(self.tensors)
         self.lr_zo, self.eps, self.gradient, self.through_budget = lr_zo, eps, gradient, through_budget
         self.clip, self.exact, self.fused, self.seed = clip, exact, fused, seed
         self.numbers = tuple(range(len(self.tensors)))
@@ -157,7 +159,8 @@ class MetaStep:
             if not self.exact:
                 loss, dots, squares = self._clean(closure, direction)
             if not self.fused:
-                self._descend()
+                for j in self.numbers:
+                    self._descend(j)
         finally:
             for tensor in self.tensors:
                 tensor.grad = None
@@ -210,8 +213,9 @@ class MetaStep:
         return loss.item(), products
 
     def _clean(self, closure: Closure, direction: Direction) -> tuple[float, np.ndarray, np.ndarray]:
-        """The clean loss and its backward pass, with the SGD step in it if that is fused; <grad_j L, z_j> and |grad_j L|^2 of
-        each tensor, where they are needed.
+        """The clean loss and its backward pass; <grad_j L, z_j> and |grad_j L|^2 of each tensor, where they are needed. The
+        gradients become the model's velocity, so that they take no room of their own in another backward pass; if fused, each
+        moves its tensor at once.
         """
         dots, squares = np.zeros((2, len(self.tensors)))
 
@@ -223,9 +227,8 @@ class MetaStep:
 
         def step(j: int, gradient: Tensor) -> None:
             measure(j, gradient)
-            self.tensors[j].grad = gradient
-            self.inner[j].step()
-            self.tensors[j].grad = None
+            self._gather(j, gradient)
+            self._descend(j)
 
         with ExitStack() as stack:
             if self.fused:
@@ -234,15 +237,28 @@ class MetaStep:
             if not np.isfinite(loss.item()):
                 raise FloatingPointError(f"step {self.steps}: the loss is {loss.item()}; lower the model's learning rate.")
             loss.backward()
-        for j, tensor in enumerate(self.tensors if not self.fused else ()):
-            measure(j, tensor.grad)
+        if not self.fused:
+            for j, tensor in enumerate(self.tensors):
+                measure(j, tensor.grad)
+            if self.clip is not None:
+                torch.nn.utils.clip_grad_norm_(self.tensors, self.clip)
+            for j, tensor in enumerate(self.tensors):
+                self._gather(j, tensor.grad)
+                tensor.grad = None
         return loss.item(), dots, squares
 
-    def _descend(self) -> None:
-        """SGD with the gradients that the backward pass left."""
-        if self.clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.tensors, self.clip)
-        self.inner.step()
+    @torch.no_grad()
+    def _gather(self, j: int, gradient: Tensor) -> None:
+        """The first half of SGD's step: a gradient joins the velocity."""
+        before = self.velocity[j]
+        self.velocity[j] = gradient if before is None else before.mul_(self.momentum).add_(gradient)
+
+    @torch.no_grad()
+    def _descend(self, j: int) -> None:
+        """The second half: a tensor moves along its velocity."""
+        self.tensors[j].add_(self.velocity[j], alpha=-self.lr)
+        if not self.momentum:
+            self.velocity[j] = None
 
     def _measured(self, terms: StepTerms, sigma: np.ndarray) -> tuple[float, np.ndarray]:
         """The expected change of the loss at lr_zo, or the log of the gain, and its slope in sigma."""

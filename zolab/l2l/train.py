@@ -1,6 +1,6 @@
 """Meta-training (arXiv 2510.00419, Algorithm 2): PertNN learns on one or several tasks while the model is tuned and put back.
 
-Training goes in periods. A period begins with the base model and fresh inner optimizers; PertNN, sigma and, as in the
+Training goes in periods. A period begins with the base model at rest; PertNN, sigma and, as in the
 published code, the loss history go on. So what has to be remembered between two periods is a few hundred kilobytes, and a
 stopped run goes on at the beginning of the period that it was in.
 """
@@ -181,16 +181,13 @@ class _MetaSession:
         config = self.config
         self._put_back()
         last = min(first + config.period, config.steps)
-        make = self._inner()
-        settings = {"lr_zo": config.lr_zo, "eps": config.eps, "gradient": config.gradient, "seed": config.seed}
+        settings = {"lr": config.lr, "momentum": config.momentum, "lr_zo": config.lr_zo, "eps": config.eps, "gradient": config.gradient, "seed": config.seed}
         settings |= {"through_budget": config.through_budget, "clip": config.clip or None}
         settings |= {"exact": config.exact, "fused": config.fused}
-        taken = MetaStep(self.tensors, self.pertnn, outer, make, **settings)
+        taken = MetaStep(self.tensors, self.pertnn, outer, **settings)
         taken.steps, losses = first, []
         for step in range(first, last):
-            rate = config.lr * (1 - (step - first) / config.period if config.decay else 1)
-            for optimizer in make if config.fused else [make]:
-                optimizer.param_groups[0]["lr"] = rate
+            taken.lr = config.lr * (1 - (step - first) / config.period if config.decay else 1)
             turn = step % len(self.tasks)
             number = step // len(self.tasks)
             terms = self._terms(turn, number) if config.gradient in MEASURED else None
@@ -204,14 +201,6 @@ class _MetaSession:
                 break
         self._keep(last, outer)
         return last
-
-    def _inner(self):
-        """Fresh inner optimizers: one, or one for each tensor."""
-
-        def sgd(tensors: list[Tensor]) -> torch.optim.Optimizer:
-            return torch.optim.SGD(tensors, lr=self.config.lr, momentum=self.config.momentum, foreach=False)
-
-        return [sgd([tensor]) for tensor in self.tensors] if self.config.fused else sgd(self.tensors)
 
     def _closure(self, turn: int, number: int) -> Callable[[], Tensor]:
         task, examples = self.tasks[turn], self.examples[turn]
