@@ -2,8 +2,8 @@
 
 Times are medians measured in turn in one process; memory is the peak, loading left out, of fresh processes that import and
 load the same. SGD has the published momentum, which takes as much memory as the weights; the fused steps, which make no
-gradient of the whole model, are set beside SGD without it, and have none themselves. What the trained scales gain is read
-from the kept run records.
+gradient of the whole model, are set beside SGD without it, and have none themselves; with `recomputed` activations, beside
+SGD that keeps its own. What the trained scales gain is read from the kept run records.
 """
 
 from functools import partial
@@ -15,6 +15,7 @@ from torch import nn
 from benchmarks.step import EPS, LR, SEED, arguments, interleaved, peak_of, report, setting
 from zolab import MeZO, ZOFineTuner
 from zolab.blocks import split
+from zolab.gradients import recomputed
 from zolab.l2l import GRADIENTS, MEASURED, History, MetaStep
 from zolab.l2l.overview import overview
 from zolab.pertnn import PertNN
@@ -53,6 +54,17 @@ def meta_step(model, loss, gradient, fused, exact=False):
     return partial(step, loss, History())
 
 
+def recomputed_step(model, loss):
+    """The fused one, activations made again."""
+    step = meta_step(model, loss, "sample", True)
+
+    def taken():
+        with recomputed(model):
+            step()
+
+    return taken
+
+
 def deployed(model, loss, name):
     """A step of MeZO or of ZO Fine-tuner."""
     settings = {"lr": LR, "eps": EPS, "seed": SEED}
@@ -68,6 +80,7 @@ def actions(model, loss):
         "sgd_without_momentum": lambda: sgd_step(model, loss, 0.0),
         **{name: partial(meta_step, model, loss, name, False) for name in META},
         **{f"{name}_fused": partial(meta_step, model, loss, name, True) for name in META},
+        "fused_recomputed": partial(recomputed_step, model, loss),
         "exact": partial(meta_step, model, loss, "sample", False, True),
         "mezo": lambda: deployed(model, loss, "mezo"),
         "finetuner": lambda: deployed(model, loss, "zo_finetuner"),
@@ -105,17 +118,20 @@ def main():
     if options.memory_of:
         memory_of(options.memory_of, options)
         return
-    meta = ("sample", "exact", "sample_fused", "expected", "expected_fused")
+    meta = ("sample", "exact", "sample_fused", "fused_recomputed", "expected", "expected_fused")
     parts = ("sgd", "sgd_without_momentum", *meta, "mezo", "finetuner")
     memory = {part: peak_of("metatrain", part, options) for part in parts}
     model, loss = graph_setting(options)
     steps = {}
-    for names in (("sgd", "sample", "exact", "expected"), ("sample_fused",), ("expected_fused",), ("mezo", "finetuner")):
+    fused = ("sample_fused", "fused_recomputed", "expected_fused")
+    for names in (("sgd", "sample", "exact", "expected"), ("sgd_without_momentum", *fused), ("mezo", "finetuner")):
         made = {name: actions(model, loss)[name]() for name in names}  # momentum of one at a time, or of four
         steps |= interleaved(options.repeats, **made)
     result = {
         "memory_over_sgd": memory["exact"] / memory["sgd"],
-        "fused_memory_over_sgd": memory["sample_fused"] / memory["sgd_without_momentum"],
+        "fused_memory_over_sgd": memory["fused_recomputed"] / memory["sgd_without_momentum"],
+        "fused_kept_memory_over_sgd": memory["sample_fused"] / memory["sgd_without_momentum"],
+        "fused_time_over_sgd": steps["fused_recomputed"] / steps["sgd_without_momentum"],
         "time_over_sgd": steps["exact"] / steps["sgd"],
         "probed_memory_over_sgd": memory["sample"] / memory["sgd"],
         "probed_time_over_sgd": steps["sample"] / steps["sgd"],

@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from zolab import Direction
 from zolab.blocks import split
-from zolab.gradients import consumed
+from zolab.gradients import consumed, recomputed
 from zolab.l2l import GRADIENTS, MEASURED, History, MetaConfig, MetaStep, meta_train
 from zolab.models import fingerprint, load_model
 from zolab.noise import direction
@@ -182,6 +182,34 @@ def test_gradients_never_exist_together():
     assert all(p.grad is None for p in params[1:])
 
 
+@pytest.mark.parametrize("family", ["llama", "opt"])
+def test_a_recomputed_layer_keeps_its_input_alone(family):
+    model, ids = load_model(f"tiny-random-{family}")[0], torch.arange(12).view(2, 6)
+
+    def kept():
+        """Gradients, and how many numbers lay in the graph before the backward pass."""
+        sizes = []
+
+        def pack(tensor):
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = model(input_ids=ids, labels=ids).loss
+        before = sum(sizes)
+        loss.backward()
+        gradients = [p.grad.clone() for p in model.parameters()]
+        model.zero_grad()
+        return gradients, before
+
+    plain, all_kept = kept()
+    with recomputed(model):
+        again, few_kept = kept()
+    assert equal(plain, again)
+    assert few_kept < all_kept / 2
+    assert kept()[1] == all_kept
+
+
 def test_training_lowers_the_meta_loss():
     """Blocks with the larger gradients come to be moved more, on one batch seen again and again."""
     model = network()
@@ -255,6 +283,15 @@ def test_a_stopped_meta_training_goes_on_to_the_same_bits(tmp_path, monkeypatch)
         again = meta_train(config, tmp_path / f"{outer}-stopped", progress=False)
         assert equal(weights(again.pertnn), weights(whole.pertnn))
         assert again.record["result"]["steps"] == whole.record["result"]["steps"]
+
+
+def test_recomputed_activations_change_nothing(tmp_path):
+    runs = []
+    for recompute in (False, True):
+        config = MetaConfig(**{**TINY, "clip": 0.0}, fused=True, recompute=recompute)
+        runs.append(meta_train(config, tmp_path / str(recompute), progress=False))
+    assert equal(weights(runs[0].pertnn), weights(runs[1].pertnn))
+    assert runs[0].record["result"] == runs[1].record["result"]
 
 
 def test_a_period_begins_with_the_base_model(tmp_path):

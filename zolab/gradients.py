@@ -1,9 +1,12 @@
-"""Gradients that are used and forgotten one by one, as a backward pass makes them, so that they never exist together."""
+"""Backward passes in little memory: gradients used and forgotten one by one, activations made again layer by layer."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 @contextmanager
@@ -37,3 +40,23 @@ def consumed(params: Sequence[Tensor], use: Callable[[int, Tensor], None]) -> It
             handle.remove()
         for p, gradient in zip(params, kept, strict=True):
             p.grad = gradient
+
+
+@contextmanager
+def recomputed(model: nn.Module) -> Iterator[None]:
+    """Inside the block, a backward pass makes each layer's activations again, from the layer's input, instead of keeping them.
+
+    Values and gradients are the same; the backward pass takes one more forward pass. transformers' own switch for this asks
+    for train mode, where some models drop out.
+
+    Args:
+        model: of transformers, where it marks layers that allow this; any other is left as it is.
+    """
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward

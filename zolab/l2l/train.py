@@ -7,6 +7,7 @@ stopped run goes on at the beginning of the period that it was in.
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from zolab.blocks import kind_of, published_weights, split, weights_of
 from zolab.config import option, require
 from zolab.files import replacing
 from zolab.finetune import batch_at
+from zolab.gradients import recomputed
 from zolab.l2l.step import GRADIENTS, MEASURED, History, MetaStep, Outcome
 from zolab.models import fingerprint, load_model
 from zolab.pertnn import BUDGETS, PertNN
@@ -59,6 +61,7 @@ class MetaConfig:
     clip: float = option(1.0, "largest norm of the model's gradient; 0 does not clip")
     exact: bool = option(False, "take p from the clean gradient: two forward passes less")
     fused: bool = option(False, "take the model's step inside the backward pass; needs clip 0")
+    recompute: bool = option(False, "make activations again in the backward pass: less memory, more time")
     rule: str = option("tensor", f"blocks: {', '.join(RULES)}")
     hidden: int = option(64, "tanh units of each network")
     identity: bool = option(False, "begin with sigma = 1, at MeZO")
@@ -170,7 +173,7 @@ class _MetaSession:
         if done:
             self._resume(done[-1], outer)
         bar = tqdm(total=self.config.steps, initial=step, disable=not self.progress, unit="step", mininterval=1, ncols=110)
-        with bar:
+        with bar, recomputed(self.model) if self.config.recompute else nullcontext():
             while step < self.config.steps:
                 step = self._period(step, outer, bar)
         self.base.unlink()
