@@ -33,6 +33,7 @@ from zolab.theory.terms import StepTerms
 
 RULES = {"tensor": "tensor", "layer": "layer", "kind": kind_of}
 OUTER = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+SHARED = ("lr", "momentum", "lr_zo", "eps", "gradient", "through_budget", "exact", "fused", "seed")  # with `MetaStep`
 LOOK_BACK = 10  # steps whose mean loss ends a period early
 
 
@@ -184,9 +185,7 @@ class _MetaSession:
         config = self.config
         self._put_back()
         last = min(first + config.period, config.steps)
-        settings = {"lr": config.lr, "momentum": config.momentum, "lr_zo": config.lr_zo, "eps": config.eps, "gradient": config.gradient, "seed": config.seed}
-        settings |= {"through_budget": config.through_budget, "clip": config.clip or None}
-        settings |= {"exact": config.exact, "fused": config.fused}
+        settings = {name: getattr(config, name) for name in SHARED} | {"clip": config.clip or None}
         taken = MetaStep(self.tensors, self.pertnn, outer, **settings)
         taken.steps, losses = first, []
         for step in range(first, last):
