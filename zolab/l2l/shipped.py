@@ -25,12 +25,12 @@ SHIPPED = {
         model="smollm2-135m",
         tasks="rotten_tomatoes_short",
         steps=60,
-        period=20,
+        period=30,
         train=1000,
         measured=12,
         minibatches=2,
         exact=True,
-        lr=5e-4,
+        lr=1e-4,
     ),
 }
 

@@ -131,7 +131,8 @@ class MetaStep:
 
         Raises:
             ValueError: terms are missing or superfluous.
-            FloatingPointError: a loss or sigma is not finite; weights and PertNN are as before the step.
+            FloatingPointError: a loss or sigma is not finite; weights and PertNN are as before the step. The velocity is, too,
+                unless `exact` had put the batch's gradient into it.
         """
         if (self.gradient in MEASURED) != (terms is not None):
             raise ValueError(f"terms go with gradient {' or '.join(MEASURED)}, and only with it: give both or neither.")
