@@ -1,8 +1,8 @@
 """Meta-training (arXiv 2510.00419, Algorithm 2): PertNN learns on one or several tasks while the model is tuned and put back.
 
-Training goes in periods. A period begins with the base model at rest; PertNN, sigma and, as in the
-published code, the loss history go on. So what has to be remembered between two periods is a few hundred kilobytes, and a
-stopped run goes on at the beginning of the period that it was in.
+Training goes in periods. A period begins with the base model, without momentum; PertNN, sigma and, as in the published code,
+the loss history go on. So what has to be remembered between two periods is a few hundred kilobytes, and a stopped run goes on
+at the beginning of the period that it was in.
 """
 
 import math
