@@ -94,20 +94,22 @@ RECIPES = {
     "gain": {"gradient": "gain", "measured": 4, "minibatches": 1, "clip": 0.0, "normalise": "none"},
     "gain_kinds": {"after": "gain", "rule": "kind"},
 }
+EVOLUTIONS = {"evolved": {"pairs": 1, "steps": 1, "batch_size": 2, "train": 8, "dev": 2, "rule": "kind"}}
 
 
 def test_every_recipe_is_trained_and_used(tmp_path, monkeypatch):
     path, record = tmp_path / "plan.yaml", tmp_path / "record.json"
-    path.write_text(yaml.safe_dump({**PLAN, "recipes": RECIPES}, sort_keys=False))
+    path.write_text(yaml.safe_dump({**PLAN, "recipes": RECIPES, "evolutions": EVOLUTIONS}, sort_keys=False))
     assert command(monkeypatch, l2l_main, "recipes", path, "--out", tmp_path / "runs", "--record", record) == 0
     kept = load_record(record)
-    assert list(kept["result"]["sentence"]) == ["mezo", "published", "layers", "gain", "gain_kinds"]
-    assert kept["config"]["recipes"] == RECIPES
+    assert list(kept["result"]["sentence"]) == ["mezo", "published", "layers", "gain", "gain_kinds", "evolved"]
+    assert (kept["config"]["recipes"], kept["config"]["evolutions"]) == (RECIPES, EVOLUTIONS)
     assert {name: len(sigma) for name, sigma in kept["sigma"].items()} == {
         "published": 20,
         "layers": 4,
         "gain": 20,
         "gain_kinds": 11,
+        "evolved": 11,
     }
     found = overview(kept)
     assert found["mezo"]["forwards_over_mezo"] == 1
@@ -128,6 +130,18 @@ def test_recipes_that_are_wrong_are_refused(tmp_path, recipes, message):
     path.write_text(yaml.safe_dump({**PLAN, "recipes": recipes}))
     with pytest.raises(ValueError, match=message):
         load_recipes(path)
+
+
+def test_evolutions_that_are_wrong_are_refused(tmp_path):
+    path = tmp_path / "plan.yaml"
+    for evolutions, message in (
+        ({"odd": {"period": 1}}, "the settings of the recipe odd are not a configuration"),
+        ({"odd": {"pairs": 0}}, "pairs must be at least 1"),
+        ({"published": {}}, "two recipes are called published"),
+    ):
+        path.write_text(yaml.safe_dump({**PLAN, "recipes": RECIPES, "evolutions": evolutions}))
+        with pytest.raises(ValueError, match=message):
+            load_recipes(path)
 
 
 def test_an_overview_is_a_geometric_mean_over_tasks():

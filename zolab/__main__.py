@@ -86,6 +86,20 @@ def metatrain_command(arguments: list[str]) -> None:
     print(f"  peak memory {run.record['timing']['peak_bytes'] / 1e9:.2f} GB; PertNN and its card: {rest.out}")
 
 
+def evolve_command(arguments: list[str]) -> None:
+    """Evolve a PertNN's sigma from whole runs, by forward passes alone; started again in the same folder, it goes on."""
+    from zolab.l2l import EvolveConfig, evolve
+
+    parser = _parser("evolve", evolve_command, HfArgumentParser, EvolveConfig)
+    parser.add_argument("--out", required=True, help="folder of PertNN, its card and the record", default=None)
+    config, rest = parser.parse_args_into_dataclasses(arguments)
+    result = evolve(config, rest.out).record["result"]
+    print(f"{config.pairs} pairs of {config.steps} steps on {config.tasks}; lr {config.lr:.2e} -> {result['lr']:.2e}")
+    for name, value in sorted(result["sigma"].items(), key=lambda item: -item[1])[:5]:
+        print(f"  sigma {value:8.3f}   {name}")
+    print(f"  PertNN and its card: {rest.out}")
+
+
 def evaluate_command(arguments: list[str]) -> None:
     """Test a model on tasks as it is: zero-shot, or in context with --shots 32 as in the papers."""
     from zolab.models import DTYPES, load_model
@@ -135,6 +149,7 @@ COMMANDS = {
     "replay": replay_command,
     "sweep": sweep_command,
     "metatrain": metatrain_command,
+    "evolve": evolve_command,
 }
 
 

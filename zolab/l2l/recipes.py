@@ -7,31 +7,37 @@ import yaml
 
 from zolab.config import Config, require
 from zolab.l2l.controls import deployed
+from zolab.l2l.evolve import EvolveConfig, evolve
 from zolab.l2l.train import MetaConfig, meta_train
 from zolab.models import load_model
 from zolab.records import environment, save_record
 from zolab.sweep import check_plan, compare
 from zolab.theory.study import terms_of
 
+TRAIN = {MetaConfig: meta_train, EvolveConfig: evolve}
 
-def load_recipes(path: Path) -> tuple[dict[str, Any], dict[str, MetaConfig]]:
+
+def load_recipes(path: Path) -> tuple[dict[str, Any], dict[str, MetaConfig | EvolveConfig]]:
     """A plan of `zolab.sweep`, its methods being tasks, with `recipes` besides: for each name the settings that differ from
-    the one called `base`, or with `after: NAME` from another; `base` itself is not run.
+    the one called `base`, or with `after: NAME` from another; `base` itself is not run. There may be `evolutions`, too: for
+    each name the settings of an `EvolveConfig`.
 
     Raises:
         ValueError: a recipe has a wrong setting, follows none, or the plan is wrong.
     """
     plan = yaml.safe_load(path.read_text())
     require(isinstance(plan, dict) and "base" in plan.get("recipes", {}), f"{path} must have recipes, one of them called base.")
-    told, recipes = plan.pop("recipes"), {}
-    for name, own in settled(told).items():
+    told, recipes = {name: plan.pop(name, {}) for name in ("recipes", "evolutions")}, {}
+    ways = [(MetaConfig, settled(told["recipes"])), (EvolveConfig, told["evolutions"])]
+    for way, name, own in ((way, *entry) for way, settings in ways for entry in settings.items()):
+        require(name not in recipes, f"two recipes are called {name}; rename one.")
         try:
-            recipes[name] = MetaConfig(**own)
+            recipes[name] = way(**own)
         except TypeError as error:
             raise ValueError(f"the settings of the recipe {name} are not a configuration ({error}).") from error
         recipes[name].validate()
     check_plan(plan, path)
-    return {**plan, "recipes": told}, recipes
+    return {**plan, **told}, recipes
 
 
 def settled(told: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -58,7 +64,8 @@ def study(plan_path: Path, out: Path, record_path: Path) -> dict[str, Any]:
     """
     plan, recipes = load_recipes(plan_path)
     result: dict[str, Any] = {}
-    sigma = {name: meta_train(recipe, out / "meta" / name).record["result"]["sigma"] for name, recipe in recipes.items()}
+    trained = {name: TRAIN[type(recipe)](recipe, out / "meta" / name).record["result"] for name, recipe in recipes.items()}
+    sigma = {name: found["sigma"] for name, found in trained.items()}
     for task, method in plan["methods"].items():
         config = Config(**{**plan["base"], **method})
         model, (terms, _) = load_model(config.model)[0], terms_of(config, plan["seeds"][0])

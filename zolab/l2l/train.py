@@ -27,7 +27,7 @@ from zolab.models import fingerprint, load_model
 from zolab.pertnn import BUDGETS, PertNN
 from zolab.records import environment, load_record, peak_memory, reset_peak_memory, save_record
 from zolab.runlog import RunLog
-from zolab.tasks import Example, Task, load_task
+from zolab.tasks import Example, Splits, Task, load_task
 from zolab.theory.measure import gauss_newton_terms
 from zolab.theory.terms import StepTerms
 
@@ -37,8 +37,22 @@ SHARED = ("lr", "momentum", "lr_zo", "eps", "gradient", "through_budget", "exact
 LOOK_BACK = 10  # steps whose mean loss ends a period early
 
 
+class TaskNames:
+    """Of a configuration: what `tasks`, names with commas between them, stands for."""
+
+    tasks: str
+
+    @property
+    def task_names(self) -> list[str]:
+        return [name.strip() for name in self.tasks.split(",")]
+
+    def check_task_names(self) -> None:
+        require(all(self.task_names), f"tasks {self.tasks!r} names an empty task; write NAME,NAME.")
+        require(len(set(self.task_names)) == len(self.task_names), f"tasks {self.tasks!r} names a task twice.")
+
+
 @dataclass(frozen=True)
-class MetaConfig:
+class MetaConfig(TaskNames):
     """What decides the result of meta-training."""
 
     model: str = option("smollm2-135m", "embedded name, local folder or Hub id of the model")
@@ -77,10 +91,6 @@ class MetaConfig:
     def budget(self) -> str | None:
         return None if self.normalise in (None, "none") else self.normalise
 
-    @property
-    def task_names(self) -> list[str]:
-        return [name.strip() for name in self.tasks.split(",")]
-
     def validate(self) -> None:
         """Raise ValueError, naming the option, unless every value makes sense."""
         for name in ("steps", "batch_size", "hidden", "measured", "minibatches"):
@@ -96,8 +106,7 @@ class MetaConfig:
         require(self.budget in BUDGETS, f"normalise must be paper, code or none, got {self.normalise!r}.")
         require(not (self.fused and self.clip), "the fused step cannot clip; set clip to 0.")
         require(not (self.fused and self.exact), "the fused step forgets the gradients that exact needs; set one to false.")
-        require(all(self.task_names), f"tasks {self.tasks!r} names an empty task; write NAME,NAME.")
-        require(len(set(self.task_names)) == len(self.task_names), f"tasks {self.tasks!r} names a task twice.")
+        self.check_task_names()
 
 
 @dataclass
@@ -106,6 +115,14 @@ class MetaRun:
 
     pertnn: PertNN
     record: dict[str, Any]
+
+
+def drawn(task: Task, config: MetaConfig, dev: int = 1) -> Splits:
+    """A task's examples for learning to learn. Raises ValueError where those for training do not fill a batch."""
+    examples = task.sample(config.data_seed, config.train, dev, 1)
+    told = f"{task.name} has {len(examples.train)} training examples, fewer than batch_size {config.batch_size}; leave it out."
+    require(config.batch_size <= len(examples.train), told)
+    return examples
 
 
 def meta_train(config: MetaConfig, out: str | Path, *, progress: bool = True) -> MetaRun:
@@ -144,12 +161,7 @@ class _MetaSession:
         for task in tasks if config.gradient in MEASURED else []:
             told = f"gradient {config.gradient} needs tasks with options, and {task.name} has none; leave it out."
             require(task.objective == "options", told)
-        self.examples = [task.sample(config.data_seed, config.train, 1, 1).train for task in tasks]
-        for task, examples in zip(tasks, self.examples, strict=True):
-            require(
-                config.batch_size <= len(examples),
-                f"{task.name} has {len(examples)} training examples, fewer than batch_size {config.batch_size}; leave it out.",
-            )
+        self.examples = [drawn(task, config).train for task in tasks]
         self.model, self.tokenizer = load_model(config.model, config.dtype, config.device)
         self.model.eval()
         blocks = split(self.model, RULES[config.rule])

@@ -1,0 +1,128 @@
+"""Evolution of sigma: two whole runs tell a slope; what it remembers, what it makes, what it refuses."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from zolab.__main__ import main
+from zolab.finetune import batch_at
+from zolab.l2l import Evolution, EvolveConfig, evolve
+from zolab.l2l.evolve import _Runs
+from zolab.models import load_model
+from zolab.optim import MeZO, ZOFineTuner
+from zolab.pertnn import PertNN
+from zolab.tasks import load_task
+
+SMALL = EvolveConfig(pairs=3, steps=3, batch_size=2, train=8, dev=4, lr=1e-3)
+
+
+def test_it_walks_to_the_minimum_of_a_noisy_function():
+    goal, noise = np.linspace(-1, 1, 8), np.random.default_rng(1)
+    search = Evolution(8, spread=0.3, rate=0.03, seed=0)
+    for _ in range(600):
+        search.tell(*(float(((x - goal) ** 2).sum() + 0.1 * noise.standard_normal()) for x in search.pair()))
+    assert np.abs(search.mean() - goal).max() < 0.3
+    assert np.linalg.norm(search.mean() - goal) < np.linalg.norm(search.path[-1] - goal) < np.linalg.norm(goal)
+
+
+def test_units_do_not_matter_and_a_broken_run_does_not_decide_alone():
+    def path(factor, broken):
+        search = Evolution(3, spread=0.3, rate=0.1, seed=2)
+        for number in range(6):
+            plus, minus = (factor * float((x**2).sum() + x[0]) for x in search.pair())
+            search.tell(broken if number == 4 else plus, minus)
+        return np.array(search.path)
+
+    np.testing.assert_allclose(path(1.0, math.inf), path(100.0, math.inf))
+    np.testing.assert_allclose(path(1.0, math.inf)[:6], path(1.0, 1e6)[:6])
+    np.testing.assert_allclose(path(1.0, math.inf), path(1.0, math.nan))
+    both = Evolution(3, spread=0.3, rate=0.1, seed=2)
+    both.tell(math.inf, math.nan)
+    assert not both.center.any()
+    assert len(both.path) == 2
+
+
+def test_tasks_are_compared_each_with_itself():
+    search = Evolution(1, spread=0.3, rate=0.1, seed=0)
+    search.tell(1000.0, 0.0, group=0)
+    (before,) = search.center
+    search.tell(0.001, 0.0, group=1)
+    direction = np.random.default_rng((0, 2)).standard_normal(1)  # the first pair has (0, 1)
+    assert search.center - before == pytest.approx(-0.1 * direction)
+
+
+def test_a_run_where_sigma_is_one_is_mezo():
+    runs = _Runs(replace(SMALL, seed=7))
+    for number in (0, 1):
+        model, tokenizer = load_model(SMALL.model)
+        task = load_task(SMALL.tasks)
+        model.eval()
+        optimizer = MeZO(model.named_parameters(), lr=SMALL.lr * math.exp(0.5), seed=7 + number)
+        examples = task.sample(0, 8, 4, 1)
+        for step in range(SMALL.steps):
+            batch = task.encode(tokenizer, batch_at(examples.train, 2, 7 + number, step))
+            optimizer.step(lambda batch=batch, model=model, task=task: task.loss(model, batch))
+        expected = task.evaluate(model, tokenizer, examples.dev).loss
+        assert runs.final_loss(number, np.array([0.0] * 20 + [0.5])) == expected
+
+
+def test_a_run_that_breaks_counts_as_infinite():
+    runs = _Runs(SMALL)
+    assert runs.final_loss(0, np.array([0.0] * 20 + [200.0])) == math.inf
+    assert math.isfinite(runs.final_loss(0, np.zeros(21)))
+
+
+def test_it_goes_on_where_it_stopped_and_makes_a_pertnn(tmp_path):
+    torch.set_num_threads(1)
+    config = replace(SMALL, tasks="reviews_sentence,reviews_writer")
+    whole = evolve(config, tmp_path / "whole", progress=False)
+    (tmp_path / "torn").mkdir()
+    lines = (tmp_path / "whole" / "log.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "torn" / "log.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:20])
+    again = evolve(config, tmp_path / "torn", progress=False)
+    assert again.record["result"] == whole.record["result"]
+    assert len(whole.record["result"]["pairs"]) == 3
+    model, _ = load_model(config.model)
+    loaded = PertNN.load(tmp_path / "whole", model)
+    assert loaded.digest() == whole.pertnn.digest()
+    sigma = np.array(list(whole.record["result"]["sigma"].values()))
+    assert (sigma**2 @ np.array(loaded.blocks.sizes)) == pytest.approx(sum(loaded.blocks.sizes), rel=1e-5)
+    assert len(set(sigma.round(6))) == 20
+    optimizer = ZOFineTuner.from_pretrained(tmp_path / "whole", model, lr=whole.record["result"]["lr"])
+    optimizer.step(lambda: sum(p.square().sum() for p in model.parameters()))
+    with pytest.raises(ValueError, match="holds an evolution with other settings"):
+        evolve(replace(config, rate=0.1), tmp_path / "whole", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pairs": 0}, "pairs must be at least 1, got 0"),
+        ({"spread": 0.0}, "spread must be > 0, got 0.0"),
+        ({"rate": math.nan}, "rate must be > 0, got nan"),
+        ({"seed": -1}, "seed and data_seed must be at least 0"),
+        ({"rule": "head"}, "unknown rule 'head'; choose"),
+        ({"tasks": "reviews_sentence,,"}, "names an empty task"),
+        ({"tasks": "reviews_sentence,reviews_sentence"}, "names a task twice"),
+        ({"batch_size": 9}, "reviews_sentence has 8 training examples, fewer than batch_size 9"),
+    ],
+)
+def test_wrong_settings_are_refused_before_any_run(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        evolve(replace(SMALL, **change), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_command(tmp_path, monkeypatch, capsys):
+    words = ["--pairs", "1", "--steps", "1", "--batch_size", "2", "--train", "4", "--dev", "2", "--rule", "kind"]
+    monkeypatch.setattr("sys.argv", ["zolab", "evolve", "--out", str(tmp_path), *words])
+    assert main() == 0
+    told = capsys.readouterr().out
+    assert "1 pairs of 1 steps on reviews_sentence" in told
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert len(card["metrics"]["sigma"]) == 11
+    assert card["metrics"]["settings"]["steps"] == 1

@@ -1,0 +1,197 @@
+"""Learning to learn from whole runs, by forward passes alone.
+
+Algorithm 2's gradients judge a zeroth-order step by what comes right after it. Here whole runs are judged by their final loss.
+Two runs with the same batches and directions, but with log sigma and the log of the learning rate moved up in one and down in
+the other along a random direction, tell which way along it is better: MeZO's two-point slope, one level higher, in the memory
+of inference (evolution strategies with antithetic pairs, arXiv 1703.03864). Not for scales that change during a run: what
+comes out is a number for each block.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from zolab.blocks import split
+from zolab.config import option, require
+from zolab.finetune import batch_at
+from zolab.l2l.train import RULES, MetaRun, TaskNames, drawn
+from zolab.models import fingerprint, load_model
+from zolab.optim import ZOFineTuner
+from zolab.pertnn import PertNN
+from zolab.records import environment, load_record, save_record
+from zolab.runlog import RunLog
+from zolab.tasks import load_task
+
+LARGEST = 2.0  # of a pair's difference, in typical ones: a run that broke must not decide alone
+
+
+@dataclass(frozen=True)
+class EvolveConfig(TaskNames):
+    """What decides the result of an evolution."""
+
+    model: str = option("tiny-reviews", "embedded name, local folder or Hub id of the model")
+    tasks: str = option("reviews_sentence", "names of the tasks, with commas between them; pairs take turns")
+    pairs: int = option(300, "pairs of runs")
+    steps: int = option(100, "zeroth-order steps of a run")
+    batch_size: int = option(16, "examples in a batch")
+    train: int | None = option(1000, "training examples of each task")
+    dev: int = option(100, "other examples on which a run is judged")
+    lr: float = option(5e-4, "learning rate of the first runs; it evolves, too")
+    eps: float = option(1e-3, "finite-difference radius, in weight units")
+    spread: float = option(0.3, "how far, in log sigma and log lr, the runs of a pair lie from the present ones")
+    rate: float = option(0.03, "step along a pair's direction if the difference of its losses is the median one")
+    rule: str = option("tensor", f"blocks: {', '.join(RULES)}")
+    seed: int = option(0, "of the pairs' directions, and of the runs'")
+    data_seed: int = option(0, "of the draw of examples")
+    device: str = option("cpu", "torch device")
+
+    def validate(self) -> None:
+        """Raise ValueError, naming the option, unless every value makes sense."""
+        for name in ("pairs", "steps", "batch_size", "dev"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("lr", "eps", "spread", "rate"):
+            require(0 < getattr(self, name) < math.inf, f"{name} must be > 0, got {getattr(self, name)}.")
+        require(min(self.seed, self.data_seed) >= 0, "seed and data_seed must be at least 0.")
+        require(self.rule in RULES, f"unknown rule {self.rule!r}; choose {', '.join(RULES)}.")
+        self.check_task_names()
+
+
+def evolve(config: EvolveConfig, out: str | Path, *, progress: bool = True) -> MetaRun:
+    """Evolve a PertNN of constant sigma in a folder, or go on with it if it was begun there before.
+
+    The folder holds `log.jsonl` (two losses a pair: all that the evolution has to remember), and at the end PertNN with its
+    card and `record.json`.
+
+    Args:
+        config: what to do.
+        out: the folder.
+        progress: show a progress line.
+
+    Raises:
+        ValueError: a setting is wrong, a task has too few examples, or the folder holds an evolution of another configuration.
+        OSError: data or model cannot be had, or the folder cannot be written to.
+    """
+    config.validate()
+    runs, log = _Runs(config), RunLog(Path(out) / "log.jsonl")
+    try:
+        started = log.of("start")
+        if started and started[0]["config"] != asdict(config):
+            raise ValueError(f"{out} holds an evolution with other settings; choose another folder.")
+        if not started:
+            log.append("start", config=asdict(config), base=runs.base_print, **environment())
+        search = Evolution(len(runs.pertnn.blocks) + 1, config.spread, config.rate, config.seed)
+        known = [entry["losses"] for entry in log.of("pair")]
+        for number in tqdm(range(config.pairs), disable=not progress, unit="pair", mininterval=1, ncols=110):
+            if number == len(known):
+                known.append([runs.final_loss(number, values) for values in search.pair()])
+                log.append("pair", losses=known[number])
+            search.tell(*known[number], group=number % len(runs.tasks))
+        return _finish(config, Path(out), runs, search, known)
+    finally:
+        log.close()
+
+
+class Evolution:
+    """Two-point search for the smallest value of a noisy function of a vector, which begins at zero.
+
+    Args:
+        size: of the vector.
+        spread: distance of both points from the present vector, along each coordinate, in standard deviations.
+        rate: step for a typical difference.
+        seed: of the directions.
+
+    Attributes:
+        center: the present vector.
+        path: all vectors so far; the mean of its later half is less noisy than the last.
+    """
+
+    def __init__(self, size: int, spread: float, rate: float, seed: int):
+        self.spread, self.rate, self.seed = spread, rate, seed
+        self.center, self.path = np.zeros(size), [np.zeros(size)]
+        self.differences: dict[int, list[float]] = {}
+
+    def pair(self) -> tuple[np.ndarray, np.ndarray]:
+        """The two vectors that are to be tried next."""
+        move = self.spread * self._direction()
+        return self.center + move, self.center - move
+
+    def tell(self, plus: float, minus: float, group: int = 0) -> None:
+        """Step along the last pair's direction.
+
+        Args:
+            plus, minus: the values of `pair`'s vectors; what is not finite is worse than any other.
+            group: of values that can be compared with each other, such as a task.
+        """
+        if math.isfinite(plus) and math.isfinite(minus):
+            seen = self.differences.setdefault(group, [])
+            seen.append(abs(plus - minus))
+            typical = float(np.median(seen))
+            slope = float(np.clip((plus - minus) / typical, -LARGEST, LARGEST)) if typical else 0.0
+        else:
+            slope = LARGEST * (math.isfinite(minus) - math.isfinite(plus))
+        self.center = self.center - self.rate * slope * self._direction()
+        self.path.append(self.center)
+
+    def mean(self) -> np.ndarray:
+        """Of the later half of the path."""
+        return np.mean(self.path[len(self.path) // 2 :], axis=0)
+
+    def _direction(self) -> np.ndarray:
+        return np.random.default_rng((self.seed, len(self.path))).standard_normal(len(self.center))
+
+
+class _Runs:
+    """Short runs of ZO Fine-tuner with constant sigma, each from the base model."""
+
+    def __init__(self, config: EvolveConfig):
+        self.config, self.tasks = config, [load_task(name) for name in config.task_names]
+        self.examples = [drawn(task, config, config.dev) for task in self.tasks]
+        self.model, self.tokenizer = load_model(config.model, device=config.device)
+        self.model.eval()
+        self.base_print = fingerprint(self.model)
+        self.base = [p.detach().clone() for p in self.model.parameters()]
+        self.pertnn = PertNN(split(self.model, RULES[config.rule]), 1, identity=True)
+
+    def final_loss(self, number: int, values: np.ndarray) -> float:
+        """Mean loss on the dev examples after the run of a pair; infinite if it breaks.
+
+        Args:
+            number: of the pair; it decides the task, the batches and the directions.
+            values: log sigma of each block, then the log of the learning rate over `config.lr`.
+        """
+        config, seed = self.config, self.config.seed + number
+        task, examples = self.tasks[number % len(self.tasks)], self.examples[number % len(self.tasks)]
+        self.put(values)
+        lr = config.lr * math.exp(values[-1])
+        optimizer = ZOFineTuner(self.model.named_parameters(), self.pertnn, lr=lr, eps=config.eps, seed=seed, freeze=True)
+        try:
+            for step in range(config.steps):
+                chosen = batch_at(examples.train, config.batch_size, seed, step)
+                batch = task.encode(self.tokenizer, chosen).to(config.device)
+                optimizer.step(lambda batch=batch: task.loss(self.model, batch))
+            return task.evaluate(self.model, self.tokenizer, examples.dev).loss
+        except FloatingPointError:
+            return math.inf
+
+    @torch.no_grad()
+    def put(self, values: np.ndarray) -> None:
+        """The base model's weights into the model, and sigma into the PertNN."""
+        for p, before in zip(self.model.parameters(), self.base, strict=True):
+            p.copy_(before)
+        self.pertnn.b2.copy_(torch.from_numpy(np.exp(values[:-1])))
+
+
+def _finish(config: EvolveConfig, out: Path, runs: _Runs, search: Evolution, known: list[list[float]]) -> MetaRun:
+    values, names = search.mean(), runs.pertnn.blocks.names
+    runs.put(values)
+    sigma = runs.pertnn.normalised(runs.pertnn.b2.detach()).tolist()
+    result = {"sigma": dict(zip(names, sigma, strict=True)), "lr": config.lr * math.exp(values[-1]), "base": runs.base_print}
+    about = {"base_model": config.model, "fingerprint": runs.base_print, "training_data": config.tasks, "licence": "MIT"}
+    runs.pertnn.save(out, **about, metrics={**result, "settings": asdict(config)})
+    record = {"config": asdict(config), "result": {**result, "pairs": known}, **environment()}
+    save_record(record, out / "record.json")
+    return MetaRun(runs.pertnn, load_record(out / "record.json"))
