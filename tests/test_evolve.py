@@ -98,6 +98,13 @@ def test_it_goes_on_where_it_stopped_and_makes_a_pertnn(tmp_path):
         evolve(replace(config, rate=0.1), tmp_path / "whole", progress=False)
 
 
+def test_broken_runs_are_kept_and_replayed(tmp_path):
+    config = replace(SMALL, spread=100.0, pairs=2)
+    first = evolve(config, tmp_path, progress=False).record["result"]
+    assert any(None in pair for pair in first["pairs"])
+    assert evolve(config, tmp_path, progress=False).record["result"] == first
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -63,8 +63,8 @@ class EvolveConfig(TaskNames):
 def evolve(config: EvolveConfig, out: str | Path, *, progress: bool = True) -> MetaRun:
     """Evolve a PertNN of constant sigma in a folder, or go on with it if it was begun there before.
 
-    The folder holds `log.jsonl` (two losses a pair: all that the evolution has to remember), and at the end PertNN with its
-    card and `record.json`.
+    The folder holds `log.jsonl` (two losses a pair, None for a run that broke: all that has to be remembered), and at the end
+    PertNN with its card and `record.json`.
 
     Args:
         config: what to do.
@@ -87,9 +87,10 @@ def evolve(config: EvolveConfig, out: str | Path, *, progress: bool = True) -> M
         known = [entry["losses"] for entry in log.of("pair")]
         for number in tqdm(range(config.pairs), disable=not progress, unit="pair", mininterval=1, ncols=110):
             if number == len(known):
-                known.append([runs.final_loss(number, values) for values in search.pair()])
+                losses = [runs.final_loss(number, values) for values in search.pair()]
+                known.append([loss if math.isfinite(loss) else None for loss in losses])
                 log.append("pair", losses=known[number])
-            search.tell(*known[number], group=number % len(runs.tasks))
+            search.tell(*(math.inf if loss is None else loss for loss in known[number]), group=number % len(runs.tasks))
         return _finish(config, Path(out), runs, search, known)
     finally:
         log.close()
@@ -185,7 +186,7 @@ class _Runs:
         self.pertnn.b2.copy_(torch.from_numpy(np.exp(values[:-1])))
 
 
-def _finish(config: EvolveConfig, out: Path, runs: _Runs, search: Evolution, known: list[list[float]]) -> MetaRun:
+def _finish(config: EvolveConfig, out: Path, runs: _Runs, search: Evolution, known: list[list[float | None]]) -> MetaRun:
     values, names = search.mean(), runs.pertnn.blocks.names
     runs.put(values)
     sigma = runs.pertnn.normalised(runs.pertnn.b2.detach()).tolist()
