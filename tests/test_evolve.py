@@ -125,7 +125,22 @@ def test_wrong_settings_are_refused_before_any_run(tmp_path, change, message):
 
 
 def test_command(tmp_path, monkeypatch, capsys):
-    words = ["--pairs", "1", "--steps", "1", "--batch_size", "2", "--train", "4", "--dev", "2", "--rule", "kind"]
+    words = [
+        "--pairs",
+        "1",
+        "--steps",
+        "1",
+        "--batch_size",
+        "2",
+        "--train",
+        "4",
+        "--dev",
+        "2",
+        "--rule",
+        "kind",
+        "--dtype",
+        "bfloat16",
+    ]
     monkeypatch.setattr("sys.argv", ["zolab", "evolve", "--out", str(tmp_path), *words])
     assert main() == 0
     told = capsys.readouterr().out

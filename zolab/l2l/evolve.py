@@ -48,6 +48,7 @@ class EvolveConfig(TaskNames):
     seed: int = option(0, "of the pairs' directions, and of the runs'")
     data_seed: int = option(0, "of the draw of examples")
     device: str = option("cpu", "torch device")
+    dtype: str = option("float32", "weights: float32, bfloat16 or float16")
 
     def validate(self) -> None:
         """Raise ValueError, naming the option, unless every value makes sense."""
@@ -151,7 +152,7 @@ class _Runs:
     def __init__(self, config: EvolveConfig):
         self.config, self.tasks = config, [load_task(name) for name in config.task_names]
         self.examples = [drawn(task, config, config.dev) for task in self.tasks]
-        self.model, self.tokenizer = load_model(config.model, device=config.device)
+        self.model, self.tokenizer = load_model(config.model, config.dtype, config.device)
         self.model.eval()
         self.base_print = fingerprint(self.model)
         self.base = [p.detach().clone() for p in self.model.parameters()]
