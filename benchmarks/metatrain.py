@@ -103,7 +103,7 @@ def memory_of(part, options):
 def gains():
     """Forward passes over MeZO's, geometric means over the tasks of the kept records."""
     found = {}
-    for model in ("tiny", "smollm2"):
+    for model in ("tiny", "tiny_evolved", "smollm2"):
         path = RECORDS / f"09_{model}.json"
         methods = overview(load_record(path)) if path.exists() else {}
         for name, entry in methods.items():
