@@ -55,8 +55,9 @@ def test_tasks_are_compared_each_with_itself():
     assert search.center - before == pytest.approx(-0.1 * direction)
 
 
-def test_a_run_where_sigma_is_one_is_mezo():
+def test_a_run_where_sigma_is_one_is_mezo(tmp_path):
     runs = _Runs(replace(SMALL, seed=7))
+    runs.begin(tmp_path)
     for number in (0, 1):
         model, tokenizer = load_model(SMALL.model)
         task = load_task(SMALL.tasks)
@@ -70,8 +71,9 @@ def test_a_run_where_sigma_is_one_is_mezo():
         assert runs.final_loss(number, np.array([0.0] * 20 + [0.5])) == expected
 
 
-def test_a_run_that_breaks_counts_as_infinite():
+def test_a_run_that_breaks_counts_as_infinite(tmp_path):
     runs = _Runs(SMALL)
+    runs.begin(tmp_path)
     assert runs.final_loss(0, np.array([0.0] * 20 + [200.0])) == math.inf
     assert math.isfinite(runs.final_loss(0, np.zeros(21)))
 
@@ -85,6 +87,12 @@ def test_it_goes_on_where_it_stopped_and_makes_a_pertnn(tmp_path):
     (tmp_path / "torn" / "log.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:20])
     again = evolve(config, tmp_path / "torn", progress=False)
     assert again.record["result"] == whole.record["result"]
+    assert {file.name for file in (tmp_path / "torn").iterdir()} == {
+        "card.json",
+        "log.jsonl",
+        "pertnn.safetensors",
+        "record.json",
+    }
     assert len(whole.record["result"]["pairs"]) == 3
     model, _ = load_model(config.model)
     loaded = PertNN.load(tmp_path / "whole", model)

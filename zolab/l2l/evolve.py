@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from zolab.blocks import split
+from zolab.blocks import split, weights_of
 from zolab.config import option, require
 from zolab.finetune import batch_at
+from zolab.l2l.base import BaseWeights
 from zolab.l2l.train import RULES, MetaRun, TaskNames, drawn
 from zolab.models import fingerprint, load_model
 from zolab.optim import ZOFineTuner
@@ -79,6 +80,7 @@ def evolve(config: EvolveConfig, out: str | Path, *, progress: bool = True) -> M
     config.validate()
     runs, log = _Runs(config), RunLog(Path(out) / "log.jsonl")
     try:
+        runs.begin(Path(out))
         started = log.of("start")
         if started and started[0]["config"] != asdict(config):
             raise ValueError(f"{out} holds an evolution with other settings; choose another folder.")
@@ -92,6 +94,8 @@ def evolve(config: EvolveConfig, out: str | Path, *, progress: bool = True) -> M
                 known.append([loss if math.isfinite(loss) else None for loss in losses])
                 log.append("pair", losses=known[number])
             search.tell(*(math.inf if loss is None else loss for loss in known[number]), group=number % len(runs.tasks))
+        runs.put(search.mean())
+        runs.base.remove()
         return _finish(config, Path(out), runs, search, known)
     finally:
         log.close()
@@ -155,8 +159,11 @@ class _Runs:
         self.model, self.tokenizer = load_model(config.model, config.dtype, config.device)
         self.model.eval()
         self.base_print = fingerprint(self.model)
-        self.base = [p.detach().clone() for p in self.model.parameters()]
         self.pertnn = PertNN(split(self.model, RULES[config.rule]), 1, identity=True)
+
+    def begin(self, folder: Path) -> None:
+        """Write the base model's weights down in a folder; before the first run."""
+        self.base = BaseWeights(weights_of(self.model), folder / "base.safetensors")
 
     def final_loss(self, number: int, values: np.ndarray) -> float:
         """Mean loss on the dev examples after the run of a pair; infinite if it breaks.
@@ -182,14 +189,12 @@ class _Runs:
     @torch.no_grad()
     def put(self, values: np.ndarray) -> None:
         """The base model's weights into the model, and sigma into the PertNN."""
-        for p, before in zip(self.model.parameters(), self.base, strict=True):
-            p.copy_(before)
+        self.base.put_back()
         self.pertnn.b2.copy_(torch.from_numpy(np.exp(values[:-1])))
 
 
 def _finish(config: EvolveConfig, out: Path, runs: _Runs, search: Evolution, known: list[list[float | None]]) -> MetaRun:
     values, names = search.mean(), runs.pertnn.blocks.names
-    runs.put(values)
     sigma = runs.pertnn.normalised(runs.pertnn.b2.detach()).tolist()
     result = {"sigma": dict(zip(names, sigma, strict=True)), "lr": config.lr * math.exp(values[-1]), "base": runs.base_print}
     about = {"base_model": config.model, "fingerprint": runs.base_print, "training_data": config.tasks, "licence": "MIT"}

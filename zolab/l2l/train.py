@@ -22,6 +22,7 @@ from zolab.config import option, require
 from zolab.files import replacing
 from zolab.finetune import batch_at
 from zolab.gradients import recomputed
+from zolab.l2l.base import BaseWeights
 from zolab.l2l.step import GRADIENTS, MEASURED, History, MetaStep, Outcome
 from zolab.models import fingerprint, load_model
 from zolab.pertnn import BUDGETS, PertNN
@@ -172,7 +173,6 @@ class _MetaSession:
         options = {"identity": config.identity, "input_scaling": config.input_scaling, "normalise": config.budget}
         self.pertnn = PertNN(blocks, config.hidden, **options, budget_weights=weights, seed=config.seed).to(config.device)
         self.histories = [History() for _ in tasks]
-        self.base = out / "base.safetensors"
 
     def run(self) -> MetaRun:
         done = self.log.of("period")
@@ -180,7 +180,7 @@ class _MetaSession:
         if not self.log.of("start"):
             self.log.append("start", config=asdict(self.config), base=base, **environment())
         reset_peak_memory(self.config.device)
-        save_file({str(j): t.detach() for j, t in enumerate(self.tensors)}, self.base)
+        self.base = BaseWeights(self.tensors, self.out / "base.safetensors")
         outer = OUTER[self.config.outer](self.pertnn.parameters(), lr=self.config.meta_lr)
         step = done[-1]["steps"] if done else 0
         if done:
@@ -189,13 +189,13 @@ class _MetaSession:
         with bar, recomputed(self.model) if self.config.recompute else nullcontext():
             while step < self.config.steps:
                 step = self._period(step, outer, bar)
-        self.base.unlink()
+        self.base.remove()
         return self._finish(base)
 
     def _period(self, first: int, outer: torch.optim.Optimizer, bar: tqdm) -> int:
         """Steps from the base model on; returns the number of the next step."""
         config = self.config
-        self._put_back()
+        self.base.put_back()
         last = min(first + config.period, config.steps)
         settings = {name: getattr(config, name) for name in SHARED} | {"clip": config.clip or None}
         taken = MetaStep(self.tensors, self.pertnn, outer, **settings)
@@ -235,12 +235,6 @@ class _MetaSession:
         if step % max(1, self.config.steps // 100) == 0 or step == self.config.steps - 1:
             entry["sigma"] = [float(f"{s:.5g}") for s in outcome.sigma]
         self.log.append("step", **entry)
-
-    def _put_back(self) -> None:
-        stored = load_file(self.base)
-        with torch.no_grad():
-            for j, tensor in enumerate(self.tensors):
-                tensor.copy_(stored[str(j)])
 
     def _keep(self, steps: int, outer: torch.optim.Optimizer) -> None:
         state = {f"pertnn.{name}": w.detach().cpu().contiguous() for name, w in self.pertnn.named_parameters()}
