@@ -11,6 +11,7 @@ import torch
 from zolab.__main__ import main
 from zolab.finetune import batch_at
 from zolab.l2l import Evolution, EvolveConfig, evolve
+from zolab.l2l.base import BaseWeights
 from zolab.l2l.evolve import _Runs
 from zolab.models import load_model
 from zolab.optim import MeZO, ZOFineTuner
@@ -156,3 +157,20 @@ def test_command(tmp_path, monkeypatch, capsys):
     card = json.loads((tmp_path / "card.json").read_text())
     assert len(card["metrics"]["sigma"]) == 11
     assert card["metrics"]["settings"]["steps"] == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_base_weights_come_back_to_the_bit(tmp_path, dtype):
+    tensors = [torch.randn(3, 5).to(dtype), torch.randn(7).to(dtype), torch.randn(4, 6).to(dtype).t()]
+    before = [tensor.clone() for tensor in tensors]
+    base = BaseWeights(tensors, tmp_path / "base.bin")
+    for tensor in tensors:
+        tensor.mul_(3)
+    base.put_back()
+    assert all(torch.equal(tensor, kept) for tensor, kept in zip(tensors, before, strict=True))
+    with open(tmp_path / "base.bin", "r+b") as file:
+        file.truncate(20)
+    with pytest.raises(OSError, match="cut short"):
+        base.put_back()
+    base.remove()
+    assert not list(tmp_path.iterdir())

@@ -269,7 +269,7 @@ def test_meta_training_writes_a_pertnn_that_loads(tmp_path):
     steps = run.record["result"]["steps"]
     assert [entry["step"] for entry in steps] == [0, 1, 2, 3, 4]
     assert [entry["task"] for entry in steps[:3]] == ["reviews_sentence", "reviews_writer", "reviews_sentence"]
-    assert not (tmp_path / "run" / "base.safetensors").exists()
+    assert not (tmp_path / "run" / "base.bin").exists()
 
 
 def test_a_stopped_meta_training_goes_on_to_the_same_bits(tmp_path, monkeypatch):

@@ -3,34 +3,43 @@
 import os
 from collections.abc import Sequence
 
+import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 
 class BaseWeights:
-    """Tensors as they are now, written to a file until `remove`.
+    """Tensors as they are now, written to a file until `remove`; never more than one of them is in memory a second time.
 
     Args:
-        tensors: contiguous, each memory once.
-        path: of the file.
+        tensors: of any dtype, each memory once.
+        path: of the file; the bytes of one tensor after another.
 
     Raises:
         OSError: the file cannot be written.
     """
 
     def __init__(self, tensors: Sequence[Tensor], path: str | os.PathLike):
-        self.tensors, self.path = tensors, os.fspath(path)
-        save_file({str(j): t.detach() for j, t in enumerate(tensors)}, self.path)
+        self.tensors, self.path = tensors, path
+        with open(path, "wb") as file:
+            for tensor in tensors:
+                file.write(_bytes_of(tensor.detach().cpu().contiguous()))
 
     @torch.no_grad()
     def put_back(self) -> None:
-        """Give the tensors the values that they had, one after another."""
-        with safe_open(self.path, "pt") as stored:
-            for j, tensor in enumerate(self.tensors):
-                tensor.copy_(stored.get_tensor(str(j)))
+        """Give the tensors the values that they had. Raises OSError if the file is not whole; then load the model anew."""
+        with open(self.path, "rb") as file:
+            for tensor in self.tensors:
+                before = torch.empty(tensor.shape, dtype=tensor.dtype)
+                if file.readinto(_bytes_of(before)) != before.nbytes:
+                    raise OSError(f"{self.path} was cut short while it was in use; start again.")
+                tensor.copy_(before)
 
     def remove(self) -> None:
         """Delete the file."""
         os.unlink(self.path)
+
+
+def _bytes_of(tensor: Tensor) -> np.ndarray:
+    """The memory of a contiguous tensor, not copied."""
+    return tensor.view(-1).view(torch.uint8).numpy()

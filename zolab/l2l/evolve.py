@@ -163,7 +163,7 @@ class _Runs:
 
     def begin(self, folder: Path) -> None:
         """Write the base model's weights down in a folder; before the first run."""
-        self.base = BaseWeights(weights_of(self.model), folder / "base.safetensors")
+        self.base = BaseWeights(weights_of(self.model), folder / "base.bin")
 
     def final_loss(self, number: int, values: np.ndarray) -> float:
         """Mean loss on the dev examples after the run of a pair; infinite if it breaks.

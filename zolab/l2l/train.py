@@ -180,7 +180,7 @@ class _MetaSession:
         if not self.log.of("start"):
             self.log.append("start", config=asdict(self.config), base=base, **environment())
         reset_peak_memory(self.config.device)
-        self.base = BaseWeights(self.tensors, self.out / "base.safetensors")
+        self.base = BaseWeights(self.tensors, self.out / "base.bin")
         outer = OUTER[self.config.outer](self.pertnn.parameters(), lr=self.config.meta_lr)
         step = done[-1]["steps"] if done else 0
         if done:
