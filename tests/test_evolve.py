@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from zolab.__main__ import main
+from zolab.blocks import weights_of
 from zolab.finetune import batch_at
 from zolab.l2l import Evolution, EvolveConfig, evolve
 from zolab.l2l.base import BaseWeights
@@ -58,7 +59,7 @@ def test_tasks_are_compared_each_with_itself():
 
 def test_a_run_where_sigma_is_one_is_mezo(tmp_path):
     runs = _Runs(replace(SMALL, seed=7))
-    runs.begin(tmp_path)
+    base = BaseWeights(weights_of(runs.model), tmp_path / "base.bin")
     for number in (0, 1):
         model, tokenizer = load_model(SMALL.model)
         task = load_task(SMALL.tasks)
@@ -69,14 +70,14 @@ def test_a_run_where_sigma_is_one_is_mezo(tmp_path):
             batch = task.encode(tokenizer, batch_at(examples.train, 2, 7 + number, step))
             optimizer.step(lambda batch=batch, model=model, task=task: task.loss(model, batch))
         expected = task.evaluate(model, tokenizer, examples.dev).loss
-        assert runs.final_loss(number, np.array([0.0] * 20 + [0.5])) == expected
+        assert runs.final_loss(number, np.array([0.0] * 20 + [0.5]), base) == expected
 
 
 def test_a_run_that_breaks_counts_as_infinite(tmp_path):
     runs = _Runs(SMALL)
-    runs.begin(tmp_path)
-    assert runs.final_loss(0, np.array([0.0] * 20 + [200.0])) == math.inf
-    assert math.isfinite(runs.final_loss(0, np.zeros(21)))
+    base = BaseWeights(weights_of(runs.model), tmp_path / "base.bin")
+    assert runs.final_loss(0, np.array([0.0] * 20 + [200.0]), base) == math.inf
+    assert math.isfinite(runs.final_loss(0, np.zeros(21), base))
 
 
 def test_it_goes_on_where_it_stopped_and_makes_a_pertnn(tmp_path):
@@ -105,6 +106,7 @@ def test_it_goes_on_where_it_stopped_and_makes_a_pertnn(tmp_path):
     optimizer.step(lambda: sum(p.square().sum() for p in model.parameters()))
     with pytest.raises(ValueError, match="holds an evolution with other settings"):
         evolve(replace(config, rate=0.1), tmp_path / "whole", progress=False)
+    assert not (tmp_path / "whole" / "base.bin").exists()
 
 
 def test_broken_runs_are_kept_and_replayed(tmp_path):
@@ -172,5 +174,6 @@ def test_base_weights_come_back_to_the_bit(tmp_path, dtype):
         file.truncate(20)
     with pytest.raises(OSError, match="cut short"):
         base.put_back()
-    base.remove()
+    with base:
+        pass
     assert not list(tmp_path.iterdir())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class BaseWeights:
-    """Tensors as they are now, written to a file until `remove`; never more than one of them is in memory a second time.
+    """Tensors as they are now, in a file as long as its `with` block lasts; at most one of them is in memory a second time.
 
     Args:
         tensors: of any dtype, each memory once.
@@ -35,8 +35,10 @@ class BaseWeights:
                     raise OSError(f"{self.path} was cut short while it was in use; start again.")
                 tensor.copy_(before)
 
-    def remove(self) -> None:
-        """Delete the file."""
+    def __enter__(self) -> "BaseWeights":
+        return self
+
+    def __exit__(self, *error) -> None:
         os.unlink(self.path)
 
 

@@ -80,7 +80,6 @@ def evolve(config: EvolveConfig, out: str | Path, *, progress: bool = True) -> M
     config.validate()
     runs, log = _Runs(config), RunLog(Path(out) / "log.jsonl")
     try:
-        runs.begin(Path(out))
         started = log.of("start")
         if started and started[0]["config"] != asdict(config):
             raise ValueError(f"{out} holds an evolution with other settings; choose another folder.")
@@ -88,14 +87,13 @@ def evolve(config: EvolveConfig, out: str | Path, *, progress: bool = True) -> M
             log.append("start", config=asdict(config), base=runs.base_print, **environment())
         search = Evolution(len(runs.pertnn.blocks) + 1, config.spread, config.rate, config.seed)
         known = [entry["losses"] for entry in log.of("pair")]
-        for number in tqdm(range(config.pairs), disable=not progress, unit="pair", mininterval=1, ncols=110):
-            if number == len(known):
-                losses = [runs.final_loss(number, values) for values in search.pair()]
-                known.append([loss if math.isfinite(loss) else None for loss in losses])
-                log.append("pair", losses=known[number])
-            search.tell(*(math.inf if loss is None else loss for loss in known[number]), group=number % len(runs.tasks))
-        runs.put(search.mean())
-        runs.base.remove()
+        with BaseWeights(weights_of(runs.model), Path(out) / "base.bin") as base:
+            for number in tqdm(range(config.pairs), disable=not progress, unit="pair", mininterval=1, ncols=110):
+                if number == len(known):
+                    losses = [runs.final_loss(number, values, base) for values in search.pair()]
+                    known.append([loss if math.isfinite(loss) else None for loss in losses])
+                    log.append("pair", losses=known[number])
+                search.tell(*(math.inf if loss is None else loss for loss in known[number]), group=number % len(runs.tasks))
         return _finish(config, Path(out), runs, search, known)
     finally:
         log.close()
@@ -161,20 +159,18 @@ class _Runs:
         self.base_print = fingerprint(self.model)
         self.pertnn = PertNN(split(self.model, RULES[config.rule]), 1, identity=True)
 
-    def begin(self, folder: Path) -> None:
-        """Write the base model's weights down in a folder; before the first run."""
-        self.base = BaseWeights(weights_of(self.model), folder / "base.bin")
-
-    def final_loss(self, number: int, values: np.ndarray) -> float:
+    def final_loss(self, number: int, values: np.ndarray, base: BaseWeights) -> float:
         """Mean loss on the dev examples after the run of a pair; infinite if it breaks.
 
         Args:
             number: of the pair; it decides the task, the batches and the directions.
             values: log sigma of each block, then the log of the learning rate over `config.lr`.
+            base: of the model.
         """
         config, seed = self.config, self.config.seed + number
         task, examples = self.tasks[number % len(self.tasks)], self.examples[number % len(self.tasks)]
-        self.put(values)
+        base.put_back()
+        self.propose(values)
         lr = config.lr * math.exp(values[-1])
         optimizer = ZOFineTuner(self.model.named_parameters(), self.pertnn, lr=lr, eps=config.eps, seed=seed, freeze=True)
         try:
@@ -187,14 +183,14 @@ class _Runs:
             return math.inf
 
     @torch.no_grad()
-    def put(self, values: np.ndarray) -> None:
-        """The base model's weights into the model, and sigma into the PertNN."""
-        self.base.put_back()
+    def propose(self, values: np.ndarray) -> None:
+        """Let the PertNN propose these sigma."""
         self.pertnn.b2.copy_(torch.from_numpy(np.exp(values[:-1])))
 
 
 def _finish(config: EvolveConfig, out: Path, runs: _Runs, search: Evolution, known: list[list[float | None]]) -> MetaRun:
     values, names = search.mean(), runs.pertnn.blocks.names
+    runs.propose(values)
     sigma = runs.pertnn.normalised(runs.pertnn.b2.detach()).tolist()
     result = {"sigma": dict(zip(names, sigma, strict=True)), "lr": config.lr * math.exp(values[-1]), "base": runs.base_print}
     about = {"base_model": config.model, "fingerprint": runs.base_print, "training_data": config.tasks, "licence": "MIT"}

@@ -180,22 +180,21 @@ class _MetaSession:
         if not self.log.of("start"):
             self.log.append("start", config=asdict(self.config), base=base, **environment())
         reset_peak_memory(self.config.device)
-        self.base = BaseWeights(self.tensors, self.out / "base.bin")
         outer = OUTER[self.config.outer](self.pertnn.parameters(), lr=self.config.meta_lr)
         step = done[-1]["steps"] if done else 0
         if done:
             self._resume(done[-1], outer)
         bar = tqdm(total=self.config.steps, initial=step, disable=not self.progress, unit="step", mininterval=1, ncols=110)
-        with bar, recomputed(self.model) if self.config.recompute else nullcontext():
+        kept = BaseWeights(self.tensors, self.out / "base.bin")
+        with kept, bar, recomputed(self.model) if self.config.recompute else nullcontext():
             while step < self.config.steps:
+                kept.put_back()
                 step = self._period(step, outer, bar)
-        self.base.remove()
         return self._finish(base)
 
     def _period(self, first: int, outer: torch.optim.Optimizer, bar: tqdm) -> int:
         """Steps from the base model on; returns the number of the next step."""
         config = self.config
-        self.base.put_back()
         last = min(first + config.period, config.steps)
         settings = {name: getattr(config, name) for name in SHARED} | {"clip": config.clip or None}
         taken = MetaStep(self.tensors, self.pertnn, outer, **settings)
