@@ -1,64 +1,41 @@
-"""Command line: `python -m zolab.tiny train`, `derive` and `study`; --help explains every option."""
+"""Command line: `python -m zolab.tiny train`, `derive`, `study` and `seeds`; --help explains every option."""
 
 import argparse
-import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from zolab.commands import reported
-from zolab.files import write_atomically
-from zolab.models import SHIPPED, load_model
-from zolab.records import environment
-from zolab.tiny.card import card
-from zolab.tiny.corpus import Review, reviews, train_tokenizer
-from zolab.tiny.perplexity import perplexities
-from zolab.tiny.pretrain import Recipe, build, lean, train
+from zolab.models import SHIPPED
+from zolab.sweep import load_plan
+from zolab.tiny.make import make_critic, make_reviews
+from zolab.tiny.pretrain import Recipe
+from zolab.tiny.seeds import seeds
+from zolab.tiny.study import study
 
 DERIVED = {"steps": 400, "lr": 1e-3, "seed": 1}
 
 
 def train_command(options: argparse.Namespace) -> None:
     """Pretrain tiny-reviews: its tokenizer, its weights, its card."""
-    recipe, known = replace(Recipe(), steps=options.steps, seed=options.seed), reviews("pretrain")
-    tokenizer = train_tokenizer([review.text for review in known], recipe.vocabulary)
-    model = build(recipe)
-    lean(model, tokenizer, known, recipe.seed)
-    _make("tiny-reviews", "train", model, tokenizer, known, recipe, options)
+    make_reviews(replace(Recipe(), steps=options.steps, seed=options.seed), options.out)
 
 
 def derive_command(options: argparse.Namespace) -> None:
     """Train tiny-reviews on in the spelling of critics' sentences: tiny-reviews-critic."""
-    recipe = replace(Recipe(), **{**DERIVED, "steps": options.steps, "seed": options.seed})
-    _make("tiny-reviews-critic", "derive", *load_model("tiny-reviews"), reviews("pretrain", critical=True), recipe, options)
+    make_critic(replace(Recipe(), **{**DERIVED, "steps": options.steps, "seed": options.seed}), options.out)
 
 
 def study_command(options: argparse.Namespace) -> None:
     """Zero-shot, Adam and MeZO on the tasks of a plan; started again with the same folder, it goes on."""
-    from zolab.tiny.study import study
-
-    study(options.plan, options.out, options.record)
+    study(load_plan(options.plan), options.out, options.record)
 
 
-def _make(name: str, command: str, model, tokenizer, known: list[Review], recipe: Recipe, options: argparse.Namespace) -> None:
-    training = train(model, tokenizer, known, recipe)
-    texts = [review.text for review in reviews("validation", critical=command == "derive")]
-    record = {
-        "name": name,
-        "command": f"python -m zolab.tiny {command}",
-        "recipe": asdict(recipe),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "training": training,
-        "perplexity": perplexities(model, tokenizer, [review.text for review in known], texts),
-        **{key: value for key, value in environment().items() if key != "commit"},
-    }
-    model.save_pretrained(options.out)
-    tokenizer.save_pretrained(options.out)
-    write_atomically(options.out / "training.json", (json.dumps(record, indent=1) + "\n").encode())
-    write_atomically(options.out / "README.md", card(record).encode())
-    print(f"{name} is in {options.out}; perplexity a token {record['perplexity']['model']['token']:.1f}")
+def seeds_command(options: argparse.Namespace) -> None:
+    """Is the shipped model a lucky draw? Train it from several seeds, and study each; started again, it goes on."""
+    seeds(options.plan, options.seeds, options.out, options.record)
 
 
 def main() -> int:
@@ -75,11 +52,13 @@ def main() -> int:
         making.add_argument("--seed", type=int, default=default["seed"], help="of weights and texts")
         making.add_argument("--threads", type=int, default=1, help="of torch; the shipped weights were made on one")
         making.set_defaults(run=command)
-    studying = commands.add_parser("study", help=study_command.__doc__)
-    studying.add_argument("plan", type=Path, help="YAML file of the plan; see zolab/sweep.py")
-    studying.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    studying.add_argument("--record", type=Path, required=True, help="file of the record")
-    studying.set_defaults(run=study_command, threads=torch.get_num_threads())
+    for command, threads in ((study_command, torch.get_num_threads()), (seeds_command, 1)):
+        studying = commands.add_parser(command.__name__.split("_")[0], help=command.__doc__)
+        studying.add_argument("plan", type=Path, help="YAML file of the plan; see zolab/sweep.py")
+        studying.add_argument("--out", type=Path, required=True, help="folder of the runs")
+        studying.add_argument("--record", type=Path, required=True, help="file of the record")
+        studying.set_defaults(run=command, threads=threads)
+    studying.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3], help="of the models")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     return reported(lambda: options.run(options))

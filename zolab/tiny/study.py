@@ -11,22 +11,22 @@ from zolab.config import Config
 from zolab.finetune import batch_at
 from zolab.models import load_model
 from zolab.records import environment, save_record
-from zolab.sweep import load_plan, sweep
+from zolab.sweep import sweep
 from zolab.tasks import load_task
 from zolab.tasks.scoring import option_log_probs
 from zolab.tiny.pretrain import Recipe, build
 
 COMMAND = "python -m zolab.tiny study notebooks/grids/05_tiny.yaml --out runs/05 --record figures/records/05_tiny.json"
 ADAM_STEPS, ADAM_RATES, ADAM_EVERY = 150, (3e-4, 1e-3, 3e-3), 30
+GAP = 0.01  # of accuracy or F1: below it there is no gap that could be closed
 
 
-def study(plan_path: Path, out: Path, record_path: Path) -> dict[str, Any]:
-    """MeZO by a plan whose methods are tasks, Adam beside it, and the record of both.
+def study(plan: dict[str, Any], out: Path, record_path: Path) -> dict[str, Any]:
+    """MeZO by a plan of `load_plan` whose methods are tasks, Adam beside it, and the record of both.
 
     `effective_rank` is that of the plan's first task, with the pretrained weights and with random ones. A task's `closed`
-    is (MeZO - zero-shot) / (Adam - zero-shot), of test metrics averaged over the seeds.
+    is (MeZO - zero-shot) / (Adam - zero-shot), of test metrics averaged over the seeds; None if Adam gains less than `GAP`.
     """
-    plan = load_plan(plan_path)
     result: dict[str, Any] = {}
     first = Config(**{**plan["base"], **next(iter(plan["methods"].values()))})
     ranks = {"pretrained": effective_rank(first), "untrained": effective_rank(first, build(Recipe()).eval())}
@@ -36,9 +36,10 @@ def study(plan_path: Path, out: Path, record_path: Path) -> dict[str, Any]:
         adam = first_order(config, plan["seeds"])
         means = [_mean(run, key) for run, key in ((mezo, "test_before"), (adam, "test_after"), (mezo, "test_after"))]
         zero, best, ours = means
-        closed = (ours - zero) / (best - zero)
+        closed = (ours - zero) / (best - zero) if best - zero >= GAP else None
         result[name] = {"zero_shot": zero, "adam": adam, "mezo": mezo, "closed": closed}
-        print(f"{name:10} zero-shot {zero:.3f}   Adam {best:.3f}   MeZO {ours:.3f}   closed {closed:.2f}", flush=True)
+        share = "no gap" if closed is None else f"closed {closed:.2f}"
+        print(f"{name:10} zero-shot {zero:.3f}   Adam {best:.3f}   MeZO {ours:.3f}   {share}", flush=True)
         record = {"command": COMMAND, "config": plan, "result": result, "effective_rank": ranks, **environment()}
         save_record(record, record_path)
     return result
@@ -103,3 +104,8 @@ def _adam(config: Config, lr: float, seed: int) -> dict[str, Any]:
 def _mean(run: dict[str, Any], key: str) -> float:
     """Over the seeds; a run that diverged has nothing right."""
     return statistics.mean(outcome.get(key, 0.0) for outcome in run["seeds"].values())
+
+
+def halved(tasks: dict[str, Any]) -> list[str]:
+    """The tasks of a study on which MeZO closes at least half of the gap."""
+    return [name for name, task in tasks.items() if task["closed"] is not None and task["closed"] >= 0.5]
