@@ -31,7 +31,7 @@ def examples(kind, count, seed=0):
         rows = [{"sentence": text, "label": int(draw.randint(2))} for text in sentences[:count]]
     else:
         passages = [" ".join(sentences[9 * i : 9 * i + draw.randint(3, 10)]) for i in range(count)]
-        rows = [{"passage": p, "question": "is the film worth seeing", "label": int(draw.randint(2))} for p in passages]
+        rows = [{"passage": p, "question": "is the film worth seeing", "answer": draw.randint(2)} for p in passages]
     return [load_task(kind).template(row) for row in rows]
 
 

@@ -88,7 +88,7 @@ def rows(count):
         {
             "passage": passage.format(n),
             "question": f"How many players, no. {n}?",
-            "answers_spans": {"spans": [f"{n}", "Bob"], "types": ["number", "span"]},
+            "answers_spans": {"spans": [f"{n}", "Bob"], "types": ["span", "span"]},
         }
         for n in range(count)
     ]
@@ -96,9 +96,10 @@ def rows(count):
 
 def test_drop_names_the_papers_metric_and_the_official_one_apart(tokenizer):
     task = load_task("drop")
-    assert task.judge("Bob", ["7", "bob"]) == {"f1": 1.0, "em": 1.0, "official_f1": 0.5, "official_em": 0.0}
-    assert task.judge("7.0", ["7"]) == {"f1": 0.0, "em": 0.0, "official_f1": 1.0, "official_em": 1.0}
-    assert load_task("squad").judge("the Bob.", ["bob", "Ann"]) == {"f1": 1.0, "em": 1.0}
+    assert task.judge("Bob", [["Ann", "bob"]]) == {"f1": 1.0, "em": 1.0, "official_f1": 0.5, "official_em": 0.0}
+    assert task.judge("7.0", [["7"]]) == {"f1": 0.0, "em": 0.0, "official_f1": 1.0, "official_em": 1.0}
+    assert set(task.judge("7", [["8"], ["7"]]).values()) == {1.0}  # the best annotator
+    assert load_task("squad").judge("the Bob.", [["bob"], ["Ann"]]) == {"f1": 1.0, "em": 1.0}
 
 
 def test_scores_keep_the_order_of_the_examples(tokenizer, monkeypatch):
@@ -110,7 +111,7 @@ def test_scores_keep_the_order_of_the_examples(tokenizer, monkeypatch):
     metrics = task.score(model, tokenizer, examples, batch_size=3).metrics
     assert metrics["f1"].tolist() == [1.0] * 7
     assert metrics["official_f1"].tolist() == [0.5] * 7
-    examples[2] = task.template(rows(9)[8] | {"answers_spans": {"spans": ["nine"]}})
+    examples[2] = task.template(rows(9)[8] | {"answers_spans": {"spans": ["nine"], "types": ["span"]}})
     assert task.score(model, tokenizer, examples, batch_size=3).metrics["em"].tolist() == [1, 1, 0, 1, 1, 1, 1]
     with torch.no_grad():
         whole = task.loss(model, task.encode(tokenizer, examples))

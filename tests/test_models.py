@@ -1,6 +1,7 @@
 import collections
 import contextlib
 import importlib.util
+import json
 import os
 import shutil
 import threading
@@ -10,6 +11,8 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+from tokenizers import pre_tokenizers
+from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from zolab import models
@@ -230,6 +233,27 @@ def test_local_folder(family, tmp_path):
             assert is_plain(parameter)
             parameter.add_(1)
     assert fingerprint(load_model(str(path))[0]) == fingerprint(tiny_model(family))  # the file was not written
+
+
+def test_opt_begins_with_token_zero_as_mezo_runs_it(folder):
+    """The published OPT tokenizers are GPT-2's, and begin with the end of a text."""
+    for file in folder.glob("*token*"):
+        file.unlink()
+    tokens = ["<s>", "<pad>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    special = {"bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>", "pad_token": "<pad>"}
+    settings = {**special, "tokenizer_class": "GPT2Tokenizer", "add_bos_token": True, "add_prefix_space": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert AutoTokenizer.from_pretrained(folder)("It was").input_ids[0] == 2
+    model, tokenizer = load_model(str(folder))
+    ids = tokenizer("It was").input_ids
+    assert (ids[0], tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 0, 2)
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "It was"
+    assert tokenizer.model_max_length == 2048 == model.config.max_position_embeddings  # the files do not say it
+    model.save_pretrained(folder / "tuned")
+    tokenizer.save_pretrained(folder / "tuned")
+    assert load_model(str(folder / "tuned"))[1]("It was").input_ids == ids
 
 
 def test_masked_architecture_is_told_by_the_config(tmp_path):

@@ -100,12 +100,12 @@ YES_NO = ("Yes", "No")
         ),
         (
             "boolq",
-            {"passage": "Ice floats.", "question": "does ice sink", "label": 0},
+            {"passage": "Ice floats.", "question": "does ice sink", "answer": False},
             "Ice floats. Does ice sink?\n",
             YES_NO,
             1,
         ),
-        ("boolq", {"passage": "Ice floats.", "question": "Is it so?", "label": 1}, "Ice floats. Is it so?\n", YES_NO, 0),
+        ("boolq", {"passage": "Ice floats.", "question": "Is it so?", "answer": True}, "Ice floats. Is it so?\n", YES_NO, 0),
         (
             "wsc",
             {"text": "Ann saw Bob when He came.", "span1_text": "Bob", "span2_text": "He", "label": 1},
@@ -157,7 +157,8 @@ YES_NO = ("Yes", "No")
         ),
         (
             "drop",
-            {"passage": " A 3-yard run.", "question": "How long?", "answers_spans": {"spans": ["3", "3-yard"], "types": []}},
+            {"passage": " A 3-yard run.", "question": "How long?"}
+            | {"answers_spans": {"spans": ["3", "3-yard"], "types": ["number", "span"]}},
             "Passage:  A 3-yard run.\nQuestion: How long?\nAnswer:",
             (" 3\n",),
             0,
@@ -171,9 +172,25 @@ def test_templates_are_mezos(name, row, prompt, candidates, answer):
 
 def test_several_answers_may_be_right():
     assert load_task("record").template(ARTICLE).also == (2,)
-    row = {"passage": "x", "question": "y", "answers_spans": {"spans": ["3", "three"]}}
-    assert load_task("drop").template(row).references == ("3", "three")
-    assert load_task("squad").template(READ | {"answers": {"text": ["a", "b"]}}).references == ("a", "b")
+    assert load_task("squad").template(READ | {"answers": {"text": ["a", "b"]}}).references == (("a",), ("b",))
+
+
+@pytest.mark.parametrize(
+    ("spans", "answers"),
+    [
+        ({"3": "number"}, [("3",)]),
+        ({"4": "number", "5": "number"}, [("4",), ("5",)]),  # two annotators: a number is a whole answer
+        ({"Ann": "span", "Bob": "span"}, [("Ann", "Bob")]),
+        ({"Ann": "span", "1560": "date", "Bob": "span"}, [("Ann", "Bob"), ("1560",)]),
+    ],
+)
+def test_answers_of_drop(spans, answers):
+    row = {"passage": "x", "question": "y", "answers_spans": {"spans": list(spans), "types": list(spans.values())}}
+    example = load_task("drop").template(row)
+    assert example.references == tuple(answers)
+    assert example.candidates == (f" {next(iter(spans))}\n",)
+    twice = {key: value * 2 for key, value in row["answers_spans"].items()}
+    assert load_task("drop").template(row | {"answers_spans": twice}) == example
 
 
 def test_objectives_are_mezos():
@@ -294,6 +311,7 @@ def test_without_network_the_ways_out_are_named_at_once(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "asked"),
     [
+        ("boolq", ("google/boolq", None, "validation", None)),
         ("wsc", ("aps/super_glue", "wsc.fixed", "validation", None)),
         ("drop", ("ucinlp/drop", None, "validation", None)),
         ("masked_mnli", ("nyu-mll/glue", "mnli", "validation_matched", None)),
@@ -310,6 +328,28 @@ def test_the_hub_is_asked_by_id(monkeypatch, name, asked):
     monkeypatch.setattr(datasets, "load_dataset", load)
     with pytest.raises(ValueError, match=rf"{asked[0]} \({asked[2]}\) on the Hub lacks the column .*; it has other"):
         load_task(name).held_out()
+
+
+def test_both_editions_of_boolq_ask_the_same(tmp_path, monkeypatch):
+    """SuperGLUE's has another name for the answer, and the article's title before the passage."""
+    original = [{"question": "does it float", "passage": f"Ice {n} -- or water -- floats.", "answer": n > 1} for n in range(4)]
+    titled = [{**row, "passage": f"Ice (H2O) -- {row['passage']}", "label": int(row["answer"]), "idx": 5} for row in original]
+    for row in titled:
+        del row["answer"]
+    monkeypatch.setenv("ZOLAB_DATA", str(tmp_path))
+    found = []
+    for rows in (original, titled):
+        write(tmp_path, rows, "boolq")
+        found.append(load_task("boolq").sample(0, 2, 1, 4))
+    assert found[0] == found[1]
+    assert {e.prompt for e in found[0].test} == {f"{row['passage']} Does it float?\n" for row in original}
+    assert sorted(e.answer for e in found[0].test) == [0, 0, 1, 1]
+    write(tmp_path, [{**row, "label": -1} for row in titled], "boolq")
+    with pytest.raises(ValueError, match=r"has answer -1; allowed are \(0, 1\): drop unlabelled rows"):
+        load_task("boolq").sample(0, 2, 1, 4)
+    write(tmp_path, [{"question": "q", "passage": "p"}], "boolq")
+    with pytest.raises(ValueError, match="lacks the column answer; it has question, passage"):
+        load_task("boolq").held_out()
 
 
 def test_missing_data_package(monkeypatch):
@@ -402,7 +442,7 @@ def test_answers_that_do_not_read_the_prompt():
     assert load_task("record").blind(ragged) == {"chance": (1 / 2 + 3 / 4) / 2}
     alike = [Example("p", ("a", "b", "c"), 0, also=(1,)), Example("q", ("a", "b", "c"), 1)]
     assert load_task("record").blind(alike) == {"chance": (2 / 3 + 1 / 3) / 2, "majority": 1.0}
-    assert load_task("squad").blind([Example("p", (" a\n",), 0, references=("a",))]) == {"empty answer": 0.0}
+    assert load_task("squad").blind([Example("p", (" a\n",), 0, references=(("a",),))]) == {"empty answer": 0.0}
 
 
 @pytest.mark.parametrize(

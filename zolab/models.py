@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import os
 import shutil
 import textwrap
@@ -64,6 +65,7 @@ def load_model(name: str = EMBEDDED, dtype: str = "float32", device: str | torch
             model, tokenizer = _from_folder(folder, dtype) if folder.is_dir() else _from_hub(name, dtype)
     for tensor in chain(model.parameters(), model.buffers()):  # in place: ties survive; one by one: memory is spared
         tensor.data = tensor.data.to(device, copy=True, memory_format=torch.contiguous_format)
+    tokenizer.model_max_length = int(min(tokenizer.model_max_length, context_of(model)))  # many leave it open
     return model.eval(), tokenizer
 
 
@@ -92,6 +94,17 @@ def model_bytes(model: torch.nn.Module) -> int:
     return sum(parameter.nbytes for parameter in model.parameters())
 
 
+def context_of(model: torch.nn.Module) -> float:
+    """Number of tokens that a model takes at once, infinity if it does not say."""
+    masked = 0 if model.can_generate() else first_position(model)
+    return getattr(model.config, "max_position_embeddings", math.inf) - masked
+
+
+def first_position(model: torch.nn.Module) -> int:
+    """RoBERTa counts positions from the number after its padding token's."""
+    return model.config.pad_token_id + 1
+
+
 def fingerprint(model: torch.nn.Module) -> str:
     """16 hex digits of the SHA-256 over names, shapes, dtypes and bytes of the parameters, one tensor at a time."""
     digest = hashlib.sha256()
@@ -111,6 +124,8 @@ def _read(source: str, dtype: str, local_files_only: bool) -> Loaded:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes of an absent tokenizer
             raise OSError("it has no tokenizer files")
+        if config.model_type == "opt":
+            _begin_with_zero(tokenizer)
         options |= {"config": config, "use_safetensors": True, "output_loading_info": True}
         model, report = auto.from_pretrained(source, dtype=DTYPES[dtype], ignore_mismatched_sizes=True, **options)
     except (OSError, RuntimeError, SafetensorError, ValueError) as error:
@@ -119,6 +134,15 @@ def _read(source: str, dtype: str, local_files_only: bool) -> Loaded:
     if bad := sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}):  # random numbers now
         raise RuntimeError(f"{source} lacks {len(bad)} weights of the shape its config.json tells, such as {bad[0]}")
     return model, tokenizer
+
+
+def _begin_with_zero(tokenizer: transformers.PreTrainedTokenizerBase) -> None:
+    """Texts begin with token 0, "<s>", as MeZO and its followers run OPT; its own tokenizer begins with "</s>"."""
+    first = tokenizer.convert_ids_to_tokens(0)
+    tokenizer.add_special_tokens({"bos_token": first})
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{first} $A", special_tokens=[(first, 0)]
+    )
 
 
 def _from_folder(folder: Path, dtype: str) -> Loaded:
@@ -186,7 +210,10 @@ def _tiny(family: str, dtype: str) -> Loaded:
         core.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
     special = {"bos_token": "<s>", "cls_token": "<s>", "pad_token": "<pad>", "mask_token": "<mask>"}
     special |= {"eos_token": "</s>", "sep_token": "</s>", "model_input_names": ["input_ids", "attention_mask"]}
-    return model, transformers.PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=2048, **special)
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=2048, **special)
+    if family == "opt":
+        _begin_with_zero(tokenizer)
+    return model, tokenizer
 
 
 @contextmanager

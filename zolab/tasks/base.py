@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zolab.models import context_of
 from zolab.tasks.data import Source, Table
-from zolab.tasks.scoring import Batch, context_of, encode, option_log_probs, option_means, token_log_probs
+from zolab.tasks.scoring import Batch, encode, option_log_probs, option_means, token_log_probs
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,15 @@ class Example:
         candidates: the texts that may follow it, separator included; for generation, the first gold answer alone.
         answer: index of the right candidate.
         also: indices of further right candidates, if there are several.
-        references: gold answers that a generated text is compared with; empty unless the task generates.
+        references: gold answers that a generated text is compared with, each of one or several spans; empty unless the task
+            generates.
     """
 
     prompt: str
     candidates: tuple[str, ...]
     answer: int
     also: tuple[int, ...] = ()
-    references: tuple[str, ...] = ()
+    references: tuple[tuple[str, ...], ...] = ()
 
 
 class Splits(NamedTuple):

@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -88,6 +88,7 @@ class Source:
         held_out: the split to test on, "validation" unless said otherwise.
         unlabelled: rows with this label are left out, where the papers leave them out.
         revision: of the data set on the Hub.
+        adapt: gives the rows of another edition of the data set the columns that the template reads.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Source:
     held_out: str = "validation"
     unlabelled: int | None = None
     revision: str | None = None
+    adapt: Callable[[datasets.Dataset], datasets.Dataset] | None = None
 
     def rows(self, split: str) -> Table:
         """All rows of a split.
@@ -108,6 +110,9 @@ class Source:
         """
         folder = os.environ.get("ZOLAB_DATA")
         rows, origin = self._local(Path(folder), split) if folder else self._from_hub(split)
+        if self.adapt and len(rows):
+            with quiet():
+                rows = self.adapt(rows)
         table = Table(rows, origin, self.texts, self.label, self.labels)
         if self.unlabelled is None:
             return table

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from zolab.models import context_of
 from zolab.tasks.base import Example, Scores, Task, chunks, device_of
-from zolab.tasks.scoring import autocasting, check_causal, context_of, shorten
+from zolab.tasks.scoring import autocasting, check_causal, shorten
 
 MAX_NEW_TOKENS = 50
 
@@ -22,8 +23,8 @@ class Generation(Task):
     max_length: ClassVar[int] = 2048 - MAX_NEW_TOKENS
 
     @abstractmethod
-    def judge(self, text: str, references: Sequence[str]) -> dict[str, float]:
-        """Every metric of a written answer, as fractions."""
+    def judge(self, text: str, references: Sequence[Sequence[str]]) -> dict[str, float]:
+        """Every metric of a written answer, as fractions; of gold answers, each in its spans, the best counts."""
 
     @torch.no_grad()
     def score(self, model: nn.Module, tokenizer, examples: Sequence[Example], batch_size: int = 32) -> Scores:

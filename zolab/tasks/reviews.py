@@ -232,7 +232,7 @@ class Number(_Reviews, SQuAD):
 
     def template(self, row: Row) -> Example:
         prompt = f"{row['text']}\nTell me the figure in it."
-        return Example(prompt, (f" {row['number']}\n",), 0, references=(row["number"],))
+        return Example(prompt, (f" {row['number']}\n",), 0, references=((row["number"],),))
 
 
 REVIEWS = (Sentence, Passage, Compared, Agreeing, Written, Genre, Continued, Number)

@@ -1,6 +1,5 @@
 """Log-probabilities of candidate answers: shared prompts computed once, logits only where a token is scored."""
 
-import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
+from zolab.models import context_of, first_position
 from zolab.tasks.packing import Pack, Tokens, pack
 
 # A prompt, the candidates that may follow it, and the index of the right one.
@@ -159,7 +159,7 @@ def _causal_logits(model: nn.Module, part: Pack) -> Tensor:
 
 def _masked_logits(model: nn.Module, part: Pack) -> Tensor:
     ids, positions, mask, places = part
-    positions = positions + _first_position(model)
+    positions = positions + first_position(model)
     hidden = model.base_model(input_ids=ids, position_ids=positions, attention_mask=mask).last_hidden_state
     return model.lm_head(hidden.flatten(0, 1)[places])
 
@@ -167,12 +167,6 @@ def _masked_logits(model: nn.Module, part: Pack) -> Tensor:
 def autocasting(wanted: bool, device: torch.device) -> AbstractContextManager:
     """bfloat16 autocast if wanted, without its cache: that would keep a copy of all weights, stale after they moved."""
     return torch.autocast(device.type, torch.bfloat16, cache_enabled=False) if wanted else nullcontext()
-
-
-def context_of(model: nn.Module) -> float:
-    """Number of tokens that a model takes at once, infinity if it does not say."""
-    masked = 0 if model.can_generate() else _first_position(model)
-    return getattr(model.config, "max_position_embeddings", math.inf) - masked
 
 
 def check_causal(model: nn.Module) -> None:
@@ -192,8 +186,3 @@ def _check_fits(model: nn.Module, batch: Batch) -> None:
         raise ValueError(f"texts are packed for torch's attention, and {kind} uses {attention}; load it with sdpa.")
     if batch.longest > (context := context_of(model)):
         raise ValueError(f"a text of {batch.longest} tokens exceeds the {context} of {kind}; encode with max_length={context}.")
-
-
-def _first_position(model: nn.Module) -> int:
-    """RoBERTa counts positions from the number after its padding token's."""
-    return model.config.pad_token_id + 1

@@ -2,6 +2,8 @@
 
 from typing import Any, ClassVar
 
+import datasets
+
 from zolab.tasks.base import Example, Task
 from zolab.tasks.data import Source
 
@@ -31,16 +33,24 @@ class CB(Task):
         return Example(prompt, ("Yes", "No", "Maybe"), row["label"])
 
 
+def _untitled(rows: datasets.Dataset) -> datasets.Dataset:
+    """SuperGLUE's rows of BoolQ as in the original: the answer under its own name, passages without the article's title."""
+    if "answer" in rows.column_names or not {"label", "passage"} <= set(rows.column_names):
+        return rows
+    rows = rows.rename_column("label", "answer")
+    return rows.map(lambda row: {"passage": row["passage"].partition(" -- ")[2] or row["passage"]})
+
+
 class BoolQ(Task):
-    """Yes-or-no questions about a passage; label 1 is yes, and Yes is the first candidate."""
+    """Yes-or-no questions about a passage; Yes is the first candidate. The original data set, as MeZO has it."""
 
     name = "boolq"
-    source = Source("boolq", (HUB, "boolq"), ("passage", "question"), labels=(0, 1))
+    source = Source("boolq", ("google/boolq", None), ("passage", "question"), "answer", labels=(0, 1), adapt=_untitled)
 
     def template(self, row: dict[str, Any]) -> Example:
         question = row["question"] if row["question"].endswith("?") else row["question"] + "?"
         question = question[0].upper() + question[1:]
-        return Example(f"{row['passage']} {question}\n", ("Yes", "No"), 1 - row["label"])
+        return Example(f"{row['passage']} {question}\n", ("Yes", "No"), 0 if row["answer"] else 1)
 
 
 class WSC(Task):
