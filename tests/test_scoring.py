@@ -295,7 +295,7 @@ def test_a_model_of_a_shorter_context(tiny, monkeypatch):
 @pytest.mark.parametrize(
     ("question", "message"),
     [
-        (("prompt", ("",), 0), r"the candidate '' adds 0 tokens to 'prompt'; change the template"),
+        (("prompt", ("",), 0), r"'' adds 0 tokens to 'prompt', where 1 to 2047 fit; change the template or model"),
         (("prompt", ("a" * 3000,), 0), r"adds 3000 tokens"),
         (("", ("a",), 0), r"an empty prompt"),
         (("   ", ("a",), 0), r"an empty prompt"),

@@ -202,7 +202,7 @@ def test_statistics_are_kept_as_a_file(tmp_path, monkeypatch, capsys):
 def test_a_plan_that_is_wrong_is_refused_in_one_sentence(tmp_path, monkeypatch, capsys):
     path = tmp_path / "plan.yaml"
     path.write_text(yaml.safe_dump({**PLAN, "seeds": []}))
-    with pytest.raises(ValueError, match="at least one seed"):
+    with pytest.raises(ValueError, match="a list of one or more whole seeds"):
         load_plan(path)
     assert command(monkeypatch, theory_main, "study", path, "--out", tmp_path, "--record", tmp_path / "record.json") == 1
     assert capsys.readouterr().err.count("\n") == 1

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from zolab.config import Config
 from zolab.models import SHIPPED, fingerprint, load_model
 from zolab.records import load_record
+from zolab.sweep import check_plan
 from zolab.tasks import TASKS, load_task
 from zolab.tasks.base import Example
 from zolab.tasks.data import EmbeddedReviews
@@ -250,21 +251,30 @@ def small_study(tmp_path, few, monkeypatch):
     base = {"model": "tiny-reviews", "batch_size": 2, "steps": 2, "train": 8, "dev": 4, "test": 4, "eval_every": 2}
     methods = {"sentence": {"task": "reviews_sentence", "lr": 1e-4}}
     plan = {"base": base, "factor": 3, "extend": 0, "seeds": [0, 1], "methods": methods}
-    (tmp_path / "plan.yaml").write_text(json.dumps(plan))
-    return lambda numbers: seeds(tmp_path / "plan.yaml", numbers, tmp_path / "out", tmp_path / "record.json", SMALL)
+    check_plan(plan, "plan")
+
+    def run(numbers, recipe=SMALL, **changes):
+        return seeds({**plan, **changes}, numbers, tmp_path / "out", tmp_path / "made" / "record.json", "as told", recipe)
+
+    return run
 
 
 def test_models_of_other_seeds_are_made_and_studied(small_study, tmp_path, monkeypatch):
     result = small_study([1, 2])
     models = {seed: load_model(str(tmp_path / "out" / seed / "model"))[0] for seed in result}
     assert fingerprint(models["1"]) != fingerprint(models["2"])
-    assert load_record(tmp_path / "record.json")["result"] == result
+    record = load_record(tmp_path / "made" / "record.json")
+    assert (record["result"], record["command"]) == (result, "as told")
     for entry in result.values():
         assert entry["training"]["tokens"] == SMALL.steps * SMALL.rows * SMALL.row
         assert all(len(entry["tasks"]["sentence"][way]["test"]) == 2 for way in ("adam", "mezo"))
     monkeypatch.delattr(make, "train")  # nothing is trained a second time
     monkeypatch.delattr(study, "sweep")
     assert small_study([1, 2]) == result
+    with pytest.raises(ValueError, match="holds a study by another plan; choose another folder"):
+        small_study([1], factor=2)
+    with pytest.raises(ValueError, match="holds a model of another recipe; choose another folder"):
+        small_study([1], replace(SMALL, lr=1e-3))
 
 
 def test_a_stopped_training_is_made_again(small_study, tmp_path):

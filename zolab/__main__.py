@@ -41,16 +41,21 @@ def finetune_command(arguments: list[str]) -> None:
 def replay_command(arguments: list[str]) -> None:
     """Rebuild a run's fine-tuned weights from its base model and trajectory, without forward passes."""
     from zolab import Trajectory, replay
-    from zolab.models import load_model
+    from zolab.files import ready
+    from zolab.models import fingerprint, load_model
     from zolab.records import load_record
 
     parser = argparse.ArgumentParser(prog="python -m zolab replay", description=replay_command.__doc__)
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model and its tokenizer (safetensors)")
     options = parser.parse_args(arguments)
-    config = load_record(options.run / "record.json")["config"]
+    ready(options.out / "config.json")
+    record = load_record(options.run / "record.json")
+    config = record["config"]
     trajectory = Trajectory.load(options.run / "trajectory.npz")
     model, tokenizer = load_model(config["model"], config["dtype"], config["device"])
+    if fingerprint(model) != record["base"]:
+        raise ValueError(f"{config['model']} is no longer the model that {options.run} was started from; bring that one back.")
     replay(model, trajectory)
     model.save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
@@ -102,6 +107,7 @@ def evolve_command(arguments: list[str]) -> None:
 
 def evaluate_command(arguments: list[str]) -> None:
     """Test a model on tasks as it is: zero-shot, or in context with --shots 32 as in the papers."""
+    from zolab.files import ready
     from zolab.models import DTYPES, load_model
     from zolab.records import environment, save_record
     from zolab.tasks import TASKS, load_task
@@ -121,6 +127,10 @@ def evaluate_command(arguments: list[str]) -> None:
     sizes = options.test or [None]
     if len(sizes) not in (1, len(options.task)):
         raise ValueError(f"--test has {len(sizes)} numbers for {len(options.task)} tasks; give one, or one for each.")
+    if len(set(options.task)) < len(options.task):
+        raise ValueError(f"--task names a task twice: {' '.join(options.task)}; give each once.")
+    if options.out:
+        ready(options.out)
     drawn = {}
     for name, size in zip(options.task, sizes * len(options.task), strict=False):
         task = load_task(name, options.autocast)
@@ -129,11 +139,22 @@ def evaluate_command(arguments: list[str]) -> None:
     model, tokenizer = load_model(options.model, options.dtype, options.device)
     manner, result = f"{options.shots} demonstrations" if options.shots else "zero-shot", {}
     for name, (task, examples) in drawn.items():
+        room = min(task.max_length, tokenizer.model_max_length)
+        cut = sum(len(ids) > room for ids in tokenizer([e.prompt for e in examples], verbose=False)["input_ids"])
         loss, metrics = task.score(model, tokenizer, examples)
         means = {metric: {"mean": values.mean(), "interval": interval(values)} for metric, values in metrics.items()}
         blind, pool = task.blind(examples), len(task.source.rows(task.source.held_out))
-        result[name] = {"examples": len(examples), "drawn_from": pool, "loss": loss, "metrics": means, "blind": blind}
+        result[name] = {
+            "examples": len(examples),
+            "drawn_from": pool,
+            "cut": cut,
+            "loss": loss,
+            "metrics": means,
+            "blind": blind,
+        }
         print(f"{options.model} on {name}, {manner}, {len(examples)} examples: loss {loss:.3f}")
+        if cut:
+            print(f"  {cut} of the prompts were longer than {room} tokens, and lost their left")
         for metric, entry in means.items():
             low, high = (100 * end for end in entry["interval"])
             print(f"  {metric:11} {100 * entry['mean']:5.1f} %   (95 % interval {low:.1f} to {high:.1f} %)")

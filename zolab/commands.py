@@ -12,6 +12,6 @@ def reported(command: Callable[[], None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here.", file=sys.stderr)
+        print("stopped; the same command goes on from what a run has logged.", file=sys.stderr)
         return 130
     return 0

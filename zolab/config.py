@@ -3,9 +3,9 @@
 import ast
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from zolab.optim import METHODS, ZeroOrderOptimizer
 
@@ -46,6 +46,10 @@ class Config:
 
     def validate(self) -> None:
         """Raise ValueError, naming the option, unless every value makes sense."""
+        for known in fields(self):
+            value, number = getattr(self, known.name), float in get_args(known.type) or known.type is float
+            fits = isinstance(value, known.type) or (number and isinstance(value, int))
+            require(fits and (known.type is bool or type(value) is not bool), f"{known.name} cannot be {value!r}.")
         for name in ("steps", "batch_size", "samples", "eval_every"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}.")
         for name in ("patience", "checkpoint_every", "seed", "data_seed", "lr", "weight_decay"):
@@ -67,8 +71,10 @@ def _fit(config: Config, method: Callable) -> Any:
     if config.samples > 1:
         settings["samples"] = config.samples
     try:
-        words = ast.parse(f"dict({config.optim_args})", mode="eval").body.keywords
-        own = {word.arg: ast.literal_eval(word.value) for word in words}
+        call = ast.parse(f"dict({config.optim_args})", mode="eval").body
+        if call.args:
+            raise ValueError("values without names")
+        own = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
     except (SyntaxError, ValueError) as error:
         raise ValueError(f"optim_args {config.optim_args!r} do not fit {config.optimizer}: write name=value, ...") from error
     try:

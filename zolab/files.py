@@ -6,6 +6,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def ready(path: str | os.PathLike) -> None:
+    """Make the folder of a file that long work will write. Raises OSError now if that cannot be, not after the work."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError("no permission")
+    except OSError as error:
+        raise OSError(f"{path} cannot be written ({error.strerror or error}); choose another place.") from error
+
+
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Give a temporary path to write to; on success it takes the place of `path`, on failure `path` stays as it was.

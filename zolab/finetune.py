@@ -53,7 +53,7 @@ def finetune(config: Config, out: str | Path, *, overwrite: bool = False, progre
     """
     config.validate()
     task = load_task(config.task, config.autocast)
-    log = RunLog(Path(out) / "log.jsonl")
+    log = RunLog(Path(out) / "log.jsonl", unread=overwrite)
     try:
         return _Session(config, Path(out), task, log, overwrite, progress).run()
     finally:
@@ -85,23 +85,23 @@ class _Session:
             self._train()
             self._finish()
         else:
+            self._check_same_base()
             self._rebuild(self.log.of("end")[0]["best_step"])
+        if not (self.out / "trajectory.npz").exists():
+            self.optimizer.trajectory.save(self.out / "trajectory.npz")
         if not (self.out / "record.json").exists():
             save_record(self._record(), self.out / "record.json")
         return Run(load_record(self.out / "record.json"), self.model, self.tokenizer, self.task, self.examples)
 
     def _start(self) -> None:
-        base = fingerprint(self.model)
-        started = self.log.of("start")
-        if not started:
-            self.log.append("start", config=asdict(self.config), base=base, **environment())
-        elif started[0]["base"] != base:
-            raise ValueError(f"{self.config.model} is no longer the model that {self.out} was started from; use --overwrite.")
+        self._check_same_base()
+        self._warm_up()  # before the log says that a run began: it may refuse
+        if not self.log.of("start"):
+            self.log.append("start", config=asdict(self.config), base=fingerprint(self.model), **environment())
         reset_peak_memory(self.config.device)
         previous = self.log.of("time")
         self.clock = time.perf_counter() - (previous[-1]["seconds"] if previous else 0.0)
         self.log.append("time", seconds=self._seconds(), peak_bytes=peak_memory(self.config.device))
-        self._warm_up()
         self._evaluate(0, "train")
         self._evaluate(0, "test")
 
@@ -225,6 +225,12 @@ class _Session:
 
     def _status(self, dev: Evaluation) -> str:
         return f"dev loss {dev.loss:.3f}, {self.task.metric} {100 * dev.metric:.1f} %"
+
+    def _check_same_base(self) -> None:
+        """What a model's name stands for may have changed since the run began."""
+        started = self.log.of("start")
+        if started and started[0]["base"] != fingerprint(self.model):
+            raise ValueError(f"{self.config.model} is no longer the model that {self.out} was started from; use --overwrite.")
 
     def _check_same_configuration(self) -> None:
         for started in self.log.of("start"):

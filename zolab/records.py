@@ -79,6 +79,8 @@ def load_record(path: str | os.PathLike) -> dict[str, Any]:
     """Read a record. Raises ValueError if the file is damaged or not a record."""
     try:
         record = json.loads(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no {path}: the run is not finished, or is elsewhere.") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged ({error}); delete it and run again: it is made from the run's log.") from error
     if not isinstance(record, dict) or not {"config", "result"} <= record.keys():

@@ -16,13 +16,14 @@ class RunLog:
 
     Args:
         path: the file; made if it does not exist.
+        unread: leave what the file holds unread, for a run that will `clear` it.
 
     Raises:
         OSError: the folder cannot be written to, or another process is running in it.
         ValueError: a line before the last is damaged.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, unread: bool = False):
         self.path = Path(path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +32,7 @@ class RunLog:
             raise OSError(f"cannot write to {self.path.parent} ({error}); choose another folder with --out.") from error
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.events = self._read()
+            self.events = [] if unread else self._read()
         except BlockingIOError as error:
             self.file.close()
             raise OSError(f"another process is running in {self.path.parent}; wait for it or choose another folder.") from error
@@ -54,6 +55,9 @@ class RunLog:
         self.events = []
 
     def close(self) -> None:
+        """Let go of the file; a log in which nothing happened leaves none."""
+        if not os.fstat(self.file.fileno()).st_size:
+            self.path.unlink(missing_ok=True)
         self.file.close()
 
     def _read(self) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ import yaml
 from zolab.config import Config, require
 from zolab.finetune import finetune
 from zolab.records import environment, save_record
+from zolab.tasks import load_task
 
 PLAN = ("base", "methods", "factor", "extend", "seeds")
 
@@ -30,7 +31,10 @@ def load_plan(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         ValueError: a key is missing or unknown, or a setting is wrong.
     """
-    plan = yaml.safe_load(Path(path).read_text())
+    try:
+        plan = yaml.safe_load(Path(path).read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a YAML file ({' '.join(str(error).split())}); correct it.") from error
     check_plan(plan, path)
     return plan
 
@@ -39,12 +43,20 @@ def check_plan(plan: Any, path: str | os.PathLike) -> None:
     """Raise ValueError unless a plan, read from a path, has all that `load_plan` asks for."""
     keys = f"{path} must have exactly the keys {', '.join(PLAN)}, and may have search."
     require(isinstance(plan, dict) and set(plan) - {"search"} == set(PLAN), keys)
-    search, limits = plan.get("search", 1), plan["factor"] > 1 and plan["extend"] >= 0 and plan["seeds"]
-    require(limits, "factor > 1, extend >= 0 and at least one seed, please.")
+    factor, extend, seeds, search = plan["factor"], plan["extend"], plan["seeds"], plan.get("search", 1)
+    listed = isinstance(seeds, list) and seeds and all(type(seed) is int and seed >= 0 for seed in seeds)
+    limits = isinstance(factor, int | float) and factor > 1 and type(extend) is int and extend >= 0 and listed
+    require(limits, f"{path}: factor > 1, a whole extend >= 0 and a list of one or more whole seeds, please.")
+    named = isinstance(plan["base"], dict) and isinstance(plan["methods"], dict) and plan["methods"]
+    require(named, f"{path}: base must be settings, and methods one or more names with settings of their own.")
     told = f"search must be a number of the {len(plan['seeds'])} seeds, got {search!r}."
     require(type(search) is int and 1 <= search <= len(plan["seeds"]), told)
-    for name in plan["methods"]:
-        configuration(plan, name, float(plan["methods"][name]["lr"]), plan["seeds"][0]).validate()
+    for name, own in plan["methods"].items():
+        rate = own.get("lr") if isinstance(own, dict) else None
+        require(isinstance(rate, int | float) and rate > 0, f"{path}: {name} needs an lr > 0, got {rate!r} (write 1.0e-4).")
+        config = configuration(plan, name, float(rate), seeds[0])
+        config.validate()
+        load_task(config.task)
 
 
 def configuration(plan: dict[str, Any], name: str, lr: float, seed: int) -> Config:

@@ -90,7 +90,9 @@ class Trajectory:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return cls(**json.loads(str(arrays["header"])), records=cls.records_from(arrays))
         except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} is not a trajectory file, or is damaged ({error}); use another copy.") from error
+            raise ValueError(
+                f"{path} is not a trajectory file, or is damaged ({error}); delete it, and the run's command makes it again."
+            ) from error
 
     def extend(self, records: Iterable[StepRecord]) -> None:
         self.records.extend(records)

@@ -35,6 +35,11 @@ class Example:
     also: tuple[int, ...] = ()
     references: tuple[tuple[str, ...], ...] = ()
 
+    def __post_init__(self):
+        if not all(0 <= right < len(self.candidates) for right in (self.answer, *self.also)):
+            known = f"there are {len(self.candidates)} candidates, from 0"
+            raise ValueError(f"the answer to {self.prompt[-40:]!r} is number {self.answer}, but {known}; correct the template.")
+
 
 class Splits(NamedTuple):
     """Examples to train on, to choose a checkpoint by, and to report on."""
@@ -134,7 +139,7 @@ class Task(ABC):
     def encode(self, tokenizer, examples: Sequence[Example], max_length: int | None = None) -> Batch:
         """Tokenise examples once, ready for `loss`; texts are cut to `max_length` tokens, by default the papers'."""
         if self.objective == "answer":
-            examples = [replace(e, candidates=(e.candidates[e.answer],), answer=0) for e in examples]
+            examples = [replace(e, candidates=(e.candidates[e.answer],), answer=0, also=()) for e in examples]
         return self._encode_all(tokenizer, examples, max_length or self.max_length)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:

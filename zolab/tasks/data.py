@@ -23,7 +23,7 @@ class Table(Sequence[dict[str, Any]]):
     Args:
         rows: the data.
         origin: where it is from, for messages.
-        texts: the columns that must hold a text or a list of texts; nested ones as "column.field".
+        texts: the columns that must hold a text or a list of texts; nested ones, which hold lists, as "column.field".
         label: the column of class labels.
         labels: the values allowed there; none if there is no such column.
 
@@ -54,7 +54,9 @@ class Table(Sequence[dict[str, Any]]):
         for column in self.texts:
             value = row
             for part in column.split("."):
-                value = value[part]
+                value = value.get(part) if isinstance(value, dict) else None
+            if "." in column and isinstance(value, str):
+                raise ValueError(f"{found} {column} {value!r} where a list of texts should be; correct it.")
             texts = [value] if isinstance(value, str | None) else value
             if not isinstance(texts, list) or not all(isinstance(text, str | None) for text in texts):
                 raise ValueError(f"{found} {column} {value!r} where a text should be; correct it.")
@@ -62,7 +64,7 @@ class Table(Sequence[dict[str, Any]]):
                 raise ValueError(f"{found} an empty {column}; remove or fill it.")
         if self.labels and row[self.label] not in self.labels:
             raise ValueError(f"{found} {self.label} {row[self.label]!r}; allowed are {self.labels}: drop unlabelled rows.")
-        return row
+        return row | {self.label: int(row[self.label])} if self.labels else row  # True and 1.0 are 1
 
     def classes(self) -> np.ndarray:
         """The label of every row. Raises ValueError if a class has no rows."""

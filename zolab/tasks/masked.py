@@ -90,6 +90,7 @@ class MaskedTask(Task):
     def _encode_all(self, tokenizer, examples: Sequence[MaskedExample], max_length: int) -> Batch:
         if tokenizer.mask_token_id is None:
             raise ValueError(f"{self.name} fills in a mask, and this tokenizer has no mask token; use a RoBERTa-like model.")
+        max_length = min(max_length, tokenizer.model_max_length)
         words = {word: _one_token(tokenizer, word) for word in {word for e in examples for word in e.candidates}}
         texts = [tuple(self._tokens(tokenizer, e.pieces))[:max_length] for e in examples]
         for text, example in zip(texts, examples, strict=True):
@@ -103,7 +104,11 @@ class MaskedTask(Task):
     def _tokens(self, tokenizer, pieces: Sequence[str]) -> list[int]:
         ids = [tokenizer.cls_token_id]
         for index, piece in enumerate(pieces):
-            new = tokenizer(piece, add_special_tokens=False)["input_ids"] if piece != MASK else [tokenizer.mask_token_id]
+            new = (
+                tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]
+                if piece != MASK
+                else [tokenizer.mask_token_id]
+            )
             ids += new[: self.limits.get(index)]
         return [*ids, tokenizer.sep_token_id]
 
@@ -111,7 +116,8 @@ class MaskedTask(Task):
 def _one_token(tokenizer, word: str) -> int:
     ids = tokenizer(word, add_special_tokens=False)["input_ids"]
     if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
-        raise ValueError(f"the label word {word!r} must be one token, and this tokenizer makes {len(ids)} of it.")
+        cure = "use another model, or a task with other words"
+        raise ValueError(f"the label word {word!r} must be one token, and this tokenizer makes {len(ids)} of it; {cure}.")
     return ids[0]
 
 

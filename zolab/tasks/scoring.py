@@ -1,5 +1,6 @@
 """Log-probabilities of candidate answers: shared prompts computed once, logits only where a token is scored."""
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -79,7 +80,10 @@ def encode(tokenizer, questions: Sequence[Question], max_length: int = 2048) -> 
             ids = next(full)
             length = len(ids) - len(prompt_ids)
             if not 0 < length < max_length:
-                raise ValueError(f"the candidate {candidate!r} adds {length} tokens to {prompt[-40:]!r}; change the template.")
+                room = f"where 1 to {max_length - 1} fit"
+                raise ValueError(
+                    f"{candidate!r} adds {length} tokens to {prompt[-40:]!r}, {room}; change the template or model."
+                )
             ids = shorten(ids, max_length)
             texts.append(tuple(ids[:-1]))
             places.append(range(len(ids) - length - 1, len(ids) - 1))
@@ -186,3 +190,7 @@ def _check_fits(model: nn.Module, batch: Batch) -> None:
         raise ValueError(f"texts are packed for torch's attention, and {kind} uses {attention}; load it with sdpa.")
     if batch.longest > (context := context_of(model)):
         raise ValueError(f"a text of {batch.longest} tokens exceeds the {context} of {kind}; encode with max_length={context}.")
+    if batch.longest > (window := getattr(model.config, "sliding_window", None) or math.inf):  # the packs' mask has no window
+        raise ValueError(
+            f"a text of {batch.longest} tokens exceeds the sliding window of {window}; encode with that max_length."
+        )

@@ -38,7 +38,7 @@ def _untitled(rows: datasets.Dataset) -> datasets.Dataset:
     if "answer" in rows.column_names or not {"label", "passage"} <= set(rows.column_names):
         return rows
     rows = rows.rename_column("label", "answer")
-    return rows.map(lambda row: {"passage": row["passage"].partition(" -- ")[2] or row["passage"]})
+    return rows.map(lambda row: {"passage": (row["passage"] or "").partition(" -- ")[2] or row["passage"]})
 
 
 class BoolQ(Task):

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from zolab.files import write_atomically
+from zolab.files import ready, write_atomically
 from zolab.models import load_model
 from zolab.records import environment
 from zolab.tiny.card import card
@@ -17,7 +17,8 @@ from zolab.tiny.pretrain import Recipe, build, lean, train
 
 
 def make_reviews(recipe: Recipe, out: Path) -> None:
-    """tiny-reviews: its tokenizer, and its weights from nothing."""
+    """tiny-reviews: its tokenizer, and its weights from nothing. Raises OSError, before it begins, if `out` cannot be."""
+    ready(out / "training.json")
     known = reviews("pretrain")
     tokenizer = train_tokenizer([review.text for review in known], recipe.vocabulary)
     model = build(recipe)
@@ -27,6 +28,7 @@ def make_reviews(recipe: Recipe, out: Path) -> None:
 
 def make_critic(recipe: Recipe, out: Path) -> None:
     """tiny-reviews-critic: the shipped tiny-reviews, trained on in the spelling of critics' sentences."""
+    ready(out / "training.json")
     _make("tiny-reviews-critic", "derive", *load_model("tiny-reviews"), reviews("pretrain", critical=True), recipe, out)
 
 

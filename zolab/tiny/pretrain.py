@@ -46,6 +46,10 @@ class Recipe:
     plain: float = 0.15
     seed: int = 0
 
+    def __post_init__(self):
+        if self.steps < 1 or self.seed < 0:
+            raise ValueError(f"steps must be at least 1 and seed at least 0, got {self.steps} and {self.seed}.")
+
 
 class Rows(NamedTuple):
     """Texts end to end; all int64 of shape (rows, tokens).

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from zolab.config import Config
+from zolab.files import ready
 from zolab.finetune import batch_at
 from zolab.models import load_model
 from zolab.records import environment, save_record
@@ -16,17 +17,17 @@ from zolab.tasks import load_task
 from zolab.tasks.scoring import option_log_probs
 from zolab.tiny.pretrain import Recipe, build
 
-COMMAND = "python -m zolab.tiny study notebooks/grids/05_tiny.yaml --out runs/05 --record figures/records/05_tiny.json"
 ADAM_STEPS, ADAM_RATES, ADAM_EVERY = 150, (3e-4, 1e-3, 3e-3), 30
 GAP = 0.01  # of accuracy or F1: below it there is no gap that could be closed
 
 
-def study(plan: dict[str, Any], out: Path, record_path: Path) -> dict[str, Any]:
+def study(plan: dict[str, Any], out: Path, record_path: Path, command: str) -> dict[str, Any]:
     """MeZO by a plan of `load_plan` whose methods are tasks, Adam beside it, and the record of both.
 
     `effective_rank` is that of the plan's first task, with the pretrained weights and with random ones. A task's `closed`
     is (MeZO - zero-shot) / (Adam - zero-shot), of test metrics averaged over the seeds; None if Adam gains less than `GAP`.
     """
+    ready(record_path)
     result: dict[str, Any] = {}
     first = Config(**{**plan["base"], **next(iter(plan["methods"].values()))})
     ranks = {"pretrained": effective_rank(first), "untrained": effective_rank(first, build(Recipe()).eval())}
@@ -40,7 +41,7 @@ def study(plan: dict[str, Any], out: Path, record_path: Path) -> dict[str, Any]:
         result[name] = {"zero_shot": zero, "adam": adam, "mezo": mezo, "closed": closed}
         share = "no gap" if closed is None else f"closed {closed:.2f}"
         print(f"{name:10} zero-shot {zero:.3f}   Adam {best:.3f}   MeZO {ours:.3f}   {share}", flush=True)
-        record = {"command": COMMAND, "config": plan, "result": result, "effective_rank": ranks, **environment()}
+        record = {"command": command, "config": plan, "result": result, "effective_rank": ranks, **environment()}
         save_record(record, record_path)
     return result
 
