@@ -165,6 +165,47 @@ def test_a_lost_record_is_made_again_from_the_log(finished, tmp_path):
     assert (tmp_path / "record.json").exists()
 
 
+def test_a_lost_trajectory_is_made_again_from_the_log(finished, tmp_path):
+    out, done = finished
+    for name in ("log.jsonl", "record.json"):
+        (tmp_path / name).write_bytes((out / name).read_bytes())
+    run(CONFIG, tmp_path)
+    base, _ = load_model(CONFIG.model)
+    replay(base, Trajectory.load(tmp_path / "trajectory.npz"))
+    assert equal(weights(base), weights(done.model))
+
+
+def test_overwriting_does_not_need_a_whole_log(finished, tmp_path):
+    (tmp_path / "log.jsonl").write_text("{oops}\n" * 3)
+    with pytest.raises(ValueError, match=r"line 1 of .* is damaged .*--overwrite"):
+        run(CONFIG, tmp_path)
+    assert lasting(run(CONFIG, tmp_path, overwrite=True).record) == lasting(finished[1].record)
+
+
+def test_a_refused_run_leaves_nothing_in_the_way(tmp_path):
+    for wrong in ({"model": "tiny-random-roberta", "task": "sst2"}, {"model": "nobody/nothing"}, {"batch_size": 1000}):
+        with pytest.raises((ValueError, OSError)):
+            run(replace(CONFIG, **{"task": "rotten_tomatoes", **wrong}), tmp_path)
+        assert not list(tmp_path.iterdir())
+
+
+def test_another_base_model_is_refused(tmp_path):
+    base, tokenizer = load_model("tiny-random-llama")
+    for part in (base, tokenizer):
+        part.save_pretrained(tmp_path / "base")
+    config = replace(CONFIG, model=str(tmp_path / "base"), steps=2)
+    run(config, tmp_path / "run")
+    with torch.no_grad():
+        next(base.parameters()).add_(1)
+    base.save_pretrained(tmp_path / "base")
+    with pytest.raises(ValueError, match=r"is no longer the model that .* was started from"):
+        run(config, tmp_path / "run")
+    done = cli("replay", str(tmp_path / "run"), f"--out={tmp_path / 'model'}")
+    assert done.returncode == 1
+    assert "is no longer the model that" in done.stderr
+    assert not list((tmp_path / "model").iterdir())
+
+
 def test_two_processes_do_not_share_a_folder(tmp_path):
     from zolab.runlog import RunLog
 
@@ -269,6 +310,18 @@ def test_the_command_line_reports_errors_in_one_sentence(tmp_path):
     assert done.stderr.startswith("error: unknown task 'nope'")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "x").exists()
+
+
+def test_replay_says_what_is_in_its_way(finished, tmp_path):
+    (tmp_path / "file").touch()
+    for arguments, sentence in (
+        ((str(finished[0]), f"--out={tmp_path / 'file'}"), "file/config.json cannot be written"),
+        ((str(tmp_path / "nope"), f"--out={tmp_path / 'model'}"), "the run is not finished, or is elsewhere"),
+    ):
+        done = cli("replay", *arguments)
+        assert done.returncode == 1
+        assert sentence in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_the_command_line_replays_a_run(finished, tmp_path):

@@ -213,6 +213,13 @@ def test_long_texts_are_cut_as_lm_bff_cuts_them(roberta):
     assert tokenizer.decode(ids) == "<s><mask>: " + "q" * 109 + "</s>"
 
 
+def test_texts_fit_the_context_that_the_tokenizer_knows(roberta, monkeypatch):
+    monkeypatch.setattr(roberta[1], "model_max_length", 64)
+    trec = load_task("masked_trec")
+    batch = trec.encode(roberta[1], [trec.template({"text": "q" * 400, "coarse_label": 0})])
+    assert batch.packs[0].input_ids.shape[1] == 64
+
+
 @pytest.mark.parametrize(
     ("row", "found"), [({"sentence": "x" * 200, "label": 0}, 0), ({"sentence": "a <mask> in it", "label": 0}, 2)]
 )

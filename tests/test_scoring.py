@@ -313,6 +313,15 @@ def test_an_attention_that_would_misread_the_mask(tiny):
         option_log_probs(model, encode(tiny[1], QUESTIONS))
 
 
+def test_a_window_that_packs_would_ignore(tiny):
+    """Within its window such a model is scored as any other; beyond, its layers would see less than the packs' mask says."""
+    model, tokenizer = tiny_model("qwen2"), tiny[1]
+    assert_scores_are_plain(model, tokenizer, QUESTIONS)
+    model.config.sliding_window = 4
+    with pytest.raises(ValueError, match=r"a text of \d+ tokens exceeds the sliding window of 4"):
+        option_log_probs(model, encode(tokenizer, QUESTIONS))
+
+
 def test_a_masked_model_cannot_continue_a_text():
     model, tokenizer = load_model("tiny-random-roberta")
     with pytest.raises(ValueError, match="needs a causal language model, which RobertaForMaskedLM is not"):

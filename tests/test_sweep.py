@@ -77,8 +77,20 @@ def test_a_run_that_diverges_loses_the_search(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seeds": []}, "at least one seed"),
+        ({"seeds": []}, "a list of one or more whole seeds"),
+        ({"seeds": 3}, "a list of one or more whole seeds"),
+        ({"seeds": ["a"]}, "a list of one or more whole seeds"),
         ({"factor": 1}, "factor > 1"),
+        ({"factor": "two"}, "factor > 1"),
+        ({"extend": 0.5}, "a whole extend >= 0"),
+        ({"base": None}, "base must be settings"),
+        ({"methods": ["a"]}, "methods one or more names"),
+        ({"methods": {"MeZO": {"optimizer": "mezo"}}}, "MeZO needs an lr > 0, got None"),
+        ({"methods": {"MeZO": {"lr": "1e-4"}}}, "MeZO needs an lr > 0, got '1e-4'"),
+        ({"methods": {"MeZO": {"lr": 1, "steps": "four"}}}, "steps must be int, got 'four'"),
+        ({"methods": {"MeZO": {"lr": 1, "steps": 4.5}}}, "steps must be int, got 4.5"),
+        ({"methods": {"MeZO": {"lr": 1, "autocast": 1}}}, "autocast must be bool, got 1"),
+        ({"methods": {"MeZO": {"lr": 1, "task": "nope"}}}, "unknown task 'nope'"),
         ({"extra": 1}, "exactly the keys"),
         ({"methods": {"MeZO": {"optimizer": "mezo", "lr": -1}}}, "lr"),
         ({"methods": {"MeZO": {"optimizer": "mezzo", "lr": 1}}}, "unknown optimizer"),
@@ -87,11 +99,19 @@ def test_a_run_that_diverges_loses_the_search(tmp_path):
         ({"methods": {"A": {"optimizer": "adamezo", "lr": 1, "optim_args": "horizont=3"}}}, "do not fit adamezo"),
         ({"methods": {"A": {"optimizer": "adamezo", "lr": 1, "optim_args": "horizon=="}}}, "do not fit adamezo"),
         ({"methods": {"A": {"optimizer": "adamezo", "lr": 1, "optim_args": "horizon=print()"}}}, "do not fit adamezo"),
+        ({"methods": {"A": {"optimizer": "adamezo", "lr": 1, "optim_args": "3"}}}, "do not fit adamezo: write name=value"),
     ],
 )
 def test_a_wrong_plan_is_refused_before_anything_runs(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         load_plan(written(tmp_path, **changes))
+
+
+def test_what_is_no_yaml_is_refused(tmp_path):
+    for content in (b"base: [", b"base: \xe9"):
+        (tmp_path / "plan.yaml").write_bytes(content)
+        with pytest.raises(ValueError, match=r"plan\.yaml is not a YAML file .*; correct it"):
+            load_plan(tmp_path / "plan.yaml")
 
 
 def curve(*losses, seeds=1):

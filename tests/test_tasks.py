@@ -250,17 +250,44 @@ def test_wrong_schema_is_refused_in_one_sentence(tmp_path, monkeypatch, rows, me
         ("squad", {"answers": {"text": ["a", " "], "answer_start": [0, 1]}}, r"has an empty answers\.text"),
         ("squad", {"answers": ["a"]}, r"lacks the column answers\.text"),
         ("squad", {"answers": {"text": [1]}}, r"answers\.text \[1\] where a text should be"),
+        ("squad", {"answers": {"text": "1900"}}, r"answers\.text '1900' where a list of texts should be"),
+        ("boolq", {"passage": None}, "has an empty passage"),
         ("record", {"entities": []}, "has an empty entities"),
     ],
 )
 def test_nested_columns_are_checked(tmp_path, monkeypatch, name, change, message):
-    row = ARTICLE if name == "record" else READ | {"answers": {"text": ["1900"], "answer_start": [16]}}
+    read = READ | {"answers": {"text": ["1900"], "answer_start": [16]}}
+    row = {"record": ARTICLE, "boolq": {"passage": "Ice -- It floats.", "question": "q", "label": 1}}.get(name, read)
     monkeypatch.setenv("ZOLAB_DATA", str(tmp_path))
     write(tmp_path, [row], name)
     assert len(load_task(name).held_out()) == 1
     write(tmp_path, [row | change], name)
     with pytest.raises(ValueError, match=message):
         load_task(name).held_out()
+
+
+def test_a_row_without_its_nested_column(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOLAB_DATA", str(tmp_path))
+    row = READ | {"answers": {"text": ["1900"], "answer_start": [16]}}
+    write(tmp_path, [row, row | {"answers": None}], "squad")
+    with pytest.raises(ValueError, match=r"row 2 of .* has an empty answers\.text"):
+        load_task("squad").held_out()
+
+
+@pytest.mark.parametrize("yes", [True, 1.0, 1])
+def test_labels_become_whole_numbers(tmp_path, monkeypatch, yes):
+    monkeypatch.setenv("ZOLAB_DATA", str(tmp_path))
+    write(tmp_path, [{"sentence": "a", "label": yes}])
+    (example,) = load_task("sst2").held_out()
+    assert (type(example.answer), example.answer) == (int, 1)
+
+
+@pytest.mark.parametrize("wrong", [{"answer": -1}, {"answer": 2}, {"answer": 0, "also": (2,)}])
+def test_an_answer_must_be_a_candidate(wrong):
+    with pytest.raises(
+        ValueError, match=r"the answer to 'Is it so\?' is number .*there are 2 candidates.*correct the template"
+    ):
+        Example("Is it so?", YES_NO, **wrong)
 
 
 def test_only_drawn_rows_are_judged(tmp_path, monkeypatch):
@@ -415,6 +442,15 @@ def test_the_command_line_evaluates(evaluate, shots):
     assert third.startswith("  without reading the prompt: chance 50.0 %, majority ")
 
 
+def test_an_evaluation_says_how_many_prompts_were_cut(evaluate, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOLAB_DATA", str(tmp_path))
+    write(tmp_path, [{"sentence": "s" * size, "label": 1} for size in (9, 2100, 2200)])
+    code, shown = evaluate("--task=sst2", f"--out={tmp_path / 'new' / 'r.json'}")
+    assert code == 0
+    assert "2 of the prompts were longer than 2048 tokens, and were cut" in shown.out
+    assert load_record(tmp_path / "new" / "r.json")["result"]["sst2"]["cut"] == 2
+
+
 def test_an_evaluation_of_several_tasks_leaves_a_record(evaluate, tmp_path, monkeypatch):
     monkeypatch.setenv("ZOLAB_DATA", str(tmp_path))
     write(tmp_path, [{"sentence": f"s{i}", "label": int(i > 2)} for i in range(9)])
@@ -452,6 +488,9 @@ def test_answers_that_do_not_read_the_prompt():
         (["--test=0"], "error: test must be at least 1"),
         (["--task", "sst2", "rte", "cb", "--test", "1", "2"], "error: --test has 2 numbers for 3 tasks; give one, or one"),
         (["--shots=-3"], "error: shots must be between 0"),
+        (["--data_seed=-1"], "error: --data_seed must be at least 0, got -1"),
+        (["--task", "sst2", "rte", "sst2"], "error: --task names a task twice: sst2 rte sst2; give each once"),
+        (["--out=zolab"], "error: zolab cannot be written (it is a folder); choose another place"),
     ],
 )
 def test_the_command_line_refuses(evaluate, options, message):

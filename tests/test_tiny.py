@@ -22,6 +22,7 @@ from zolab.tasks.data import EmbeddedReviews
 from zolab.tasks.generation import Generation
 from zolab.tasks.reviews import REVIEWS, genre_of, number_of, plainly
 from zolab.tiny import corpus, make, study
+from zolab.tiny.__main__ import main
 from zolab.tiny.card import card
 from zolab.tiny.corpus import documents, reviews, train_tokenizer
 from zolab.tiny.perplexity import perplexities
@@ -286,3 +287,20 @@ def test_a_stopped_training_is_made_again(small_study, tmp_path):
     again = small_study([1])
     assert (folder / "model.safetensors").read_bytes() == weights
     assert again["1"]["perplexity"] == result["1"]["perplexity"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["train", "--steps=0"], "error: steps must be at least 1 and seed at least 0, got 0 and 0"),
+        (["train", "--threads=0"], "error: set_num_threads expects a positive integer"),
+        (["derive", "--out=README.md"], "error: README.md/training.json cannot be written (File exists)"),
+        (["study", "README.md", "--out=x", "--record=x"], "error: README.md is not a YAML file"),
+        (["seeds", "notebooks/grids/05_tiny.yaml", "--out=x", "--record=zolab"], "error: zolab cannot be written"),
+    ],
+)
+def test_the_command_line_refuses_before_any_work(monkeypatch, capsys, options, message):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.argv", ["zolab.tiny", *options])
+    assert main() == 1
+    assert capsys.readouterr().err.startswith(message)

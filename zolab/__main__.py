@@ -129,6 +129,8 @@ def evaluate_command(arguments: list[str]) -> None:
         raise ValueError(f"--test has {len(sizes)} numbers for {len(options.task)} tasks; give one, or one for each.")
     if len(set(options.task)) < len(options.task):
         raise ValueError(f"--task names a task twice: {' '.join(options.task)}; give each once.")
+    if options.data_seed < 0:
+        raise ValueError(f"--data_seed must be at least 0, got {options.data_seed}.")
     if options.out:
         ready(options.out)
     drawn = {}
@@ -154,7 +156,7 @@ def evaluate_command(arguments: list[str]) -> None:
         }
         print(f"{options.model} on {name}, {manner}, {len(examples)} examples: loss {loss:.3f}")
         if cut:
-            print(f"  {cut} of the prompts were longer than {room} tokens, and lost their left")
+            print(f"  {cut} of the prompts were longer than {room} tokens, and were cut")
         for metric, entry in means.items():
             low, high = (100 * end for end in entry["interval"])
             print(f"  {metric:11} {100 * entry['mean']:5.1f} %   (95 % interval {low:.1f} to {high:.1f} %)")

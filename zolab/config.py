@@ -3,9 +3,9 @@
 import ast
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, get_args
+from typing import Any, get_type_hints
 
 from zolab.optim import METHODS, ZeroOrderOptimizer
 
@@ -46,10 +46,10 @@ class Config:
 
     def validate(self) -> None:
         """Raise ValueError, naming the option, unless every value makes sense."""
-        for known in fields(self):
-            value, number = getattr(self, known.name), float in get_args(known.type) or known.type is float
-            fits = isinstance(value, known.type) or (number and isinstance(value, int))
-            require(fits and (known.type is bool or type(value) is not bool), f"{known.name} cannot be {value!r}.")
+        for name, kind in get_type_hints(type(self)).items():
+            value, kind = getattr(self, name), int | float if kind is float else kind
+            fits = isinstance(value, kind) and (kind is bool or type(value) is not bool)
+            require(fits, f"{name} must be {getattr(kind, '__name__', kind)}, got {value!r}.")
         for name in ("steps", "batch_size", "samples", "eval_every"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}.")
         for name in ("patience", "checkpoint_every", "seed", "data_seed", "lr", "weight_decay"):
