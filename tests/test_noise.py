@@ -1,6 +1,7 @@
 """Directions: known answers, addressing, statistics, in-place adds and dots."""
 
 import math
+import os
 import subprocess
 import sys
 
@@ -185,3 +186,36 @@ def test_addresses_out_of_range_are_refused(bad):
 def test_tensors_that_cannot_be_changed_in_place_are_refused(tensor):
     with pytest.raises(ValueError, match=r"contiguous|floating-point"):
         noise.add_(tensor, NAME, 0, 1.0)
+
+
+COMPILE_SLOWLY = """
+import sys, time
+import numpy as np
+from numba.core.caching import IndexDataCacheFile
+
+if "slowly" in sys.argv:  # long enough for the other process to come between
+    save = IndexDataCacheFile._save_index
+    IndexDataCacheFile._save_index = lambda self, overloads: (time.sleep(3), save(self, overloads))
+
+from zolab.kernels import cpu
+
+for dtype in sys.argv[1].split(","):
+    w = np.zeros(512, dtype)
+    cpu._add_scaled(w, np.uint32(1), np.uint32(2), 0, np.float32(1))
+    print(dtype, w.view(np.uint8).sum(), sum(cpu._add_scaled.stats.cache_hits.values()))
+"""
+
+
+def test_two_processes_may_compile_a_kernel_at_once(tmp_path):
+    """For two types of weights; the code of one, run on the other's, would fail in every later process."""
+    environ = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    options = {"env": environ, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", COMPILE_SLOWLY]
+    both = [subprocess.Popen([*command, dtype, "slowly"], **options) for dtype in ("float32", "uint16")]
+    told = [process.communicate(timeout=240) for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    later = subprocess.run([*command, "float32,uint16"], **options, timeout=240)
+    assert later.returncode == 0, later.stderr
+    first, second = (line.split() for line in later.stdout.splitlines())
+    assert [first[:2], second[:2]] == [shown.split()[:2] for shown, _ in told]
+    assert second[2] == "2"  # nothing was compiled again

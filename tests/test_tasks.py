@@ -471,6 +471,15 @@ def test_an_evaluation_of_several_tasks_leaves_a_record(evaluate, tmp_path, monk
     assert (sst2["loss"], sst2["metrics"], sst2["blind"]) == (loss, {"accuracy": expected}, task.blind(examples))
 
 
+def test_a_task_that_fails_does_not_cost_those_before_it(evaluate, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOLAB_DATA", str(tmp_path))
+    write(tmp_path, [{"sentence": f"s{i}", "label": int(i > 2)} for i in range(9)])
+    code, shown = evaluate("--task", "sst2", "masked_sst2", "--test=3", f"--out={tmp_path / 'r.json'}")
+    assert code == 1
+    assert "the label word" in shown.err
+    assert load_record(tmp_path / "r.json")["result"].keys() == {"sst2"}
+
+
 def test_answers_that_do_not_read_the_prompt():
     examples = [Example("p", ("a", "b"), answer) for answer in (0, 1, 1, 1)]
     assert load_task("sst2").blind(examples) == {"chance": 0.5, "majority": 0.75}

@@ -161,9 +161,9 @@ def evaluate_command(arguments: list[str]) -> None:
             low, high = (100 * end for end in entry["interval"])
             print(f"  {metric:11} {100 * entry['mean']:5.1f} %   (95 % interval {low:.1f} to {high:.1f} %)")
         print("  without reading the prompt:", ", ".join(f"{way} {100 * value:.1f} %" for way, value in blind.items()))
-    if options.out:
-        config = {key: value for key, value in vars(options).items() if key != "out"}
-        save_record({"config": config, "result": result, **environment()}, options.out)
+        if options.out:  # after each task: a later one may fail
+            config = {key: value for key, value in vars(options).items() if key != "out"}
+            save_record({"config": config, "result": result, **environment()}, options.out)
 
 
 COMMANDS = {

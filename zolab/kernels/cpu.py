@@ -8,9 +8,9 @@ import threading
 
 import numpy as np
 import torch
-from numba import njit
 
 from zolab.kernels import probe
+from zolab.kernels.compiled import kernel
 from zolab.kernels.llvm import fma, from_float, to_float, wide_vectors
 from zolab.kernels.moments import update_by_moments as _update_by_moments
 from zolab.kernels.threefry import PAIRS, TILE
@@ -19,14 +19,14 @@ from zolab.kernels.tiles import add_moments, fill_tile, scratch, threefry, total
 f32, u32 = np.float32, np.uint32
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _words(out, k0, k1, tile):
     """The generator's raw words of one tile, for tests."""
     for i in range(PAIRS):
         out[i], out[i + PAIRS] = threefry(k0, k1, u32(tile * PAIRS + i), u32(0))
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _fill(out, k0, k1, tile):
     """out[i] = z[i] for a float32 chunk that starts at the given tile."""
     wide_vectors()
@@ -38,7 +38,7 @@ def _fill(out, k0, k1, tile):
             part[i] = z[i]
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _add_scaled(w, k0, k1, tile, scale):
     """w += scale * z, each weight read and written once."""
     wide_vectors()
@@ -50,7 +50,7 @@ def _add_scaled(w, k0, k1, tile, scale):
             part[i] = from_float(fma(scale, z[i], to_float(part[i])), part[i])
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _dot(w, k0, k1, tile):
     """Sum of w[i] * z[i]: float32 over the tiles of a chunk for each place in the tile, float64 over the places."""
     wide_vectors()
@@ -64,7 +64,7 @@ def _dot(w, k0, k1, tile):
     return total_of(sums)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _moments(w, out):
     """Sum and sum of squares of a chunk: float32 over the tiles for each place in the tile, float64 over the places."""
     wide_vectors()

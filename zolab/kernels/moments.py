@@ -3,6 +3,7 @@
 import numpy as np
 from numba import njit
 
+from zolab.kernels.compiled import kernel
 from zolab.kernels.llvm import add, fma, from_float, over, sqrt, times, to_float, wide_vectors
 from zolab.kernels.threefry import PAIRS, TILE
 from zolab.kernels.tiles import scratch, threefry, total_of, two_normals
@@ -28,7 +29,7 @@ def moments_tile(m, v, keys, first, second, tile, size):
             v[i], v[i + PAIRS] = fma(bx[1], x[1], fma(bx[0], x[0], vx)), fma(by[1], y[1], fma(by[0], y[0], vy))
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def update_by_moments(w, tile, keys, given, first, second, decay, inside, outside):
     """w = decay * w + m / (sqrt(v + inside) + outside), where m = sum_k first[k] * z_k and v = sum_k second[k] * z_k^2.
 

@@ -3,6 +3,7 @@
 import numpy as np
 from numba import njit
 
+from zolab.kernels.compiled import kernel
 from zolab.kernels.llvm import (
     as_bits,
     differ,
@@ -36,7 +37,7 @@ def direction_tile(z, keys, given, k, tile, start, size):
         fill_tile(z, keys[k, 0], keys[k, 1], tile, size)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def perturb(w, tile, keys, given, scale, counts, where, kept):
     """w += scale * z, writing down every weight that -scale * z, or the same with both signs turned, would not bring back.
 
@@ -98,7 +99,7 @@ def undo_tile(now, part, z, scale, count, where, kept, first):
         now[where[entry]] = to_float(kept[entry])
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def flip(w, tile, keys, given, scale, counts, where, kept):
     """From w + scale * z to w - scale * z, through w itself."""
     wide_vectors()
@@ -127,7 +128,7 @@ def update_tile(now, z, made, keys, given, coefficients, decay, tile, start, siz
             now[i] = fma(coefficients[k], z[i], now[i])
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def restore(w, tile, probe_keys, probe_given, scale, counts, where, kept, same, keys, given, coefficients, decay, out):
     """From w + scale * z back to w, then w = decay * w + sum_k coefficients[k] * z_k in the same pass.
 
@@ -154,7 +155,7 @@ def restore(w, tile, probe_keys, probe_given, scale, counts, where, kept, same, 
         out[0], out[1] = total_of(sums), total_of(squares)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def update(w, tile, keys, given, coefficients, decay):
     """w = decay * w + sum_k coefficients[k] * z_k: the second half of `_restore`, to the bit."""
     wide_vectors()
