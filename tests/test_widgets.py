@@ -237,7 +237,8 @@ class TestTwoPoint:
         optimizer.step(lambda: place(*position.tolist()))
         (measured,) = optimizer.trajectory.records[0].projected_grads
         z = direction(Direction(7, 0), 0, 2).double().numpy()
-        assert np.isclose(secant_slope(place, z, 1e-3, "float64"), measured, rtol=1e-9)
+        # float64 weights get the direction of torch's own functions, which are a few float32 units from the kernel's.
+        assert np.isclose(secant_slope(place, z, 1e-3, "float64"), measured, rtol=1e-6)
 
     @pytest.mark.parametrize(
         "change", [{"eps": 0.0}, {"eps": 2.0}, {"precision": "float8"}, {"landscape": "hill"}, {"seed": -1}]
