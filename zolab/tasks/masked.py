@@ -104,12 +104,10 @@ class MaskedTask(Task):
     def _tokens(self, tokenizer, pieces: Sequence[str]) -> list[int]:
         ids = [tokenizer.cls_token_id]
         for index, piece in enumerate(pieces):
-            new = (
-                tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]
-                if piece != MASK
-                else [tokenizer.mask_token_id]
-            )
-            ids += new[: self.limits.get(index)]
+            if piece == MASK:
+                ids.append(tokenizer.mask_token_id)
+            else:
+                ids += tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"][: self.limits.get(index)]
         return [*ids, tokenizer.sep_token_id]
 
 

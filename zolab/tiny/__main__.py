@@ -18,24 +18,24 @@ from zolab.tiny.study import study
 DERIVED = {"steps": 400, "lr": 1e-3, "seed": 1}
 
 
-def train_command(options: argparse.Namespace, command: str) -> None:
+def train_command(options: argparse.Namespace) -> None:
     """Pretrain tiny-reviews: its tokenizer, its weights, its card."""
     make_reviews(replace(Recipe(), steps=options.steps, seed=options.seed), options.out)
 
 
-def derive_command(options: argparse.Namespace, command: str) -> None:
+def derive_command(options: argparse.Namespace) -> None:
     """Train tiny-reviews on in the spelling of critics' sentences: tiny-reviews-critic."""
     make_critic(replace(Recipe(), **{**DERIVED, "steps": options.steps, "seed": options.seed}), options.out)
 
 
-def study_command(options: argparse.Namespace, command: str) -> None:
+def study_command(options: argparse.Namespace) -> None:
     """Zero-shot, Adam and MeZO on the tasks of a plan; started again with the same folder, it goes on."""
-    study(load_plan(options.plan), options.out, options.record, command)
+    study(load_plan(options.plan), options.out, options.record, options.command)
 
 
-def seeds_command(options: argparse.Namespace, command: str) -> None:
+def seeds_command(options: argparse.Namespace) -> None:
     """Is the shipped model a lucky draw? Train it from several seeds, and study each; started again, it goes on."""
-    seeds(load_plan(options.plan), options.seeds, options.out, options.record, command)
+    seeds(load_plan(options.plan), options.seeds, options.out, options.record, options.command)
 
 
 def main() -> int:
@@ -60,8 +60,8 @@ def main() -> int:
         studying.set_defaults(run=command, threads=threads)
     studying.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3], help="of the models")
     options = parser.parse_args()
-    command = " ".join(["python -m zolab.tiny", *sys.argv[1:]])
-    return reported(lambda: (torch.set_num_threads(options.threads), options.run(options, command)))
+    options.command = " ".join(["python -m zolab.tiny", *sys.argv[1:]])
+    return reported(lambda: (torch.set_num_threads(options.threads), options.run(options)))
 
 
 if __name__ == "__main__":
