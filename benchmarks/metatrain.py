@@ -14,12 +14,12 @@ from torch import nn
 
 from benchmarks.step import EPS, LR, SEED, arguments, interleaved, peak_of, report, setting
 from zolab import MeZO, ZOFineTuner
-from zolab.blocks import split
-from zolab.gradients import recomputed
 from zolab.l2l import GRADIENTS, MEASURED, History, MetaStep
-from zolab.l2l.overview import overview
+from zolab.models.gradients import recomputed
 from zolab.pertnn import PertNN
+from zolab.probe.blocks import split
 from zolab.records import load_record, peak_memory, reset_peak_memory
+from zolab.studies.overview import overview
 
 RECORDS = Path(__file__).parent.parent / "figures" / "records"
 MOMENTUM, META = 0.8, [name for name in GRADIENTS if name not in MEASURED]

@@ -17,8 +17,8 @@ import torch
 from zolab import MeZO
 from zolab.models import load_model
 from zolab.noise import Direction
+from zolab.probe.in_place import Perturbation, Update, apply
 from zolab.records import environment, peak_memory, reset_peak_memory
-from zolab.reversible import Perturbation, Update, apply
 
 LR, EPS, SEED = 1e-6, 1e-3, 0
 

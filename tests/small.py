@@ -4,9 +4,9 @@ import torch
 from torch import nn
 
 from zolab import METHODS
-from zolab.blocks import split
 from zolab.pertnn import PertNN
-from zolab.runlog import RunLog
+from zolab.probe.blocks import split
+from zolab.records.log import RunLog
 
 
 def network(dtype=torch.float32):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from zolab.l2l.ablation import changes, difference, single_changes
+from zolab.studies.ablation import changes, difference, single_changes
 
 
 def record(a, b):

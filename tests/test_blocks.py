@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from zolab.blocks import kind_of, layer_of, mean_and_variance, moments, published_weights, split
 from zolab.models import load_model
+from zolab.probe.blocks import kind_of, layer_of, mean_and_variance, moments, published_weights, split
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from zolab.__main__ import main
-from zolab.blocks import weights_of
-from zolab.finetune import batch_at
 from zolab.l2l import Evolution, EvolveConfig, evolve
-from zolab.l2l.base import BaseWeights
+from zolab.l2l.base_weights import BaseWeights
 from zolab.l2l.evolve import _Runs
 from zolab.models import load_model
 from zolab.optim import MeZO, ZOFineTuner
 from zolab.pertnn import PertNN
+from zolab.probe.blocks import weights_of
+from zolab.runs.finetune import batch_at
 from zolab.tasks import load_task
 
 SMALL = EvolveConfig(pairs=3, steps=3, batch_size=2, train=8, dev=4, lr=1e-3)

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from zolab import Trajectory, checkpoints, replay
-from zolab.finetune import Config, finetune
 from zolab.models import load_model
 from zolab.records import load_record
+from zolab.runs.finetune import Config, finetune
 
 CONFIG = Config(
     model="tiny-random-llama", lr=1e-3, steps=24, eval_every=6, batch_size=4, train=40, dev=16, test=16, schedule="linear"
@@ -207,7 +207,7 @@ def test_another_base_model_is_refused(tmp_path):
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path):
-    from zolab.runlog import RunLog
+    from zolab.records.log import RunLog
 
     held = RunLog(tmp_path / "log.jsonl")
     with pytest.raises(OSError, match="another process"):

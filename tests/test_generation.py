@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from zolab.finetune import Config, finetune
 from zolab.models import load_model
+from zolab.runs.finetune import Config, finetune
 from zolab.tasks import load_task
 from zolab.tasks.generation import MAX_NEW_TOKENS, generate
 

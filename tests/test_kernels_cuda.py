@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from zolab.kernels import cpu
-from zolab.kernels.threefry import PAIRS, threefry2x32
+from zolab.noise.kernels import cpu
+from zolab.noise.kernels.threefry import PAIRS, threefry2x32
 
 SIZES = (1, 2, 5, 1023, 1024, 1025, 2047, 2048, 2049, 6000)
 TILES = (0, 7)
@@ -168,7 +168,7 @@ def compiled(cuda) -> dict:
 
 
 def main(way: str) -> None:
-    from zolab.kernels import cuda
+    from zolab.noise.kernels import cuda
 
     if way == "interpreter":
         as_it_is = fill_errors(cuda, "cpu")

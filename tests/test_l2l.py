@@ -11,13 +11,13 @@ from torch import nn
 from torch.func import functional_call
 
 from zolab import Direction
-from zolab.blocks import split
-from zolab.gradients import consumed, recomputed
 from zolab.l2l import GRADIENTS, MEASURED, History, MetaConfig, MetaStep, meta_train
 from zolab.models import fingerprint, load_model
+from zolab.models.gradients import consumed, recomputed
 from zolab.noise import direction
 from zolab.pertnn import PertNN, features
-from zolab.runlog import RunLog
+from zolab.probe.blocks import split
+from zolab.records.log import RunLog
 from zolab.theory.terms import StepTerms
 
 EPS, LR_ZO = 1e-3, 0.02

@@ -9,8 +9,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from zolab import MeZO
-from zolab.finetune import Config, finetune
 from zolab.models import load_model, tiny_model
+from zolab.runs.finetune import Config, finetune
 from zolab.tasks import load_task
 from zolab.tasks.masked import MaskedTask
 

@@ -9,10 +9,10 @@ from small import equal, loss_of, network, weights
 from torch import nn
 
 from zolab import MEAZO, AdaMeZO, Direction, MeZO, MeZOAdam, MeZOMomentum, MeZOSwitch, Trajectory, ZOAdaMU, replay
-from zolab.blocks import split
 from zolab.noise import GivenDirection, direction, squared_length
 from zolab.optim import METHODS, reference
 from zolab.pertnn import PertNN
+from zolab.probe.blocks import split
 
 PHASES = (7, 30, 40)
 MIX = (0.5, 0.9, 0.01)

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from zolab import noise
-from zolab.kernels import cpu, plain
-from zolab.kernels.threefry import PAIRS, TILE, threefry2x32
 from zolab.noise import Direction
+from zolab.noise.kernels import cpu, plain
+from zolab.noise.kernels.threefry import PAIRS, TILE, threefry2x32
 
 SIZES = [0, 1, 2, 3, 7, 1023, 1024, 1025, TILE - 1, TILE, TILE + 1, 6000, cpu.CHUNK - 1, cpu.CHUNK + 3]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -197,7 +197,7 @@ if "slowly" in sys.argv:  # long enough for the other process to come between
     save = IndexDataCacheFile._save_index
     IndexDataCacheFile._save_index = lambda self, overloads: (time.sleep(3), save(self, overloads))
 
-from zolab.kernels import cpu
+from zolab.noise.kernels import cpu
 
 for dtype in sys.argv[1].split(","):
     w = np.zeros(512, dtype)

@@ -7,9 +7,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from zolab.l2l.overview import decided, overview, resampled, verdict, written
 from zolab.plots import BLACK, BLUE, forwards_dots, loss_curves
-from zolab.sweep import forwards_ratio
+from zolab.studies.overview import decided, overview, resampled, verdict, written
+from zolab.studies.sweep import forwards_ratio
 
 SPEEDS = {"mezo": 1.0, "trained": 2.0, "frozen": 2.0, "permuted": 1.0, "untrained0": 4.0, "density": 1.5, "meazo": 0.5}
 

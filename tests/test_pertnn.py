@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from zolab.blocks import published_weights, split
 from zolab.models import fingerprint, tiny_model
 from zolab.pertnn import FEATURES, PertNN, features
-from zolab.published import import_published, llama_sizes
+from zolab.pertnn.published import import_published, llama_sizes
+from zolab.probe.blocks import published_weights, split
 
 ABOUT = {"fingerprint": "0" * 16, "training_data": "none", "licence": "MIT", "metrics": {"dev_loss": 1.0}}
 

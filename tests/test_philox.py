@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from zolab.blocks import split
 from zolab.pertnn import PertNN
-from zolab.philox import LARGEST, OFFSETS, cuda_linear, cuda_uniform, philox4x32
-from zolab.published import find_init, import_published, llama_sizes, main, settled_sigma, trace
+from zolab.pertnn.philox import LARGEST, OFFSETS, cuda_linear, cuda_uniform, philox4x32
+from zolab.pertnn.published import find_init, import_published, llama_sizes, main, settled_sigma, trace
+from zolab.probe.blocks import split
 from zolab.records import load_record
 
 

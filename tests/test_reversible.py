@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from zolab.kernels import cpu, plain
 from zolab.noise import NOT_GIVEN, Direction, Source, direction
-from zolab.reversible import Perturbation, Update, apply
+from zolab.noise.kernels import cpu, plain
+from zolab.probe.in_place import Perturbation, Update, apply
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 NAME = Direction(0, 1)

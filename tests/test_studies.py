@@ -10,18 +10,18 @@ import pytest
 import torch
 import yaml
 
-from zolab.blocks import split
+from zolab.cli.l2l import main as l2l_main
+from zolab.cli.theory import main as theory_main
 from zolab.l2l import MetaConfig
-from zolab.l2l.__main__ import main as l2l_main
-from zolab.l2l.controls import CONTROLS, study
-from zolab.l2l.overview import overview
-from zolab.l2l.recipes import load_recipes
-from zolab.l2l.shipped import SHIPPED
 from zolab.models import fingerprint, load_model
 from zolab.pertnn import SHIPPED_FINETUNERS, PertNN
+from zolab.probe.blocks import split
 from zolab.records import load_record
-from zolab.sweep import load_plan
-from zolab.theory.__main__ import main as theory_main
+from zolab.studies.controls import CONTROLS, study
+from zolab.studies.overview import overview
+from zolab.studies.recipes import load_recipes
+from zolab.studies.shipped import SHIPPED
+from zolab.studies.sweep import load_plan
 from zolab.theory.measure import BlockStatistics
 
 PLAN = {

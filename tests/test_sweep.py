@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from zolab.records import load_record
-from zolab.sweep import forwards_ratio, load_plan, resampled_ratios, sweep
+from zolab.studies.sweep import forwards_ratio, load_plan, resampled_ratios, sweep
 
 PLAN = {
     "base": {
@@ -155,7 +155,7 @@ def test_the_rate_of_one_seed_gives_way_to_one_that_serves_all(tmp_path, monkeyp
     def outcome(plan, name, lr, seed, out, progress):
         return {"dev_loss": losses[seed].get(lr, 0.7)}
 
-    monkeypatch.setattr("zolab.sweep._outcome", outcome)
+    monkeypatch.setattr("zolab.studies.sweep._outcome", outcome)
     path = written(tmp_path, methods={"MeZO": {"optimizer": "mezo", "lr": 2.0}}, factor=2, extend=2, search=search)
     found = sweep(load_plan(path), tmp_path)["MeZO"]
     assert found["lr"] == chosen

@@ -8,8 +8,8 @@ import torch
 from scipy.optimize import minimize
 from torch import nn
 
-from zolab.blocks import weights_of
 from zolab.models import load_model
+from zolab.probe.blocks import weights_of
 from zolab.tasks import load_task
 from zolab.tasks.scoring import option_log_probs
 from zolab.theory.bounds import CORRECTIONS, BoundTerms, best_for_bound, block_bound, mezo_bound, rank_factor

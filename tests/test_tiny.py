@@ -12,23 +12,23 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from zolab.config import Config
+from zolab.cli.tiny import main
 from zolab.models import SHIPPED, fingerprint, load_model
 from zolab.records import load_record
-from zolab.sweep import check_plan
+from zolab.runs.config import Config
+from zolab.studies.learnability import effective_rank
+from zolab.studies.seeds import seeds
+from zolab.studies.sweep import check_plan
 from zolab.tasks import TASKS, load_task
 from zolab.tasks.base import Example
 from zolab.tasks.data import EmbeddedReviews
 from zolab.tasks.generation import Generation
 from zolab.tasks.reviews import REVIEWS, genre_of, number_of, plainly
-from zolab.tiny import corpus, make, study
-from zolab.tiny.__main__ import main
-from zolab.tiny.card import card
-from zolab.tiny.corpus import documents, reviews, train_tokenizer
-from zolab.tiny.perplexity import perplexities
-from zolab.tiny.pretrain import Recipe, build, lay, losses, train
-from zolab.tiny.seeds import seeds
-from zolab.tiny.study import effective_rank
+from zolab.tiny_reviews import corpus, make, study
+from zolab.tiny_reviews.card import card
+from zolab.tiny_reviews.corpus import documents, reviews, train_tokenizer
+from zolab.tiny_reviews.perplexity import perplexities
+from zolab.tiny_reviews.pretrain import Recipe, build, lay, losses, train
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = Recipe(vocabulary=400, width=32, heads=2, inner=64, rows=4, steps=6)

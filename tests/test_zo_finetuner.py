@@ -12,14 +12,14 @@ from test_pertnn import ABOUT, sequential
 from torch import nn
 
 from zolab import Direction, MeZO, Trajectory, ZOFineTuner, replay
-from zolab.blocks import moments, split
-from zolab.config import Config
-from zolab.finetune import finetune
 from zolab.models import load_model
 from zolab.noise import GivenDirection
 from zolab.optim import reference
 from zolab.pertnn import PertNN
-from zolab.reversible import MomentsUpdate, Perturbation, Update
+from zolab.probe.blocks import moments, split
+from zolab.probe.in_place import MomentsUpdate, Perturbation, Update
+from zolab.runs.config import Config
+from zolab.runs.finetune import finetune
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from zolab.commands import reported
+from zolab.cli.errors import reported
 
 
 def _parser(name: str, command: Callable, kind: type = argparse.ArgumentParser, *settings: type):
@@ -18,7 +18,7 @@ def _parser(name: str, command: Callable, kind: type = argparse.ArgumentParser, 
 
 def finetune_command(arguments: list[str]) -> None:
     """Fine-tune a model; started again in the same folder, the run goes on where it stopped."""
-    from zolab.finetune import Config, finetune
+    from zolab.runs.finetune import Config, finetune
 
     parser = _parser("finetune", finetune_command, HfArgumentParser, Config)
     parser.add_argument("--out", required=True, help="folder of the run; a stopped run in it goes on", default=None)
@@ -41,9 +41,9 @@ def finetune_command(arguments: list[str]) -> None:
 def replay_command(arguments: list[str]) -> None:
     """Rebuild a run's fine-tuned weights from its base model and trajectory, without forward passes."""
     from zolab import Trajectory, replay
-    from zolab.files import ready
     from zolab.models import fingerprint, load_model
     from zolab.records import load_record
+    from zolab.records.files import ready
 
     parser = argparse.ArgumentParser(prog="python -m zolab replay", description=replay_command.__doc__)
     parser.add_argument("run", type=Path, help="folder of a finished run")
@@ -64,7 +64,7 @@ def replay_command(arguments: list[str]) -> None:
 
 def sweep_command(arguments: list[str]) -> None:
     """Compare methods, each at its own best learning rate; started again in the same folder, the sweep goes on."""
-    from zolab.sweep import load_plan, sweep
+    from zolab.studies.sweep import load_plan, sweep
 
     parser = argparse.ArgumentParser(prog="python -m zolab sweep", description=sweep_command.__doc__)
     parser.add_argument("plan", type=Path, help="YAML file of the plan; see zolab/sweep.py")
@@ -107,9 +107,9 @@ def evolve_command(arguments: list[str]) -> None:
 
 def evaluate_command(arguments: list[str]) -> None:
     """Test a model on tasks as it is: zero-shot, or in context with --shots 32 as in the papers."""
-    from zolab.files import ready
     from zolab.models import DTYPES, load_model
     from zolab.records import environment, save_record
+    from zolab.records.files import ready
     from zolab.tasks import TASKS, load_task
     from zolab.tasks.metrics import interval
 

@@ -16,9 +16,9 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from zolab.files import write_atomically
 from zolab.landscapes import Descent, Landscape
 from zolab.records import environment
+from zolab.records.files import write_atomically
 
 # Okabe and Ito's palette, distinguishable with every common colour blindness.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = COLOURS = (
@@ -182,7 +182,7 @@ def loss_curves(methods: dict[str, dict[str, Any]], colours: dict[str, str], tit
     or higher, where every method is seen at its lowest.
 
     Args:
-        methods: a task of a record, {method: outcome of `zolab.sweep`}.
+        methods: a task of a record, {method: outcome of `zolab.studies.sweep`}.
         colours: of the methods that are drawn; those that the record lacks are left out.
         title: of the figure.
         axes: where to draw.

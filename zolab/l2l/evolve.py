@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from zolab.blocks import split, weights_of
-from zolab.config import option, require
-from zolab.finetune import batch_at
-from zolab.l2l.base import BaseWeights
+from zolab.l2l.base_weights import BaseWeights
 from zolab.l2l.train import RULES, MetaRun, TaskNames, drawn
 from zolab.models import fingerprint, load_model
 from zolab.optim import ZOFineTuner
 from zolab.pertnn import PertNN
+from zolab.probe.blocks import split, weights_of
 from zolab.records import environment, load_record, save_record
-from zolab.runlog import RunLog
+from zolab.records.log import RunLog
+from zolab.runs.config import option, require
+from zolab.runs.finetune import batch_at
 from zolab.tasks import load_task
 
 LARGEST = 2.0  # of a pair's difference, in typical ones: a run that broke must not decide alone

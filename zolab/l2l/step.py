@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from zolab import noise
-from zolab.blocks import mean_and_variance, moments
-from zolab.gradients import consumed
+from zolab.models.gradients import consumed
 from zolab.noise import Direction
 from zolab.pertnn import PertNN, features
-from zolab.reversible import Perturbation
+from zolab.probe.blocks import mean_and_variance, moments
+from zolab.probe.in_place import Perturbation
 from zolab.theory.terms import StepTerms
 
 GRADIENTS = {

@@ -17,17 +17,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from zolab.blocks import kind_of, published_weights, split, weights_of
-from zolab.config import option, require
-from zolab.files import replacing
-from zolab.finetune import batch_at
-from zolab.gradients import recomputed
-from zolab.l2l.base import BaseWeights
+from zolab.l2l.base_weights import BaseWeights
 from zolab.l2l.step import GRADIENTS, MEASURED, History, MetaStep, Outcome
 from zolab.models import fingerprint, load_model
+from zolab.models.gradients import recomputed
 from zolab.pertnn import BUDGETS, PertNN
+from zolab.probe.blocks import kind_of, published_weights, split, weights_of
 from zolab.records import environment, load_record, peak_memory, reset_peak_memory, save_record
-from zolab.runlog import RunLog
+from zolab.records.files import replacing
+from zolab.records.log import RunLog
+from zolab.runs.config import option, require
+from zolab.runs.finetune import batch_at
 from zolab.tasks import Example, Splits, Task, load_task
 from zolab.theory.measure import gauss_newton_terms
 from zolab.theory.terms import StepTerms

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from zolab import noise
 from zolab.noise import Direction, GivenDirection
-from zolab.optim.interrupts import DeferInterrupts
 from zolab.optim.trajectory import StepRecord, Trajectory
-from zolab.reversible import MomentsUpdate, Perturbation, Update, apply
+from zolab.probe.blocks import unique
+from zolab.probe.in_place import MomentsUpdate, Perturbation, Update, apply
+from zolab.probe.interrupts import DeferInterrupts
 
 
 class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
@@ -266,26 +267,3 @@ def check_fraction(name: str, value: float) -> None:
     """Raise ValueError unless 0 <= value < 1, as the decay rate of a moving average must be."""
     if not 0 <= value < 1:
         raise ValueError(f"{name} must lie in [0, 1), got {value}.")
-
-
-def unique(params: Iterable) -> list:
-    """The parameters with each memory listed once, so that tied weights are perturbed once."""
-    params = [params] if isinstance(params, Tensor) else list(params)
-    if not params:
-        raise ValueError("the parameter list is empty; pass model.named_parameters().")
-    seen: set[tuple] = set()
-
-    def first_time(item) -> bool:
-        tensor = item[1] if isinstance(item, tuple) else item
-        place = (tensor.data_ptr(), tensor.numel()) if tensor.numel() and not tensor.is_meta else (id(tensor), -1)
-        fresh = place not in seen
-        seen.add(place)
-        return fresh
-
-    if isinstance(params[0], dict):
-        return [{**group, "params": [p for p in _as_list(group["params"]) if first_time(p)]} for group in params]
-    return [p for p in params if first_time(p)]
-
-
-def _as_list(params) -> list:
-    return [params] if isinstance(params, Tensor) else list(params)

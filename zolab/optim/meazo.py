@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from zolab.optim.base import ZeroOrderOptimizer, check_fraction, check_range
 from zolab.optim.trajectory import StepRecord
-from zolab.reversible import Update
+from zolab.probe.in_place import Update
 
 
 class MEAZO(ZeroOrderOptimizer):

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from zolab.noise import squared_length
 from zolab.optim.base import ZeroOrderOptimizer, check_range
 from zolab.optim.trajectory import StepRecord
-from zolab.reversible import Update
+from zolab.probe.in_place import Update
 
 
 class MeZOSwitch(ZeroOrderOptimizer):

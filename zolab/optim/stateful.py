@@ -9,7 +9,7 @@ from torch import Tensor
 from zolab.noise import SLICE, materialise
 from zolab.optim.base import ZeroOrderOptimizer
 from zolab.optim.trajectory import StepRecord
-from zolab.reversible import Update
+from zolab.probe.in_place import Update
 
 
 class Slice(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from zolab.files import write_atomically
+from zolab.records.files import write_atomically
 
 
 class StepRecord(NamedTuple):

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zolab.blocks import budget_factor, mean_and_variance, moments, split
-from zolab.cards import check_same_blocks
 from zolab.optim.base import ZeroOrderOptimizer
 from zolab.optim.trajectory import StepRecord
 from zolab.pertnn import PertNN, features
-from zolab.reversible import Perturbation, Update
+from zolab.pertnn.card import check_same_blocks
+from zolab.probe.blocks import budget_factor, mean_and_variance, moments, split
+from zolab.probe.in_place import Perturbation, Update
 
 
 class ZOFineTuner(ZeroOrderOptimizer):

@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from zolab.hub import OfflineError, cache_only, quiet, require_hub
+from zolab.models.hub import OfflineError, cache_only, quiet, require_hub
 
 CONVERTED = "refs/convert/parquet"  # the Hub's own parquet conversion, for data sets that still are a script
 

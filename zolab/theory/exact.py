@@ -11,8 +11,8 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zolab import noise
-from zolab.blocks import Blocks, split
 from zolab.noise import Direction
+from zolab.probe.blocks import Blocks, split
 from zolab.theory.bounds import BoundTerms
 from zolab.theory.terms import StepTerms
 
@@ -25,7 +25,7 @@ class Objective(nn.Module):
     Args:
         model: in eval mode.
         losses: takes the model and returns one loss for each example, shape (examples,).
-        rule: how the weights are split into blocks, as in `zolab.blocks.split`.
+        rule: how the weights are split into blocks, as in `zolab.probe.blocks.split`.
     """
 
     def __init__(self, model: nn.Module, losses: Callable[[nn.Module], Tensor], rule="tensor"):

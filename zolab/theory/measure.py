@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zolab import noise
-from zolab.blocks import Rule, kind_of, split, weights_of
-from zolab.gradients import consumed
+from zolab.models.gradients import consumed
 from zolab.noise import Direction
+from zolab.probe.blocks import Rule, kind_of, split, weights_of
 from zolab.tasks import Example, Task
 from zolab.tasks.scoring import option_log_probs
 from zolab.theory.terms import StepTerms
@@ -83,7 +83,7 @@ def block_statistics(
         task, tokenizer: they make an example's loss.
         examples: at least 2.
         probes: at least 2.
-        rule: how the weights are split, as in `zolab.blocks.split`.
+        rule: how the weights are split, as in `zolab.probe.blocks.split`.
         seed: of the signs.
 
     Raises:
@@ -134,7 +134,7 @@ def gauss_newton_terms(
         examples: they are taken as the whole of the data.
         batch: examples in a minibatch.
         minibatches: how many are drawn for A_j and Q_jk.
-        rule: how the weights are split, as in `zolab.blocks.split`.
+        rule: how the weights are split, as in `zolab.probe.blocks.split`.
         seed: of the minibatches.
 
     Returns:

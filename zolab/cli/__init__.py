@@ -1,0 +1,1 @@
+"""The command line: `python -m zolab COMMAND`, a file for each group of commands."""

@@ -1,0 +1,250 @@
+"""Random directions, addressed instead of stored: any slice of any direction, in any order, on any device.
+
+A direction z ~ N(0, I) is named by (seed, step, sample); its part for parameter block j is made by a counter-based
+generator from a key that depends on (seed, step, sample, j) only. Adding it to a weight tensor or taking a dot product
+with it touches each weight once and never holds z. Nothing here reads or seeds torch's global generator.
+
+    key(direction)   = threefry(seed,           (step, sample))
+    key(block j)     = threefry(key(direction), (j, 0))
+    z[i], z[i+1024]  = box_muller(threefry(key(block j), (pair number, 0)))      within each tile of 2048 elements
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zolab.noise.kernels import backend_for
+from zolab.noise.kernels.threefry import TILE, threefry2x32
+
+SLICE = 1 << 20
+_INLINE = 1 << 20  # fewer elements take less time on one thread than waking others does
+ERA = 64
+NOT_GIVEN = np.empty((0, 0), dtype=np.float32)
+_pool: ThreadPoolExecutor | None = None
+
+
+@dataclass(frozen=True)
+class Direction:
+    """The name of one random direction over all parameter blocks.
+
+    Args:
+        seed: 0 <= seed < 2**64. Zero is as good as any.
+        step: 0 <= step < 2**32.
+        sample: which of several directions drawn in the same step.
+    """
+
+    seed: int
+    step: int
+    sample: int = 0
+
+    def __post_init__(self):
+        for name, limit in (("seed", 2**64), ("step", 2**32), ("sample", 2**32)):
+            if not 0 <= getattr(self, name) < limit:
+                raise ValueError(f"{name} must lie in [0, {limit}), got {getattr(self, name)}; choose another {name}.")
+
+    def keys(self, blocks: tuple[int, ...]) -> np.ndarray:
+        """The generator keys of the given blocks, uint32 of shape (len(blocks), 2)."""
+        return _keys(self.seed, self.sample, blocks, self.step // ERA)[self.step % ERA]
+
+
+@dataclass(frozen=True, eq=False)
+class GivenDirection:
+    """A direction that is values instead of a key: a stored one, or one made by hand for a toy problem.
+
+    Args:
+        values: one flat tensor for each parameter block, numbered as the blocks are.
+    """
+
+    values: Sequence[Tensor]
+
+
+class Source(NamedTuple):
+    """Where a chunk's directions come from, as its kernels take them.
+
+    Args:
+        keys: generator keys, uint32 of shape (directions, 2).
+        given: the directions' values on this chunk, one row each; empty if they are made from the keys.
+    """
+
+    keys: np.ndarray
+    given: Any
+
+
+class Sources:
+    """Several directions over several tensors, handed out chunk by chunk.
+
+    Args:
+        directions: all addressed by keys, or all given.
+        blocks: block number of each tensor.
+    """
+
+    def __init__(self, directions: Sequence[Direction | GivenDirection], blocks: tuple[int, ...]):
+        self.directions, self.blocks = directions, blocks
+        self.given = any(isinstance(direction, GivenDirection) for direction in directions)
+        self.keys = np.zeros((len(blocks), len(directions), 2), np.uint32)
+        for k, direction in enumerate(() if self.given else directions):
+            self.keys[:, k] = direction.keys(blocks)
+
+    def at(self, piece: "Chunk") -> Source:
+        if not self.given:
+            return Source(self.keys[piece.tensor], NOT_GIVEN)
+        block, part = self.blocks[piece.tensor], slice(piece.tile * TILE, piece.tile * TILE + len(piece.data))
+        values = [direction.values[block].view(-1)[part] for direction in self.directions]
+        return Source(self.keys[piece.tensor], piece.kernels.given(values))
+
+
+@lru_cache(maxsize=16)
+def _keys(seed: int, sample: int, blocks: tuple[int, ...], era: int) -> np.ndarray:
+    """The keys of ERA steps at once, since NumPy takes as long for one."""
+    steps = np.arange(ERA, dtype=np.uint32) + np.uint32(era * ERA)
+    k0, k1 = threefry2x32((seed & 0xFFFFFFFF, seed >> 32), (steps, sample))
+    return np.stack(threefry2x32((k0[:, None], k1[:, None]), (np.array(blocks, dtype=np.uint32), 0)), axis=-1)
+
+
+class Chunk(NamedTuple):
+    """A tile-aligned piece of one tensor, in the form its kernels take."""
+
+    tensor: int
+    kernels: ModuleType
+    data: Any
+    tile: int
+
+
+def check(tensor: Tensor, name: str = "tensor") -> None:
+    """Raise ValueError unless directions can be added to the tensor in place."""
+    if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.device.type == "meta":
+        raise ValueError(
+            f"{name} is {tensor.dtype} ({tensor.layout}) on {tensor.device}; zeroth-order steps need dense floating-point "
+            "weights in memory: load the model in float32, bfloat16 or float16, or freeze this parameter."
+        )
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name} is not contiguous; give it its own memory first: p.data = p.data.contiguous().")
+
+
+def chunks(tensors: Sequence[Tensor]) -> list[Chunk]:
+    """Cut tensors into tile-aligned pieces small enough to share out among threads."""
+    pieces = []
+    for j, tensor in enumerate(tensors):
+        kernels = backend_for(tensor)
+        flat = tensor.detach().view(-1)
+        data = kernels.view(flat)
+        for start in range(0, flat.numel(), kernels.CHUNK):
+            pieces.append(Chunk(j, kernels, data[start : start + kernels.CHUNK], start // TILE))
+    return pieces
+
+
+def per_tensor(pieces: Sequence[Chunk], parts: np.ndarray, tensors: int) -> np.ndarray:
+    """Sums over each tensor's pieces, in their order: from shape (pieces, n) to (tensors, n)."""
+    out = np.zeros((tensors, *parts.shape[1:]))
+    np.add.at(out, [piece.tensor for piece in pieces], parts)
+    return out
+
+
+def for_each(pieces: Sequence[Chunk], work: Callable[[int], None], numel: int) -> None:
+    """Call work(i) for each piece, on as many threads as torch uses where the kernels and `numel` elements are worth it."""
+    threads = torch.get_num_threads()
+    if numel <= _INLINE or threads == 1 or not all(piece.kernels.THREADED for piece in pieces):
+        for i in range(len(pieces)):
+            work(i)
+        return
+    order = iter(range(len(pieces)))
+
+    def drain():
+        for i in order:
+            work(i)
+
+    futures = [_threads(threads).submit(drain) for _ in range(threads)]
+    for future in futures:
+        future.result()
+
+
+def _threads(count: int) -> ThreadPoolExecutor:
+    global _pool
+    if _pool is None or _pool._max_workers != count:
+        _pool = ThreadPoolExecutor(count, thread_name_prefix="zolab-noise")
+    return _pool
+
+
+def _forget_threads():
+    global _pool
+    _pool = None
+
+
+os.register_at_fork(after_in_child=_forget_threads)
+
+
+def direction(
+    name: Direction,
+    block: int,
+    shape: Iterable[int] | int,
+    *,
+    offset: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Materialise z for one block, or a slice of it: for readers, tests and the methods that store state.
+
+    Args:
+        name: which direction.
+        block: number of the parameter block.
+        shape: shape of the result.
+        offset: first element, counted in the flattened block.
+        dtype, device: of the result; values are computed in float32.
+    """
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    lead = offset % TILE
+    out = torch.empty(lead + math.prod(shape), dtype=torch.float32, device=device)
+    ((k0, k1),) = name.keys((block,))
+    if math.prod(shape):
+        kernels = backend_for(out)
+        kernels.fill(kernels.view(out), k0, k1, offset // TILE)
+    return (out[lead:] if lead else out).to(dtype).view(shape)
+
+
+def materialise(name: Direction | GivenDirection, block: int, like: Tensor, offset: int = 0) -> Tensor:
+    """A slice of z in the shape, device and precision (float32 or wider) of the weights there."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    if isinstance(name, GivenDirection):
+        return name.values[block].view(-1)[offset : offset + like.numel()].to(dtype).view(like.shape)
+    return direction(name, block, like.shape, offset=offset, dtype=dtype, device=like.device)
+
+
+def squared_length(tensors: Sequence[Tensor], name: Direction | GivenDirection, blocks: tuple[int, ...]) -> list[float]:
+    """Sum of z^2 over each tensor."""
+    totals = []
+    for tensor, block in zip(tensors, blocks, strict=True):
+        parts = enumerate(tensor.detach().view(-1).split(SLICE))
+        totals.append(sum(float(materialise(name, block, part, i * SLICE).double().square().sum()) for i, part in parts))
+    return totals
+
+
+def add_(tensor: Tensor, name: Direction, block: int, scale: float) -> Tensor:
+    """tensor += scale * z in place, in one fused pass on all cores. Returns the tensor."""
+    check(tensor)
+    ((k0, k1),) = name.keys((block,))
+    pieces = chunks([tensor])
+    for_each(pieces, lambda i: pieces[i].kernels.add_scaled(pieces[i].data, k0, k1, pieces[i].tile, scale), tensor.numel())
+    return tensor
+
+
+def dot(tensor: Tensor, name: Direction, block: int) -> float:
+    """Sum of tensor * z, without materialising z."""
+    check(tensor)
+    ((k0, k1),) = name.keys((block,))
+    pieces = chunks([tensor])
+    parts = [0.0] * len(pieces)
+
+    def work(i):
+        parts[i] = pieces[i].kernels.dot(pieces[i].data, k0, k1, pieces[i].tile)
+
+    for_each(pieces, work, tensor.numel())
+    return float(sum(parts))

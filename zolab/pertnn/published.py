@@ -1,0 +1,256 @@
+"""Fine-tuners that the authors of ZO Fine-tuner released: read without running what a pickle can, and traced to their init.
+
+python -m zolab.pertnn.published FILE --record figures/records/09_published.json
+"""
+
+import argparse
+import hashlib
+import os
+import pickle
+import sys
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zolab.cli.errors import reported
+from zolab.pertnn import FEATURES, PertNN, features
+from zolab.pertnn.philox import OFFSETS, cuda_linear
+from zolab.probe.blocks import Blocks
+from zolab.records import environment, save_record
+
+STORAGES = {"FloatStorage": np.dtype("<f4"), "HalfStorage": np.dtype("<f2")}
+MODULES = (
+    ("torch.nn.modules.container", "Sequential"),
+    ("torch.nn.modules.linear", "Linear"),
+    ("torch.nn.modules.activation", "Tanh"),
+)
+
+
+def llama_sizes(
+    hidden: int = 2048,
+    layers: int = 16,
+    intermediate: int = 8192,
+    heads: int = 32,
+    kv_heads: int = 8,
+    head_dim: int = 64,
+    vocabulary: int = 128_256,
+    tied: bool = True,
+) -> dict[str, int]:
+    """Weights of each tensor of a LLaMA model, from the numbers in its config.json; by default LLaMA-3.2-1B's."""
+    query, key = hidden * heads * head_dim, hidden * kv_heads * head_dim
+    attention = {"q_proj": query, "k_proj": key, "v_proj": key, "o_proj": query}
+    parts = {f"self_attn.{name}": size for name, size in attention.items()}
+    parts |= {f"mlp.{name}": hidden * intermediate for name in ("gate_proj", "up_proj", "down_proj")}
+    parts |= {"input_layernorm": hidden, "post_attention_layernorm": hidden}
+    sizes = {"model.embed_tokens.weight": vocabulary * hidden}
+    sizes |= {f"model.layers.{layer}.{part}.weight": size for layer in range(layers) for part, size in parts.items()}
+    return sizes | {"model.norm.weight": hidden} | ({} if tied else {"lm_head.weight": vocabulary * hidden})
+
+
+def import_published(path: str | os.PathLike, sizes: Mapping[str, int], **options: Any) -> PertNN:
+    """A released `.pth`: a dictionary from tensor names to Sequential(Linear(5, h), Tanh, Linear(h, 1)).
+
+    Nothing of the file is executed: only tensors, ordered dictionaries, sets and stand-ins of the three module classes are
+    made, and anything else that it asks for is refused.
+
+    Args:
+        path: the file.
+        sizes: number of weights of each tensor, which the file does not tell; `llama_sizes`, or
+            `{name: p.numel() for name, p in model.named_parameters()}`.
+        options: `normalise` and `budget_weights`, as `PertNN` takes them.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is damaged, is something else, asks for anything else, or has other names than `sizes`.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            networks = _Reader(archive).load()
+        layers = {name: _layers(network) for name, network in networks.items()}
+        stacked = {name: torch.stack([layer[name] for layer in layers.values()]) for name in ("w1", "b1", "w2", "b2")}
+    except OSError:
+        raise
+    except Exception as error:  # a wrong opcode stream can raise anything; none of it may pass for a fine-tuner
+        raise ValueError(f"{path} is not a released fine-tuner that can be imported: {error}.") from error
+    if set(layers) != set(sizes):
+        lacking, foreign = sorted(set(sizes) - set(layers)), sorted(set(layers) - set(sizes))
+        told = f"no network for {len(lacking)} of sizes {lacking[:3]}, and {len(foreign)} networks without one {foreign[:3]}"
+        raise ValueError(f"{path} is for another model than sizes tells: it has {told}.")
+    names, numels = tuple(layers), tuple(int(sizes[name]) for name in layers)
+    pertnn = PertNN(Blocks(names, numels, names, tuple(range(len(names))), numels, {}), stacked["b1"].shape[1], **options)
+    pertnn.load_state_dict(stacked)
+    return pertnn
+
+
+@dataclass(frozen=True)
+class Init:
+    """Where the networks of a PertNN began, and how far they have come.
+
+    Args:
+        draws: number of the draw that each network began as, shape (b,), counted along the random stream of a device.
+        distances: median |W1 - draw| of each network, shape (b,).
+        others: the same to the nearest of the other draws: what a distance to a draw is that a network did not begin as.
+        relative: norm of the change of all weights of a network over their norm as drawn, shape (b,).
+        drawn: the PertNN as it began.
+    """
+
+    draws: np.ndarray
+    distances: np.ndarray
+    others: np.ndarray
+    relative: np.ndarray
+    drawn: PertNN
+
+
+def find_init(pertnn: PertNN, seed: int = 42, count: int | None = None) -> Init:
+    """The nearest of torch's first weights on CUDA to each network, for a PertNN made there one network after the other.
+
+    A network is Linear(5, h) and Linear(h, 1), four calls of `uniform_`. `torch.manual_seed` gives the same stream to every
+    device, so the networks on each begin with draw 0. Not for a PertNN whose seed is unknown: the nearest draw is then far.
+
+    Args:
+        pertnn: for example from `import_published`.
+        seed: given to `torch.manual_seed`; 42 in the released ones.
+        count: draws to compare with, by default one for each network.
+    """
+    made = [_drawn(pertnn.hidden, seed, 4 * OFFSETS * i) for i in range(count or len(pertnn.blocks))]
+    w1 = np.stack([weights["w1"] for weights in made])
+    table = np.stack([np.median(np.abs(w1 - w), axis=(1, 2)) for w in pertnn.w1.detach().cpu().numpy()])
+    draws = table.argmin(1)
+    distances, others = np.sort(table, axis=1)[:, :2].T
+    drawn = PertNN(pertnn.blocks, pertnn.hidden, input_scaling=pertnn.input_scaling, normalise=None)
+    drawn.load_state_dict({name: torch.from_numpy(np.stack([made[i][name] for i in draws])) for name in made[0]})
+    now, then = (np.concatenate([w.detach().cpu().reshape(len(draws), -1) for w in p.parameters()], 1) for p in (pertnn, drawn))
+    relative = np.linalg.norm(now - then, axis=1) / np.linalg.norm(then, axis=1)
+    return Init(draws, distances, others, relative, drawn)
+
+
+def _drawn(hidden: int, seed: int, offset: int) -> dict[str, np.ndarray]:
+    """First weights of one network, named and shaped as PertNN has them."""
+    w1, b1 = cuda_linear(len(FEATURES), hidden, seed, offset)
+    w2, b2 = cuda_linear(hidden, 1, seed, offset + 2 * OFFSETS)
+    return {"w1": w1, "b1": b1, "w2": w2[0], "b2": b2[0]}
+
+
+@torch.no_grad()
+def settled_sigma(pertnn: PertNN, variance: float = 4e-4, loss: float = 1.0, steps: int = 200) -> np.ndarray:
+    """Raw sigma of each block after its feedback has settled: fed back `steps` times, from one, at inputs that stay the same.
+
+    Args:
+        pertnn: on the CPU.
+        variance: of every block's weights, their mean being zero.
+        loss: on both sides of the probe.
+        steps: one gives sigma at these inputs with a previous sigma of one.
+    """
+    sigma = np.ones(len(pertnn.blocks))
+    for _ in range(steps):
+        sigma = pertnn(features([0.0], [variance], (loss, loss), sigma)).numpy()
+    return sigma
+
+
+def trace(pertnn: PertNN, seed: int = 42) -> dict[str, dict[str, float]]:
+    """What `find_init` and `settled_sigma` tell of each block, by its name: numbers for a record, no weights.
+
+    Args:
+        pertnn: on the CPU; its budget plays no part, since sigma is raw.
+        seed: as in `find_init`.
+
+    Returns:
+        For each block `draw`, `distance`, `other` and `relative` of `Init`, `sigma` now and `sigma_drawn`.
+    """
+    init = find_init(pertnn, seed)
+    columns = {"draw": init.draws, "distance": init.distances, "other": init.others, "relative": init.relative}
+    columns |= {"sigma": settled_sigma(pertnn), "sigma_drawn": settled_sigma(init.drawn)}
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return {name: dict(zip(columns, row, strict=True)) for name, row in zip(pertnn.blocks.names, rows, strict=True)}
+
+
+class _Reader(pickle.Unpickler):
+    """An unpickler of torch's zip format that can make nothing but tensors and stand-ins."""
+
+    def __init__(self, archive: zipfile.ZipFile):
+        (index,) = (name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl"))
+        self.archive, self.root = archive, index.removesuffix("data.pkl")
+        order = self.root + "byteorder"
+        if order in archive.namelist() and archive.read(order) != b"little":
+            raise ValueError("its numbers are not little-endian")
+        super().__init__(archive.open(index))
+        # Made afresh for each file, since a pickle may set attributes of what it is given. A stand-in only keeps its state.
+        self.allowed = {
+            ("torch._utils", "_rebuild_tensor_v2"): lambda *values: _tensor(*values),
+            ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+            ("collections", "OrderedDict"): OrderedDict,
+            ("__builtin__", "set"): set,
+            ("builtins", "set"): set,
+            **{("torch", storage): storage for storage in STORAGES},
+            **{place: type(place[1], (), {}) for place in MODULES},
+        }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.allowed:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no tensor or network of this kind needs")
+        return self.allowed[module, name]
+
+    def persistent_load(self, pid: Any) -> np.ndarray:
+        kind, storage, key, _, count = pid
+        if kind != "storage" or storage not in STORAGES or not str(key).isdecimal():
+            raise pickle.UnpicklingError(f"it refers to {pid}, which is no storage of floats")
+        dtype = STORAGES[storage]
+        entry = self.archive.getinfo(f"{self.root}data/{key}")
+        if entry.file_size != count * dtype.itemsize:
+            wanted = f"{count} numbers need {count * dtype.itemsize} bytes"
+            raise pickle.UnpicklingError(f"the storage {key} has {entry.file_size} bytes, but {wanted}")
+        return np.frombuffer(self.archive.read(entry), dtype)
+
+
+def _tensor(storage: np.ndarray, offset: int, shape: tuple, stride: tuple, *_: Any) -> Tensor:
+    """A contiguous float32 tensor, which is all that these files hold."""
+    count = int(np.prod(shape, dtype=np.int64))
+    contiguous = tuple(int(np.prod(shape[i + 1 :], dtype=np.int64)) for i in range(len(shape)))
+    if not isinstance(storage, np.ndarray) or tuple(stride) != contiguous or not 0 <= offset <= len(storage) - count:
+        raise pickle.UnpicklingError(f"a tensor of shape {shape} and stride {stride} does not lie in its storage")
+    return torch.from_numpy(storage[offset : offset + count].astype(np.float32).reshape(shape))
+
+
+def _layers(network: Any) -> dict[str, Tensor]:
+    """The weights of a Sequential(Linear(5, h), Tanh, Linear(h, 1)), checked."""
+    parts = list(network._modules.values())
+    if [type(part).__name__ for part in (network, *parts)] != ["Sequential", "Linear", "Tanh", "Linear"]:
+        raise ValueError("a network is not a Linear, a Tanh and a Linear")
+    (w1, b1), (w2, b2) = ((part._parameters["weight"], part._parameters["bias"]) for part in parts[::2])
+    hidden = w1.shape[0]
+    if [tuple(w.shape) for w in (w1, b1, w2, b2)] != [(hidden, len(FEATURES)), (hidden,), (1, hidden), (1,)]:
+        raise ValueError(f"a network has weights of shapes {[tuple(w.shape) for w in (w1, b1, w2, b2)]}")
+    if not all(w.isfinite().all() for w in (w1, b1, w2, b2)):
+        raise ValueError("a weight is not finite")
+    return {"w1": w1, "b1": b1, "w2": w2[0], "b2": b2[0]}
+
+
+def _record(path: Path, record_path: Path, seed: int = 42) -> None:
+    found = trace(import_published(path, llama_sizes()), seed)
+    config = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "seed": seed}
+    save_record({"config": config, "result": found, **environment()}, record_path)
+    column = {key: [entry[key] for entry in found.values()] for key in ("draw", "distance", "other", "relative")}
+    print(f"{len(found)} networks, {len(set(column['draw']))} distinct draws of seed {seed}")
+    print(f"median |W1 - draw|: at most {max(column['distance']):.1e}; to any other draw at least {min(column['other']):.1e}")
+    print(f"relative change of a network: median {np.median(column['relative']):.1e}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m zolab.pertnn.published", description="Trace a released fine-tuner to its init."
+    )
+    parser.add_argument("file", type=Path, help="a released .pth of LLaMA-3.2-1B")
+    parser.add_argument("--record", type=Path, required=True, help="file of the record")
+    options = parser.parse_args()
+    return reported(lambda: _record(options.file, options.record))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

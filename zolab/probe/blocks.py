@@ -1,0 +1,182 @@
+"""Parameter blocks: how a model's weights are split, how large the blocks are, and the budget that their scales share."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from zolab import noise
+
+Rule = str | Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A partition of a model's trainable weights.
+
+    Args:
+        names: of the blocks.
+        sizes: d_j, number of weights of each block.
+        tensors: name of each trainable tensor, in the order in which an optimizer numbers them.
+        block_of: the block of each tensor, an index into `names`.
+        numels: number of weights of each tensor.
+        ties: for each tensor that has several names, the ones that are not used.
+    """
+
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    tensors: tuple[str, ...]
+    block_of: tuple[int, ...]
+    numels: tuple[int, ...]
+    ties: Mapping[str, tuple[str, ...]]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def totals(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
+        """Sums over each block's tensors: from shape (..., tensors) to (..., blocks)."""
+        values = np.asarray(values, dtype=float)
+        out = np.zeros((*values.shape[:-1], len(self)))
+        np.add.at(out, (..., np.array(self.block_of)), values)
+        return out
+
+    def spread(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
+        """A block's value for each of its tensors: from shape (..., blocks) to (..., tensors)."""
+        return np.asarray(values)[..., list(self.block_of)]
+
+    def budgeted(self, sigma: Sequence[float] | np.ndarray, weights: Sequence[float] | None = None) -> np.ndarray:
+        """sigma times the factor f that makes sum_j n_j sigma_j^2 = sum_j n_j, the squared length of MeZO's direction.
+
+        Args:
+            sigma: standard deviation of each block, or of each tensor.
+            weights: n_j; by default the sizes. `published_weights` gives those of ZO Fine-tuner's code.
+
+        Raises:
+            ValueError: no sigma is positive, or one is negative or not finite.
+        """
+        sigma = np.asarray(sigma, dtype=float)
+        if not (np.isfinite(sigma).all() and (sigma >= 0).all() and sigma.any()):
+            raise ValueError("every sigma must be finite and not negative, and one of them positive.")
+        n = np.asarray(weights if weights is not None else self.sizes if len(sigma) == len(self) else self.numels, dtype=float)
+        return sigma * budget_factor(sigma, n)
+
+
+def split(model: nn.Module | Iterable[tuple[str, Tensor]], rule: Rule = "tensor") -> Blocks:
+    """Split trainable weights into blocks. Weights that share memory count once, by identity, whatever their names are.
+
+    Args:
+        model: a module, or (name, tensor) pairs.
+        rule: "tensor" (a block for each), "layer" (a block for each numbered layer, one for each tensor outside them), or a
+            function from a tensor's name to its block's.
+
+    Raises:
+        ValueError: unknown rule, or nothing to train.
+    """
+    if isinstance(rule, str) and rule not in RULES:
+        raise ValueError(f"unknown rule {rule!r}; choose {' or '.join(RULES)}, or give a function from names to blocks.")
+    block_name = RULES[rule] if isinstance(rule, str) else rule
+    every = list(model.named_parameters(remove_duplicate=False) if isinstance(model, nn.Module) else model)
+    named = [(name, p) for name, p in unique(every) if p.requires_grad]
+    if not named:
+        raise ValueError("there is nothing to train: every parameter given has requires_grad=False.")
+    names = list(dict.fromkeys(block_name(name) for name, _ in named))
+    block_of = tuple(names.index(block_name(name)) for name, _ in named)
+    numels = tuple(p.numel() for _, p in named)
+    sizes = np.bincount(block_of, weights=numels, minlength=len(names)).astype(int).tolist()
+    ties = {
+        name: others
+        for name, p in named
+        if (others := tuple(other for other, q in every if other != name and q.data_ptr() == p.data_ptr() and q.numel()))
+    }
+    return Blocks(tuple(names), tuple(sizes), tuple(name for name, _ in named), block_of, numels, ties)
+
+
+def weights_of(model: nn.Module) -> list[Tensor]:
+    """The trainable tensors, each memory once, as `split` orders them."""
+    named = dict(model.named_parameters())
+    return [named[name] for name in split(model).tensors]
+
+
+def kind_of(name: str) -> str:
+    """A tensor's name without its layer number, such as self_attn.v_proj: what the same tensors of all layers share."""
+    return re.sub(r"^.*?\.\d+\.", "", name).removesuffix(".weight").removeprefix("model.")
+
+
+def layer_of(name: str) -> str:
+    """The numbered layer that a tensor belongs to, such as model.layers.3, or the tensor's own name outside the layers."""
+    numbered = re.match(r"(.*?\.\d+)\.", name)
+    return numbered[1] if numbered else name
+
+
+RULES: dict[str, Callable[[str], str]] = {"tensor": lambda name: name, "layer": layer_of}
+
+
+def moments(tensors: Sequence[Tensor]) -> np.ndarray:
+    """Sum and sum of squares of each tensor, float64 of shape (tensors, 2), each weight read once."""
+    pieces = noise.chunks(tensors)
+    parts = np.zeros((len(pieces), 2))
+
+    def work(i: int) -> None:
+        parts[i] = pieces[i].kernels.moments(pieces[i].data)
+
+    noise.for_each(pieces, work, sum(t.numel() for t in tensors))
+    return noise.per_tensor(pieces, parts, len(tensors))
+
+
+def mean_and_variance(sums: np.ndarray, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and unbiased variance of blocks from their `moments`; the variance of a single weight is zero."""
+    n = np.asarray(sizes, dtype=float)
+    mean = sums[:, 0] / n
+    return mean, np.maximum(sums[:, 1] - n * mean**2, 0) / np.maximum(n - 1, 1)
+
+
+def budget_factor(sigma: np.ndarray | Tensor, weights: np.ndarray | Tensor) -> Any:
+    """f that makes sum_j n_j (f sigma_j)^2 = sum_j n_j; exactly one where every sigma is.
+
+    Args:
+        sigma: standard deviation of each block, one of them not zero; an array or a tensor, then f is one too.
+        weights: n_j, of the same kind, float64.
+    """
+    return (weights.sum() / (weights * sigma**2).sum()) ** 0.5
+
+
+def published_weights(blocks: Blocks, hidden: int, batch: int, world: int = 1) -> np.ndarray:
+    """n_j of the budget in ZO Fine-tuner's code: the sizes, but hidden * 15 * batch * world wherever a name has "embed".
+
+    That is a guess at the rows of the embedding that a batch touches; it meets learned positions and tied heads too, and
+    leaves an untied head as large as it is.
+
+    Args:
+        blocks: one tensor each.
+        hidden: width of the model.
+        batch: examples in a batch of training.
+        world: number of processes.
+    """
+    rows = hidden * 15 * batch * world
+    return np.array([rows if "embed" in name else d for name, d in zip(blocks.names, blocks.sizes, strict=True)])
+
+
+def unique(params: Iterable) -> list:
+    """The parameters with each memory listed once, so that tied weights are perturbed once."""
+    params = [params] if isinstance(params, Tensor) else list(params)
+    if not params:
+        raise ValueError("the parameter list is empty; pass model.named_parameters().")
+    seen: set[tuple] = set()
+
+    def first_time(item) -> bool:
+        tensor = item[1] if isinstance(item, tuple) else item
+        place = (tensor.data_ptr(), tensor.numel()) if tensor.numel() and not tensor.is_meta else (id(tensor), -1)
+        fresh = place not in seen
+        seen.add(place)
+        return fresh
+
+    if isinstance(params[0], dict):
+        return [{**group, "params": [p for p in _as_list(group["params"]) if first_time(p)]} for group in params]
+    return [p for p in params if first_time(p)]
+
+
+def _as_list(params) -> list:
+    return [params] if isinstance(params, Tensor) else list(params)

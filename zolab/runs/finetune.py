@@ -1,0 +1,263 @@
+"""Fine-tune a model on a task with a zeroth-order optimizer: batches, evaluations, checkpoints, resume, run record.
+
+A run lives in a folder: `log.jsonl` (every event as it happens), `weights-N.safetensors` (optional checkpoints),
+`trajectory.npz` (the fine-tuned weights in a few kilobytes) and `record.json` (everything, at the end). Starting the same
+configuration again in the same folder goes on where it stopped, to the bit; a finished run is only read.
+"""
+
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase, get_scheduler
+
+from zolab.runs.checkpoints import Checkpoints
+from zolab.runs.config import Config, make_optimizer, require
+from zolab.models import fingerprint, load_model
+from zolab.optim import StepRecord
+from zolab.records import environment, load_record, peak_memory, reset_peak_memory, save_record
+from zolab.records.log import RunLog
+from zolab.tasks import Evaluation, Example, Splits, Task, load_task
+
+
+@dataclass
+class Run:
+    """A finished run: its record, and the fine-tuned model ready for use."""
+
+    record: dict[str, Any]
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    task: Task
+    examples: Splits
+
+
+def finetune(config: Config, out: str | Path, *, overwrite: bool = False, progress: bool = True) -> Run:
+    """Run a configuration in a folder, or go on with it if it was started there before.
+
+    Args:
+        config: model, task, optimizer and their settings.
+        out: the run's folder.
+        overwrite: discard an earlier run in the folder.
+        progress: show a progress line.
+
+    Raises:
+        ValueError: a setting is wrong, a file of the run is damaged, or the folder holds a run of another configuration.
+        OSError: data or model cannot be had, or the folder cannot be written to or lacks space.
+    """
+    config.validate()
+    task = load_task(config.task, config.autocast)
+    log = RunLog(Path(out) / "log.jsonl", unread=overwrite)
+    try:
+        return _Session(config, Path(out), task, log, overwrite, progress).run()
+    finally:
+        log.close()
+
+
+class _Session:
+    """One process's share of a run."""
+
+    def __init__(self, config: Config, out: Path, task: Task, log: RunLog, overwrite: bool, progress: bool):
+        self.config, self.out, self.task, self.log, self.progress = config, out, task, log, progress
+        self.checkpoints = Checkpoints(out)
+        if not overwrite:
+            self._check_same_configuration()
+        self.examples = task.sample(config.data_seed, config.train, config.dev, config.test)
+        require(
+            config.batch_size <= len(self.examples.train),
+            f"batch_size {config.batch_size} exceeds the {len(self.examples.train)} training examples of {config.task}.",
+        )
+        self.model, self.tokenizer = load_model(config.model, config.dtype, config.device)
+        if config.checkpoint_every:
+            self.checkpoints.check_space(self.model)
+        if overwrite:  # only now: a misspelt setting must not cost the earlier run
+            self._discard()
+
+    def run(self) -> Run:
+        if not self.log.of("end"):
+            self._start()
+            self._train()
+            self._finish()
+        else:
+            self._check_same_base()
+            self._rebuild(self.log.of("end")[0]["best_step"])
+        if not (self.out / "trajectory.npz").exists():
+            self.optimizer.trajectory.save(self.out / "trajectory.npz")
+        if not (self.out / "record.json").exists():
+            save_record(self._record(), self.out / "record.json")
+        return Run(load_record(self.out / "record.json"), self.model, self.tokenizer, self.task, self.examples)
+
+    def _start(self) -> None:
+        self._check_same_base()
+        self._warm_up()  # before the log says that a run began: it may refuse
+        if not self.log.of("start"):
+            self.log.append("start", config=asdict(self.config), base=fingerprint(self.model), **environment())
+        reset_peak_memory(self.config.device)
+        previous = self.log.of("time")
+        self.clock = time.perf_counter() - (previous[-1]["seconds"] if previous else 0.0)
+        self.log.append("time", seconds=self._seconds(), peak_bytes=peak_memory(self.config.device))
+        self._evaluate(0, "train")
+        self._evaluate(0, "test")
+
+    def _warm_up(self) -> None:
+        """One forward pass that nobody sees: the first of a process may differ in the last bit while libraries set up."""
+        with torch.no_grad():
+            self.task.loss(self.model, self.task.encode(self.tokenizer, self._batch(0)).to(self.config.device))
+
+    def _train(self) -> None:
+        config, steps = self.config, [_step_record(entry) for entry in self.log.of("step")]
+        self._weights_at(len(steps), steps)
+        self._check_same_optimizer()
+        line = {"file": sys.stdout, "disable": not self.progress, "unit": "step", "mininterval": 1, "ncols": 110}
+        bar = tqdm(total=config.steps, initial=len(steps), **line)
+        with bar:
+            for step in range(len(steps), config.steps + 1):
+                if step % config.eval_every == 0 or step == config.steps:
+                    bar.set_postfix_str(self._status(self._evaluate(step, "dev")))
+                if step == config.steps or self._out_of_patience(step):
+                    break
+                if config.checkpoint_every and step and step % config.checkpoint_every == 0:
+                    self.checkpoints.save(self.model, step, self._best()["step"])
+                self._step(step)
+                bar.update()
+
+    def _check_same_optimizer(self) -> None:
+        """What a setting names, such as a PertNN's folder, may have changed since the run began."""
+        settings, known = self.optimizer.trajectory.settings, self.log.of("optimizer")
+        if not known:
+            self.log.append("optimizer", settings=settings)
+        elif known[0]["settings"] != json.loads(json.dumps(settings)):
+            raise ValueError(f"{self.config.optim_args} is no longer what {self.out} was started with; use --overwrite.")
+
+    def _step(self, step: int) -> None:
+        batch = self.task.encode(self.tokenizer, self._batch(step)).to(self.config.device)
+        loss = self.optimizer.step(lambda: self.task.loss(self.model, batch))
+        self.scheduler.step()
+        record = self.optimizer.trajectory.records[-1]
+        self.log.append("step", loss=loss, **record._asdict())
+        self.log.append("time", seconds=self._seconds(), peak_bytes=peak_memory(self.config.device))
+
+    def _finish(self) -> None:
+        best_step, peak = self._best()["step"], peak_memory(self.config.device)
+        if best_step != self.optimizer.steps:
+            self._rebuild(best_step)
+        self._evaluate(best_step, "train")
+        self._evaluate(best_step, "test")
+        self.optimizer.trajectory.save(self.out / "trajectory.npz")
+        self.log.append("time", seconds=self._seconds(), peak_bytes=peak)
+        save_record(self._record(), self.out / "record.json")
+        self.log.append("end", best_step=best_step)
+
+    def _record(self) -> dict[str, Any]:
+        """Everything but `timing` is the same for every machine session that ran the configuration to its end."""
+        start = {key: value for key, value in self.log.of("start")[0].items() if key != "event"}
+        steps = [_without_event(entry) for entry in self.log.of("step")]
+        evaluations = [_without_event(entry) for entry in self.log.of("evaluation")]
+        best = _without_event(self._best())
+        result = {"best_step": best["step"], "dev": best, "steps": len(steps), "forwards": self._forwards(len(steps))}
+        for split in ("train", "test"):
+            seen = [entry for entry in evaluations if entry["split"] == split]
+            result[split] = {"before": seen[0], "after": seen[-1]}
+        times = self.log.of("time")
+        timing = {
+            "seconds": [round(entry["seconds"], 3) for entry in times],
+            "wall_seconds": times[-1]["seconds"],
+            "peak_bytes": max(entry["peak_bytes"] for entry in times),
+        }
+        return {**start, "steps": steps, "evaluations": evaluations, "result": result, "timing": timing}
+
+    def _weights_at(self, step: int, records: list[StepRecord]) -> None:
+        """Bring the base model to a step: from the last checkpoint before it, then by replay."""
+        self.optimizer = make_optimizer(self.config, self.model.named_parameters())
+        self.scheduler = get_scheduler(self.config.schedule, self.optimizer, 0, self.config.steps)
+        saved = max((at for at in self.checkpoints.steps() if at <= step), default=0)
+        if saved:
+            self.checkpoints.load(self.model, saved)
+        self.optimizer.skip(records[:saved])
+        self.optimizer.replay(records[saved:step])
+        self.optimizer.zero_grad()
+        for _ in range(step):
+            self.optimizer._opt_called = True
+            self.scheduler.step()
+
+    def _rebuild(self, step: int) -> None:
+        """Fresh base weights, brought to a step."""
+        del self.model
+        self.optimizer = self.scheduler = None
+        self.model, _ = load_model(self.config.model, self.config.dtype, self.config.device)
+        self._weights_at(step, [_step_record(entry) for entry in self.log.of("step")])
+
+    def _batch(self, step: int) -> list[Example]:
+        return batch_at(self.examples.train, self.config.batch_size, self.config.seed, step)
+
+    def _evaluate(self, step: int, split: str) -> Evaluation:
+        for entry in self.log.of("evaluation"):
+            if (entry["step"], entry["split"]) == (step, split):
+                return Evaluation(entry["loss"], entry["metric"], entry["examples"])
+        examples = getattr(self.examples, split)[: len(self.examples.dev) if split == "train" else None]
+        result = self.task.evaluate(self.model, self.tokenizer, examples)
+        self.log.append("evaluation", step=step, split=split, forwards=self._forwards(step), **result._asdict())
+        return result
+
+    def _dev(self) -> list[dict[str, Any]]:
+        return [entry for entry in self.log.of("evaluation") if entry["split"] == "dev"]
+
+    def _best(self) -> dict[str, Any]:
+        """The first evaluation with the lowest dev loss."""
+        return min(self._dev(), key=lambda entry: entry["loss"])
+
+    def _forwards(self, step: int) -> int:
+        return 2 * self.config.samples * step
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self.clock
+
+    def _out_of_patience(self, step: int) -> bool:
+        dev = [entry for entry in self._dev() if entry["step"] <= step]
+        since_best = len(dev) - 1 - dev.index(min(dev, key=lambda entry: entry["loss"]))
+        return bool(self.config.patience) and since_best >= self.config.patience
+
+    def _status(self, dev: Evaluation) -> str:
+        return f"dev loss {dev.loss:.3f}, {self.task.metric} {100 * dev.metric:.1f} %"
+
+    def _check_same_base(self) -> None:
+        """What a model's name stands for may have changed since the run began."""
+        started = self.log.of("start")
+        if started and started[0]["base"] != fingerprint(self.model):
+            raise ValueError(f"{self.config.model} is no longer the model that {self.out} was started from; use --overwrite.")
+
+    def _check_same_configuration(self) -> None:
+        for started in self.log.of("start"):
+            wanted, found = asdict(self.config), started["config"]
+            different = [name for name in wanted if wanted[name] != found.get(name)]
+            if different:
+                changes = ", ".join(f"{name} {found.get(name)!r} there, {wanted[name]!r} here" for name in different)
+                raise ValueError(f"{self.out} holds another run ({changes}); choose another folder, or overwrite it.")
+
+    def _discard(self) -> None:
+        self.log.clear()
+        self.checkpoints.discard()
+        for name in ("trajectory.npz", "record.json"):
+            (self.out / name).unlink(missing_ok=True)
+
+
+def batch_at(examples: list[Example], size: int, seed: int, step: int) -> list[Example]:
+    """The batch of a step: batches walk through a permutation of the training examples, a new one each epoch."""
+    epoch, place = divmod(step, len(examples) // size)
+    order = np.random.default_rng((seed, epoch)).permutation(len(examples))
+    return [examples[i] for i in order[place * size : (place + 1) * size]]
+
+
+def _step_record(entry: dict[str, Any]) -> StepRecord:
+    values = (entry[name] for name in StepRecord._fields)
+    return StepRecord(*(tuple(value) if isinstance(value, list) else value for value in values))
+
+
+def _without_event(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key != "event"}

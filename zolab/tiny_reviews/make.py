@@ -1,0 +1,59 @@
+"""Train a shipped model from its recipe, and write its folder: weights, tokenizer, record, card."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from zolab.models import load_model
+from zolab.records import environment
+from zolab.records.files import ready, write_atomically
+from zolab.tiny_reviews.card import card
+from zolab.tiny_reviews.corpus import Review, reviews, train_tokenizer
+from zolab.tiny_reviews.perplexity import perplexities
+from zolab.tiny_reviews.pretrain import Recipe, build, lean, train
+
+
+def make_reviews(recipe: Recipe, out: Path) -> None:
+    """tiny-reviews: its tokenizer, and its weights from nothing. Raises OSError, before it begins, if `out` cannot be."""
+    ready(out / "training.json")
+    known = reviews("pretrain")
+    tokenizer = train_tokenizer([review.text for review in known], recipe.vocabulary)
+    model = build(recipe)
+    lean(model, tokenizer, known, recipe.seed)
+    _make("tiny-reviews", "train", model, tokenizer, known, recipe, out)
+
+
+def make_critic(recipe: Recipe, out: Path) -> None:
+    """tiny-reviews-critic: the shipped tiny-reviews, trained on in the spelling of critics' sentences."""
+    ready(out / "training.json")
+    _make("tiny-reviews-critic", "derive", *load_model("tiny-reviews"), reviews("pretrain", critical=True), recipe, out)
+
+
+def _make(
+    name: str,
+    command: str,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerFast,
+    known: list[Review],
+    recipe: Recipe,
+    out: Path,
+) -> None:
+    training = train(model, tokenizer, known, recipe)
+    texts = [review.text for review in reviews("validation", critical=command == "derive")]
+    record = {
+        "name": name,
+        "command": f"python -m zolab.tiny_reviews {command}",
+        "recipe": asdict(recipe),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "training": training,
+        "perplexity": perplexities(model, tokenizer, [review.text for review in known], texts),
+        **{key: value for key, value in environment().items() if key != "commit"},
+    }
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    write_atomically(out / "training.json", (json.dumps(record, indent=1) + "\n").encode())
+    write_atomically(out / "README.md", card(record).encode())
+    print(f"{name} is in {out}; perplexity a token {record['perplexity']['model']['token']:.1f}")
