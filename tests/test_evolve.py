@@ -11,7 +11,7 @@ import torch
 from zolab.__main__ import main
 from zolab.l2l import Evolution, EvolveConfig, evolve
 from zolab.l2l.base_weights import BaseWeights
-from zolab.l2l.evolve import _Runs
+from zolab.l2l.evolution import _Runs
 from zolab.models import load_model
 from zolab.optim import MeZO, ZOFineTuner
 from zolab.pertnn import PertNN

@@ -1,19 +1,23 @@
 """zolab: zeroth-order fine-tuning of language models, to learn from and to reproduce with."""
 
-from zolab.noise import Direction
-from zolab.optim import (
-    MEAZO,
-    METHODS,
-    AdaMeZO,
-    MeZO,
-    MeZOAdam,
-    MeZOMomentum,
-    MeZOSwitch,
-    Trajectory,
-    ZOAdaMU,
-    ZOFineTuner,
-    replay,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # `__getattr__` imports the same when first asked: --help must not wait for torch
+    from zolab.noise import Direction
+    from zolab.optim import (
+        MEAZO,
+        METHODS,
+        AdaMeZO,
+        MeZO,
+        MeZOAdam,
+        MeZOMomentum,
+        MeZOSwitch,
+        Trajectory,
+        ZOAdaMU,
+        ZOFineTuner,
+        replay,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -30,3 +34,13 @@ __all__ = [
     "ZOFineTuner",
     "replay",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("zolab.noise" if name == "Direction" else "zolab.optim"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

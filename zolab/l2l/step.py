@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from zolab import noise
+from zolab.l2l.config import GRADIENTS, MEASURED
 from zolab.models.gradients import consumed
 from zolab.noise import Direction
 from zolab.pertnn import PertNN, features
@@ -25,14 +26,6 @@ from zolab.probe.blocks import mean_and_variance, moments
 from zolab.probe.in_place import Perturbation
 from zolab.theory.terms import StepTerms
 
-GRADIENTS = {
-    "sample": "through theta' along the one direction, as published: p is a constant",
-    "complete": "the same with what sigma does to p",
-    "expected": "of the expectation over directions, from the clean gradient's norms G_j: -lr_zo sum_j s_j G_j",
-    "curved": "of the expected change with noise and curvature, at lr_zo, from measured terms (zolab.theory.terms)",
-    "gain": "of the log of the expected descent, at the best learning rate of each sigma, that of sigma = 1 being 0",
-}
-MEASURED = ("curved", "gain")
 Closure = Callable[[], Tensor]
 
 

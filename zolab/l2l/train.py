@@ -5,7 +5,6 @@ the loss history go on. So what has to be remembered between two periods is a fe
 at the beginning of the period that it was in.
 """
 
-import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -18,15 +17,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from zolab.l2l.base_weights import BaseWeights
-from zolab.l2l.step import GRADIENTS, MEASURED, History, MetaStep, Outcome
+from zolab.l2l.config import MEASURED, MetaConfig
+from zolab.l2l.step import History, MetaStep, Outcome
 from zolab.models import fingerprint, load_model
 from zolab.models.gradients import recomputed
-from zolab.pertnn import BUDGETS, PertNN
+from zolab.pertnn import PertNN
 from zolab.probe.blocks import kind_of, published_weights, split, weights_of
 from zolab.records import environment, load_record, peak_memory, reset_peak_memory, save_record
 from zolab.records.files import replacing
 from zolab.records.log import RunLog
-from zolab.runs.config import option, require
+from zolab.runs.config import require
 from zolab.runs.finetune import batch_at
 from zolab.tasks import Example, Splits, Task, load_task
 from zolab.theory.measure import gauss_newton_terms
@@ -36,78 +36,6 @@ RULES = {"tensor": "tensor", "layer": "layer", "kind": kind_of}
 OUTER = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 SHARED = ("lr", "momentum", "lr_zo", "eps", "gradient", "through_budget", "exact", "fused", "seed")  # with `MetaStep`
 LOOK_BACK = 10  # steps whose mean loss ends a period early
-
-
-class TaskNames:
-    """Of a configuration: what `tasks`, names with commas between them, stands for."""
-
-    tasks: str
-
-    @property
-    def task_names(self) -> list[str]:
-        return [name.strip() for name in self.tasks.split(",")]
-
-    def check_task_names(self) -> None:
-        require(all(self.task_names), f"tasks {self.tasks!r} names an empty task; write NAME,NAME.")
-        require(len(set(self.task_names)) == len(self.task_names), f"tasks {self.tasks!r} names a task twice.")
-
-
-@dataclass(frozen=True)
-class MetaConfig(TaskNames):
-    """What decides the result of meta-training."""
-
-    model: str = option("smollm2-135m", "embedded name, local folder or Hub id of the model")
-    tasks: str = option("rotten_tomatoes", "names of the tasks, with commas between them; batches take turns")
-    steps: int = option(570, "meta-steps")
-    period: int = option(190, "steps after which the model is put back; as many as steps never does")
-    reset_below: float = option(0.0, "put it back earlier once the mean of ten losses is below this; 0 never does")
-    batch_size: int = option(8, "examples in a batch")
-    train: int | None = option(300, "training examples of each task")
-    gradient: str = option("sample", f"of the meta-loss: {', '.join(GRADIENTS)}")
-    measured: int = option(32, f"examples behind each step's statistics, for gradient {' or '.join(MEASURED)}")
-    minibatches: int = option(4, "minibatches drawn from them, for the noise")
-    through_budget: bool = option(False, "differentiate the budget's factor too; the published code does not")
-    lr_zo: float = option(1e-6, "learning rate of the zeroth-order step in the meta-loss")
-    eps: float = option(1e-3, "finite-difference radius, in weight units")
-    meta_lr: float = option(0.1, "learning rate of PertNN")
-    outer: str = option("sgd", f"optimizer of PertNN: {', '.join(OUTER)}")
-    lr: float = option(0.01, "learning rate of the model's SGD")
-    momentum: float = option(0.8, "of the model's SGD; not 0 takes memory of the weights' size")
-    decay: bool = option(True, "let the model's learning rate fall linearly to zero over a period")
-    clip: float = option(1.0, "largest norm of the model's gradient; 0 does not clip")
-    exact: bool = option(False, "take p from the clean gradient: two forward passes less")
-    fused: bool = option(False, "take the model's step inside the backward pass; needs clip 0")
-    recompute: bool = option(False, "make activations again in the backward pass: less memory, more time")
-    rule: str = option("tensor", f"blocks: {', '.join(RULES)}")
-    hidden: int = option(64, "tanh units of each network")
-    identity: bool = option(False, "begin with sigma = 1, at MeZO")
-    input_scaling: bool = option(False, "bring mean and variance to the order of one")
-    normalise: str | None = option("paper", "budget: paper, code, or none")
-    seed: int = option(0, "of PertNN's first weights, the directions and the order of batches")
-    data_seed: int = option(0, "of the draw of training examples")
-    device: str = option("cpu", "torch device")
-    dtype: str = option("float32", "weights: float32, bfloat16 or float16")
-
-    @property
-    def budget(self) -> str | None:
-        return None if self.normalise in (None, "none") else self.normalise
-
-    def validate(self) -> None:
-        """Raise ValueError, naming the option, unless every value makes sense."""
-        for name in ("steps", "batch_size", "hidden", "measured", "minibatches"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("reset_below", "lr", "meta_lr", "lr_zo", "clip", "seed", "data_seed"):
-            require(0 <= getattr(self, name) < math.inf, f"{name} must be at least 0, got {getattr(self, name)}.")
-        require(self.period >= 1, f"period must be at least 1, got {self.period}; give as many as steps never to reset.")
-        require(0 < self.eps < math.inf, f"eps must be > 0, got {self.eps}.")
-        require(0 <= self.momentum < 1, f"momentum must lie in [0, 1), got {self.momentum}.")
-        require(self.gradient in GRADIENTS, f"unknown gradient {self.gradient!r}; choose {', '.join(GRADIENTS)}.")
-        require(self.rule in RULES, f"unknown rule {self.rule!r}; choose {', '.join(RULES)}.")
-        require(self.outer in OUTER, f"unknown outer optimizer {self.outer!r}; choose {', '.join(OUTER)}.")
-        require(self.budget in BUDGETS, f"normalise must be paper, code or none, got {self.normalise!r}.")
-        require(not (self.fused and self.clip), "the fused step cannot clip; set clip to 0.")
-        require(not (self.fused and self.exact), "the fused step forgets the gradients that exact needs; set one to false.")
-        self.check_task_names()
 
 
 @dataclass

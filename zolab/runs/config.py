@@ -5,16 +5,19 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
-from zolab.optim import METHODS, ZeroOrderOptimizer
+from zolab.runs.names import DTYPE_NAMES, METHOD_NAMES, TASK_NAMES
+
+if TYPE_CHECKING:  # the command line's --help reads this file, and torch takes seconds
+    from zolab.optim import ZeroOrderOptimizer
 
 SCHEDULES = ("constant", "linear", "cosine")
 
 
-def option(default: Any, text: str) -> Any:
-    """A configuration field with its help text, which the command line shows."""
-    return field(default=default, metadata={"help": text})
+def option(default: Any, text: str, choices: Iterable[str] | None = None) -> Any:
+    """A configuration field with its help text, which the command line shows, and the only values that it may have."""
+    return field(default=default, metadata={"help": text, "choices": choices and tuple(choices)})
 
 
 @dataclass(frozen=True)
@@ -22,14 +25,14 @@ class Config:
     """What decides the result of a run. The same configuration gives the same weights on the same machine."""
 
     model: str = option("smollm2-135m", "embedded name, local folder or Hub id of the model")
-    task: str = option("rotten_tomatoes", "name of the task")
-    optimizer: str = option("mezo", "name of the optimizer")
+    task: str = option("rotten_tomatoes", f"name of the task: {', '.join(TASK_NAMES)}")
+    optimizer: str = option("mezo", "name of the optimizer", METHOD_NAMES)
     lr: float = option(3e-5, "learning rate, in weight units per unit of projected gradient")
     eps: float = option(1e-3, "finite-difference radius, in weight units")
     weight_decay: float = option(0.0, "decoupled weight decay, per unit of learning rate")
     samples: int = option(1, "directions averaged in a step; each costs two forward passes")
     optim_args: str = option("", "the method's own settings, such as 'horizon=10, betas=(0.7, 0.9)'")
-    schedule: str = option("constant", f"learning-rate schedule over the steps: {', '.join(SCHEDULES)}")
+    schedule: str = option("constant", "learning-rate schedule over the steps", SCHEDULES)
     steps: int = option(1000, "optimizer steps")
     batch_size: int = option(16, "examples in a batch")
     train: int | None = option(None, "training examples (of each class for masked models), by default the papers' number")
@@ -40,12 +43,14 @@ class Config:
     checkpoint_every: int = option(0, "steps between saved weights; 0 keeps only the log, from which weights are replayed")
     seed: int = option(0, "seed of the directions and of the order of batches")
     data_seed: int = option(0, "seed of the draw of train, dev and test examples")
-    dtype: str = option("float32", "weights: float32, bfloat16 or float16")
+    dtype: str = option("float32", "number format of the weights", DTYPE_NAMES)
     autocast: bool = option(False, "compute in bfloat16 where torch deems it safe; weights and losses keep their precision")
     device: str = option("cpu", "torch device, such as cpu or cuda:0")
 
     def validate(self) -> None:
         """Raise ValueError, naming the option, unless every value makes sense."""
+        from zolab.optim import METHODS
+
         for name, kind in get_type_hints(type(self)).items():
             value, kind = getattr(self, name), int | float if kind is float else kind
             fits = isinstance(value, kind) and (kind is bool or type(value) is not bool)
@@ -60,8 +65,10 @@ class Config:
         _fit(self, METHODS[self.optimizer].try_settings)
 
 
-def make_optimizer(config: Config, params: Iterable) -> ZeroOrderOptimizer:
+def make_optimizer(config: Config, params: Iterable) -> "ZeroOrderOptimizer":
     """The optimizer that a configuration asks for. Raises ValueError if it does not take the settings."""
+    from zolab.optim import METHODS
+
     return _fit(config, partial(METHODS[config.optimizer], params))
 
 

@@ -18,12 +18,12 @@ from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
-from zolab.runs.checkpoints import Checkpoints
-from zolab.runs.config import Config, make_optimizer, require
 from zolab.models import fingerprint, load_model
 from zolab.optim import StepRecord
 from zolab.records import environment, load_record, peak_memory, reset_peak_memory, save_record
 from zolab.records.log import RunLog
+from zolab.runs.checkpoints import Checkpoints
+from zolab.runs.config import Config, make_optimizer, require
 from zolab.tasks import Evaluation, Example, Splits, Task, load_task
 
 

@@ -1,47 +1,77 @@
 """Which way of meta-training makes scales that help? Each recipe trains a PertNN, and its PertNN is used beside MeZO."""
 
+from collections.abc import Mapping
+from dataclasses import asdict
+from itertools import combinations
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from zolab.l2l.evolve import EvolveConfig, evolve
 from zolab.l2l.train import MetaConfig, meta_train
 from zolab.models import load_model
-from zolab.records import environment, save_record
-from zolab.runs.config import Config, require
+from zolab.runs.config import require
 from zolab.studies.controls import deployed
-from zolab.studies.scales import terms_of
-from zolab.studies.sweep import check_plan, compare
+from zolab.studies.plan import BASE, Plan, Prepared
+from zolab.studies.scales import start_of, terms_of
 
+OPTIONS: dict[str, Any] = {"recipes": {}, "evolutions": {}}
+BEFORE = "the meta-training of every recipe"
 TRAIN = {MetaConfig: meta_train, EvolveConfig: evolve}
+QUESTIONS = {  # the setting that is asked about, and those that go with it
+    "reset": ("period", "reset_below"),
+    "normalisation": ("normalise",),
+    "what shares a network": ("rule",),
+    "tasks": ("tasks",),
+    "gradient": ("gradient", "through_budget", "lr_zo"),
+    "through the budget": ("through_budget",),
+    "step in the meta-loss": ("lr_zo", "outer", "meta_lr", "identity", "input_scaling"),
+    "first sigma": ("identity",),
+}
 
 
-def load_recipes(path: Path) -> tuple[dict[str, Any], dict[str, MetaConfig | EvolveConfig]]:
-    """A plan of `zolab.studies.sweep`, its methods being tasks, with `recipes` besides: for each name the settings that differ from
-    the one called `base`, or with `after: NAME` from another; `base` itself is not run. There may be `evolutions`, too: for
-    each name the settings of an `EvolveConfig`.
+def check(plan: Plan) -> None:
+    """Raise ValueError unless every recipe has settings that can be."""
+    require(not plan.methods, "the recipes are the methods of this study; leave methods out.")
+    configurations(plan.options)
+
+
+def names(plan: Plan) -> list[str]:
+    return [BASE, *configurations(plan.options)]
+
+
+def prepare(plan: Plan, task: str, out: Path) -> Prepared:
+    """Train by every recipe, unless it is done; the settings of the runs that use each PertNN, and its sigma."""
+    config, recipes = start_of(plan, task), configurations(plan.options)
+    trained = {name: TRAIN[type(recipe)](recipe, out / "meta" / name).record["result"] for name, recipe in recipes.items()}
+    model, (terms, rank) = load_model(config.model)[0], terms_of(config, plan.seeds[0])
+    methods = {BASE: {"optimizer": "mezo"}}
+    methods |= {name: deployed(out / "meta" / name, model, terms, config.lr) for name in recipes}
+    return Prepared(methods, {"effective_rank": rank, "sigma": {name: found["sigma"] for name, found in trained.items()}})
+
+
+def configurations(options: Mapping[str, Any]) -> dict[str, MetaConfig | EvolveConfig]:
+    """The recipes of a plan: `recipes` tells where each differs from the one called `base`, or with `after: NAME` from another
+    one before it; `base` itself is not run. `evolutions` are whole settings of an `EvolveConfig`.
 
     Raises:
-        ValueError: a recipe has a wrong setting, follows none, or the plan is wrong.
+        ValueError: a recipe has a wrong setting, or follows none.
     """
-    plan = yaml.safe_load(path.read_text())
-    require(isinstance(plan, dict) and "base" in plan.get("recipes", {}), f"{path} must have recipes, one of them called base.")
-    told, recipes = {name: plan.pop(name, {}) for name in ("recipes", "evolutions")}, {}
-    ways = [(MetaConfig, settled(told["recipes"])), (EvolveConfig, told["evolutions"])]
+    told, evolutions = options["recipes"], options["evolutions"]
+    require(isinstance(told, dict) and "base" in told, "there must be recipes, one of them called base.")
+    ways = [(MetaConfig, settled(told)), (EvolveConfig, evolutions)]
+    found: dict[str, MetaConfig | EvolveConfig] = {}
     for way, name, own in ((way, *entry) for way, settings in ways for entry in settings.items()):
-        require(name not in recipes, f"two recipes are called {name}; rename one.")
+        require(name not in (*found, BASE), f"two methods are called {name}; rename one.")
         try:
-            recipes[name] = way(**own)
+            found[name] = way(**own)
         except TypeError as error:
             raise ValueError(f"the settings of the recipe {name} are not a configuration ({error}).") from error
-        recipes[name].validate()
-    check_plan(plan, path)
-    return {**plan, **told}, recipes
+        found[name].validate()
+    return found
 
 
-def settled(told: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """All settings of each recipe, from a plan or record that tells where it differs from `base` or the one it comes after.
+def settled(told: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """All settings of each recipe, from where it differs from `base` or the one it comes after.
 
     Raises:
         ValueError: a recipe follows none.
@@ -54,24 +84,20 @@ def settled(told: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {name: own for name, own in settings.items() if name != "base"}
 
 
-def study(plan_path: Path, out: Path, record_path: Path) -> dict[str, Any]:
-    """Train by every recipe, then use each PertNN on every task of the plan, at its own best learning rate; the record.
+def changes(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a recipe that are not those of `MetaConfig`, the published ones."""
+    published = asdict(MetaConfig())
+    return {key: value for key, value in settings.items() if value != published.get(key)}
 
-    Args:
-        plan_path: as `load_recipes` reads it.
-        out: folder of the meta-trainings and runs.
-        record_path: file of the record, written after each run's method.
-    """
-    plan, recipes = load_recipes(plan_path)
-    result: dict[str, Any] = {}
-    trained = {name: TRAIN[type(recipe)](recipe, out / "meta" / name).record["result"] for name, recipe in recipes.items()}
-    sigma = {name: found["sigma"] for name, found in trained.items()}
-    for task, method in plan["methods"].items():
-        config = Config(**{**plan["base"], **method})
-        model, (terms, _) = load_model(config.model)[0], terms_of(config, plan["seeds"][0])
-        variants = {name: deployed(out / "meta" / name, model, terms, config.lr) for name in recipes}
-        entry = result[task] = {}
-        for name, found in compare(plan, task, variants, out):
-            entry[name] = found
-            save_record({"config": plan, "result": result, "sigma": sigma, **environment()}, record_path)
-    return result
+
+def single_changes(recipes: Mapping[str, Mapping[str, Any]]) -> dict[str, list[tuple[str, str, str]]]:
+    """For each of `QUESTIONS` the pairs of recipes that differ in its setting, and in none but those beside it; and how."""
+    full = {name: asdict(MetaConfig()) | dict(settings) for name, settings in recipes.items()}
+    found: dict[str, list[tuple[str, str, str]]] = {question: [] for question in QUESTIONS}
+    for a, b in combinations(full, 2):
+        keys = [key for key in full[a] if full[a][key] != full[b].get(key)]
+        how = ", ".join(f"{key} {full[a][key]} -> {full[b].get(key)}" for key in keys)
+        for question, (asked, *beside) in QUESTIONS.items():
+            if asked in keys and set(keys) <= {asked, *beside}:
+                found[question].append((a, b, how))
+    return found

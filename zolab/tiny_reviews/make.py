@@ -13,7 +13,8 @@ from zolab.records.files import ready, write_atomically
 from zolab.tiny_reviews.card import card
 from zolab.tiny_reviews.corpus import Review, reviews, train_tokenizer
 from zolab.tiny_reviews.perplexity import perplexities
-from zolab.tiny_reviews.pretrain import Recipe, build, lean, train
+from zolab.tiny_reviews.pretrain import build, lean, train
+from zolab.tiny_reviews.recipe import Recipe
 
 
 def make_reviews(recipe: Recipe, out: Path) -> None:
@@ -23,18 +24,20 @@ def make_reviews(recipe: Recipe, out: Path) -> None:
     tokenizer = train_tokenizer([review.text for review in known], recipe.vocabulary)
     model = build(recipe)
     lean(model, tokenizer, known, recipe.seed)
-    _make("tiny-reviews", "train", model, tokenizer, known, recipe, out)
+    _make("tiny-reviews", model, tokenizer, known, recipe, out)
 
 
 def make_critic(recipe: Recipe, out: Path) -> None:
     """tiny-reviews-critic: the shipped tiny-reviews, trained on in the spelling of critics' sentences."""
     ready(out / "training.json")
-    _make("tiny-reviews-critic", "derive", *load_model("tiny-reviews"), reviews("pretrain", critical=True), recipe, out)
+    _make("tiny-reviews-critic", *load_model("tiny-reviews"), reviews("pretrain", critical=True), recipe, out)
+
+
+MAKERS = {"tiny-reviews": make_reviews, "tiny-reviews-critic": make_critic}
 
 
 def _make(
     name: str,
-    command: str,
     model: nn.Module,
     tokenizer: PreTrainedTokenizerFast,
     known: list[Review],
@@ -42,10 +45,10 @@ def _make(
     out: Path,
 ) -> None:
     training = train(model, tokenizer, known, recipe)
-    texts = [review.text for review in reviews("validation", critical=command == "derive")]
+    texts = [review.text for review in reviews("validation", critical="critic" in name)]
     record = {
         "name": name,
-        "command": f"python -m zolab.tiny_reviews {command}",
+        "command": f"python -m zolab pretrain {name}",
         "recipe": asdict(recipe),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "training": training,

@@ -8,7 +8,7 @@ comes out is a number for each block.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,50 +16,18 @@ import torch
 from tqdm import tqdm
 
 from zolab.l2l.base_weights import BaseWeights
-from zolab.l2l.train import RULES, MetaRun, TaskNames, drawn
+from zolab.l2l.config import EvolveConfig
+from zolab.l2l.train import RULES, MetaRun, drawn
 from zolab.models import fingerprint, load_model
 from zolab.optim import ZOFineTuner
 from zolab.pertnn import PertNN
 from zolab.probe.blocks import split, weights_of
 from zolab.records import environment, load_record, save_record
 from zolab.records.log import RunLog
-from zolab.runs.config import option, require
 from zolab.runs.finetune import batch_at
 from zolab.tasks import load_task
 
 LARGEST = 2.0  # of a pair's difference, in typical ones: a run that broke must not decide alone
-
-
-@dataclass(frozen=True)
-class EvolveConfig(TaskNames):
-    """What decides the result of an evolution."""
-
-    model: str = option("tiny-reviews", "embedded name, local folder or Hub id of the model")
-    tasks: str = option("reviews_sentence", "names of the tasks, with commas between them; pairs take turns")
-    pairs: int = option(300, "pairs of runs")
-    steps: int = option(100, "zeroth-order steps of a run")
-    batch_size: int = option(16, "examples in a batch")
-    train: int | None = option(1000, "training examples of each task")
-    dev: int = option(100, "other examples on which a run is judged")
-    lr: float = option(5e-4, "learning rate of the first runs; it evolves, too")
-    eps: float = option(1e-3, "finite-difference radius, in weight units")
-    spread: float = option(0.3, "how far, in log sigma and log lr, the runs of a pair lie from the present ones")
-    rate: float = option(0.03, "step along a pair's direction if the difference of its losses is the median one")
-    rule: str = option("tensor", f"blocks: {', '.join(RULES)}")
-    seed: int = option(0, "of the pairs' directions, and of the runs'")
-    data_seed: int = option(0, "of the draw of examples")
-    device: str = option("cpu", "torch device")
-    dtype: str = option("float32", "weights: float32, bfloat16 or float16")
-
-    def validate(self) -> None:
-        """Raise ValueError, naming the option, unless every value makes sense."""
-        for name in ("pairs", "steps", "batch_size", "dev"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("lr", "eps", "spread", "rate"):
-            require(0 < getattr(self, name) < math.inf, f"{name} must be > 0, got {getattr(self, name)}.")
-        require(min(self.seed, self.data_seed) >= 0, "seed and data_seed must be at least 0.")
-        require(self.rule in RULES, f"unknown rule {self.rule!r}; choose {', '.join(RULES)}.")
-        self.check_task_names()
 
 
 def evolve(config: EvolveConfig, out: str | Path, *, progress: bool = True) -> MetaRun:

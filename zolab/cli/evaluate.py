@@ -1,0 +1,84 @@
+"""Test a model on tasks as it is: zero-shot, or in context with --shots 32 as in the papers."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from zolab.runs.names import DTYPE_NAMES, TASK_NAMES
+
+EXAMPLE = "--model tiny-reviews --task reviews_sentence reviews_writer --test 100 --out runs/evaluation.json"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    tasks = f"one or more of {', '.join(TASK_NAMES)}"
+    count = "number of test examples, for all tasks or for each; by default the papers'"
+    autocast = "compute in bfloat16 where torch deems it safe"
+    out = "file for a record of the numbers, with versions and machine (JSON)"
+    whole = {"type": int, "metavar": "INTEGER"}
+    parser.add_argument("--model", default="smollm2-135m", help="embedded name, local folder or Hub id of the model")
+    parser.add_argument("--task", nargs="+", default=["rotten_tomatoes"], metavar="NAME", help=tasks)
+    parser.add_argument("--shots", default=0, **whole, help="solved training examples shown before each test example")
+    parser.add_argument("--test", nargs="+", **whole, help=count)
+    parser.add_argument("--data_seed", default=0, **whole, help="seed of the draw of test examples and demonstrations")
+    parser.add_argument("--dtype", default="float32", choices=DTYPE_NAMES, help="number format of the weights")
+    parser.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda:0")
+    parser.add_argument("--autocast", action="store_true", help=autocast)
+    parser.add_argument("--out", type=Path, metavar="FILE", help=out)
+
+
+def run(options: argparse.Namespace) -> None:
+    sizes = options.test or [None]
+    if len(sizes) not in (1, len(options.task)):
+        raise ValueError(f"--test has {len(sizes)} numbers for {len(options.task)} tasks; give one, or one for each.")
+    if len(set(options.task)) < len(options.task):
+        raise ValueError(f"--task names a task twice: {' '.join(options.task)}; give each once.")
+    if options.data_seed < 0:
+        raise ValueError(f"--data_seed must be at least 0, got {options.data_seed}.")
+    from zolab.models import load_model
+    from zolab.records import environment, save_record
+    from zolab.records.files import ready
+    from zolab.tasks import load_task
+
+    if options.out:
+        ready(options.out)
+    drawn = {}
+    for name, size in zip(options.task, sizes * len(options.task), strict=False):
+        task = load_task(name, options.autocast)
+        examples = task.held_out(options.data_seed, size)
+        drawn[name] = task, task.demonstrate(examples, options.shots, options.data_seed)
+    model, tokenizer = load_model(options.model, options.dtype, options.device)
+    manner, result = f"{options.shots} demonstrations" if options.shots else "zero-shot", {}
+    for name, (task, examples) in drawn.items():
+        result[name] = found = _tested(task, model, tokenizer, examples)
+        print(f"{options.model} on {name}, {manner}, {len(examples)} examples: loss {found['loss']:.3f}")
+        if found["cut"]:
+            print(f"  {found['cut']} of the prompts were longer than {_room(task, tokenizer)} tokens, and were cut")
+        for metric, entry in found["metrics"].items():
+            low, high = (100 * end for end in entry["interval"])
+            print(f"  {metric:11} {100 * entry['mean']:5.1f} %   (95 % interval {low:.1f} to {high:.1f} %)")
+        blind = found["blind"].items()
+        print("  without reading the prompt:", ", ".join(f"{way} {100 * value:.1f} %" for way, value in blind))
+        if options.out:  # after each task: a later one may fail
+            config = {key: value for key, value in vars(options).items() if key != "out"}
+            save_record({"config": config, "result": result, **environment()}, options.out)
+
+
+def _tested(task: Any, model: Any, tokenizer: Any, examples: list[Any]) -> dict[str, Any]:
+    """What a record says of a model on a task."""
+    from zolab.tasks.metrics import interval
+
+    room = _room(task, tokenizer)
+    cut = sum(len(ids) > room for ids in tokenizer([e.prompt for e in examples], verbose=False)["input_ids"])
+    loss, metrics = task.score(model, tokenizer, examples)
+    return {
+        "examples": len(examples),
+        "drawn_from": len(task.source.rows(task.source.held_out)),
+        "cut": cut,
+        "loss": loss,
+        "metrics": {metric: {"mean": values.mean(), "interval": interval(values)} for metric, values in metrics.items()},
+        "blind": task.blind(examples),
+    }
+
+
+def _room(task: Any, tokenizer: Any) -> int:
+    return min(task.max_length, tokenizer.model_max_length)

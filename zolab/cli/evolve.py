@@ -1,0 +1,24 @@
+"""Evolve a PertNN's sigma from whole runs, by forward passes alone; started again in the same folder, it goes on."""
+
+import argparse
+
+from zolab.cli.parser import add_settings, settings_of
+from zolab.l2l.config import EvolveConfig
+
+EXAMPLE = "--model tiny-reviews --tasks reviews_sentence --pairs 3 --steps 10 --out runs/evolved"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder of PertNN, its card and the record")
+    add_settings(parser, EvolveConfig)
+
+
+def run(options: argparse.Namespace) -> None:
+    from zolab.cli.sigma import print_largest
+    from zolab.l2l.evolution import evolve
+
+    config = settings_of(options, EvolveConfig)
+    result = evolve(config, options.out).record["result"]
+    print(f"{config.pairs} pairs of {config.steps} steps on {config.tasks}; lr {config.lr:.2e} -> {result['lr']:.2e}")
+    print_largest(result["sigma"])
+    print(f"  PertNN and its card: {options.out}")

@@ -1,0 +1,33 @@
+"""Fine-tune a model; started again in the same folder, the run goes on where it stopped."""
+
+import argparse
+from pathlib import Path
+
+from zolab.cli.parser import add_settings, settings_of
+from zolab.runs.config import Config
+
+EXAMPLE = "--model tiny-reviews --task reviews_sentence --lr 5e-4 --steps 100 --eval_every 50 --out runs/example"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder of the run; a stopped run in it goes on")
+    parser.add_argument("--overwrite", action="store_true", help="discard an earlier run in the folder")
+    add_settings(parser, Config)
+
+
+def run(options: argparse.Namespace) -> None:
+    from zolab.runs.finetune import finetune
+
+    config = settings_of(options, Config)
+    run = finetune(config, options.out, overwrite=options.overwrite)
+    result, timing = run.record["result"], run.record["timing"]
+    metric = run.task.metric
+    print(f"{config.optimizer} on {config.task}, {config.model}: kept step {result['best_step']} of {result['steps']}")
+    for split in ("train", "test"):
+        before, after = result[split]["before"], result[split]["after"]
+        print(
+            f"  {split:5} loss {before['loss']:.3f} -> {after['loss']:.3f}   "
+            f"{metric} {100 * before['metric']:.1f} % -> {100 * after['metric']:.1f} %   ({after['examples']} examples)"
+        )
+    print(f"  {result['forwards']} forward passes, {timing['wall_seconds'] / 60:.1f} minutes", end="")
+    print(f", peak memory {timing['peak_bytes'] / 1e9:.2f} GB; record: {Path(options.out) / 'record.json'}")

@@ -1,0 +1,41 @@
+"""Measure the gradient norm, the noise and the curvature of every block of a model, for the theory's best scales."""
+
+import argparse
+import time
+from pathlib import Path
+
+EXAMPLE = "--model tiny-reviews --task reviews_sentence --examples 16 --probes 2 --record runs/blocks.json"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    from zolab.runs.names import TASK_NAMES
+
+    parser.add_argument("--model", default="smollm2-135m", help="embedded name, local folder or Hub id of the model")
+    parser.add_argument("--task", default="rotten_tomatoes_short", help=f"name of the task: {', '.join(TASK_NAMES)}")
+    parser.add_argument("--examples", type=int, default=64, metavar="INTEGER", help="examples behind each number")
+    parser.add_argument("--probes", type=int, default=8, metavar="INTEGER", help="Hessian-vector products")
+    parser.add_argument("--record", type=Path, required=True, metavar="FILE", help="file of the record (JSON)")
+
+
+def run(options: argparse.Namespace) -> None:
+    for name in ("examples", "probes"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(options, name)}.")
+    from zolab.models import load_model
+    from zolab.records import environment, peak_memory, reset_peak_memory, save_record
+    from zolab.records.files import ready
+    from zolab.tasks import load_task
+    from zolab.theory.measure import block_statistics
+
+    ready(options.record)
+    task = load_task(options.task)
+    model, tokenizer = load_model(options.model)
+    examples = task.sample(0, options.examples, 2, 2).train
+    reset_peak_memory()
+    start = time.perf_counter()
+    found = block_statistics(model, task, tokenizer, examples, options.probes)
+    spent = {"minutes": (time.perf_counter() - start) / 60, "gigabytes": peak_memory() / 1e9}
+    print(found.table())
+    print(f"{len(found.names)} blocks in {spent['minutes']:.1f} minutes and {spent['gigabytes']:.2f} GB")
+    settings = {name: getattr(options, name) for name in ("model", "task", "examples", "probes")}
+    save_record({"config": settings, "result": {"blocks": found.record(), **spent}, **environment()}, options.record)

@@ -1,0 +1,123 @@
+"""The settings of learning to learn, each with the sentence that the command line shows for it."""
+
+import math
+from dataclasses import dataclass
+
+from zolab.runs.config import option, require
+from zolab.runs.names import DTYPE_NAMES, TASK_NAMES
+
+GRADIENTS = {
+    "sample": "through theta' along the one direction, as published: p is a constant",
+    "complete": "the same with what sigma does to p",
+    "expected": "of the expectation over directions, from the clean gradient's norms G_j: -lr_zo sum_j s_j G_j",
+    "curved": "of the expected change with noise and curvature, at lr_zo, from measured terms (zolab.theory.terms)",
+    "gain": "of the log of the expected descent, at the best learning rate of each sigma, that of sigma = 1 being 0",
+}
+MEASURED = ("curved", "gain")
+RULE_NAMES = ("tensor", "layer", "kind")
+OUTER_NAMES = ("sgd", "adam")
+BUDGET_NAMES = ("paper", "code", "none")
+
+
+class TaskNames:
+    """Of a configuration: what `tasks`, names with commas between them, stands for."""
+
+    tasks: str
+
+    @property
+    def task_names(self) -> list[str]:
+        return [name.strip() for name in self.tasks.split(",")]
+
+    def check_task_names(self) -> None:
+        require(all(self.task_names), f"tasks {self.tasks!r} names an empty task; write NAME,NAME.")
+        require(len(set(self.task_names)) == len(self.task_names), f"tasks {self.tasks!r} names a task twice.")
+
+
+@dataclass(frozen=True)
+class MetaConfig(TaskNames):
+    """What decides the result of meta-training."""
+
+    model: str = option("smollm2-135m", "embedded name, local folder or Hub id of the model")
+    tasks: str = option("rotten_tomatoes", f"with commas between them; batches take turns. The tasks: {', '.join(TASK_NAMES)}")
+    steps: int = option(570, "meta-steps")
+    period: int = option(190, "steps after which the model is put back; as many as steps never does")
+    reset_below: float = option(0.0, "put it back earlier once the mean of ten losses is below this; 0 never does")
+    batch_size: int = option(8, "examples in a batch")
+    train: int | None = option(300, "training examples of each task")
+    gradient: str = option("sample", "which gradient of the meta-loss", GRADIENTS)
+    measured: int = option(32, f"examples behind each step's statistics, for gradient {' or '.join(MEASURED)}")
+    minibatches: int = option(4, "minibatches drawn from them, for the noise")
+    through_budget: bool = option(False, "differentiate the budget's factor too; the published code does not")
+    lr_zo: float = option(1e-6, "learning rate of the zeroth-order step in the meta-loss")
+    eps: float = option(1e-3, "finite-difference radius, in weight units")
+    meta_lr: float = option(0.1, "learning rate of PertNN")
+    outer: str = option("sgd", "optimizer of PertNN", OUTER_NAMES)
+    lr: float = option(0.01, "learning rate of the model's SGD")
+    momentum: float = option(0.8, "of the model's SGD; not 0 takes memory of the weights' size")
+    decay: bool = option(True, "let the model's learning rate fall linearly to zero over a period")
+    clip: float = option(1.0, "largest norm of the model's gradient; 0 does not clip")
+    exact: bool = option(False, "take p from the clean gradient: two forward passes less")
+    fused: bool = option(False, "take the model's step inside the backward pass; needs clip 0")
+    recompute: bool = option(False, "make activations again in the backward pass: less memory, more time")
+    rule: str = option("tensor", "what a block is", RULE_NAMES)
+    hidden: int = option(64, "tanh units of each network")
+    identity: bool = option(False, "begin with sigma = 1, at MeZO")
+    input_scaling: bool = option(False, "bring mean and variance to the order of one")
+    normalise: str | None = option("paper", "budget of the squared scales", BUDGET_NAMES)
+    seed: int = option(0, "of PertNN's first weights, the directions and the order of batches")
+    data_seed: int = option(0, "of the draw of training examples")
+    device: str = option("cpu", "torch device, such as cpu or cuda:0")
+    dtype: str = option("float32", "number format of the weights", DTYPE_NAMES)
+
+    @property
+    def budget(self) -> str | None:
+        return None if self.normalise in (None, "none") else self.normalise
+
+    def validate(self) -> None:
+        """Raise ValueError, naming the option, unless every value makes sense."""
+        for name in ("steps", "batch_size", "hidden", "measured", "minibatches"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("reset_below", "lr", "meta_lr", "lr_zo", "clip", "seed", "data_seed"):
+            require(0 <= getattr(self, name) < math.inf, f"{name} must be at least 0, got {getattr(self, name)}.")
+        require(self.period >= 1, f"period must be at least 1, got {self.period}; give as many as steps never to reset.")
+        require(0 < self.eps < math.inf, f"eps must be > 0, got {self.eps}.")
+        require(0 <= self.momentum < 1, f"momentum must lie in [0, 1), got {self.momentum}.")
+        require(self.gradient in GRADIENTS, f"unknown gradient {self.gradient!r}; choose {', '.join(GRADIENTS)}.")
+        require(self.rule in RULE_NAMES, f"unknown rule {self.rule!r}; choose {', '.join(RULE_NAMES)}.")
+        require(self.outer in OUTER_NAMES, f"unknown outer optimizer {self.outer!r}; choose {', '.join(OUTER_NAMES)}.")
+        require(self.normalise in (None, *BUDGET_NAMES), f"normalise must be paper, code or none, got {self.normalise!r}.")
+        require(not (self.fused and self.clip), "the fused step cannot clip; set clip to 0.")
+        require(not (self.fused and self.exact), "the fused step forgets the gradients that exact needs; set one to false.")
+        self.check_task_names()
+
+
+@dataclass(frozen=True)
+class EvolveConfig(TaskNames):
+    """What decides the result of an evolution."""
+
+    model: str = option("tiny-reviews", "embedded name, local folder or Hub id of the model")
+    tasks: str = option("reviews_sentence", f"with commas between them; pairs take turns. The tasks: {', '.join(TASK_NAMES)}")
+    pairs: int = option(300, "pairs of runs")
+    steps: int = option(100, "zeroth-order steps of a run")
+    batch_size: int = option(16, "examples in a batch")
+    train: int | None = option(1000, "training examples of each task")
+    dev: int = option(100, "other examples on which a run is judged")
+    lr: float = option(5e-4, "learning rate of the first runs; it evolves, too")
+    eps: float = option(1e-3, "finite-difference radius, in weight units")
+    spread: float = option(0.3, "how far, in log sigma and log lr, the runs of a pair lie from the present ones")
+    rate: float = option(0.03, "step along a pair's direction if the difference of its losses is the median one")
+    rule: str = option("tensor", "what a block is", RULE_NAMES)
+    seed: int = option(0, "of the pairs' directions, and of the runs'")
+    data_seed: int = option(0, "of the draw of examples")
+    device: str = option("cpu", "torch device, such as cpu or cuda:0")
+    dtype: str = option("float32", "number format of the weights", DTYPE_NAMES)
+
+    def validate(self) -> None:
+        """Raise ValueError, naming the option, unless every value makes sense."""
+        for name in ("pairs", "steps", "batch_size", "dev"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("lr", "eps", "spread", "rate"):
+            require(0 < getattr(self, name) < math.inf, f"{name} must be > 0, got {getattr(self, name)}.")
+        require(min(self.seed, self.data_seed) >= 0, "seed and data_seed must be at least 0.")
+        require(self.rule in RULE_NAMES, f"unknown rule {self.rule!r}; choose {', '.join(RULE_NAMES)}.")
+        self.check_task_names()

@@ -1,0 +1,14 @@
+"""Names that --help lists, of what would be slow to import for that; tests compare them with the tables of what they name."""
+
+# Of `zolab.optim.METHODS`.
+METHOD_NAMES = ("mezo", "mezo_momentum", "mezo_adam", "mezo_switch", "adamezo", "meazo", "zo_adamu", "zo_finetuner")
+# Of `zolab.tasks.TASKS`.
+TASK_NAMES = (
+    *("rotten_tomatoes", "rotten_tomatoes_short"),
+    *("reviews_sentence", "reviews_passage", "reviews_compare", "reviews_agree"),
+    *("reviews_writer", "reviews_genre", "reviews_next", "reviews_number"),
+    *("sst2", "rte", "cb", "boolq", "wsc", "wic", "multirc", "copa", "record", "squad", "drop"),
+    *("masked_sst2", "masked_sst5", "masked_snli", "masked_mnli", "masked_rte", "masked_trec"),
+)
+# Of `zolab.models.DTYPES`.
+DTYPE_NAMES = ("float32", "bfloat16", "float16")
