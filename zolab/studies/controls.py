@@ -9,14 +9,16 @@ import torch
 
 from zolab.models import fingerprint, load_model
 from zolab.pertnn import PertNN, features
+from zolab.pertnn.network import folder_of
 from zolab.probe.blocks import mean_and_variance, moments, weights_of
-from zolab.records import environment, save_record
-from zolab.runs.config import Config
-from zolab.studies.scales import scales_of, terms_of, with_sigma
-from zolab.studies.sweep import compare, load_plan
+from zolab.runs.config import require
+from zolab.studies.plan import BASE, Plan, Prepared
+from zolab.studies.scales import scales_of, start_of, terms_of, with_sigma
 from zolab.tasks import load_task
 from zolab.theory.terms import StepTerms
 
+OPTIONS: dict[str, Any] = {"pertnn": None, "untrained": 2}
+BEFORE = "the gradients of some examples on each task"
 CONTROLS = {
     "trained": "the PertNN",
     "frozen": "its sigma of the first step, kept",
@@ -27,69 +29,65 @@ CONTROLS = {
     "bound": "the closed form of the corrected bound, measured on the task",
     "meazo": "MEAZO: one scalar second moment",
 }
-UNTRAINED = 2
+INFORMED = ("density", "best", "bound")
+"""Controls that need gradients of the very task."""
 
 
-def study(plan_path: Path, pertnn: str, out: Path, record_path: Path, names: tuple[str, ...]) -> dict[str, Any]:
-    """MeZO on every method of a plan (they are tasks), and the controls, each at its own best learning rate; the record.
-
-    What a control measures, it measures on the task; on one without options, the terms of the task before it stand in.
-
-    Args:
-        plan_path: a plan of `zolab.studies.sweep`.
-        pertnn: folder of a PertNN, or the name of a shipped one.
-        out: folder of the runs, and of the control PertNNs.
-        record_path: file of the record, written after each method.
-        names: which of `CONTROLS`.
-
-    Raises:
-        ValueError: an unknown control, or the PertNN is for another model.
-    """
-    if unknown := set(names) - set(CONTROLS):
-        raise ValueError(f"unknown control {', '.join(sorted(unknown))}; choose among {', '.join(CONTROLS)}.")
-    plan, result, terms = load_plan(plan_path), {}, None
-    for task, method in plan["methods"].items():
-        config = Config(**{**plan["base"], **method})
-        if load_task(config.task).objective == "options" or terms is None:
-            terms, _ = terms_of(config, plan["seeds"][0])
-        variants = _variants(config, terms, pertnn, out / "pertnn", names)
-        entry = result[task] = {}
-        for name, found in compare(plan, task, variants, out):
-            entry[name] = found
-            save_record({"config": {**plan, "pertnn": pertnn}, "result": result, **environment()}, record_path)
-    return result
+def check(plan: Plan) -> None:
+    """Raise OSError or ValueError unless the PertNN is there and every method is MeZO or a control."""
+    unknown = [name for name in plan.methods if name not in (BASE, *CONTROLS)]
+    require(not unknown, f"unknown control {', '.join(unknown)}; choose among {BASE}, {', '.join(CONTROLS)}.")
+    require(bool(plan.methods), f"methods must be a list of {BASE} and some of {', '.join(CONTROLS)}.")
+    require(isinstance(plan.options["pertnn"], str), "pertnn must be the folder of a PertNN, or the name of a shipped one.")
+    count = plan.options["untrained"]
+    require(type(count) is int and count >= 1, f"untrained must be a whole number of at least 1, got {count!r}.")
+    folder_of(plan.options["pertnn"])
 
 
-def networks(trained: PertNN) -> dict[str, PertNN]:
+def names(plan: Plan) -> list[str]:
+    found = []
+    for name in plan.methods:
+        found += [f"untrained{seed}" for seed in range(plan.options["untrained"])] if name == "untrained" else [name]
+    return found
+
+
+def prepare(plan: Plan, task: str, out: Path) -> Prepared:
+    """The settings of each control. On a task without options the terms are those of the plan's first task that has them."""
+    config = start_of(plan, task)
+    measurable = [name for name in (task, *plan.tasks) if load_task(start_of(plan, name).task).objective == "options"]
+    require(bool(measurable), "no task of the plan has options, on which the terms could be measured; add one.")
+    terms, rank = terms_of(start_of(plan, measurable[0]), plan.seeds[0])
+    model, _ = load_model(config.model)
+    trained = PertNN.load(plan.options["pertnn"], model)
+    made = {**networks(trained, plan.options["untrained"]), "frozen": trained}
+    sigmas, methods = measured_sigmas(terms), {}
+    for name in names(plan):
+        if name in made:
+            folder = out / "pertnn" / f"{task}-{name}"
+            about = {"base_model": config.model, "fingerprint": fingerprint(model), "training_data": name, "licence": "MIT"}
+            made[name].save(folder, **about, metrics={})
+            methods[name] = deployed(folder, model, terms, config.lr, ", freeze=True" if name == "frozen" else "")
+        elif name in sigmas:
+            methods[name] = with_sigma(sigmas[name], terms, config.lr)
+        elif name == "meazo":  # its steps are as long as MeZO's where |p| is about |g_B|
+            methods[name] = {"optimizer": "meazo", "lr": float(f"{config.lr * terms.seconds.sum() ** 0.5:.3g}")}
+        else:
+            methods[name] = {"optimizer": "mezo"}
+    return Prepared(methods, {"effective_rank": rank})
+
+
+def networks(trained: PertNN, untrained: int = 2) -> dict[str, PertNN]:
     """The controls that are networks, by name: `trained` itself, `permuted`, and `untrained0` and so on."""
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(trained.blocks)))
     permuted = copy.deepcopy(trained)
     permuted.load_state_dict({name: w[order] for name, w in trained.state_dict().items()})
-    untrained = {f"untrained{seed}": PertNN(trained.blocks, trained.hidden, seed=seed) for seed in range(UNTRAINED)}
-    return {"trained": trained, "permuted": permuted, **untrained}
+    fresh = {f"untrained{seed}": PertNN(trained.blocks, trained.hidden, seed=seed) for seed in range(untrained)}
+    return {"trained": trained, "permuted": permuted, **fresh}
 
 
 def measured_sigmas(terms: StepTerms) -> dict[str, np.ndarray]:
     """The controls that have seen gradients, by name: sigma of each tensor, on the budget."""
-    density = terms.on_budget(np.sqrt(np.maximum(terms.squares, 0) / terms.sizes))
-    return {"density": density, **{name: sigma for name, sigma in scales_of(terms).items() if name in CONTROLS}}
-
-
-def _variants(config: Config, terms: StepTerms, pertnn: str, folder: Path, names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """The settings of each control; networks of its own are written into a folder."""
-    model, _ = load_model(config.model)
-    trained = PertNN.load(pertnn, model)
-    found = {}
-    for name, network in {**networks(trained), "frozen": trained}.items():
-        if name.rstrip("0123456789") in names:
-            about = {"base_model": config.model, "fingerprint": fingerprint(model), "training_data": name, "licence": "MIT"}
-            network.save(folder / name, **about, metrics={})
-            extra = ", freeze=True" if name == "frozen" else ""
-            found[name] = deployed(folder / name, model, terms, config.lr, extra)
-    found |= {name: with_sigma(sigma, terms, config.lr) for name, sigma in measured_sigmas(terms).items() if name in names}
-    if "meazo" in names:  # its steps are as long as MeZO's where |p| is about |g_B|
-        found["meazo"] = {"optimizer": "meazo", "lr": float(f"{config.lr * terms.seconds.sum() ** 0.5:.3g}")}
-    return found
+    return {name: sigma for name, sigma in scales_of(terms).items() if name in INFORMED}
 
 
 def deployed(folder: Path, model: torch.nn.Module, terms: StepTerms, lr: float, extra: str = "") -> dict[str, Any]:

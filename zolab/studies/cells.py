@@ -1,0 +1,96 @@
+"""A cell of a study: one run in a folder that is absent, resumable or complete."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zolab.records.files import write_atomically
+from zolab.runs.config import Config
+from zolab.studies.plan import configuration
+
+OUTCOME = "outcome.json"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run.
+
+    Args:
+        task, method: names in the plan.
+        settings: of the run, with its `lr` and `seed`.
+    """
+
+    task: str
+    method: str
+    settings: dict[str, Any]
+
+    @property
+    def lr(self) -> float:
+        return self.settings["lr"]
+
+    @property
+    def seed(self) -> int:
+        return self.settings["seed"]
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.task}-{self.method}-lr{self.lr:.3g}-seed{self.seed}"
+
+    def state(self, out: Path) -> str:
+        """absent, resumable or complete."""
+        folder = out / self.name
+        return "complete" if (folder / OUTCOME).exists() else "resumable" if folder.exists() else "absent"
+
+    def run(self, out: Path) -> dict[str, Any]:
+        """Run it, or go on with it, in its folder under `out`; a complete one is only read.
+
+        Returns:
+            What came out: `task`, `method`, `lr`, `seed`, and of a run that did not diverge `curve` ([forward passes, dev loss]
+            of each evaluation), `train_loss_last` (mean of the last 25 steps), `test_before` and `test_after` (the task's
+            metric, a fraction), `forwards`, `seconds` and `peak_bytes`. One that diverged has `diverged`, the reason.
+
+        Raises:
+            ValueError, OSError, RuntimeError: the run could not be made; see `zolab.runs.finetune.finetune`.
+        """
+        path = out / self.name / OUTCOME
+        if path.exists():
+            return json.loads(path.read_text())
+        found: dict[str, Any] = {"task": self.task, "method": self.method, "lr": self.lr, "seed": self.seed}
+        try:
+            found |= _outcome(_record(configuration(self.settings), path.parent))
+        except FloatingPointError as error:
+            found["diverged"] = str(error)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(found).encode())
+        return found
+
+
+def _record(config: Config, folder: Path) -> dict[str, Any]:
+    from zolab.runs.finetune import finetune
+    from zolab.runs.first_order import FIRST_ORDER, first_order
+
+    if config.optimizer in FIRST_ORDER:
+        return first_order(config, folder)
+    return finetune(config, folder, progress=False).record
+
+
+def _outcome(record: dict[str, Any]) -> dict[str, Any]:
+    result, timing = record["result"], record["timing"]
+    last = [step["loss"] for step in record["steps"]][-25:]
+    return {
+        "curve": [[entry["forwards"], entry["loss"]] for entry in record["evaluations"] if entry["split"] == "dev"],
+        "train_loss_last": sum(last) / len(last),
+        "test_before": result["test"]["before"]["metric"],
+        "test_after": result["test"]["after"]["metric"],
+        "forwards": result["forwards"],
+        "seconds": timing["wall_seconds"],
+        "peak_bytes": timing["peak_bytes"],
+    }
+
+
+def final_loss(outcome: dict[str, Any]) -> float:
+    """Dev loss at the last evaluation, infinite for a run that diverged or ended at NaN."""
+    loss = outcome["curve"][-1][1] if outcome.get("curve") else float("inf")
+    return loss if loss == loss else float("inf")

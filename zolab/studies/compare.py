@@ -1,0 +1,186 @@
+"""What a study's record says, in numbers and in sentences: the same functions for every study, notebook and table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from zolab.studies.outcomes import Record
+from zolab.studies.plan import BASE
+from zolab.studies.statistics import Estimate, Ratio, Runs, difference, geometric_ratio, holm, log_mean, mean_difference
+
+ERROR = 0.05
+"""Rate of wrong decisions that Holm's correction keeps to, over all tasks of a comparison."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A method beside another one on one task; all of it paired by seed.
+
+    Args:
+        task: its name.
+        forwards: forward passes to the other's mean final dev loss, over the other's: ratio of medians.
+        reached: how many runs of both got there.
+        final: final dev loss minus the other's.
+        curve: mean of the loss curve over log forward passes, minus the other's.
+        metric: test metric minus the other's, a fraction; a run that diverged has nothing right.
+        adjusted: p of `final`, adjusted by Holm for all tasks of the comparison.
+    """
+
+    task: str
+    forwards: Estimate
+    reached: tuple[int, ...]
+    final: Estimate
+    curve: Estimate
+    metric: Estimate
+    adjusted: float
+
+    @property
+    def word(self) -> str:
+        """lower or higher, of the final loss, where that holds after Holm's correction or runs diverged; or undecided."""
+        if self.final.bound:
+            return "higher" if self.final.bound == "≥" else "lower"
+        return self.final.word if self.adjusted < ERROR else "undecided"
+
+
+def beside(record: Record, method: str, base: str = BASE, family: Sequence[str] = ()) -> list[Beside]:
+    """A method beside another one on every task that both ran on.
+
+    Args:
+        record: of a study.
+        method, base: names of methods.
+        family: further methods whose comparisons with the base are judged together with these, by Holm's correction.
+
+    Raises:
+        ValueError: there is no such task.
+    """
+    finals = {
+        (name, task): difference(ours.final, theirs.final)
+        for name in dict.fromkeys((method, *family))
+        for task, (ours, theirs) in _pairs(record, name, base).items()
+    }
+    adjusted = dict(zip(finals, holm([found.p for found in finals.values()]), strict=True))
+    found = []
+    for task, (ours, theirs) in _pairs(record, method, base).items():
+        times, key = Ratio(ours, theirs), (method, task)
+        curve = difference(log_mean(ours), log_mean(theirs))
+        metric = difference(np.nan_to_num(ours.metrics), np.nan_to_num(theirs.metrics))
+        found.append(Beside(task, times.estimate(), times.reached, finals[key], curve, metric, adjusted[key]))
+    return found
+
+
+@dataclass(frozen=True)
+class Overall:
+    """A method beside another one over all tasks that both ran on.
+
+    Args:
+        tasks, seeds: how many; of seeds, a task.
+        forwards: geometric mean over tasks of the ratios of forward passes; the interval draws tasks and seeds anew.
+        final: mean over tasks of the difference of final dev losses; the interval likewise.
+        without: lowest and highest geometric mean with one task left out.
+        wins: tasks with a strictly lower mean final loss.
+        lower, higher: tasks where that is decided after Holm's correction.
+    """
+
+    tasks: int
+    seeds: int
+    forwards: Estimate
+    final: Estimate
+    without: tuple[float, float]
+    wins: int
+    lower: list[str]
+    higher: list[str]
+
+
+def overall(record: Record, method: str, base: str = BASE, family: Sequence[str] = ()) -> Overall:
+    """Sum up `beside`; arguments and errors as there."""
+    pairs, rows = list(_pairs(record, method, base).values()), beside(record, method, base, family)
+    ratios = [Ratio(*pair) for pair in pairs]
+    rests = [ratios[:i] + ratios[i + 1 :] for i in range(len(ratios))] if len(ratios) > 1 else [ratios]
+    means = [geometric_ratio(rest, draws=1).value for rest in rests]
+    by_word = {word: [row.task for row in rows if row.word == word] for word in ("lower", "higher")}
+    wins = sum(row.final.value < 0 and row.final.bound != "≥" for row in rows)
+    forwards = geometric_ratio(ratios) if len(rows) > 1 else rows[0].forwards
+    final = mean_difference([(ours.final, theirs.final) for ours, theirs in pairs]) if len(rows) > 1 else rows[0].final
+    return Overall(len(rows), min(r.n for r in ratios), forwards, final, (min(means), max(means)), wins, *by_word.values())
+
+
+def verdict(record: Record, method: str, base: str = BASE, family: Sequence[str] = ()) -> list[str]:
+    """What a record says about a method beside another one, in sentences; arguments and errors as `beside`."""
+    found = overall(record, method, base, family)
+    count = sum(len(_pairs(record, name, base)) for name in dict.fromkeys((method, *family)))
+    several = f"{found.tasks} tasks" if found.tasks > 1 else "one task"
+    told = [
+        f"{method} takes {found.forwards.text()} times {base}'s forward passes to {base}'s mean final loss "
+        f"({several}, {found.seeds} seeds, 95 % interval): {_of_ratio(found.forwards)}"
+    ]
+    if found.tasks > 1:
+        told.append(f"with one task left out, between {found.without[0]:.2f} and {found.without[1]:.2f} times")
+    told.append(
+        f"at equal forward passes its final loss differs by {found.final.text(3, sign=True)} nats; it is strictly lower on "
+        f"{found.wins} of {found.tasks}, and by Holm's correction for {count} comparison{'s' * (count > 1)} decidedly "
+        f"lower on {_named(found.lower)}, higher on {_named(found.higher)}"
+    )
+    edges = [task for task in record.tasks if method in record.methods(task) and record.search(task, method)["edge"]]
+    if edges:
+        told.append(f"its best rate lies at the edge of its grid on {', '.join(edges)}")
+    return told
+
+
+def searched_on_reported(record: Record) -> list[int]:
+    """Reported seeds on which rates were searched; none, in records of plans that are refused otherwise today."""
+    searched = {s for methods in record.content["result"]["search"].values() for m in methods.values() for r in m["rounds"]
+                for s in r["seeds"]}  # fmt: skip
+    return sorted(searched & set(record.plan["seeds"]))
+
+
+def final_table(record: Record, key: str = "loss", methods: Sequence[str] | None = None) -> str:
+    """A text table, methods by tasks: mean ± standard deviation over the seeds of the final dev loss or the test metric (%).
+
+    Args:
+        record: of a study.
+        key: "loss" or "metric".
+        methods: those that are shown; all by default.
+    """
+    tasks, factor, digits = record.tasks, 100 if key == "metric" else 1, 1 if key == "metric" else 3
+    lines = [f"{key:18}" + "".join(f"{task:>16}" for task in tasks)]
+    for name in methods or record.methods():
+        cells = []
+        for task in tasks:
+            if not record.cells(task, name):
+                cells.append("–")
+                continue
+            runs = record.runs(task, name)
+            values = factor * (np.nan_to_num(runs.metrics) if key == "metric" else runs.final)
+            spread = values.std(ddof=1) if len(values) > 1 and np.isfinite(values).all() else np.nan
+            mark = "*" if record.search(task, name)["edge"] else ""
+            cells.append(f"{values.mean():.{digits}f} ± {spread:.{digits}f}{mark}")
+        lines.append(f"{name:18}" + "".join(f"{cell:>16}" for cell in cells))
+    return "\n".join(lines)
+
+
+def beside_table(record: Record, methods: Sequence[str] | None = None, base: str = BASE) -> str:
+    """A text table, a row for each method: its forward passes over those of the base method, task by task and over all."""
+    tasks, names = record.tasks, [name for name in methods or record.methods() if name != base]
+    lines = [f"{'forward passes':18}" + "".join(f"{task:>22}" for task in (*tasks, "all tasks"))]
+    for name in names:
+        rows = {row.task: row.forwards.text() for row in beside(record, name, base)}
+        cells = [rows.get(task, "–") for task in tasks] + [overall(record, name, base).forwards.text()]
+        lines.append(f"{name:18}" + "".join(f"{cell:>22}" for cell in cells))
+    return "\n".join(lines)
+
+
+def _pairs(record: Record, method: str, base: str) -> dict[str, tuple[Runs, Runs]]:
+    pairs = record.pairs(method, base)
+    if not pairs:
+        raise ValueError(f"no task has runs of both {method} and {base}; the record has {', '.join(record.methods())}.")
+    return pairs
+
+
+def _of_ratio(found: Estimate) -> str:
+    few = found.word == "undecided" and found.n < found.least
+    return "too few to decide" if few else {"lower": "fewer", "higher": "more", "undecided": "undecided"}[found.word]
+
+
+def _named(tasks: list[str]) -> str:
+    return f"{len(tasks)} ({', '.join(tasks)})" if tasks else "none"

@@ -1,0 +1,126 @@
+"""The one shape that every study's record has, read."""
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from zolab.records import load_record
+from zolab.studies.plan import BASE
+from zolab.studies.statistics import Runs
+
+FORMAT = "zolab study 1"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A study's record.
+
+    Args:
+        content: of the file: `format`, `config` (the plan), and a `result` with `search` ({task: {method: rounds of the search,
+            the rate and whether it lies at the edge}}), `cells` (the outcome of each reported run, as `Cell.run` gives it),
+            `measured` ({task: what the study measured beside its runs}) and `failed` (runs that could not be made, and why);
+            then command, commit, versions and machine.
+    """
+
+    content: dict[str, Any]
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Record":
+        """Read a record. Raises ValueError if the file is damaged, or the record of something else."""
+        content = load_record(path)
+        if content.get("format") != FORMAT:
+            raise ValueError(f"{path} is not the record of a study; `zolab study PLAN --record FILE` writes one.")
+        return cls(content)
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        return self.content["config"]
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        return self.content["result"]["measured"]
+
+    @property
+    def failed(self) -> list[dict[str, Any]]:
+        return self.content["result"]["failed"]
+
+    @property
+    def tasks(self) -> list[str]:
+        """Those with runs, in the plan's order."""
+        return [
+            task for task in self.content["result"]["search"] if any(self._cells.get((task, m)) for m in self.methods(task))
+        ]
+
+    def methods(self, task: str | None = None) -> list[str]:
+        """The methods that ran on a task, or on any, in order; the base method first where it ran."""
+        search = self.content["result"]["search"]
+        names = dict.fromkeys(name for each in ([task] if task else search) for name in search.get(each, {}))
+        return sorted(names, key=lambda name: name != BASE)
+
+    def search(self, task: str, method: str) -> dict[str, Any]:
+        """`lr`, `edge`, and `rounds`: the seeds and mean final dev losses of the rates that were tried."""
+        return self.content["result"]["search"][task][method]
+
+    def cells(self, task: str, method: str) -> list[dict[str, Any]]:
+        """The outcome of each reported run, in the order of their seeds."""
+        return self._cells.get((task, method), [])
+
+    def runs(self, task: str, method: str) -> Runs:
+        """Curves and metrics of the reported runs.
+
+        Raises:
+            ValueError: there are none.
+        """
+        cells = self.cells(task, method)
+        if not cells:
+            raise ValueError(f"the record has no runs of {method} on {task}; it has {', '.join(self.methods(task)) or 'none'}.")
+        curves = [cell.get("curve") for cell in cells]
+        forwards = max((curve for curve in curves if curve), key=len, default=[[1, None]])
+        losses = [[loss for _, loss in curve] if curve else [np.inf] * len(forwards) for curve in curves]
+        metrics = [cell.get("test_after", np.nan) for cell in cells]
+        return Runs(
+            np.array([at for at, _ in forwards], float),
+            np.array(losses, float),
+            np.array(metrics, float),
+            tuple(cell["seed"] for cell in cells),
+        )
+
+    def pairs(self, method: str, base: str = BASE, tasks: list[str] | None = None) -> dict[str, tuple[Runs, Runs]]:
+        """Runs of a method and of another one, of each task that both ran on, with the same seeds in the same order."""
+        found = {}
+        for task in self.tasks if tasks is None else tasks:
+            if self.cells(task, method) and self.cells(task, base):
+                ours, theirs = self.runs(task, method), self.runs(task, base)
+                common = [seed for seed in theirs.seeds if seed in ours.seeds]
+                found[task] = _of(ours, common), _of(theirs, common)
+        return found
+
+    @cached_property
+    def _cells(self) -> dict[tuple[str, str], list[dict[str, Any]]]:
+        found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for cell in self.content["result"]["cells"]:
+            found.setdefault((cell["task"], cell["method"]), []).append(cell)
+        return {key: sorted(cells, key=lambda cell: cell["seed"]) for key, cells in found.items()}
+
+
+def joined(*records: Record) -> Record:
+    """Studies of different tasks, or of different methods on the same tasks, read as one; what occurs twice is the last's."""
+    result: dict[str, Any] = {"search": {}, "cells": [], "measured": {}, "failed": []}
+    for record in records:
+        own = record.content["result"]
+        for task, methods in own["search"].items():
+            result["search"].setdefault(task, {}).update(methods)
+        again = {(cell["task"], cell["method"]) for cell in own["cells"]}
+        result["cells"] = [c for c in result["cells"] if (c["task"], c["method"]) not in again] + own["cells"]
+        for task, found in own["measured"].items():
+            result["measured"].setdefault(task, {}).update(found)
+        result["failed"] += own["failed"]
+    return Record({**records[-1].content, "result": result})
+
+
+def _of(runs: Runs, seeds: list[int]) -> Runs:
+    order = [runs.seeds.index(seed) for seed in seeds]
+    return Runs(runs.forwards, runs.losses[order], runs.metrics[order], tuple(seeds))

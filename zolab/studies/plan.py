@@ -1,0 +1,186 @@
+"""What a study runs: a plan is a grid of cells, task × method × learning rate × seed, written in a YAML file.
+
+study: controls                     # whose methods: a name of STUDIES, "methods" by default
+about: Is it learned?               # for people
+base: {model: tiny-reviews, steps: 150, batch_size: 16}       # settings that all runs share, as `zolab finetune` has them
+tasks:                              # for each name the settings that differ; lr is where the search starts
+  sentence: {task: reviews_sentence, lr: 5.0e-4}
+methods:                            # for each name the settings that differ, or a list of names that the study knows
+  MeZO: {optimizer: mezo}
+search: {factor: 2, extend: 2, seeds: [100, 101]}             # rates are a factor apart, chosen by the mean on these seeds
+seeds: [0, 1, 2]                    # what is reported
+"""
+
+import importlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+
+from zolab.runs.config import Config, require
+
+STUDIES = {
+    "methods": "methods as the plan has them",
+    "scales": "MeZO with the theory's scales",
+    "controls": "a trained PertNN beside everything that might do as well",
+    "recipes": "ways of meta-training, each PertNN in use",
+    "learnability": "what MeZO recovers of Adam's gain",
+    "draws": "the same, with models trained from several seeds",
+}
+BASE = "MeZO"
+"""The method that every other one is compared with."""
+COMMON = ("study", "about", "base", "tasks", "methods", "search", "seeds")
+SEARCH = ("factor", "extend", "seeds")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked plan.
+
+    Args:
+        study: name of the study, a key of `STUDIES`.
+        base, tasks, methods: settings of runs, as in the file; a list of methods has become a mapping to nothing.
+        factor, extend, search_seeds: of the search for each method's learning rate on each task.
+        seeds: those that are reported, none of them a search seed.
+        options: what the study asks for besides.
+        about: for people.
+    """
+
+    study: str
+    base: dict[str, Any]
+    tasks: dict[str, dict[str, Any]]
+    methods: dict[str, dict[str, Any]]
+    factor: float
+    extend: int
+    search_seeds: tuple[int, ...]
+    seeds: tuple[int, ...]
+    options: dict[str, Any]
+    about: str = ""
+
+    @property
+    def kind(self) -> ModuleType:
+        """The file that asks the study's question.
+
+        It has `OPTIONS` (its own keys of a plan, with defaults), `BEFORE` (what it does before its runs, for people),
+        `check(plan)` (raises ValueError), `names(plan)` (its methods) and `prepare(plan, task, out)` (their settings).
+        """
+        return importlib.import_module(f"zolab.studies.{self.study}")
+
+    def settings(self, task: str, own: dict[str, Any], lr: float, seed: int) -> dict[str, Any]:
+        """Of one run; directions, batches and data all follow the seed."""
+        return {**self.base, **self.tasks[task], **own, "lr": lr, "seed": seed, "data_seed": seed}
+
+    def record(self) -> dict[str, Any]:
+        """As it stands in a file."""
+        search = {"factor": self.factor, "extend": self.extend, "seeds": list(self.search_seeds)}
+        plain = {"study": self.study, "about": self.about, "base": self.base, "tasks": self.tasks, "methods": self.methods}
+        return {**plain, "search": search, "seeds": list(self.seeds), **self.options}
+
+
+@dataclass
+class Prepared:
+    """What a study makes before its runs of a task.
+
+    Args:
+        methods: for each name the settings that differ from the plan's; `lr` is where the search starts.
+        measured: what goes into the record beside the runs.
+    """
+
+    methods: dict[str, dict[str, Any]]
+    measured: dict[str, Any] = field(default_factory=dict)
+
+
+def load_plan(path: str | os.PathLike) -> Plan:
+    """Read and check a plan; every configuration in it is validated before anything runs.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: a key is missing or unknown, or a setting is wrong.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a YAML file ({' '.join(str(error).split())}); correct it.") from error
+    try:
+        return check_plan(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def check_plan(content: Any) -> Plan:
+    """A plan from what its file holds. Raises ValueError unless all of it makes sense."""
+    require(isinstance(content, dict), "a plan is a mapping with the keys base, tasks, search and seeds.")
+    study = content.get("study", "methods")
+    require(study in STUDIES, f"unknown study {study!r}; choose {', '.join(STUDIES)}.")
+    kind = importlib.import_module(f"zolab.studies.{study}")
+    defaults = kind.OPTIONS
+    known = [*COMMON, *defaults]
+    unknown = [key for key in content if key not in known]
+    require(not unknown, f"unknown key {', '.join(map(str, unknown))}; a plan of {study} may have {', '.join(known)}.")
+    missing = [key for key in ("base", "tasks", "search", "seeds") if key not in content]
+    require(not missing, f"the key {', '.join(missing)} is missing.")
+    base, tasks, methods = content["base"], content["tasks"], content.get("methods", {})
+    methods = dict.fromkeys(methods) if isinstance(methods, list) else methods
+    for name, group in (("base", {"": base}), ("tasks", tasks), ("methods", methods)):
+        fits = isinstance(group, dict) and all(isinstance(own, dict | None) for own in group.values())
+        require(fits and (name != "tasks" or bool(group)), f"{name} must be names with settings of their own.")
+    search, seeds = content["search"], content["seeds"]
+    require(isinstance(search, dict) and set(search) == set(SEARCH), f"search must have exactly the keys {', '.join(SEARCH)}.")
+    factor, extend = search["factor"], search["extend"]
+    limits = isinstance(factor, int | float) and factor > 1 and type(extend) is int and extend >= 0
+    require(limits, f"search needs a factor > 1 and a whole extend >= 0, got {factor!r} and {extend!r}.")
+    for name, listed in (("search.seeds", search["seeds"]), ("seeds", seeds)):
+        whole = isinstance(listed, list) and bool(listed) and all(type(seed) is int and 0 <= seed < 2**32 for seed in listed)
+        require(whole and len(set(listed)) == len(listed), f"{name} must be a list of different whole seeds, got {listed!r}.")
+    common = sorted(set(search["seeds"]) & set(seeds))
+    require(not common, f"seeds {common} are reported and searched on; choose rates on other seeds than those reported.")
+    options = {key: content.get(key, default) for key, default in defaults.items()}
+    tasks = kind.expand(tasks, options) if hasattr(kind, "expand") else tasks
+    tasks, methods = ({name: own or {} for name, own in group.items()} for group in (tasks, methods))
+    searched = (float(factor), extend, tuple(search["seeds"]), tuple(seeds))
+    plan = Plan(study, base, tasks, methods, *searched, options, str(content.get("about", "")))
+    plan.kind.check(plan)
+    for task in plan.tasks:
+        check_run(plan, task, {}, plan.tasks[task].get("lr", base.get("lr")))
+    return plan
+
+
+def check_run(plan: Plan, task: str, own: dict[str, Any], lr: Any) -> Config:
+    """The configuration of a run. Raises ValueError, naming task and setting, unless it can be one."""
+    fits = isinstance(lr, int | float) and type(lr) is not bool and lr > 0
+    require(fits, f"{task} needs an lr > 0 where its search starts, got {lr!r} (write 1.0e-4).")
+    config = configuration(plan.settings(task, own, float(lr), plan.seeds[0]))
+    return config
+
+
+def configuration(settings: dict[str, Any]) -> Config:
+    """A checked configuration from settings; those of first-order methods are checked as MeZO's are.
+
+    Raises:
+        ValueError: a setting is wrong.
+    """
+    from zolab.runs.first_order import FIRST_ORDER
+    from zolab.tasks import load_task
+
+    try:
+        config = Config(**settings)
+    except TypeError as error:
+        raise ValueError(f"{settings.get('task')}: these settings are not a configuration ({error}).") from error
+    checked = Config(**{**settings, "optimizer": "mezo"}) if config.optimizer in FIRST_ORDER else config
+    checked.validate()
+    load_task(config.task)
+    return config
+
+
+def differences(ours: Any, theirs: Any, place: str = "") -> Iterator[str]:
+    """Where two plans differ: the key, and both values."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key in {**theirs, **ours}:
+            yield from differences(ours.get(key), theirs.get(key), f"{place}.{key}" if place else str(key))
+    elif json.loads(json.dumps(ours)) != json.loads(json.dumps(theirs)):
+        yield f"{place} is {theirs!r} there, {ours!r} here"

@@ -1,0 +1,194 @@
+"""Run a plan: cells in this process or in several, a record that grows, a folder that can be taken up again."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Generator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from zolab.records import environment, save_record
+from zolab.records.files import ready, write_atomically
+from zolab.runs.config import require
+from zolab.studies.cells import Cell, final_loss
+from zolab.studies.outcomes import FORMAT, Record
+from zolab.studies.plan import Plan, Prepared, check_run, differences
+from zolab.studies.search import best_rate
+from zolab.studies.workers import Processes, tried
+
+Walk = Generator[list[Cell], dict[str, Any], None]
+
+
+def run_study(plan: Plan, out: Path, record: Path, workers: int = 1, command: str = "", progress: bool = True) -> Record:
+    """Run all cells of a plan, or those that are not complete in a folder; write the record after each method of a task.
+
+    Args:
+        plan: what to run.
+        out: folder of the runs.
+        record: file of the record.
+        workers: 1 runs one cell after another in this process; more run each cell in a process of one thread, so many at once.
+        command: what the record says it was made by.
+        progress: print a line for each cell.
+
+    Returns:
+        The record. Cells that failed are listed in it with their error; the next call tries them again.
+
+    Raises:
+        ValueError: the folder holds cells of another plan, or `workers` is out of range.
+        OSError: another process runs in the folder, or a file cannot be written.
+    """
+    require(type(workers) is int and workers >= 1, f"workers must be a whole number of at least 1, got {workers!r}.")
+    cores = os.cpu_count() or 1
+    require(workers <= cores, f"workers is {workers}, but this machine has {cores} cores; give at most as many.")
+    ready(record)
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / "study.lock", timeout=0):
+            _check_same(plan, out)
+            return _Session(plan, out, record, workers, command, progress).run()
+    except Timeout as error:
+        raise OSError(f"another process is running the study in {out}; wait for it or choose another folder.") from error
+
+
+def _check_same(plan: Plan, out: Path) -> None:
+    """Keep the plan in the folder. Raises ValueError, naming the keys, if it holds cells of another one."""
+    path, ours = out / "plan.json", plan.record()
+    if path.exists():
+        changed = list(differences(ours, json.loads(path.read_text())))
+        require(not changed, f"{out} holds cells of another plan ({'; '.join(changed[:3])}); choose another folder.")
+    else:
+        write_atomically(path, json.dumps(ours, indent=1).encode())
+
+
+class _Session:
+    """One process's share of a study."""
+
+    def __init__(self, plan: Plan, out: Path, record: Path, workers: int, command: str, progress: bool):
+        self.plan, self.out, self.path, self.workers, self.progress = plan, out, record, workers, progress
+        self.about = {"format": FORMAT, "command": command, "workers": workers, "config": plan.record()}
+        self.prepared: dict[str, Prepared] = {}
+        self.searches: dict[tuple[str, str], dict[str, Any]] = {}
+        self.cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        self.failed: list[dict[str, str]] = []
+        self.busy = 0.0  # seconds of cells that ran now
+
+    def run(self) -> Record:
+        began = time.perf_counter()
+        self.prepared = {task: self._prepared(task) for task in self.plan.tasks}
+        walks = [self._walk(task, name, found.methods[name]) for task, found in self.prepared.items() for name in found.methods]
+        (self._at_once if self.workers > 1 else self._one_by_one)(walks)
+        self._save()
+        if self.progress:
+            self._tell(time.perf_counter() - began)
+        return Record.load(self.path)
+
+    def _prepared(self, task: str) -> Prepared:
+        """What the study makes for a task; kept in the folder, since it may take long."""
+        path = self.out / f"prepared-{task}.json"
+        if not path.exists():
+            found = self.plan.kind.prepare(self.plan, task, self.out)
+            write_atomically(path, json.dumps([found.methods, found.measured]).encode())
+        found = Prepared(*json.loads(path.read_text()))
+        for own in found.methods.values():
+            check_run(self.plan, task, own, own.get("lr", self._start(task)))
+        return found
+
+    def _start(self, task: str) -> Any:
+        return self.plan.tasks[task].get("lr", self.plan.base.get("lr"))
+
+    def _walk(self, task: str, name: str, own: dict[str, Any]) -> Walk:
+        """The cells of a method on a task: those of its search, then those that are reported."""
+        plan = self.plan
+
+        def cell(lr: float, seed: int) -> Cell:
+            return Cell(task, name, plan.settings(task, own, lr, seed))
+
+        start = float(own.get("lr", self._start(task)))
+        search = best_rate(start, plan.factor, plan.extend, plan.search_seeds)
+        wanted = next(search)
+        while True:
+            cells = {pair: cell(*pair) for pair in wanted}
+            outcomes = yield list(cells.values())
+            try:
+                wanted = search.send({pair: final_loss(outcomes[c.name]) for pair, c in cells.items()})
+            except StopIteration as done:
+                found = done.value
+                break
+        reported = [cell(found.lr, seed) for seed in plan.seeds]
+        outcomes = yield reported
+        self.searches[task, name] = found.record(plan.search_seeds)
+        self.cells[task, name] = [outcomes[c.name] for c in reported]
+        self._save()
+
+    def _one_by_one(self, walks: list[Walk]) -> None:
+        for walk in walks:
+            cells = next(walk)
+            while cells:
+                outcomes = {cell.name: self._note(cell, *tried(cell, self.out)) for cell in cells}
+                cells = _next_cells(walk, outcomes)
+
+    def _at_once(self, walks: list[Walk]) -> None:
+        """Let every walk go on as soon as the cells that it waits for are there."""
+        waiting: dict[Future, tuple[Walk, Cell]] = {}
+        wanted: dict[Walk, int] = {}
+        known: dict[Walk, dict[str, dict[str, Any] | None]] = {}
+        with Processes(self.workers, self.out) as processes:
+
+            def begin(walk: Walk, cells: list[Cell]) -> None:
+                wanted[walk], known[walk] = len(cells), {}
+                waiting.update({processes.submit(cell): (walk, cell) for cell in cells})
+
+            for walk in walks:
+                begin(walk, next(walk))
+            while waiting:
+                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                    walk, cell = waiting.pop(future)
+                    known[walk][cell.name] = self._note(cell, *future.result())
+                    if len(known[walk]) == wanted[walk]:
+                        begin(walk, _next_cells(walk, known[walk]))
+
+    def _note(self, cell: Cell, outcome: dict[str, Any] | None, error: str | None, seconds: float) -> dict[str, Any] | None:
+        """Count and print what a cell came to; the outcome is handed on."""
+        self.busy += seconds
+        if outcome is None:
+            self.failed.append({"cell": cell.name, "error": str(error)})
+            end = f"failed: {error}"
+        else:
+            end = outcome.get("diverged") or f"dev loss {final_loss(outcome):.3f}, {seconds:.0f} s"
+        if self.progress:
+            print(f"{cell.name:48} {end}", flush=True)
+        return outcome
+
+    def _save(self) -> None:
+        """The record, in the plan's order whatever was ready first."""
+        order = [(task, name) for task, found in self.prepared.items() for name in found.methods]
+        done = [pair for pair in order if pair in self.cells]
+        result = {
+            "search": {task: {n: self.searches[t, n] for t, n in done if t == task} for task in self.prepared},
+            "cells": [outcome for pair in done for outcome in self.cells[pair]],
+            "measured": {task: found.measured for task, found in self.prepared.items()},
+            "failed": self.failed,
+        }
+        save_record({**self.about, "result": result, **environment()}, self.path)
+
+    def _tell(self, seconds: float) -> None:
+        print(f"{sum(map(len, self.cells.values()))} reported runs in {seconds / 60:.1f} minutes; record: {self.path}")
+        if self.workers > 1 and self.busy:
+            print(f"{self.workers} workers ran {self.busy / 60:.1f} minutes of cells: {self.busy / seconds:.2f} times as fast")
+        for entry in self.failed:
+            print(f"failed: {entry['cell']}: {entry['error']}", file=sys.stderr)
+
+
+def _next_cells(walk: Walk, outcomes: dict[str, dict[str, Any] | None]) -> list[Cell]:
+    """What a walk wants next: nothing at its end, and nothing where one of its cells failed."""
+    if None in outcomes.values():
+        walk.close()
+        return []
+    try:
+        return walk.send(outcomes)
+    except StopIteration:
+        return []

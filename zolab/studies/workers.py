@@ -1,0 +1,86 @@
+"""Cells in processes of one thread each: a run that is killed takes no other with it."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zolab.studies.cells import Cell
+
+Tried = tuple[dict[str, Any] | None, str | None, float]
+PRELOADED = ["zolab.studies.workers", "zolab.runs.finetune", "zolab.runs.first_order"]
+
+
+def tried(cell: Cell, out: Path) -> Tried:
+    """A cell's outcome or why there is none, and the seconds that it took."""
+    began = time.perf_counter()
+    try:
+        return cell.run(out), None, time.perf_counter() - began
+    except Exception as error:  # one cell must not cost the others: it is listed, and the next call tries it again
+        return None, f"{type(error).__name__}: {error}", time.perf_counter() - began
+
+
+class Processes:
+    """So many cells at once, each in a process of its own, which begins with all libraries loaded.
+
+    Args:
+        count: of processes at a time.
+        out: folder of the cells.
+    """
+
+    def __init__(self, count: int, out: Path):
+        self.out, self.running, self.stopped = out, set(), False
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(PRELOADED)
+        self.threads = ThreadPoolExecutor(count, thread_name_prefix="zolab-cell")
+
+    def __enter__(self) -> "Processes":
+        return self
+
+    def __exit__(self, kind: type | None, *_: Any) -> None:
+        if kind is not None:  # Ctrl-C, or a full disk: what runs can be taken up again
+            self.stopped = True
+            for process in list(self.running):
+                process.terminate()
+        self.threads.shutdown(cancel_futures=True)
+
+    def submit(self, cell: Cell) -> Future:
+        return self.threads.submit(self._run, cell)
+
+    def _run(self, cell: Cell) -> Tried:
+        if cell.state(self.out) == "complete" or self.stopped:
+            return tried(cell, self.out) if not self.stopped else (None, "stopped", 0.0)
+        receiver, sender = self.context.Pipe(duplex=False)
+        process = self.context.Process(target=_send, args=(cell, self.out, sender), daemon=True)
+        process.start()
+        self.running.add(process)
+        sender.close()
+        try:
+            return receiver.recv()
+        except EOFError:
+            process.join()
+            return None, f"its process ended with exit code {process.exitcode}", 0.0
+        finally:
+            process.join()
+            self.running.discard(process)
+
+
+def _send(cell: Cell, out: Path, sender: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the parent's, which ends this process
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    sender.send(tried(cell, out))
+
+
+def _end_with_parent() -> None:
+    """A study that is killed leaves no run behind that would hold its folder."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
