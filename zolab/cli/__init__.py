@@ -10,6 +10,7 @@ COMMANDS = (
     "finetune",
     "evaluate",
     "replay",
+    "study",
     "metatrain",
     "evolve",
     "measure",

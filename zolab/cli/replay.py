@@ -17,8 +17,8 @@ def run(options: argparse.Namespace) -> None:
     from zolab.records import load_record
     from zolab.records.files import ready
 
-    ready(options.out / "config.json")
     record = load_record(options.run / "record.json")
+    ready(options.out / "config.json")
     config = record["config"]
     trajectory = Trajectory.load(options.run / "trajectory.npz")
     model, tokenizer = load_model(config["model"], config["dtype"], config["device"])

@@ -1,0 +1,271 @@
+"""The command line: one style of help and of refusals, examples that run, and nothing heavy imported to explain an option."""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from zolab.__main__ import main
+from zolab.cli import COMMANDS
+from zolab.cli.parser import Parser, add_settings, parser_of, sentence_of, settings_of
+from zolab.l2l.config import BUDGET_NAMES, OUTER_NAMES, RULE_NAMES, EvolveConfig, MetaConfig
+from zolab.runs.config import Config, option
+from zolab.runs.names import DTYPE_NAMES, METHOD_NAMES, TASK_NAMES
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ("torch", "numpy", "numba", "transformers", "datasets", "scipy", "pandas", "matplotlib", "huggingface_hub")
+
+
+def refused(capsys, words):
+    """The exit status and the one line that a command line is refused with."""
+    try:
+        status = main(words)
+    except SystemExit as end:
+        status = end.code
+    shown = capsys.readouterr()
+    assert shown.err.count("\n") == 1, shown.err
+    assert shown.err.startswith("error: ")
+    return status, shown.err
+
+
+def python(code, *, check=True):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=check).stdout
+
+
+# --- help
+
+
+def test_without_a_command_the_commands_are_listed(capsys):
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    for name in COMMANDS:
+        assert f"  {name} " in shown
+        assert sentence_of(name) in shown
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_has_a_sentence_defaults_and_an_example_that_parses(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: python -m zolab {name}")
+    assert sentence_of(name) in shown
+    assert sentence_of(name).endswith(".")
+    assert len(sentence_of(name)) <= 128
+    program, example = shown.rstrip().splitlines()[-1].split(f"zolab {name} ")
+    assert program == "  python -m "
+    assert parser_of(name).parse_args(shlex.split(example))
+    flat = " ".join(shown.split())
+    for action in parser_of(name)._actions:
+        assert action.help
+        if isinstance(action.default, str) and action.default != argparse.SUPPRESS:
+            assert f"(default: {action.default})" in flat or not action.default
+
+
+def test_the_help_loads_nothing_heavy():
+    """Counted in modules, not in seconds: a busy machine is slow, too."""
+    code = f"""
+import contextlib, io, json, sys
+from zolab.__main__ import main
+heavy = {{}}
+for words in ([], ["--help"], *([name, "--help"] for name in {COMMANDS!r})):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        main(words)
+    heavy[" ".join(words)] = [name for name in {HEAVY!r} if name in sys.modules]
+print(json.dumps(heavy))
+"""
+    heavy = json.loads(python(code))
+    assert len(heavy) == len(COMMANDS) + 2
+    assert not any(heavy.values()), heavy
+
+
+@pytest.mark.parametrize(
+    ("statement", "heavy"),
+    [
+        ("import zolab", HEAVY),
+        ("from zolab.l2l import MetaConfig, EvolveConfig, GRADIENTS", HEAVY),
+        ("from zolab.runs.config import Config; Config()", HEAVY),
+        ("from zolab import MeZO", ("numba", "filelock", "transformers", "datasets", "scipy", "pandas", "matplotlib")),
+    ],
+)
+def test_importing_zolab_loads_only_what_it_uses(statement, heavy):
+    # torch brings filelock along where it finds it, so what counts is what comes on top of torch
+    before = "" if "torch" in heavy else "import torch; "
+    code = f"import sys; {before}known = set(sys.modules); {statement}; print(*set(sys.modules) - known)"
+    assert not set(heavy) & set(python(code).split())
+
+
+def test_lazy_names_are_there_for_every_way_of_asking():
+    code = """
+import zolab, zolab.l2l, zolab.l2l.evolution, zolab.optim
+assert set(zolab.__all__) <= set(dir(zolab)) and zolab.MeZO is zolab.optim.MeZO
+assert set(zolab.l2l.__all__) <= set(dir(zolab.l2l)) and callable(zolab.l2l.evolve) and callable(zolab.l2l.meta_train)
+from zolab import *
+from zolab.l2l import *
+assert METHODS["mezo"] is MeZO and Direction and MetaStep
+for module in (zolab, zolab.l2l):
+    try:
+        module.nothing
+    except AttributeError as error:
+        assert "has no attribute 'nothing'" in str(error)
+print("fine")
+"""
+    assert python(code) == "fine\n"
+
+
+@pytest.mark.parametrize("package", ["zolab", "zolab.l2l"])
+def test_type_checkers_see_every_lazy_name(package):
+    import ast
+
+    source = Path(import_module(package).__file__).read_text()
+    (seen,) = (node for node in ast.parse(source).body if isinstance(node, ast.If))
+    names = {alias.name for node in seen.body for alias in node.names}
+    assert names == set(import_module(package).__all__)
+
+
+def test_listed_names_are_those_of_the_tables():
+    from zolab import METHODS
+    from zolab.l2l.train import OUTER, RULES
+    from zolab.models import DTYPES, SHIPPED
+    from zolab.pertnn import BUDGETS
+    from zolab.studies import shipped
+    from zolab.tasks import TASKS
+    from zolab.tiny_reviews.make import MAKERS
+    from zolab.tiny_reviews.recipe import RECIPES
+
+    assert tuple(METHODS) == METHOD_NAMES
+    assert tuple(TASKS) == TASK_NAMES
+    assert tuple(DTYPES) == DTYPE_NAMES
+    assert (tuple(RULES), tuple(OUTER)) == (RULE_NAMES, OUTER_NAMES)
+    assert tuple(str(name).lower() for name in BUDGETS) == BUDGET_NAMES
+    assert RECIPES.keys() == MAKERS.keys() == SHIPPED.keys()
+    assert all(name in parser_of("ship").format_help() for name in shipped.SHIPPED)
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "sentence"),
+    [
+        (["fintune"], 2, "invalid choice: 'fintune'"),
+        (["--steps=3"], 2, "required: COMMAND"),
+        (["finetune"], 2, "required: --out (python -m zolab finetune --help tells more)"),
+        (["finetune", "--out=x", "--lrr=3"], 2, "there is no option --lrr=3; did you mean --lr?"),
+        (["finetune", "--out=x", "--batch", "3"], 2, "there is no option --batch 3; did you mean --batch_size?"),
+        (["finetune", "--out=x", "--lr=fast"], 2, "--lr: invalid float value: 'fast'"),
+        (["finetune", "--out=x", "--train=many"], 2, "--train: invalid int value: 'many'"),
+        (["finetune", "--out=x", "--schedule=wavy"], 2, "--schedule: invalid choice: 'wavy' (choose from"),
+        (["finetune", "--out=x", "--autocast=perhaps"], 2, "--autocast: write yes or no, not 'perhaps'"),
+        (["finetune", "--out=x", "--task=nope"], 1, "unknown task 'nope'"),
+        (["finetune", "--out=x", "--eps=0"], 1, "eps must be > 0, got 0.0"),
+        (["evaluate", "--test", "3", "4"], 1, "--test has 2 numbers for 1 tasks"),
+        (["evaluate", "--task", "sst2", "sst2"], 1, "--task names a task twice"),
+        (["evaluate", "--data-seed=-1"], 1, "--data_seed must be at least 0"),
+        (["replay", "nowhere", "--out=x"], 1, "there is no nowhere/record.json"),
+        (["metatrain", "--out=x", "--period=0"], 1, "period must be at least 1"),
+        (["evolve", "--out=x", "--tasks=a,,b"], 1, "tasks 'a,,b' names an empty task"),
+        (["measure", "--record=r.json", "--probes=0"], 1, "probes must be at least 1, got 0"),
+        (["measure", "--record=."], 1, ". cannot be written"),
+        (["published", "nowhere.pth"], 1, "nowhere.pth"),
+        (["published", "x.pth", "--config=nowhere"], 1, "there is no nowhere; give a config.json"),
+        (["pretrain", "gpt"], 2, "invalid choice: 'gpt'"),
+        (["pretrain", "tiny-reviews", "--steps=0"], 1, "steps must be at least 1 and seed at least 0, got 0 and 0"),
+        (["pretrain", "tiny-reviews", "--threads=0"], 1, "threads must be at least 1, got 0"),
+        (["pretrain", "tiny-reviews-critic", "--out=file"], 1, "file/training.json cannot be written"),
+        (["ship", "nothing", "--out=x"], 1, "no shipped fine-tuner is called 'nothing'; choose tiny-reviews"),
+    ],
+)
+def test_a_refusal_is_one_sentence(words, status, sentence, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    found, told = refused(capsys, words)
+    assert (found, sentence in told) == (status, True), told
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+# --- options
+
+
+@dataclass(frozen=True)
+class Settings:
+    data_seed: int = option(0, "a number, 95 % of the time")
+    rate: float = option(1e-3, "a rate")
+    name: str = option("a", "a name", ("a", "b"))
+    train: int | None = option(None, "a number or none")
+    budget: str | None = option("paper", "a name or the word none")
+    fast: bool = option(False, "a flag")
+    decay: bool = option(True, "a flag that is on")
+
+
+@pytest.mark.parametrize(
+    ("words", "changed"),
+    [
+        ("", {}),
+        ("--data_seed 3", {"data_seed": 3}),
+        ("--data-seed=3 --rate=1e-5", {"data_seed": 3, "rate": 1e-5}),
+        ("--name b --train 100", {"name": "b", "train": 100}),
+        ("--train none --budget none", {"train": None, "budget": "none"}),
+        ("--fast --no_decay", {"fast": True, "decay": False}),
+        ("--fast=False --no-decay", {"decay": False}),
+        ("--fast true --decay false", {"fast": True, "decay": False}),
+        ("--decay", {}),
+    ],
+)
+def test_settings_become_options(words, changed):
+    parser = Parser("test", "A test.")
+    add_settings(parser, Settings)
+    assert settings_of(parser.parse_args(shlex.split(words)), Settings) == Settings(**changed)
+    assert "95 % of the time" in parser.format_help()
+
+
+@pytest.mark.parametrize(("name", "settings"), [("finetune", Config), ("metatrain", MetaConfig), ("evolve", EvolveConfig)])
+def test_every_setting_is_an_option_that_may_be_written_out(name, settings):
+    defaults = settings()
+    words = [f"--{field}={value}" for field, value in vars(defaults).items()]
+    assert settings_of(parser_of(name).parse_args(["--out=x", *words]), settings) == defaults
+    assert settings_of(parser_of(name).parse_args(["--out=x"]), settings) == defaults
+
+
+def test_a_methods_own_settings_are_one_word():
+    words = ["--out=x", "--optim_args", "horizon=10, betas=(0.7, 0.9)", "--train", "100"]
+    config = settings_of(parser_of("finetune").parse_args(words), Config)
+    assert (config.optim_args, config.train) == ("horizon=10, betas=(0.7, 0.9)", 100)
+
+
+# --- running
+
+
+def test_the_console_script_is_the_same_program():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    module, function = project["scripts"]["zolab"].split(":")
+    assert getattr(import_module(module), function) is main
+
+
+def test_a_module_run_is_the_same_program():
+    done = subprocess.run([sys.executable, "-m", "zolab", "ship", "--out=x"], capture_output=True, text=True, timeout=240)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: the following arguments are required: NAME (python -m zolab ship --help tells more).\n",
+    )
+
+
+RUNNING = ("finetune", "evaluate", "replay", "metatrain", "evolve", "measure", "pretrain")  # in this order: replay needs a run
+
+
+def test_the_examples_run(tmp_path, monkeypatch, capsys):
+    """But for `ship`, which would change the package, `published`, which needs a file that is not ours, and the studies."""
+    monkeypatch.chdir(tmp_path)
+    for name in RUNNING:
+        assert main([name, *shlex.split(import_module(f"zolab.cli.{name}").EXAMPLE)]) == 0, capsys.readouterr().err
+        assert capsys.readouterr().out.strip()
+    made = {path.name for path in (tmp_path / "runs").iterdir()}
+    assert made == {"example", "evaluation.json", "model", "pertnn", "evolved", "blocks.json", "tiny-reviews"}
