@@ -135,7 +135,7 @@ def test_wrong_settings_are_refused_before_any_run(tmp_path, change, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_command(tmp_path, monkeypatch, capsys):
+def test_command(tmp_path, capsys):
     words = [
         "--pairs",
         "1",
@@ -152,8 +152,7 @@ def test_command(tmp_path, monkeypatch, capsys):
         "--dtype",
         "bfloat16",
     ]
-    monkeypatch.setattr("sys.argv", ["zolab", "evolve", "--out", str(tmp_path), *words])
-    assert main() == 0
+    assert main(["evolve", "--out", str(tmp_path), *words]) == 0
     told = capsys.readouterr().out
     assert "1 pairs of 1 steps on reviews_sentence" in told
     card = json.loads((tmp_path / "card.json").read_text())

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from zolab import Trajectory, checkpoints, replay
+from zolab import Trajectory, replay
 from zolab.models import load_model
 from zolab.records import load_record
+from zolab.runs import checkpoints
 from zolab.runs.finetune import Config, finetune
 
 CONFIG = Config(

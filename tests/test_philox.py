@@ -1,14 +1,16 @@
 """Torch's draws on CUDA without CUDA, and the init of networks that began as such draws."""
 
+import json
 import os
 
 import numpy as np
 import pytest
 import torch
 
+from zolab.__main__ import main
 from zolab.pertnn import PertNN
 from zolab.pertnn.philox import LARGEST, OFFSETS, cuda_linear, cuda_uniform, philox4x32
-from zolab.pertnn.published import find_init, import_published, llama_sizes, main, settled_sigma, trace
+from zolab.pertnn.published import find_init, import_published, llama_sizes, settled_sigma, sizes_of, trace
 from zolab.probe.blocks import split
 from zolab.records import load_record
 
@@ -103,12 +105,12 @@ def test_settled_sigma_feeds_itself():
     assert not np.allclose(settled, settled_sigma(pertnn, steps=1), rtol=1e-3)
 
 
-def test_the_command_writes_a_record_without_weights_or_paths(tmp_path, monkeypatch, capsys):
+def test_the_command_writes_a_record_without_weights_or_paths(tmp_path, capsys):
     torch.manual_seed(0)
     layers = torch.nn.Linear(5, 2), torch.nn.Tanh(), torch.nn.Linear(2, 1)
     torch.save({name: torch.nn.Sequential(*layers) for name in llama_sizes()}, tmp_path / "x.pth")
-    monkeypatch.setattr("sys.argv", ["published", str(tmp_path / "x.pth"), "--record", str(tmp_path / "record.json")])
-    assert main() == 0
+    words = ["published", str(tmp_path / "x.pth")]
+    assert main([*words, "--record", str(tmp_path / "record.json")]) == 0
     record = load_record(tmp_path / "record.json")
     assert set(record["result"]) == set(llama_sizes())
     assert all(
@@ -116,9 +118,58 @@ def test_the_command_writes_a_record_without_weights_or_paths(tmp_path, monkeypa
     )
     assert record["config"]["file"] == "x.pth"
     assert str(tmp_path) not in (tmp_path / "record.json").read_text()
+    told = capsys.readouterr().out
+    assert told.startswith(f"{len(llama_sizes())} networks, ")
+    (tmp_path / "record.json").unlink()
+    assert main(words) == 0  # the numbers alone
+    assert capsys.readouterr().out == "".join(told.splitlines(keepends=True)[:3])
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
     (tmp_path / "x.pth").write_bytes(b"")
-    assert main() == 1
+    assert main(words) == 1
     assert "is not a released fine-tuner" in capsys.readouterr().err
+
+
+QWEN = {
+    "model_type": "qwen2",
+    "architectures": ["Qwen2ForCausalLM"],
+    "hidden_size": 12,
+    "num_hidden_layers": 2,
+    "vocab_size": 30,
+}
+QWEN |= {"intermediate_size": 20, "num_attention_heads": 3, "num_key_value_heads": 1, "tie_word_embeddings": False}
+
+
+def test_sizes_of_another_model_come_from_its_config(tmp_path, capsys):
+    for file in (tmp_path / "config.json", tmp_path / "of-qwen.json"):
+        file.write_text(json.dumps(QWEN))
+    sizes = sizes_of(tmp_path)
+    assert sizes == sizes_of(tmp_path / "of-qwen.json")
+    plain = llama_sizes(12, 2, 20, heads=3, kv_heads=1, head_dim=4, vocabulary=30, tied=False)
+    biases = {f"model.layers.{layer}.self_attn.{part}_proj.bias" for layer in (0, 1) for part in "qkv"}
+    assert sizes.keys() - plain.keys() == biases
+    assert {name: sizes[name] for name in plain} == plain
+    layers = torch.nn.Linear(5, 2), torch.nn.Tanh(), torch.nn.Linear(2, 1)
+    torch.save({name: torch.nn.Sequential(*layers) for name in sizes}, tmp_path / "x.pth")
+    assert main(["published", str(tmp_path / "x.pth"), "--config", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith(f"{len(sizes)} networks, ")
+    assert main(["published", str(tmp_path / "x.pth")]) == 1
+    assert "is for another model than sizes tells" in capsys.readouterr().err
+
+
+def test_the_default_sizes_are_those_of_a_llama_config(tmp_path):
+    llama = {"model_type": "llama", "hidden_size": 2048, "num_hidden_layers": 16, "intermediate_size": 8192, "head_dim": 64}
+    llama |= {"num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128_256, "tie_word_embeddings": True}
+    (tmp_path / "config.json").write_text(json.dumps(llama))
+    assert sizes_of(tmp_path) == llama_sizes()
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", "{oops", '{"model_type": "clip"}', '{"model_type": "qwen2", "hidden_size": "x"}']
+)
+def test_a_config_of_something_else_is_refused(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match="does not describe a causal language model"):
+        sizes_of(tmp_path / "config.json")
 
 
 @pytest.mark.skipif("ZOLAB_PUBLISHED" not in os.environ, reason="ZOLAB_PUBLISHED names no released file of LLaMA-3.2-1B")

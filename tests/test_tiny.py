@@ -12,23 +12,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from zolab.cli.tiny import main
 from zolab.models import SHIPPED, fingerprint, load_model
-from zolab.records import load_record
-from zolab.runs.config import Config
-from zolab.studies.learnability import effective_rank
-from zolab.studies.seeds import seeds
-from zolab.studies.sweep import check_plan
 from zolab.tasks import TASKS, load_task
 from zolab.tasks.base import Example
 from zolab.tasks.data import EmbeddedReviews
 from zolab.tasks.generation import Generation
 from zolab.tasks.reviews import REVIEWS, genre_of, number_of, plainly
-from zolab.tiny_reviews import corpus, make, study
+from zolab.tiny_reviews import corpus
 from zolab.tiny_reviews.card import card
 from zolab.tiny_reviews.corpus import documents, reviews, train_tokenizer
 from zolab.tiny_reviews.perplexity import perplexities
-from zolab.tiny_reviews.pretrain import Recipe, build, lay, losses, train
+from zolab.tiny_reviews.pretrain import build, lay, losses, train
+from zolab.tiny_reviews.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = Recipe(vocabulary=400, width=32, heads=2, inner=64, rows=4, steps=6)
@@ -218,89 +213,3 @@ def test_facts_of_a_text():
     assert number_of("It is from 1987, I think.", 4) == ("is from 1987, I", "1987")
     assert number_of("Between 3 and 4 stars.", 10) is None
     assert plainly("It's GREAT, really.") == "it's great , really ."
-
-
-# --- the study
-
-
-def test_the_effective_rank_needs_options():
-    with pytest.raises(ValueError, match="reviews_next has none; put another one first"):
-        effective_rank(Config(model="tiny-reviews", task="reviews_next"))
-
-
-def test_the_record_says_that_mezo_learns():
-    tasks = load_record(ROOT / "figures" / "records" / "05_tiny.json")["result"]
-    assert len(tasks) >= 6
-    assert len(study.halved(tasks)) >= 4
-    for task in tasks.values():
-        assert len(task["mezo"]["seeds"]) == len(task["adam"]["seeds"]) == 3
-        means = [np.mean([run["test_after"] for run in task[method]["seeds"].values()]) for method in ("adam", "mezo")]
-        gap = means[0] - task["zero_shot"]
-        closed = None if gap < study.GAP else pytest.approx((means[1] - task["zero_shot"]) / gap)
-        assert task["closed"] == closed
-
-
-# --- other seeds
-
-
-@pytest.fixture
-def small_study(tmp_path, few, monkeypatch):
-    """Few reviews, few steps, one task; the ways of making and studying are the real ones."""
-    monkeypatch.setattr(make, "reviews", lambda split, critical=False: few)
-    monkeypatch.setattr(study, "ADAM_STEPS", 4)
-    monkeypatch.setattr(study, "ADAM_EVERY", 2)
-    base = {"model": "tiny-reviews", "batch_size": 2, "steps": 2, "train": 8, "dev": 4, "test": 4, "eval_every": 2}
-    methods = {"sentence": {"task": "reviews_sentence", "lr": 1e-4}}
-    plan = {"base": base, "factor": 3, "extend": 0, "seeds": [0, 1], "methods": methods}
-    check_plan(plan, "plan")
-
-    def run(numbers, recipe=SMALL, **changes):
-        return seeds({**plan, **changes}, numbers, tmp_path / "out", tmp_path / "made" / "record.json", "as told", recipe)
-
-    return run
-
-
-def test_models_of_other_seeds_are_made_and_studied(small_study, tmp_path, monkeypatch):
-    result = small_study([1, 2])
-    models = {seed: load_model(str(tmp_path / "out" / seed / "model"))[0] for seed in result}
-    assert fingerprint(models["1"]) != fingerprint(models["2"])
-    record = load_record(tmp_path / "made" / "record.json")
-    assert (record["result"], record["command"]) == (result, "as told")
-    for entry in result.values():
-        assert entry["training"]["tokens"] == SMALL.steps * SMALL.rows * SMALL.row
-        assert all(len(entry["tasks"]["sentence"][way]["test"]) == 2 for way in ("adam", "mezo"))
-    monkeypatch.delattr(make, "train")  # nothing is trained a second time
-    monkeypatch.delattr(study, "sweep")
-    assert small_study([1, 2]) == result
-    with pytest.raises(ValueError, match="holds a study by another plan; choose another folder"):
-        small_study([1], factor=2)
-    with pytest.raises(ValueError, match="holds a model of another recipe; choose another folder"):
-        small_study([1], replace(SMALL, lr=1e-3))
-
-
-def test_a_stopped_training_is_made_again(small_study, tmp_path):
-    result = small_study([1])
-    folder = tmp_path / "out" / "1" / "model"
-    weights = (folder / "model.safetensors").read_bytes()
-    (folder / "README.md").unlink()  # as if stopped before the last file
-    (folder / "model.safetensors").write_bytes(b"")
-    again = small_study([1])
-    assert (folder / "model.safetensors").read_bytes() == weights
-    assert again["1"]["perplexity"] == result["1"]["perplexity"]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["train", "--steps=0"], "error: steps must be at least 1 and seed at least 0, got 0 and 0"),
-        (["train", "--threads=0"], "error: set_num_threads expects a positive integer"),
-        (["derive", "--out=README.md"], "error: README.md/training.json cannot be written (File exists)"),
-        (["study", "README.md", "--out=x", "--record=x"], "error: README.md is not a YAML file"),
-        (["seeds", "notebooks/grids/05_tiny.yaml", "--out=x", "--record=zolab"], "error: zolab cannot be written"),
-    ],
-)
-def test_the_command_line_refuses_before_any_work(monkeypatch, capsys, options, message):
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("sys.argv", ["zolab.tiny", *options])
-    assert main() == 1
-    assert capsys.readouterr().err.startswith(message)
