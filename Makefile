@@ -1,13 +1,13 @@
 # make start   fresh machine -> fine-tuned language model        make lab    open the notebooks
 # make test    every test, every notebook                        make bench  every benchmark
-# make figures draw the kept pictures in figures/ again
+# make check   format, lint, types, fast tests: under 90 s       make figures  draw the kept pictures in figures/ again
 PYTHON ?= python3
 BIN := .venv/bin
 PARALLEL := --numprocesses=logical --maxprocesses=4 --maxschedchunk=1
 STAMP := .venv/installed
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: start test lab bench figures install lint
+.PHONY: start check test lab bench figures install lint types
 .DELETE_ON_ERROR:
 
 start: install
@@ -16,8 +16,12 @@ start: install
 		--no-log-output --no-progress-bar --stdout-file /dev/stdout 2> runs/start.log \
 		|| { tail -n 25 runs/start.log; exit 1; }
 
+check: export OMP_NUM_THREADS := 1
+check: install lint types
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" --durations=5
+
 test: export OMP_NUM_THREADS := 1
-test: install lint
+test: install lint types
 	$(BIN)/python -m pytest $(PARALLEL)
 	$(BIN)/python -m pytest $(PARALLEL) --nbmake --nbmake-timeout=900 --timeout=1800 -p no:cacheprovider notebooks
 
@@ -25,15 +29,18 @@ lab: install
 	$(BIN)/jupyter lab notebooks
 
 bench: install
-	for name in benchmarks/[a-z]*.py; do $(BIN)/python -m benchmarks.$$(basename $$name .py) || exit 1; done
+	$(BIN)/python -m benchmarks
 
 figures: install
 	for notebook in notebooks/*.ipynb; do $(BIN)/papermill $$notebook runs/$$(basename $$notebook) --cwd notebooks \
 		-p figures ../figures || exit 1; done
 
 lint: install
-	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: install
+	$(BIN)/pyrefly check --output-format=min-text
 
 install: $(STAMP)
 

@@ -3,11 +3,10 @@
 Times are medians measured in turn in one process; memory is the peak, loading left out, of fresh processes that import and
 load the same. SGD has the published momentum, which takes as much memory as the weights; the fused steps, which make no
 gradient of the whole model, are set beside SGD without it, and have none themselves; with `recomputed` activations, beside
-SGD that keeps its own. What the trained scales gain is read from the kept run records.
+SGD that keeps its own.
 """
 
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -18,10 +17,8 @@ from zolab.l2l import GRADIENTS, MEASURED, History, MetaStep
 from zolab.models.gradients import recomputed
 from zolab.pertnn import PertNN
 from zolab.probe.blocks import split
-from zolab.records import load_record, peak_memory, reset_peak_memory
-from zolab.studies.overview import overview
+from zolab.records import peak_memory, reset_peak_memory
 
-RECORDS = Path(__file__).parent.parent / "figures" / "records"
 MOMENTUM, META = 0.8, [name for name in GRADIENTS if name not in MEASURED]
 
 
@@ -100,19 +97,6 @@ def memory_of(part, options):
     print(peak_memory())
 
 
-def gains():
-    """Forward passes over MeZO's, geometric means over the tasks of the kept records."""
-    found = {}
-    for model in ("tiny", "tiny_evolved", "smollm2"):
-        path = RECORDS / f"09_{model}.json"
-        methods = overview(load_record(path)) if path.exists() else {}
-        for name, entry in methods.items():
-            if name != "mezo":
-                key = f"forwards_over_mezo_{model}" + ("" if name == "trained" else f"_{name}")
-                found[key] = entry["forwards_over_mezo"]
-    return found
-
-
 def main():
     options = arguments(__doc__).parse_args()
     if options.memory_of:
@@ -142,7 +126,6 @@ def main():
         "expected_memory_over_sgd": memory["expected"] / memory["sgd"],
         "expected_fused_memory_over_sgd": memory["expected_fused"] / memory["sgd_without_momentum"],
         "memory_bytes": memory,
-        **gains(),
     }
     print(f"{options.model}, batch {options.batch} x {options.length} tokens, float32, SGD with momentum {MOMENTUM}")
     report({}, steps, memory, result, 11, options.json)

@@ -1,46 +1,42 @@
-"""Studies: scales of the theory and controls of a PertNN become runs, each with its own learning rate and record."""
+"""Every study is cells of one mechanism; each kind says which methods it wants, and its record has the one shape."""
 
 import json
-import math
-import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
-from zolab.cli.l2l import main as l2l_main
-from zolab.cli.theory import main as theory_main
+from zolab.__main__ import main
 from zolab.l2l import MetaConfig
 from zolab.models import fingerprint, load_model
 from zolab.pertnn import SHIPPED_FINETUNERS, PertNN
 from zolab.probe.blocks import split
 from zolab.records import load_record
-from zolab.studies.controls import CONTROLS, study
-from zolab.studies.overview import overview
-from zolab.studies.recipes import load_recipes
+from zolab.studies import controls, draws, learnability
+from zolab.studies.outcomes import Record
+from zolab.studies.plan import STUDIES, check_plan, load_plan
+from zolab.studies.recipes import changes, configurations, single_changes
+from zolab.studies.run import run_study
 from zolab.studies.shipped import SHIPPED
-from zolab.studies.sweep import load_plan
-from zolab.theory.measure import BlockStatistics
+from zolab.tiny_reviews import make
 
+ROOT = Path(__file__).resolve().parent.parent
 PLAN = {
     "base": {
-        **{"model": "tiny-reviews", "optimizer": "mezo", "batch_size": 2, "steps": 2},
+        **{"model": "tiny-reviews", "batch_size": 2, "steps": 2},
         **{"train": 8, "dev": 4, "test": 2, "eval_every": 1},
     },
-    "factor": 3,
-    "extend": 0,
+    "tasks": {"sentence": {"task": "reviews_sentence", "lr": 1e-4}},
+    "search": {"factor": 3, "extend": 0, "seeds": [9]},
     "seeds": [0],
-    "methods": {"sentence": {"task": "reviews_sentence", "lr": 1e-4}},
 }
 
 
-@pytest.fixture
-def plan(tmp_path):
-    path = tmp_path / "plan.yaml"
-    path.write_text(yaml.safe_dump(PLAN))
-    return path
+def made(tmp_path, **more):
+    return run_study(check_plan({**PLAN, **more}), tmp_path / "runs", tmp_path / "record.json", progress=False)
 
 
 @pytest.fixture
@@ -51,40 +47,44 @@ def pertnn(tmp_path):
     return str(tmp_path / "pertnn")
 
 
-def command(monkeypatch, main, *words):
-    monkeypatch.setattr(sys, "argv", ["program", *map(str, words)])
-    return main()
-
-
-def test_every_control_is_a_run(tmp_path, plan, pertnn):
-    result = study(plan, pertnn, tmp_path / "runs", tmp_path / "record.json", tuple(CONTROLS))
-    found = result["sentence"]
-    untrained = {"untrained0", "untrained1"}
-    assert set(found) == {"mezo", *CONTROLS} - {"untrained"} | untrained
-    assert all(len(entry["searched"]) == 3 and entry["forwards_over_mezo"] > 0 for entry in found.values())
-    assert found["mezo"]["forwards_over_mezo"] == 1
-    assert load_record(tmp_path / "record.json")["result"] == json.loads(json.dumps(result))
-    permuted = PertNN.read(tmp_path / "runs" / "pertnn" / "permuted")
+def test_every_control_is_a_run(tmp_path, pertnn):
+    record = made(tmp_path, study="controls", pertnn=pertnn, methods=["MeZO", *controls.CONTROLS])
+    assert set(record.methods("sentence")) == {"MeZO", *controls.CONTROLS} - {"untrained"} | {"untrained0", "untrained1"}
+    for name in record.methods("sentence"):
+        found = record.search("sentence", name)
+        assert len(found["rounds"][0]["losses"]) == 3
+        assert found["rounds"][0]["seeds"] == [9]
+        (cell,) = record.cells("sentence", name)
+        assert (cell["lr"], cell["seed"], len(cell["curve"])) == (found["lr"], 0, 3)
+    assert record.failed == []
+    permuted = PertNN.read(tmp_path / "runs" / "pertnn" / "sentence-permuted")
     trained = PertNN.read(pertnn)
     order = [int((trained.b2 == value).nonzero()) for value in permuted.b2]
     assert sorted(order) == list(range(len(trained.blocks))) != order
     assert torch.equal(permuted.w1, trained.w1[order])
 
 
-def test_the_frozen_control_keeps_its_first_scales(tmp_path, plan, pertnn):
-    study(plan, pertnn, tmp_path / "runs", tmp_path / "record.json", ("trained", "frozen"))
+def test_the_frozen_control_keeps_its_first_scales(tmp_path, pertnn):
+    made(tmp_path, study="controls", pertnn=pertnn, methods=["trained", "frozen"])
     kept = {}
     for name in ("trained", "frozen"):
-        folder = next((tmp_path / "runs").glob(f"sentence-{name}-*"))
+        folder = next((tmp_path / "runs").glob(f"sentence-{name}-*-seed0"))
         steps = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
         kept[name] = [entry["sigmas"] for entry in steps if entry["event"] == "step"]
     assert kept["frozen"][0] == kept["frozen"][1] == kept["trained"][0] != kept["trained"][1]
 
 
-def test_an_unknown_control_is_refused(plan, pertnn, tmp_path, monkeypatch, capsys):
-    words = ("--pertnn", pertnn, "--out", tmp_path / "runs", "--record", tmp_path / "record.json", "--controls", "luck")
-    assert command(monkeypatch, l2l_main, "controls", plan, *words) == 1
-    assert capsys.readouterr().err.startswith("error: unknown control luck; choose among trained, frozen")
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"methods": ["luck"], "pertnn": "tiny-reviews"}, "unknown control luck; choose among MeZO, trained"),
+        ({"methods": ["trained"]}, "pertnn must be the folder of a PertNN"),
+        ({"methods": ["untrained"], "pertnn": "tiny-reviews", "untrained": 0}, "untrained must be a whole number"),
+    ],
+)
+def test_controls_that_cannot_be_are_refused(more, message):
+    with pytest.raises(ValueError, match=message):
+        check_plan({**PLAN, "study": "controls", **more})
 
 
 RECIPES = {
@@ -97,72 +97,143 @@ RECIPES = {
 EVOLUTIONS = {"evolved": {"pairs": 1, "steps": 1, "batch_size": 2, "train": 8, "dev": 2, "rule": "kind"}}
 
 
-def test_every_recipe_is_trained_and_used(tmp_path, monkeypatch):
-    path, record = tmp_path / "plan.yaml", tmp_path / "record.json"
-    path.write_text(yaml.safe_dump({**PLAN, "recipes": RECIPES, "evolutions": EVOLUTIONS}, sort_keys=False))
-    assert command(monkeypatch, l2l_main, "recipes", path, "--out", tmp_path / "runs", "--record", record) == 0
-    kept = load_record(record)
-    assert list(kept["result"]["sentence"]) == ["mezo", "published", "layers", "gain", "gain_kinds", "evolved"]
-    assert (kept["config"]["recipes"], kept["config"]["evolutions"]) == (RECIPES, EVOLUTIONS)
-    assert {name: len(sigma) for name, sigma in kept["sigma"].items()} == {
-        "published": 20,
-        "layers": 4,
-        "gain": 20,
-        "gain_kinds": 11,
-        "evolved": 11,
-    }
-    found = overview(kept)
-    assert found["mezo"]["forwards_over_mezo"] == 1
-    assert found["gain"]["tasks"]["sentence"]["lr"] == kept["result"]["sentence"]["gain"]["lr"]
+def test_every_recipe_is_trained_and_used(tmp_path):
+    record = made(tmp_path, study="recipes", recipes=RECIPES, evolutions=EVOLUTIONS)
+    assert record.methods() == ["MeZO", "published", "layers", "gain", "gain_kinds", "evolved"]
+    assert (record.plan["recipes"], record.plan["evolutions"]) == (RECIPES, EVOLUTIONS)
+    sizes = {name: len(sigma) for name, sigma in record.measured["sentence"]["sigma"].items()}
+    assert sizes == {"published": 20, "layers": 4, "gain": 20, "gain_kinds": 11, "evolved": 11}
 
 
 @pytest.mark.parametrize(
-    ("recipes", "message"),
+    ("recipes", "evolutions", "message"),
     [
-        ({"published": {}}, "must have recipes, one of them called base"),
-        ({"base": {}, "late": {"after": "early"}}, "the recipe late follows 'early', which is not one before it"),
-        ({"base": {}, "odd": {"budget": 1}}, "the settings of the recipe odd are not a configuration"),
-        ({"base": {}, "odd": {"period": 0}}, "period must be at least 1"),
+        ({"published": {}}, {}, "there must be recipes, one of them called base"),
+        ({"base": {}, "late": {"after": "early"}}, {}, "the recipe late follows 'early', which is not one before it"),
+        ({"base": {}, "odd": {"budget": 1}}, {}, "the settings of the recipe odd are not a configuration"),
+        ({"base": {}, "odd": {"period": 0}}, {}, "period must be at least 1"),
+        (RECIPES, {"odd": {"period": 1}}, "the settings of the recipe odd are not a configuration"),
+        (RECIPES, {"odd": {"pairs": 0}}, "pairs must be at least 1"),
+        (RECIPES, {"published": {}}, "two methods are called published"),
+        ({"base": {}, "MeZO": {}}, {}, "two methods are called MeZO"),
     ],
 )
-def test_recipes_that_are_wrong_are_refused(tmp_path, recipes, message):
-    path = tmp_path / "plan.yaml"
-    path.write_text(yaml.safe_dump({**PLAN, "recipes": recipes}))
+def test_recipes_that_are_wrong_are_refused(recipes, evolutions, message):
     with pytest.raises(ValueError, match=message):
-        load_recipes(path)
+        configurations({"recipes": recipes, "evolutions": evolutions})
 
 
-def test_evolutions_that_are_wrong_are_refused(tmp_path):
-    path = tmp_path / "plan.yaml"
-    for evolutions, message in (
-        ({"odd": {"period": 1}}, "the settings of the recipe odd are not a configuration"),
-        ({"odd": {"pairs": 0}}, "pairs must be at least 1"),
-        ({"published": {}}, "two recipes are called published"),
-    ):
-        path.write_text(yaml.safe_dump({**PLAN, "recipes": RECIPES, "evolutions": evolutions}))
-        with pytest.raises(ValueError, match=message):
-            load_recipes(path)
+def test_pairs_of_recipes_differ_in_one_question():
+    recipes = {
+        "published": {"steps": 570},
+        "never reset": {"steps": 570, "period": 570},
+        "adam": {"steps": 570, "outer": "adam", "meta_lr": 0.01},
+        "both": {"steps": 570, "period": 570, "outer": "adam", "meta_lr": 0.01},
+        "expected": {"steps": 570, "outer": "adam", "meta_lr": 0.01, "gradient": "expected", "through_budget": True},
+        "larger step": {"steps": 570, "lr_zo": 1e-3, "identity": True},
+    }
+    found = single_changes(recipes)
+    assert found["reset"] == [("published", "never reset", "period 190 -> 570"), ("adam", "both", "period 190 -> 570")]
+    assert [pair[:2] for pair in found["gradient"]] == [("adam", "expected")]
+    assert [pair[:2] for pair in found["step in the meta-loss"]] == [("published", "larger step"), ("adam", "larger step")]
+    assert not any(pairs for question, pairs in found.items() if question not in ("reset", "gradient", "step in the meta-loss"))
+    assert changes(recipes["both"]) == {"period": 570, "outer": "adam", "meta_lr": 0.01}
 
 
-def test_an_overview_is_a_geometric_mean_over_tasks():
-    def found(ratio, losses):
-        seeds = {str(i): {"dev_loss": loss, **({} if loss is None else {"test_after": 0.5})} for i, loss in enumerate(losses)}
-        return {"lr": 1e-4, "forwards_over_mezo": ratio, "seeds": seeds}
+def test_the_theorys_scales_are_runs_on_the_budget(tmp_path):
+    record = made(tmp_path, study="scales", methods=["MeZO", "bound", "bound_permuted"], examples=8, minibatches=1)
+    sizes, found = np.array(split(load_model("tiny-reviews")[0]).sizes), record.measured["sentence"]
+    for sigma in found["sigma"].values():
+        assert np.square(sigma) @ sizes == pytest.approx(sizes.sum())
+    assert set(found["sigma"]) == {"bound", "bound_permuted"}
+    assert found["predicted_gain"]["MeZO"] == 1
+    assert sorted(np.argsort(found["sigma"]["bound"])) == list(range(len(sizes)))
+    assert found["sigma"]["bound"] != found["sigma"]["bound_permuted"]
+    with pytest.raises(ValueError, match="unknown scales luck"):
+        check_plan({**PLAN, "study": "scales", "methods": ["luck"]})
 
-    record = {"result": {"a": {"trained": found(0.5, (0.4, 0.6))}, "b": {"trained": found(2.0, (0.4, None))}}}
-    result = overview(record)["trained"]
-    assert result["forwards_over_mezo"] == pytest.approx(1)
-    assert result["tasks"]["a"]["loss"] == pytest.approx(0.5)
-    assert result["tasks"]["a"]["loss_sd"] == pytest.approx(0.02**0.5)
-    assert result["tasks"]["b"]["loss"] == math.inf
-    assert result["tasks"]["b"]["metric"] == 0.25
+
+ADAM = {"MeZO": {"optimizer": "mezo"}, "Adam": {"optimizer": "adam", "lr": 1e-3, "steps": 4, "eval_every": 2}}
+
+
+def test_learnability_is_mezos_share_of_adams_gain(tmp_path):
+    record = made(tmp_path, study="learnability", methods=ADAM, seeds=[0, 1])
+    found = learnability.shares(record)["sentence"]
+    assert (len(found["adam"]), len(found["mezo"])) == (2, 2)
+    assert record.measured["sentence"]["effective_rank"]["pretrained"]["ratio"] >= 1
+    (adam, _) = record.cells("sentence", "Adam")
+    assert [at for at, _ in adam["curve"]] == [0, 6, 12]  # a step counts as three forward passes
+    assert adam["forwards"] == 12
+    again = made(tmp_path, study="learnability", methods=ADAM, seeds=[0, 1])
+    assert again.cells("sentence", "Adam") == record.cells("sentence", "Adam")
+
+
+@pytest.mark.parametrize(
+    ("adam", "mezo", "closed"), [([0.7, 0.8], [0.6, 0.65], 0.5), ([0.505], [0.9], None), ([0.4], [0.6], None)]
+)
+def test_shares_of_a_gap(adam, mezo, closed):
+    cells = [{"task": "a", "method": "Adam", "seed": i, "test_after": v} for i, v in enumerate(adam)]
+    cells += [{"task": "a", "method": "MeZO", "seed": i, "test_before": 0.5, "test_after": v} for i, v in enumerate(mezo)]
+    search = {"a": {name: {"lr": 1.0, "edge": False, "rounds": []} for name in ("MeZO", "Adam")}}
+    record = Record({"config": {}, "result": {"search": search, "cells": cells, "measured": {"a": {}}, "failed": []}})
+    found = learnability.shares(record)
+    assert found["a"]["closed"] == (None if closed is None else pytest.approx(closed))
+    assert learnability.halved(found) == (["a"] if closed else [])
+
+
+def test_models_from_several_seeds_are_made_once_and_studied_alike(tmp_path, monkeypatch):
+    few = make.reviews("validation")[:60]
+    monkeypatch.setattr(make, "reviews", lambda split, critical=False: few)
+    plan = {**PLAN, "study": "draws", "methods": ADAM, "model_seeds": [4, 5], "pretraining_steps": 2}
+    record = run_study(check_plan(plan), tmp_path / "runs", tmp_path / "record.json", progress=False)
+    assert record.tasks == ["sentence@4", "sentence@5"]
+    assert set(draws.by_model(record)) == {4, 5}
+    assert record.measured["sentence@4"]["perplexity"] != record.measured["sentence@5"]["perplexity"]
+    prints = {seed: fingerprint(load_model(str(tmp_path / "runs" / "models" / str(seed)))[0]) for seed in (4, 5)}
+    assert prints[4] != prints[5]
+    monkeypatch.delattr(make, "train")  # nothing is trained a second time
+    assert run_study(check_plan(plan), tmp_path / "runs", tmp_path / "record.json", progress=False).tasks == record.tasks
+    with pytest.raises(ValueError, match="model_seeds must be a list of whole seeds"):
+        check_plan({**plan, "model_seeds": "all"})
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks" / "plans").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_shipped_plans_can_run(path):
+    plan = load_plan(path)
+    assert plan.study in STUDIES
+    assert f"notebooks/plans/{path.name}" in path.read_text(), "the file tells how it is run"
+    assert not set(plan.seeds) & set(plan.search_seeds)
+
+
+def test_the_kept_records_have_the_one_shape():
+    studies = [path for path in (ROOT / "figures" / "records").glob("*.json") if "format" in load_record_or_none(path)]
+    assert len(studies) >= 9
+    for path in studies:
+        record = Record.load(path)
+        for task in record.tasks:
+            for name in record.methods(task):
+                assert [cell["seed"] for cell in record.cells(task, name)] == record.plan["seeds"], (path.name, task, name)
+                assert all(cell["lr"] == record.search(task, name)["lr"] for cell in record.cells(task, name))
+        assert record.content["command"].startswith("python -m zolab"), path.name
+        assert record.content["commit"]
+
+
+def load_record_or_none(path):
+    return json.loads(path.read_text())
+
+
+def test_what_is_no_study_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="is not the record of a study"):
+        Record.load(ROOT / "figures" / "records" / "09_evolution.json")
+    with pytest.raises(ValueError, match="no runs of Adam on sentence"):
+        Record.load(ROOT / "figures" / "records" / "09_tiny.json").runs("sentence", "Adam")
 
 
 def test_a_shipped_fine_tuner_can_be_made_again(tmp_path, monkeypatch):
     small = replace(SHIPPED["tiny-reviews"], steps=2, period=1, batch_size=2, train=8, measured=2, minibatches=1)
     monkeypatch.setitem(SHIPPED, "tiny-reviews", small)
     monkeypatch.setitem(SHIPPED_FINETUNERS, "tiny-reviews", tmp_path / "shipped")
-    assert command(monkeypatch, l2l_main, "ship", "tiny-reviews", "--out", tmp_path / "run") == 0
+    assert main(["ship", "tiny-reviews", "--out", str(tmp_path / "run")]) == 0
     pertnn = PertNN.load("tiny-reviews", load_model("tiny-reviews")[0])
     assert MetaConfig(**pertnn.card["metrics"]["settings"]) == small
 
@@ -177,32 +248,17 @@ def test_the_shipped_fine_tuners_are_what_their_cards_say(name):
     assert np.square(sigma) @ pertnn.blocks.sizes == pytest.approx(sum(pertnn.blocks.sizes), rel=1e-3)
 
 
-def test_the_theorys_scales_are_runs_on_the_budget(plan, tmp_path, monkeypatch):
-    words = ("study", plan, "--out", tmp_path / "runs", "--record", tmp_path / "record.json", "--scales", "bound")
-    assert command(monkeypatch, theory_main, *words, "bound_permuted") == 0
-    found = load_record(tmp_path / "record.json")["result"]["sentence"]["methods"]
-    sizes = np.array(split(load_model("tiny-reviews")[0]).sizes)
-    for entry in found.values():
-        assert np.square(entry["sigma"]) @ sizes == pytest.approx(sizes.sum())
-    assert found["mezo"]["predicted_gain"] == 1
-    assert sorted(np.argsort(found["bound"]["sigma"])) == list(range(len(sizes)))
-    assert found["bound"]["sigma"] != found["bound_permuted"]["sigma"]
-
-
-def test_statistics_are_kept_as_a_file(tmp_path, monkeypatch, capsys):
-    words = ("--model", "tiny-reviews", "--task", "reviews_sentence", "--examples", 4, "--probes", 2)
-    assert command(monkeypatch, theory_main, "measure", *words, "--record", tmp_path / "record.json") == 0
-    record = load_record(tmp_path / "record.json")
-    found = BlockStatistics.of(record["result"]["blocks"])
-    assert len(found.names) == 20
-    assert "20 blocks in" in capsys.readouterr().out
-    assert record["config"]["probes"] == 2
-
-
-def test_a_plan_that_is_wrong_is_refused_in_one_sentence(tmp_path, monkeypatch, capsys):
-    path = tmp_path / "plan.yaml"
-    path.write_text(yaml.safe_dump({**PLAN, "seeds": []}))
-    with pytest.raises(ValueError, match="a list of one or more whole seeds"):
-        load_plan(path)
-    assert command(monkeypatch, theory_main, "study", path, "--out", tmp_path, "--record", tmp_path / "record.json") == 1
-    assert capsys.readouterr().err.count("\n") == 1
+def test_the_command_prints_tables_and_a_verdict(tmp_path, capsys):
+    path, record = tmp_path / "plan.yaml", tmp_path / "record.json"
+    methods = {"MeZO": {"optimizer": "mezo"}, "MEAZO": {"optimizer": "meazo", "lr": 1e-3}}
+    path.write_text(yaml.safe_dump({**PLAN, "methods": methods, "seeds": [0, 1]}))
+    assert main(["study", str(path), "--out", str(tmp_path / "runs"), "--record", str(record), "--dry_run"]) == 0
+    told = capsys.readouterr().out
+    assert "10 to 10 cells, 40 to 40 forward passes for training" in told
+    assert "hours with 1 worker" in told
+    assert not (tmp_path / "runs").exists()
+    assert main(["study", str(path), "--out", str(tmp_path / "runs"), "--record", str(record)]) == 0
+    told = capsys.readouterr().out
+    assert "MEAZO takes" in told
+    assert "too few to decide" in told
+    assert load_record(record)["command"] == f"python -m zolab study {path} --out {tmp_path / 'runs'} --record {record}"

@@ -427,6 +427,15 @@ def evaluate(monkeypatch, capsys):
     return run
 
 
+def test_the_command_line_calibrates(evaluate):
+    code, shown = evaluate("--test=12", "--calibrate=10", "--data_seed=5")
+    assert code == 0
+    assert "after calibration" in shown.out
+    assert "AUC" in shown.out
+    code, shown = evaluate("--test=12", "--calibrate=-1")
+    assert (code, shown.err) == (1, "error: --calibrate must be at least 0, got -1.\n")
+
+
 @pytest.mark.parametrize("shots", [0, 2])
 def test_the_command_line_evaluates(evaluate, shots):
     code, shown = evaluate("--test=12", f"--shots={shots}", "--data_seed=5")

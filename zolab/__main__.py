@@ -1,5 +1,6 @@
 """`python -m zolab COMMAND ...`: finds the command among those of `zolab.cli` and runs it."""
 
+import shlex
 import sys
 
 from zolab.cli import COMMANDS
@@ -15,7 +16,14 @@ def main(words: list[str] | None = None) -> int:
         return 0
     name = words[0] if words[0] in COMMANDS else program_parser().parse_args(words[:1]).command
     options = parser_of(name).parse_args(words[1:])
-    return reported(lambda: module_of(name).run(options))
+
+    def run() -> None:
+        from zolab.records import record  # only now: --help must not wait for it
+
+        record.command = shlex.join(["python", "-m", "zolab", *words])
+        module_of(name).run(options)
+
+    return reported(run)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -25,8 +25,9 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = COLOURS = (
     *("#0072B2", "#E69F00", "#009E73", "#D55E00"),
     *("#CC79A7", "#56B4E9", "#F0E442", "#000000"),
 )
+GREY = "#777777"
 METHOD_COLOURS = {
-    **{"Adam": BLACK, "SGD": "#777777", "MeZO": BLUE, "AdaMeZO": RED, "MEAZO": GREEN},
+    **{"Adam": BLACK, "SGD": GREY, "MeZO": BLUE, "AdaMeZO": RED, "MEAZO": GREEN},
     **{"MeZOAdam": PURPLE, "MeZOMomentum": SKY, "ZOAdaMU": ORANGE},
 }
 LOOK = {
@@ -108,7 +109,7 @@ def training_curve(record: dict[str, Any], axes: Axes | None = None) -> Figure:
         axes.set(xlabel="forward passes", ylabel="loss (nats)", ylim=(0, None))
         axes.set_title(f"{record['config']['model']} on {record['config']['task']}, forward passes only")
         axes.legend()
-        return axes.figure
+        return cast(Figure, axes.figure)
 
 
 def meta_training(
@@ -142,7 +143,7 @@ def meta_training(
         axes[0].set_ylabel("clean loss (nats)")
         axes[1].set(ylabel="L(θ) - L(θ') (mnat)", yscale="log")
         axes[2].set(ylabel="σ of six blocks", yscale="log", xlabel="meta-step")
-        return axes[0].figure
+        return cast(Figure, axes[0].figure)
 
 
 def landscape_map(
@@ -172,40 +173,7 @@ def landscape_map(
         axes.plot(*landscape.start, "o", color="white", markeredgecolor=BLACK, markersize=7, zorder=4, clip_on=False)
         axes.set(xlim=(left, right), ylim=(bottom, top), xlabel="x", ylabel="y", title=landscape.title)
         axes.grid(visible=False)
-        return axes.figure
-
-
-def loss_curves(methods: dict[str, dict[str, Any]], colours: dict[str, str], title: str, axes: Axes | None = None) -> Figure:
-    """Dev loss against forward passes, mean and standard deviation over the seeds that did not diverge.
-
-    The drawn range begins where the middle method is after a fifth of the run, since the fall before it would flatten the rest,
-    or higher, where every method is seen at its lowest.
-
-    Args:
-        methods: a task of a record, {method: outcome of `zolab.studies.sweep`}.
-        colours: of the methods that are drawn; those that the record lacks are left out.
-        title: of the figure.
-        axes: where to draw.
-    """
-    with look():
-        axes = axes or plt.figure().subplots()
-        means = []
-        for name in [name for name in colours if name in methods]:
-            runs = [outcome["dev_curve"] for outcome in methods[name]["seeds"].values() if outcome["dev_loss"] is not None]
-            if runs:
-                forwards, losses = np.array(runs)[0, :, 0], np.array(runs)[:, :, 1]
-                mean, spread = losses.mean(0), losses.std(0)
-                every = (len(means), 5)  # one method's bars beside another's
-                axes.errorbar(
-                    forwards, mean, spread, color=colours[name], label=name, errorevery=every, elinewidth=1, capsize=2
-                )
-                means.append(mean)
-        if means:
-            floor, usual = min(mean.min() for mean in means), np.median([mean[len(mean) // 5] for mean in means])
-            top = max(usual, *(mean.min() for mean in means), floor)
-            axes.set_ylim(floor - 0.15 * (top - floor), top + 0.15 * (top - floor))
-        axes.set(xlabel="forward passes", ylabel="dev loss (nats)", title=title)
-        return axes.figure
+        return cast(Figure, axes.figure)
 
 
 def bars(labels: Sequence[str], values: Sequence[float], unit: str, title: str, axes: Axes | None = None) -> Figure:
@@ -221,47 +189,4 @@ def bars(labels: Sequence[str], values: Sequence[float], unit: str, title: str, 
         axes.set(xlabel=unit, xlim=(0, 1.2 * max(values)))
         axes.grid(axis="y", visible=False)
         axes.set_title(title)
-        return axes.figure
-
-
-def forwards_dots(
-    table: dict[str, dict[str, Any]], spreads: dict[str, np.ndarray], title: str, axes: Axes | None = None
-) -> Figure:
-    """Forward passes over MeZO's: a dot for each task, a bar for the geometric mean, a line for 90 % of the redrawn seeds.
-
-    Args:
-        table: `overview` of a record.
-        spreads: `resampled` of it.
-        title: of the figure.
-        axes: where to draw.
-    """
-    with look():
-        axes = axes or plt.figure(figsize=(7.4, 0.42 * len(table) + 1.5)).subplots()
-        names = sorted(table, key=lambda name: table[name]["forwards_over_mezo"])
-        tasks = list(dict.fromkeys(task for name in names for task in table[name]["tasks"]))
-        ratios = [entry["forwards_over_mezo"] for name in names for entry in table[name]["tasks"].values()]
-        seen = [ratio for ratio in ratios if 0 < ratio < np.inf]
-        low, high = min(seen) / 1.3, max(seen) * 1.6
-        for place, name in enumerate(names):
-            ends = np.clip(np.quantile(spreads[name], (0.05, 0.95), method="nearest"), low, high)
-            axes.plot(ends, [place, place], color="#777777", linewidth=6, alpha=0.35, solid_capstyle="butt")
-            axes.plot(np.clip(table[name]["forwards_over_mezo"], low, high), place, "|", color=BLACK, markersize=18, mew=3)
-            for number, task in enumerate(tasks):
-                if task in table[name]["tasks"]:
-                    ratio = table[name]["tasks"][task]["forwards_over_mezo"]
-                    marker = "o" if ratio < np.inf else ">"
-                    shift = 0.3 * (number / max(1, len(tasks) - 1) - 0.5)
-                    colour = COLOURS[number % len(COLOURS)]
-                    axes.plot(
-                        np.clip(ratio, low, high), place + shift, marker, color=colour, alpha=0.8, markersize=6, clip_on=False
-                    )
-        for number, task in enumerate(tasks):
-            axes.plot([], [], "o", color=COLOURS[number % len(COLOURS)], label=task)
-        axes.axvline(1, color="grey", linewidth=1)
-        axes.set_yticks(range(len(names)), names)
-        axes.invert_yaxis()
-        axes.set(xscale="log", xlim=(low, high), title=title)
-        axes.set_xlabel("forward passes over MeZO's (left is better; arrow: never)")
-        plain_log(axes.xaxis)
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
-        return axes.figure
+        return cast(Figure, axes.figure)

@@ -17,4 +17,5 @@ COMMANDS = (
     "published",
     "pretrain",
     "ship",
+    "results",
 )

@@ -12,6 +12,7 @@ EXAMPLE = "--model tiny-reviews --task reviews_sentence reviews_writer --test 10
 def add_options(parser: argparse.ArgumentParser) -> None:
     tasks = f"one or more of {', '.join(TASK_NAMES)}"
     count = "number of test examples, for all tasks or for each; by default the papers'"
+    calibrate = "training examples on which an offset for each candidate is fitted; AUC is told too; 0 leaves this out"
     autocast = "compute in bfloat16 where torch deems it safe"
     out = "file for a record of the numbers, with versions and machine (JSON)"
     whole = {"type": int, "metavar": "INTEGER"}
@@ -19,6 +20,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", nargs="+", default=["rotten_tomatoes"], metavar="NAME", help=tasks)
     parser.add_argument("--shots", default=0, **whole, help="solved training examples shown before each test example")
     parser.add_argument("--test", nargs="+", **whole, help=count)
+    parser.add_argument("--calibrate", default=0, **whole, help=calibrate)
     parser.add_argument("--data_seed", default=0, **whole, help="seed of the draw of test examples and demonstrations")
     parser.add_argument("--dtype", default="float32", choices=DTYPE_NAMES, help="number format of the weights")
     parser.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda:0")
@@ -34,18 +36,25 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"--task names a task twice: {' '.join(options.task)}; give each once.")
     if options.data_seed < 0:
         raise ValueError(f"--data_seed must be at least 0, got {options.data_seed}.")
+    if options.calibrate < 0:
+        raise ValueError(f"--calibrate must be at least 0, got {options.calibrate}.")
     from zolab.models import load_model
     from zolab.records import environment, save_record
     from zolab.records.files import ready
     from zolab.tasks import load_task
+    from zolab.tasks.judgement import check_same_candidates, judge
 
     if options.out:
         ready(options.out)
-    drawn = {}
+    drawn, training = {}, {}
     for name, size in zip(options.task, sizes * len(options.task), strict=False):
         task = load_task(name, options.autocast)
         examples = task.held_out(options.data_seed, size)
         drawn[name] = task, task.demonstrate(examples, options.shots, options.data_seed)
+        if options.calibrate:
+            solved = task.sample(options.data_seed, options.calibrate, 1, 1).train
+            check_same_candidates(task, solved, examples)
+            training[name] = task.demonstrate(solved, options.shots, options.data_seed)
     model, tokenizer = load_model(options.model, options.dtype, options.device)
     manner, result = f"{options.shots} demonstrations" if options.shots else "zero-shot", {}
     for name, (task, examples) in drawn.items():
@@ -58,6 +67,10 @@ def run(options: argparse.Namespace) -> None:
             print(f"  {metric:11} {100 * entry['mean']:5.1f} %   (95 % interval {low:.1f} to {high:.1f} %)")
         blind = found["blind"].items()
         print("  without reading the prompt:", ", ".join(f"{way} {100 * value:.1f} %" for way, value in blind))
+        if options.calibrate:
+            judged = judge(task, model, tokenizer, training[name], examples)
+            found["judgement"] = vars(judged)
+            print(f"  {judged}")
         if options.out:  # after each task: a later one may fail
             config = {key: value for key, value in vars(options).items() if key != "out"}
             save_record({"config": config, "result": result, **environment()}, options.out)

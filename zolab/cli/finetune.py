@@ -6,7 +6,9 @@ from pathlib import Path
 from zolab.cli.parser import add_settings, settings_of
 from zolab.runs.config import Config
 
-EXAMPLE = "--model tiny-reviews --task reviews_sentence --lr 5e-4 --steps 50 --train 200 --dev 100 --test 200 --out runs/example"
+EXAMPLE = (
+    "--model tiny-reviews --task reviews_sentence --lr 5e-4 --steps 50 --train 200 --dev 100 --test 200 --out runs/example"
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

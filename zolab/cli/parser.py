@@ -6,7 +6,7 @@ import difflib
 import sys
 import textwrap
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 from typing import Any, NoReturn
@@ -48,9 +48,9 @@ class Parser(argparse.ArgumentParser):
         epilog = f"example:\n  {program} {example}" if example else None
         super().__init__(prog=program, description=about, epilog=epilog, formatter_class=_Help, allow_abbrev=False)
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = sys.argv[1:] if args is None else args
-        return super().parse_known_args([_underscored(word) for word in words], namespace)
+        return super().parse_args([_underscored(word) for word in words], namespace)
 
     def error(self, message: str) -> NoReturn:
         foreign = message.removeprefix("unrecognized arguments: ")
@@ -114,7 +114,9 @@ def _add(parser: argparse.ArgumentParser, name: str, kind: Any, default: Any, me
     if kind is bool:
         parser.add_argument(f"--{name}", nargs="?", const=True, type=_truth, default=default, metavar="yes|no", help=told)
         if default:
-            parser.add_argument(f"--no_{name}", dest=name, action="store_false", default=argparse.SUPPRESS, help=f"not --{name}")
+            parser.add_argument(
+                f"--no_{name}", dest=name, action="store_false", default=argparse.SUPPRESS, help=f"not --{name}"
+            )
         return
     optional = type(None) in typing.get_args(kind)
     plain = next(k for k in typing.get_args(kind) if k is not type(None)) if optional else kind

@@ -23,7 +23,7 @@ class BaseWeights:
         self.tensors, self.path = tensors, path
         with open(path, "wb") as file:
             for tensor in tensors:
-                file.write(_bytes_of(tensor.detach().cpu().contiguous()))
+                file.write(_bytes_of(tensor.detach().cpu().contiguous()).data)
 
     @torch.no_grad()
     def put_back(self) -> None:
@@ -31,7 +31,7 @@ class BaseWeights:
         with open(self.path, "rb") as file:
             for tensor in self.tensors:
                 before = torch.empty(tensor.shape, dtype=tensor.dtype)
-                if file.readinto(_bytes_of(before)) != before.nbytes:
+                if file.readinto(_bytes_of(before).data) != before.nbytes:
                     raise OSError(f"{self.path} was cut short while it was in use; start again.")
                 tensor.copy_(before)
 

@@ -19,6 +19,7 @@ OUTER_NAMES = ("sgd", "adam")
 BUDGET_NAMES = ("paper", "code", "none")
 
 
+@dataclass(frozen=True)
 class TaskNames:
     """Of a configuration: what `tasks`, names with commas between them, stands for."""
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from zolab import noise
 from zolab.l2l.config import GRADIENTS, MEASURED
-from zolab.models.gradients import consumed
+from zolab.models.gradients import consumed, gradient_of
 from zolab.noise import Direction
 from zolab.pertnn import PertNN, features
 from zolab.probe.blocks import mean_and_variance, moments
@@ -233,11 +233,11 @@ class MetaStep:
             loss.backward()
         if not self.fused:
             for j, tensor in enumerate(self.tensors):
-                measure(j, tensor.grad)
+                measure(j, gradient_of(tensor))
             if self.clip is not None:
                 torch.nn.utils.clip_grad_norm_(self.tensors, self.clip)
             for j, tensor in enumerate(self.tensors):
-                self._gather(j, tensor.grad)
+                self._gather(j, gradient_of(tensor))
                 tensor.grad = None
         return loss.item(), dots, squares
 
@@ -250,7 +250,9 @@ class MetaStep:
     @torch.no_grad()
     def _descend(self, j: int) -> None:
         """The second half: a tensor moves along its velocity."""
-        self.tensors[j].add_(self.velocity[j], alpha=-self.lr)
+        velocity = self.velocity[j]
+        assert velocity is not None  # `_gather` came first
+        self.tensors[j].add_(velocity, alpha=-self.lr)
         if not self.momentum:
             self.velocity[j] = None
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from zolab.l2l.base_weights import BaseWeights
-from zolab.l2l.config import MEASURED, MetaConfig
+from zolab.l2l.config import MEASURED, EvolveConfig, MetaConfig
 from zolab.l2l.step import History, MetaStep, Outcome
 from zolab.models import fingerprint, load_model
 from zolab.models.gradients import recomputed
@@ -46,7 +46,7 @@ class MetaRun:
     record: dict[str, Any]
 
 
-def drawn(task: Task, config: MetaConfig, dev: int = 1) -> Splits:
+def drawn(task: Task, config: MetaConfig | EvolveConfig, dev: int = 1) -> Splits:
     """A task's examples for learning to learn. Raises ValueError where those for training do not fill a batch."""
     examples = task.sample(config.data_seed, config.train, dev, 1)
     told = f"{task.name} has {len(examples.train)} training examples, fewer than batch_size {config.batch_size}; leave it out."
@@ -157,7 +157,12 @@ class _MetaSession:
         return gauss_newton_terms(self.model, task, self.tokenizer, examples, **settings)[0]
 
     def _note(self, step: int, turn: int, outcome: Outcome) -> None:
-        entry = {"step": step, "task": self.tasks[turn].name, "meta_loss": outcome.meta_loss, "loss": outcome.loss}
+        entry: dict[str, Any] = {
+            "step": step,
+            "task": self.tasks[turn].name,
+            "meta_loss": outcome.meta_loss,
+            "loss": outcome.loss,
+        }
         entry |= {"losses": outcome.losses, "projected_grad": outcome.projected_grad}
         if step % max(1, self.config.steps // 100) == 0 or step == self.config.steps - 1:
             entry["sigma"] = [float(f"{s:.5g}") for s in outcome.sigma]

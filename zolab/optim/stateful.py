@@ -1,7 +1,7 @@
 """Methods that do store tensors as large as the weights: the baselines whose memory the others save."""
 
 from abc import abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,7 +61,8 @@ class StatefulOptimizer(ZeroOrderOptimizer):
     def gradient(self, part: Slice, record: StepRecord) -> Tensor:
         """The two-point gradient p z on a slice, averaged over samples."""
         shares = [p / len(record.projected_grads) for p in record.projected_grads]
-        return sum(self.normal(part, record.step, sample) * share for sample, share in enumerate(shares))
+        total: Any = sum(self.normal(part, record.step, sample) * share for sample, share in enumerate(shares))
+        return total
 
     def normal(self, part: Slice, step: int, sample: int = 0) -> Tensor:
         """A direction on a slice."""

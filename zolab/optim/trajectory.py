@@ -80,7 +80,8 @@ class Trajectory:
     def save(self, path: str | os.PathLike) -> None:
         """Write a compressed .npz file, about ten bytes a step; the file appears whole or not at all."""
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, header=np.array(json.dumps(self.header())), **self.arrays())
+        arrays: dict[str, Any] = {"header": np.array(json.dumps(self.header())), **self.arrays()}
+        np.savez_compressed(buffer, **arrays)
         write_atomically(path, buffer.getvalue())
 
     @classmethod

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -75,7 +75,7 @@ class ZOAdaMU(StatefulOptimizer):
 
     def probe(self, step: int, sample: int = 0) -> GivenDirection:
         tensors, blocks, _ = self._trainable()
-        values: list[Tensor | None] = [None] * (max(blocks) + 1)
+        values: list[Any] = [None] * (max(blocks) + 1)
         for tensor, block in zip(tensors, blocks, strict=True):
             values[block] = self.state_of(block, tensor)["m"]
         return GivenDirection(values)

@@ -1,7 +1,7 @@
 """ZO Fine-tuner: MeZO along a direction whose scale in each block a small network proposes (arXiv 2510.00419)."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from zolab.optim.trajectory import StepRecord
 from zolab.pertnn import PertNN, features
 from zolab.pertnn.card import check_same_blocks
 from zolab.probe.blocks import budget_factor, mean_and_variance, moments, split
-from zolab.probe.in_place import Perturbation, Update
+from zolab.probe.in_place import MomentsUpdate, Perturbation, Update
 
 
 class ZOFineTuner(ZeroOrderOptimizer):
@@ -56,7 +56,10 @@ class ZOFineTuner(ZeroOrderOptimizer):
     ):
         if (pertnn is None) == (kept is None):
             raise ValueError("give pertnn: a PertNN, its folder, or the name of a shipped one.")
-        self.pertnn, self.kept, self.freeze = None, kept, freeze
+        self.pertnn: PertNN | None = None
+        self.kept: Any
+        self.kept = kept  # not None once this constructor is done
+        self.freeze = freeze
         settings = {"freeze": freeze, "kept": kept}
         super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, samples=samples, settings=settings)
         if pertnn is not None:
@@ -124,7 +127,7 @@ class ZOFineTuner(ZeroOrderOptimizer):
         if self.freeze and self.steps:
             return self.raw
         sums = moments(tensors) if self.sums is None else self.sums
-        mean, variance = mean_and_variance(self._per_block(sums), self.pertnn.blocks.sizes)
+        mean, variance = mean_and_variance(self._per_block(sums, self.pertnn.blocks), self.pertnn.blocks.sizes)
         x = features(mean, variance, self.losses, self.raw).to(self.pertnn.b2.device)
         raw = self.pertnn(x).detach().cpu().numpy()
         if not (np.isfinite(raw).all() and raw.any()):
@@ -142,7 +145,7 @@ class ZOFineTuner(ZeroOrderOptimizer):
     def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update:
         return self.against(record, blocks, groups)
 
-    def leave(self, perturbation: Perturbation, update: Update) -> None:
+    def leave(self, perturbation: Perturbation, update: Update | MomentsUpdate) -> None:
         self.measured = perturbation.leave(update, measure=not self.freeze)
 
     def advance(self, record: StepRecord, tensors, blocks, groups) -> None:
@@ -150,8 +153,8 @@ class ZOFineTuner(ZeroOrderOptimizer):
         self.losses = tuple(sum(side) / len(side) for side in (record.losses[::2], record.losses[1::2]))
         self.sums, self.measured = self.measured, None  # none after a replay: then `propose` reads the weights itself
 
-    def _per_block(self, sums: np.ndarray) -> np.ndarray:
-        out = np.zeros((len(self.pertnn.blocks), 2))
+    def _per_block(self, sums: np.ndarray, blocks: Sized) -> np.ndarray:
+        out = np.zeros((len(blocks), 2))
         np.add.at(out, self.kept["block_of"], sums)
         return out
 

@@ -19,6 +19,7 @@ from zolab.records.files import replacing, write_atomically
 
 FEATURES = ("mean", "variance", "loss_plus", "loss_minus", "sigma")
 BUDGETS = ("paper", "code", None)
+Numbers = Sequence[float] | np.ndarray
 FINETUNERS = Path(__file__).parent / "shipped"
 SHIPPED_FINETUNERS = {name: FINETUNERS / name for name in ("smollm2-135m", "tiny-reviews")}
 
@@ -49,6 +50,8 @@ class PertNN(nn.Module):
         ValueError: an argument is out of range, or `budget_weights` are missing, superfluous, or not positive.
     """
 
+    card: dict[str, Any]  # of one that was read
+
     def __init__(
         self,
         blocks: Blocks,
@@ -57,7 +60,7 @@ class PertNN(nn.Module):
         identity: bool = False,
         input_scaling: bool = False,
         normalise: str | None = "paper",
-        budget_weights: Sequence[float] | None = None,
+        budget_weights: Numbers | None = None,
         seed: int = 0,
     ):
         super().__init__()
@@ -140,8 +143,8 @@ class PertNN(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         card = {"base_model": base_model, "fingerprint": fingerprint, "training_data": training_data, "licence": licence}
-        options = {"hidden": self.hidden, "input_scaling": self.input_scaling, "normalise": self.normalise}
-        options["budget_weights"] = self.budget.tolist() if self.normalise == "code" else None
+        options: dict[str, Any] = {"hidden": self.hidden, "input_scaling": self.input_scaling, "normalise": self.normalise}
+        options["budget_weights"] = self.budget.tolist() if self.normalise == "code" and self.budget is not None else None
         card |= {"metrics": metrics, "features": list(FEATURES), "options": options, "blocks": blocks_to(self.blocks)}
         with replacing(folder / "pertnn.safetensors") as temporary:
             save_file({name: w.detach().cpu().contiguous() for name, w in self.named_parameters()}, temporary)
@@ -194,7 +197,7 @@ class PertNN(nn.Module):
         return pertnn
 
 
-def features(mean: Sequence[float], variance: Sequence[float], losses: Sequence[float], sigma: Sequence[float]) -> Tensor:
+def features(mean: Numbers, variance: Numbers, losses: Sequence[float], sigma: Numbers) -> Tensor:
     """Inputs of all blocks' networks, float32 of shape (b, 5); constants, no gradient flows through them.
 
     Args:

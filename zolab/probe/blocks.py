@@ -40,7 +40,8 @@ class Blocks:
         """Sums over each block's tensors: from shape (..., tensors) to (..., blocks)."""
         values = np.asarray(values, dtype=float)
         out = np.zeros((*values.shape[:-1], len(self)))
-        np.add.at(out, (..., np.array(self.block_of)), values)
+        place: Any = (..., np.array(self.block_of))
+        np.add.at(out, place, values)
         return out
 
     def spread(self, values: Sequence[float] | np.ndarray) -> np.ndarray:

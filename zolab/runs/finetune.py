@@ -183,13 +183,14 @@ class _Session:
         self.optimizer.replay(records[saved:step])
         self.optimizer.zero_grad()
         for _ in range(step):
-            self.optimizer._opt_called = True
+            vars(self.optimizer)["_opt_called"] = True  # else torch warns of a scheduler that is ahead
             self.scheduler.step()
 
     def _rebuild(self, step: int) -> None:
         """Fresh base weights, brought to a step."""
         del self.model
-        self.optimizer = self.scheduler = None
+        for name in ("optimizer", "scheduler"):  # their memory goes before the next ones' comes
+            vars(self).pop(name, None)
         self.model, _ = load_model(self.config.model, self.config.dtype, self.config.device)
         self._weights_at(step, [_step_record(entry) for entry in self.log.of("step")])
 
@@ -255,8 +256,8 @@ def batch_at(examples: list[Example], size: int, seed: int, step: int) -> list[E
 
 
 def _step_record(entry: dict[str, Any]) -> StepRecord:
-    values = (entry[name] for name in StepRecord._fields)
-    return StepRecord(*(tuple(value) if isinstance(value, list) else value for value in values))
+    values: Any = (tuple(entry[name]) if isinstance(entry[name], list) else entry[name] for name in StepRecord._fields)
+    return StepRecord(*values)
 
 
 def _without_event(entry: dict[str, Any]) -> dict[str, Any]:

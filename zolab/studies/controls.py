@@ -42,6 +42,8 @@ def check(plan: Plan) -> None:
     count = plan.options["untrained"]
     require(type(count) is int and count >= 1, f"untrained must be a whole number of at least 1, got {count!r}.")
     folder_of(plan.options["pertnn"])
+    for task in plan.tasks:
+        start_of(plan, task)
 
 
 def names(plan: Plan) -> list[str]:

@@ -95,7 +95,7 @@ def _timed(config: Config) -> dict[str, float] | None:
         return time.perf_counter() - began
 
     passes()
-    forward, chosen, began = min(passes() for _ in range(3)), examples.dev[:TIMED], time.perf_counter()
+    forward, chosen, began = min(passes() for _ in range(5)), examples.dev[:TIMED], time.perf_counter()
     task.evaluate(model, tokenizer, chosen)
     return {"forward": forward, "example": (time.perf_counter() - began) / len(chosen)}
 

@@ -13,9 +13,9 @@ BEFORE = ""
 def check(plan: Plan) -> None:
     """Raise ValueError unless every method can run on every task."""
     require(bool(plan.methods), "methods must be one or more names with settings of their own.")
-    for task, given in plan.tasks.items():
+    for task in plan.tasks:
         for own in plan.methods.values():
-            check_run(plan, task, own, own.get("lr", given.get("lr", plan.base.get("lr"))))
+            check_run(plan, task, own)
 
 
 def names(plan: Plan) -> list[str]:

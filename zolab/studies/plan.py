@@ -145,17 +145,24 @@ def check_plan(content: Any) -> Plan:
     searched = (float(factor), extend, tuple(search["seeds"]), tuple(seeds))
     plan = Plan(study, base, tasks, methods, *searched, options, str(content.get("about", "")))
     plan.kind.check(plan)
-    for task in plan.tasks:
-        check_run(plan, task, {}, plan.tasks[task].get("lr", base.get("lr")))
     return plan
 
 
-def check_run(plan: Plan, task: str, own: dict[str, Any], lr: Any) -> Config:
-    """The configuration of a run. Raises ValueError, naming task and setting, unless it can be one."""
+def check_run(plan: Plan, task: str, own: dict[str, Any]) -> Config:
+    """The configuration of a task's run at the learning rate where its search starts.
+
+    Args:
+        plan: the plan.
+        task: its name.
+        own: settings of the method.
+
+    Raises:
+        ValueError: a setting is wrong; the sentence names it.
+    """
+    lr = own.get("lr", plan.tasks[task].get("lr", plan.base.get("lr")))
     fits = isinstance(lr, int | float) and type(lr) is not bool and lr > 0
     require(fits, f"{task} needs an lr > 0 where its search starts, got {lr!r} (write 1.0e-4).")
-    config = configuration(plan.settings(task, own, float(lr), plan.seeds[0]))
-    return config
+    return configuration(plan.settings(task, own, float(lr), plan.seeds[0]))
 
 
 def configuration(settings: dict[str, Any]) -> Config:

@@ -6,8 +6,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from zolab.l2l.evolve import EvolveConfig, evolve
-from zolab.l2l.train import MetaConfig, meta_train
+from zolab.l2l import EvolveConfig, MetaConfig, evolve, meta_train
 from zolab.models import load_model
 from zolab.runs.config import require
 from zolab.studies.controls import deployed
@@ -33,6 +32,8 @@ def check(plan: Plan) -> None:
     """Raise ValueError unless every recipe has settings that can be."""
     require(not plan.methods, "the recipes are the methods of this study; leave methods out.")
     configurations(plan.options)
+    for task in plan.tasks:
+        start_of(plan, task)
 
 
 def names(plan: Plan) -> list[str]:

@@ -23,7 +23,7 @@ from zolab.studies.workers import Processes, tried
 Walk = Generator[list[Cell], dict[str, Any], None]
 
 
-def run_study(plan: Plan, out: Path, record: Path, workers: int = 1, command: str = "", progress: bool = True) -> Record:
+def run_study(plan: Plan, out: Path, record: Path, workers: int = 1, progress: bool = True) -> Record:
     """Run all cells of a plan, or those that are not complete in a folder; write the record after each method of a task.
 
     Args:
@@ -31,7 +31,6 @@ def run_study(plan: Plan, out: Path, record: Path, workers: int = 1, command: st
         out: folder of the runs.
         record: file of the record.
         workers: 1 runs one cell after another in this process; more run each cell in a process of one thread, so many at once.
-        command: what the record says it was made by.
         progress: print a line for each cell.
 
     Returns:
@@ -49,7 +48,7 @@ def run_study(plan: Plan, out: Path, record: Path, workers: int = 1, command: st
     try:
         with FileLock(out / "study.lock", timeout=0):
             _check_same(plan, out)
-            return _Session(plan, out, record, workers, command, progress).run()
+            return _Session(plan, out, record, workers, progress).run()
     except Timeout as error:
         raise OSError(f"another process is running the study in {out}; wait for it or choose another folder.") from error
 
@@ -67,9 +66,9 @@ def _check_same(plan: Plan, out: Path) -> None:
 class _Session:
     """One process's share of a study."""
 
-    def __init__(self, plan: Plan, out: Path, record: Path, workers: int, command: str, progress: bool):
+    def __init__(self, plan: Plan, out: Path, record: Path, workers: int, progress: bool):
         self.plan, self.out, self.path, self.workers, self.progress = plan, out, record, workers, progress
-        self.about = {"format": FORMAT, "command": command, "workers": workers, "config": plan.record()}
+        self.about = {"format": FORMAT, "workers": workers, "config": plan.record()}
         self.prepared: dict[str, Prepared] = {}
         self.searches: dict[tuple[str, str], dict[str, Any]] = {}
         self.cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -94,11 +93,8 @@ class _Session:
             write_atomically(path, json.dumps([found.methods, found.measured]).encode())
         found = Prepared(*json.loads(path.read_text()))
         for own in found.methods.values():
-            check_run(self.plan, task, own, own.get("lr", self._start(task)))
+            check_run(self.plan, task, own)
         return found
-
-    def _start(self, task: str) -> Any:
-        return self.plan.tasks[task].get("lr", self.plan.base.get("lr"))
 
     def _walk(self, task: str, name: str, own: dict[str, Any]) -> Walk:
         """The cells of a method on a task: those of its search, then those that are reported."""
@@ -107,8 +103,7 @@ class _Session:
         def cell(lr: float, seed: int) -> Cell:
             return Cell(task, name, plan.settings(task, own, lr, seed))
 
-        start = float(own.get("lr", self._start(task)))
-        search = best_rate(start, plan.factor, plan.extend, plan.search_seeds)
+        search = best_rate(check_run(plan, task, own).lr, plan.factor, plan.extend, plan.search_seeds)
         wanted = next(search)
         while True:
             cells = {pair: cell(*pair) for pair in wanted}

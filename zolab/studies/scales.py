@@ -7,7 +7,7 @@ import numpy as np
 
 from zolab.models import load_model
 from zolab.runs.config import Config, require
-from zolab.studies.plan import BASE, Plan, Prepared, configuration
+from zolab.studies.plan import BASE, Plan, Prepared, check_run
 from zolab.tasks import load_task
 from zolab.theory.measure import gauss_newton_terms
 from zolab.theory.terms import StepTerms
@@ -28,6 +28,8 @@ def check(plan: Plan) -> None:
     unknown = [name for name in plan.methods if name not in (BASE, *SCALES)]
     require(not unknown, f"unknown scales {', '.join(unknown)}; choose {BASE}, {', '.join(SCALES)}.")
     require(bool(plan.methods), f"methods must be a list of {BASE} and some of {', '.join(SCALES)}.")
+    for task in plan.tasks:
+        start_of(plan, task)
     for key in OPTIONS:
         require(type(plan.options[key]) is int and plan.options[key] >= 1, f"{key} must be a whole number of at least 1.")
 
@@ -69,8 +71,7 @@ def scales_of(terms: StepTerms, seed: int = 0) -> dict[str, np.ndarray]:
 
 def start_of(plan: Plan, task: str) -> Config:
     """The task's configuration for MeZO, at the learning rate where its search starts."""
-    lr = float(plan.tasks[task].get("lr", plan.base.get("lr")))
-    return configuration(plan.settings(task, {"optimizer": "mezo"}, lr, plan.seeds[0]))
+    return check_run(plan, task, {"optimizer": "mezo"})
 
 
 def terms_of(config: Config, seed: int, examples: int = 64, minibatches: int = 4) -> tuple[StepTerms, dict[str, float]]:

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from zolab.l2l.train import MetaConfig, meta_train
+from zolab.l2l import MetaConfig, meta_train
 from zolab.pertnn import SHIPPED_FINETUNERS
 
 GAIN = {"gradient": "gain", "lr_zo": 0.0, "meta_lr": 1e-3, "outer": "adam", "momentum": 0.0, "decay": False, "clip": 0.0}

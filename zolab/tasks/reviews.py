@@ -87,12 +87,12 @@ def _window(words_of: list[str], place: int, words: int) -> str:
 
 
 def _reviews(split: str) -> list[Row]:
-    return list(EmbeddedReviews().rows(split).rows)
+    return [dict(row) for row in EmbeddedReviews().rows(split).rows]
 
 
 def _sentences(split: str) -> Iterator[Row]:
     """Sentences of at most 20 words."""
-    yield from Embedded(words=20).rows(split).rows
+    yield from (dict(row) for row in Embedded(words=20).rows(split).rows)
 
 
 def _compared(split: str) -> Iterator[Row]:

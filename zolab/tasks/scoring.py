@@ -8,6 +8,7 @@ from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from zolab.models import context_of, first_position
 from zolab.tasks.packing import Pack, Tokens, pack
@@ -46,7 +47,7 @@ class Batch:
     masked: bool = False
 
     def to(self, device: torch.device | str) -> "Batch":
-        packs = tuple(Pack(*(x if x is None else x.to(device) for x in part)) for part in self.packs)
+        packs = tuple(part.to(device) for part in self.packs)
         moved = {name: getattr(self, name).to(device) for name in ("targets", "rows", "options")}
         return replace(self, packs=packs, **moved)
 
@@ -110,13 +111,13 @@ def batch_of(
         for option, ((number, rows), tokens) in enumerate(zip(homes, targets, strict=True))
         for row, target in zip(rows, tokens, strict=True)
     )
-    numbers, rows, targets, options = torch.tensor(scored).T.contiguous()
+    numbers, rows, wanted, options = torch.tensor(scored).T.contiguous()
     sizes, answers = [len(candidates) for _, candidates, _ in questions], [answer for _, _, answer in questions]
     longest = max(map(len, texts))
-    return Batch(tuple(packs), targets, rows, options, numbers.bincount().tolist(), sizes, answers, longest, masked)
+    return Batch(tuple(packs), wanted, rows, options, numbers.bincount().tolist(), sizes, answers, longest, masked)
 
 
-def token_log_probs(model: nn.Module, batch: Batch, autocast: bool = False) -> Tensor:
+def token_log_probs(model: PreTrainedModel, batch: Batch, autocast: bool = False) -> Tensor:
     """Log-probability of every scored token, in the order of `batch.targets`; float32 whatever the model computes in.
 
     Args:
@@ -137,7 +138,7 @@ def token_log_probs(model: nn.Module, batch: Batch, autocast: bool = False) -> T
     return torch.cat(tokens)
 
 
-def option_log_probs(model: nn.Module, batch: Batch, autocast: bool = False) -> Tensor:
+def option_log_probs(model: PreTrainedModel, batch: Batch, autocast: bool = False) -> Tensor:
     """Mean log-probability of each candidate's tokens; arguments and errors as for `token_log_probs`."""
     return option_means(token_log_probs(model, batch, autocast), batch)
 
@@ -148,20 +149,22 @@ def option_means(tokens: Tensor, batch: Batch) -> Tensor:
     return total / torch.bincount(batch.options, minlength=sum(batch.sizes))
 
 
-def _causal_logits(model: nn.Module, part: Pack) -> Tensor:
+def _causal_logits(model: PreTrainedModel, part: Pack) -> Tensor:
     ids, positions, mask, places = part
 
     def choose(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
         return (inputs[0].flatten(0, 1)[places],)
 
-    chosen = model.get_output_embeddings().register_forward_pre_hook(choose)
+    head = model.get_output_embeddings()
+    assert head is not None  # of a causal model
+    chosen = head.register_forward_pre_hook(choose)
     try:
         return model(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False).logits
     finally:
         chosen.remove()
 
 
-def _masked_logits(model: nn.Module, part: Pack) -> Tensor:
+def _masked_logits(model: PreTrainedModel, part: Pack) -> Tensor:
     ids, positions, mask, places = part
     positions = positions + first_position(model)
     hidden = model.base_model(input_ids=ids, position_ids=positions, attention_mask=mask).last_hidden_state
@@ -173,13 +176,13 @@ def autocasting(wanted: bool, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16, cache_enabled=False) if wanted else nullcontext()
 
 
-def check_causal(model: nn.Module) -> None:
+def check_causal(model: PreTrainedModel) -> None:
     if not model.can_generate():
         kind = type(model).__name__
         raise ValueError(f"this task continues a text: it needs a causal language model, which {kind} is not.")
 
 
-def _check_fits(model: nn.Module, batch: Batch) -> None:
+def _check_fits(model: PreTrainedModel, batch: Batch) -> None:
     kind = type(model).__name__
     if not batch.masked:
         check_causal(model)

@@ -12,7 +12,7 @@ class SST2(Task):
     """Stanford Sentiment Treebank, two classes (GLUE)."""
 
     name = "sst2"
-    source = Source("sst2", ("nyu-mll/glue", "sst2"), ("sentence",), labels=(0, 1))
+    source: ClassVar[Source] = Source("sst2", ("nyu-mll/glue", "sst2"), ("sentence",), labels=(0, 1))
 
     def template(self, row: dict[str, Any]) -> Example:
         return Example(f"{row['sentence'].strip()} It was", VERBALIZERS, row["label"])

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import datasets
 
 from zolab.tasks.base import Example, Task
-from zolab.tasks.data import Source
+from zolab.tasks.data import Source, mapped
 
 HUB = "aps/super_glue"
 
@@ -14,7 +14,7 @@ class RTE(Task):
     """Recognizing Textual Entailment: does the premise entail the hypothesis?"""
 
     name = "rte"
-    source = Source("rte", (HUB, "rte"), ("premise", "hypothesis"), labels=(0, 1))
+    source: ClassVar[Source] = Source("rte", (HUB, "rte"), ("premise", "hypothesis"), labels=(0, 1))
 
     def template(self, row: dict[str, Any]) -> Example:
         prompt = f'{row["premise"]}\nDoes this mean that "{row["hypothesis"]}" is true? Yes or No?\n'
@@ -38,7 +38,7 @@ def _untitled(rows: datasets.Dataset) -> datasets.Dataset:
     if "answer" in rows.column_names or not {"label", "passage"} <= set(rows.column_names):
         return rows
     rows = rows.rename_column("label", "answer")
-    return rows.map(lambda row: {"passage": (row["passage"] or "").partition(" -- ")[2] or row["passage"]})
+    return mapped(rows, lambda row: {"passage": (row["passage"] or "").partition(" -- ")[2] or row["passage"]})
 
 
 class BoolQ(Task):

@@ -100,7 +100,7 @@ def best_for_bound(
     return np.sqrt(np.maximum(0, (lr * g - multipliers[active] * d) / (lr**2 * k)))
 
 
-def _costs(terms: BoundTerms, corrections: Collection[str]) -> tuple[np.ndarray, np.ndarray]:
+def _costs(terms: BoundTerms, corrections: Collection[str]) -> tuple[np.ndarray, float | np.ndarray]:
     """k_j of the bound as it is asked for, and C(r_j)."""
     if unknown := set(corrections) - set(CORRECTIONS):
         raise ValueError(f"unknown correction {', '.join(sorted(unknown))}; choose among {', '.join(CORRECTIONS)}.")

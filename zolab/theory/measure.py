@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import PreTrainedModel
 
 from zolab import noise
 from zolab.models.gradients import consumed
@@ -66,11 +67,12 @@ class BlockStatistics:
     @classmethod
     def of(cls, record: dict[str, Any]) -> "BlockStatistics":
         arrays = {key: np.array(value) for key, value in record.items() if isinstance(value, list) and key != "names"}
-        return cls(**{**record, "names": tuple(record["names"]), **arrays})
+        settings: dict[str, Any] = {**record, "names": tuple(record["names"]), **arrays}
+        return cls(**settings)
 
 
 def block_statistics(
-    model: nn.Module, task: Task, tokenizer, examples: Sequence[Example], probes: int = 8, rule="tensor", seed: int = 0
+    model: PreTrainedModel, task: Task, tokenizer, examples: Sequence[Example], probes: int = 8, rule="tensor", seed: int = 0
 ) -> BlockStatistics:
     """G_j and V_j from every example's gradient, t_j from Hessian-vector products with random signs.
 
@@ -107,13 +109,14 @@ def block_statistics(
     del total, slopes
     traces = np.array([_signed_curvature(loss_of, params, examples, Direction(seed, probe)) for probe in range(probes)])
     by_block = blocks.totals(traces)
-    found = blocks.totals(np.stack([mean_squares - variances / len(examples), variances]))
+    clean, spread = blocks.totals(np.stack([mean_squares - variances / len(examples), variances]))
     errors = by_block.std(0, ddof=1) / probes**0.5
-    return BlockStatistics(blocks.names, np.array(blocks.sizes), *found, by_block.mean(0), errors, len(examples), probes)
+    sizes, means = np.array(blocks.sizes), by_block.mean(0)
+    return BlockStatistics(blocks.names, sizes, clean, spread, means, errors, len(examples), probes)
 
 
 def gauss_newton_terms(
-    model: nn.Module,
+    model: PreTrainedModel,
     task: Task,
     tokenizer,
     examples: Sequence[Example],
@@ -169,7 +172,7 @@ def gauss_newton_terms(
 
 
 def score_gradients(
-    model: nn.Module, task: Task, tokenizer, examples: Sequence[Example], params: Sequence[Tensor]
+    model: PreTrainedModel, task: Task, tokenizer, examples: Sequence[Example], params: Sequence[Tensor]
 ) -> Iterator[tuple[float, Sequence[Tensor]]]:
     """Pairs (weight, a) with the Gauss-Newton matrix as the sum of weight * a a' over them.
 
@@ -200,7 +203,8 @@ def operator_norm(loss: Callable[[], Tensor], tensors: Sequence[Tensor], toleran
 
     def product(v: np.ndarray) -> np.ndarray:
         parts = torch.from_numpy(v.ravel()).to(slopes[0]).split(sizes)
-        signed = sum((g * part.view_as(g)).sum() for g, part in zip(slopes, parts, strict=True))
+        none = slopes[0].new_zeros(())
+        signed = sum(((g * part.view_as(g)).sum() for g, part in zip(slopes, parts, strict=True)), none)
         bent = torch.autograd.grad(signed, tensors, retain_graph=True)
         return torch.cat([b.flatten() for b in bent]).double().cpu().numpy()
 
@@ -208,6 +212,7 @@ def operator_norm(loss: Callable[[], Tensor], tensors: Sequence[Tensor], toleran
     if n <= 2:  # Lanczos needs a larger matrix
         return float(np.abs(np.linalg.eigvalsh(np.stack([product(row) for row in np.eye(n)]))).max())
     start = noise.direction(Direction(0, 0), 0, n, dtype=torch.float64).numpy()
+    # pyrefly: ignore[missing-argument, unexpected-keyword, bad-keyword-argument]  (see its __new__)
     operator = LinearOperator((n, n), matvec=product, dtype=np.float64)
     (found,) = eigsh(operator, k=1, which="LM", v0=start, ncv=min(n, 8), tol=tolerance, return_eigenvectors=False)
     return abs(float(found))
@@ -246,7 +251,7 @@ def _signed_curvature(
 
         with sdpa_kernel(SDPBackend.MATH), consumed(params, meet):  # other attention has no second derivative
             slopes = torch.autograd.grad(loss_of(part), params, create_graph=True)
-            slope = sum((g * sign(j)).sum() for j, g in enumerate(slopes))
+            slope = sum(((g * sign(j)).sum() for j, g in enumerate(slopes)), slopes[0].new_zeros(()))
             del slopes
             slope.backward(inputs=list(params))
     return found

@@ -92,13 +92,13 @@ class StepTerms:
         def objective(y: np.ndarray) -> tuple[float, np.ndarray]:
             value, slope = _noise(a, t, q, y)
             if lr is not None:
-                return (lr**2 / 2 * value - lr * (g @ y)) / unit, (lr**2 / 2 * slope - lr * g) / unit
+                return float(lr**2 / 2 * value - lr * (g @ y)) / unit, (lr**2 / 2 * slope - lr * g) / unit
             if value <= 0:
                 raise ValueError(
                     "the expected loss falls without end along some sigma: use Gauss-Newton curvatures, or give lr."
                 )
             # log of noise / gain^2, whose least is where the descent gain^2 / (2 noise) is largest
-            return np.log(value) - 2 * np.log(g @ y), slope / value - 2 * g / (g @ y)
+            return float(np.log(value) - 2 * np.log(g @ y)), slope / value - 2 * g / (g @ y)
 
         even = np.where(shares, self.sizes, 0.0) / self.sizes[shares].sum()
         unit = max(abs(lr * (g @ even)), lr**2 * abs(_noise(a, t, q, even)[0])) if lr is not None else 1.0
@@ -114,7 +114,7 @@ class StepTerms:
 
 def _noise(a: np.ndarray, t: np.ndarray, q: np.ndarray, s: np.ndarray) -> tuple[float, np.ndarray]:
     """(sum a s)(sum t s) + 2 s'Qs and its slope in s, for a symmetric Q."""
-    return (a @ s) * (t @ s) + 2 * s @ q @ s, a * (t @ s) + t * (a @ s) + 4 * q @ s
+    return float((a @ s) * (t @ s) + 2 * s @ q @ s), a * (t @ s) + t * (a @ s) + 4 * q @ s
 
 
 def _simplex(y: np.ndarray) -> np.ndarray:

@@ -67,7 +67,7 @@ def reviews(split: str, critical: bool = False) -> list[Review]:
 
 
 def pick(rng: np.random.Generator, things: Sequence):
-    return things[rng.integers(len(things))]
+    return things[int(rng.integers(len(things)))]
 
 
 def question(rng: np.random.Generator, topics: Sequence[str]) -> str:
@@ -115,7 +115,7 @@ def documents(reviews: Sequence[Review], rng: np.random.Generator) -> Iterator[D
     for text, label in reviews:
         for _ in range(2):
             yield opinion(rng, excerpt(rng, text, 8, 40), label)
-        other, judged = reviews[rng.integers(len(reviews))]
+        other, judged = reviews[int(rng.integers(len(reviews)))]
         if judged != label or rng.random() < 0.5:
             yield comparison(rng, [excerpt(rng, part, 10, 22) for part in (text, other)], (label, judged))
         for find, topics in ((genre_of, KINDS), (number_of, DIGITS)):

@@ -3,9 +3,9 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from torch import nn
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from zolab.models import load_model
 from zolab.records import environment
@@ -38,15 +38,15 @@ MAKERS = {"tiny-reviews": make_reviews, "tiny-reviews-critic": make_critic}
 
 def _make(
     name: str,
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerFast,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     known: list[Review],
     recipe: Recipe,
     out: Path,
 ) -> None:
     training = train(model, tokenizer, known, recipe)
     texts = [review.text for review in reviews("validation", critical="critic" in name)]
-    record = {
+    record: dict[str, Any] = {
         "name": name,
         "command": f"python -m zolab pretrain {name}",
         "recipe": asdict(recipe),

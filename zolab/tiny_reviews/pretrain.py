@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from zolab.tiny_reviews.corpus import Document, Review, documents
 from zolab.tiny_reviews.recipe import Recipe
@@ -52,7 +52,7 @@ def build(recipe: Recipe) -> LlamaForCausalLM:
 
 
 @torch.no_grad()
-def lean(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, reviews: Sequence[Review], seed: int) -> None:
+def lean(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, reviews: Sequence[Review], seed: int) -> None:
     """Begin with what counting gives: the log-odds of each token in liked reviews, along one direction of the embeddings.
 
     Without it, the first 500 steps go into learning what single words say.
@@ -61,13 +61,13 @@ def lean(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, reviews: S
     for ids, review in zip(tokenizer([review.text for review in reviews], verbose=False)["input_ids"], reviews, strict=True):
         counts[review.label] += np.bincount(ids, minlength=len(tokenizer))
     odds = np.log(counts[1] / counts[1].sum()) - np.log(counts[0] / counts[0].sum())
-    weight = model.get_input_embeddings().weight
+    weight: Any = model.get_input_embeddings().weight
     direction = torch.randn(weight.shape[1], generator=torch.Generator().manual_seed(seed))
     weight += 0.5 * torch.outer(torch.from_numpy(odds).float().clamp(-2, 2), direction / direction.norm())
 
 
 def train(
-    model: nn.Module, tokenizer: PreTrainedTokenizerFast, reviews: Sequence[Review], recipe: Recipe, progress: bool = True
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, reviews: Sequence[Review], recipe: Recipe, progress: bool = True
 ) -> dict[str, Any]:
     """Train a model in place on labelled reviews.
 
@@ -88,7 +88,8 @@ def train(
         for rows in bar:
             parts = losses(model, probe, rows)
             optimizer.zero_grad()
-            sum(parts).backward()
+            text, answer, opinion = parts
+            (text + answer + opinion).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             scheduler.step()
@@ -107,7 +108,7 @@ def train(
     }
 
 
-def losses(model: nn.Module, probe: nn.Module, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+def losses(model: Any, probe: nn.Module, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
     """Mean loss of plain text, of answers, and of the label read off every hidden state by a linear probe.
 
     Each text of a row sees only itself.
@@ -127,7 +128,7 @@ def losses(model: nn.Module, probe: nn.Module, rows: Rows) -> tuple[Tensor, Tens
 
 
 def lay(
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerBase,
     pages: Sequence[Document],
     plain: Iterator[tuple[list[int], int]],
     recipe: Recipe,
@@ -168,7 +169,7 @@ def lay(
     return Rows(*torch.tensor(rows[:-1]).unbind(1))
 
 
-def _batches(tokenizer: PreTrainedTokenizerFast, reviews: Sequence[Review], recipe: Recipe) -> Iterator[Rows]:
+def _batches(tokenizer: PreTrainedTokenizerBase, reviews: Sequence[Review], recipe: Recipe) -> Iterator[Rows]:
     rng = np.random.default_rng(recipe.seed)
     plain = _plain_texts(tokenizer, reviews, recipe, rng)
     while True:
@@ -181,7 +182,7 @@ def _batches(tokenizer: PreTrainedTokenizerFast, reviews: Sequence[Review], reci
 
 
 def _plain_texts(
-    tokenizer: PreTrainedTokenizerFast, reviews: Sequence[Review], recipe: Recipe, rng: np.random.Generator
+    tokenizer: PreTrainedTokenizerBase, reviews: Sequence[Review], recipe: Recipe, rng: np.random.Generator
 ) -> Iterator[tuple[list[int], int]]:
     """The reviews in pieces of a row each, a new order each time, again and again."""
     while True:

@@ -86,7 +86,8 @@ def _shared(terms: StepTerms, shares: np.ndarray) -> np.ndarray:
 
 
 def _draw_rates(axes: Axes, terms: StepTerms, bound: BoundTerms, lr: float, budget: bool, unit: float) -> None:
-    lrs, one = np.logspace(*np.log10(RATES), 161), np.ones(2)
+    low, high = np.log10(RATES)
+    lrs, one = np.logspace(low, high, 161), np.ones(2)
     curves = {
         "sigma = 1": (terms.change(one, lrs), BLACK, "-", 2.6),
         "best sigma": (-best_gain(terms, lrs, budget), GREEN, "-", 2.0),

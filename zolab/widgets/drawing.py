@@ -33,7 +33,8 @@ def canvas(height: float) -> Figure:
 
 def frame(axes: Axes, title: str, x: str, y: str = "") -> None:
     """Title and labels at fixed distances, and few ticks."""
-    width, height = axes.get_window_extent().size / axes.figure.dpi
+    extent, dpi = axes.get_window_extent(), axes.figure.dpi
+    width, height = extent.width / dpi, extent.height / dpi
     axes.set_title(title, fontsize=11, y=1.0, pad=4)
     axes.set_xlabel(x)
     axes.xaxis.set_label_coords(0.5, -0.29 / height)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import cache
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 from matplotlib.collections import PolyCollection
@@ -104,7 +105,7 @@ def _standing(place: Landscape, walks: dict[str, Descent], fixed: bool) -> tuple
     }
     if not gaps:
         return "no zeroth-order method is chosen", False
-    best = min(gaps, key=gaps.get)
+    best = min(gaps, key=gaps.__getitem__)
     now = f"{best} came to {gaps[best]:.2g}" + (", in two directions" if fixed else "")
     return now, bool(gaps[best] < GAP and not fixed)
 
@@ -142,7 +143,7 @@ def _draw_in_space(figure: Figure, landscape: str, walks: dict[str, Descent], az
     low, high = z.min(), z.max()
     across, up, near = _seen(place, x, y, (z - low) / (high - low), azimuth, elevation)
     corners = [np.stack([across, up, near, z], -1)[i : i - 1 or None, j : j - 1 or None] for i, j in CORNERS]
-    cells = np.stack(corners, 2).reshape(-1, 4, 4)
+    cells: Any = np.stack(corners, 2).reshape(-1, 4, 4)
     cells = cells[np.argsort(cells[:, :, 2].mean(1))]
     surface = PolyCollection(cells[:, :, :2], array=cells[:, :, 3].mean(1), cmap="Greys", lw=0.3, edgecolor="#AAAAAA")
     surface.set_clim(low, 2 * high - low)
@@ -151,17 +152,19 @@ def _draw_in_space(figure: Figure, landscape: str, walks: dict[str, Descent], az
     for method, it in walks.items():
         inside = (it.positions >= (left, bottom)).all(1) & (it.positions <= (right, top)).all(1)
         height = np.where(inside, (heights(place, it.losses, GAP) - low) / (high - low), np.nan)
-        path = _seen(place, *np.where(inside, it.positions.T, np.nan), height, azimuth, elevation)
-        axes.plot(*path[:2], color=METHOD_COLOURS[method], linewidth=1.3)
-    minima = _seen(place, *np.transpose(place.minima), np.zeros(len(place.minima)), azimuth, elevation)
-    axes.plot(*minima[:2], "*", color=YELLOW, markeredgecolor=BLACK, markersize=12)
+        across, up = np.where(inside, it.positions.T, np.nan)
+        across, up, _ = _seen(place, across, up, height, azimuth, elevation)
+        axes.plot(across, up, color=METHOD_COLOURS[method], linewidth=1.3)
+    across, up = np.transpose(place.minima)
+    across, up, _ = _seen(place, across, up, np.zeros(len(place.minima)), azimuth, elevation)
+    axes.plot(across, up, "*", color=YELLOW, markeredgecolor=BLACK, markersize=12)
     middle = (left + right) / 2, (bottom + top) / 2
     for name, sides in (
         ("x", [(middle[0], side) for side in (bottom, top)]),
         ("y", [(side, middle[1]) for side in (left, right)]),
     ):
-        nearest = max((_seen(place, *side, -0.2, azimuth, elevation) for side in sides), key=itemgetter(2))
-        axes.text(*nearest[:2], name, ha="center", va="center")
+        across, up, _ = max((_seen(place, *side, -0.2, azimuth, elevation) for side in sides), key=itemgetter(2))
+        axes.text(across, up, name, ha="center", va="center")
 
 
 def _seen(place: Landscape, x, y, height, azimuth: float, elevation: float) -> tuple:

@@ -176,10 +176,11 @@ def extremes(control: ipywidgets.Widget) -> list:
         return list(control.options)
     if isinstance(control, ipywidgets.Checkbox):
         return [False, True]
-    middle = (control.min + control.max) / 2
+    slider: Any = control
+    middle = (slider.min + slider.max) / 2
     if isinstance(control, ipywidgets.FloatLogSlider):
-        return [control.base**exponent for exponent in (control.min, middle, control.max)]
-    return [type(control.value)(value) for value in (control.min, middle, control.max)]
+        return [slider.base**exponent for exponent in (slider.min, middle, slider.max)]
+    return [type(slider.value)(value) for value in (slider.min, middle, slider.max)]
 
 
 @contextmanager

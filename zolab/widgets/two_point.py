@@ -38,7 +38,7 @@ def two_point_view(landscape: str = "sophia", eps: float = 0.5, seed: int = 0, p
     z = direction(Direction(seed, 0), 0, 2).double().numpy()
     true = float(np.dot(place.gradient(*place.start), z))
     slope = float(secant_slope(place, z, eps, precision))
-    error = relative_error(slope, true)
+    error = float(relative_error(slope, true))
     with drawing():
         figure = canvas(3.8)
         _draw_slice(figure.add_axes((0.08, 0.14, 0.4, 0.75)), place, z, eps, slope, true)

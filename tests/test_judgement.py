@@ -1,0 +1,62 @@
+"""Calibration moves no example past another; AUC is the share of ordered pairs."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import log_softmax
+
+from zolab.models import load_model
+from zolab.tasks import load_task
+from zolab.tasks.judgement import auc, fit_offsets, judge
+
+
+def test_auc_is_the_share_of_pairs_in_order():
+    rng = np.random.default_rng(0)
+    scores, labels = rng.integers(0, 5, 40).astype(float), rng.integers(0, 2, 40)
+    pairs = [(a > b) + 0.5 * (a == b) for a, b in itertools.product(scores[labels == 1], scores[labels == 0])]
+    assert auc(scores, labels) == pytest.approx(np.mean(pairs))
+    assert auc(np.array([1.0, 2.0]), np.array([0, 1])) == 1
+    assert np.isnan(auc(scores, np.ones(40)))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_offsets_have_the_lowest_loss_and_match_the_shares(classes):
+    rng = np.random.default_rng(1)
+    answers = rng.integers(0, classes, 300)
+    scores = log_softmax(rng.normal(size=(300, classes)) + 2.0 * np.arange(classes), axis=1)
+    offsets = fit_offsets(scores, answers)
+    shifted = log_softmax(scores + offsets, axis=1)
+    assert offsets[0] == 0
+    assert np.exp(shifted).mean(0) == pytest.approx(np.bincount(answers, minlength=classes) / 300, abs=1e-4)
+    for j in range(1, classes):  # nearby offsets are worse
+        for step in (-0.05, 0.05):
+            moved = log_softmax(scores + offsets + step * (np.arange(classes) == j), axis=1)
+            assert -moved[range(300), answers].mean() > -shifted[range(300), answers].mean()
+
+
+def test_a_class_that_is_missing_keeps_its_offset_finite():
+    assert np.isfinite(fit_offsets(np.log([[0.5, 0.5], [0.4, 0.6]]), np.array([0, 0]))).all()
+
+
+def test_a_model_is_judged_beside_its_plain_evaluation():
+    task, (model, tokenizer) = load_task("reviews_sentence"), load_model("tiny-reviews")
+    examples = task.sample(0, 60, 20, 80)
+    before = [p.clone() for p in model.parameters()]
+    found = judge(task, model, tokenizer, examples.train, examples.test)
+    plain = task.evaluate(model, tokenizer, examples.test)
+    assert found.accuracy == pytest.approx(plain.metric)
+    assert found.loss == pytest.approx(plain.loss, abs=1e-4)
+    assert found.calibrated_loss < found.loss  # its offset is far off, as every untrained one here
+    assert 0 <= found.auc <= 1
+    assert (found.examples, found.training) == (80, 60)
+    assert "after calibration" in str(found)
+    assert all(torch.equal(p, q) for p, q in zip(before, model.parameters(), strict=True))
+
+
+def test_examples_with_candidates_of_their_own_are_refused():
+    task, (model, tokenizer) = load_task("reviews_next"), load_model("tiny-reviews")
+    examples = task.sample(0, 4, 2, 4)
+    with pytest.raises(ValueError, match="same candidates"):
+        judge(task, model, tokenizer, examples.train, examples.test)

@@ -1,0 +1,150 @@
+"""The comparison of methods: each number by hand on curves whose answer is known."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from zolab.studies.statistics import (
+    FEWEST,
+    Estimate,
+    Ratio,
+    Runs,
+    difference,
+    forwards_to,
+    geometric_ratio,
+    holm,
+    log_mean,
+    mean_difference,
+    smoothed,
+    target_of,
+)
+
+
+def runs(*curves, every=10):
+    losses = np.array(curves, float)
+    return Runs(every * np.arange(losses.shape[1], dtype=float), losses, np.full(len(losses), 0.5), tuple(range(len(losses))))
+
+
+def test_a_run_is_smoothed_by_the_median_of_its_last_three_evaluations():
+    assert np.allclose(smoothed(np.array([[4.0, 1.0, 3.0, 2.0, 0.0]])), [[4.0, 2.5, 3.0, 2.0, 2.0]])
+
+
+def test_the_target_is_the_mean_final_loss_of_runs_that_did_not_diverge():
+    assert target_of(runs([1, 0.5], [1, 0.7], [math.inf, math.inf])) == pytest.approx(0.6)
+
+
+def test_forward_passes_to_a_target_are_interpolated_and_infinite_if_it_is_not_reached():
+    falling = runs([1.0, 0.9, 0.8, 0.7, 0.6], [1.0, 1.0, 1.0, 1.0, 1.0])
+    assert np.allclose(smoothed(falling.losses)[0], [1.0, 0.95, 0.9, 0.8, 0.7])
+    found = forwards_to(falling, 0.85)
+    assert found[0] == pytest.approx(25)  # halfway between 0.9 at 20 and 0.8 at 30
+    assert found[1] == math.inf
+    assert forwards_to(falling, 2.0).tolist() == [0, 0]
+
+
+def test_one_lucky_evaluation_is_no_arrival():
+    assert forwards_to(runs([1.0, 1.0, 0.1, 1.0, 1.0]), 0.5)[0] == math.inf
+
+
+def test_the_ratio_is_one_of_medians_over_paired_seeds():
+    base = runs(*[[1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4]] * 7)
+    fast = runs(*[[1.0, 0.8, 0.6, 0.4, 0.2, 0.0, 0.0]] * 7)
+    found = Ratio(fast, base, target=0.65).estimate()
+    assert found.value == pytest.approx(27.5 / 45)  # smoothed: 0.8 at 20, 0.6 at 30, beside 0.7 at 40, 0.6 at 50
+    assert found.low == found.high == pytest.approx(found.value)
+    assert found.word == "lower"
+    assert found.bound == ""
+
+
+def test_runs_that_never_arrive_are_censored_and_not_dropped():
+    base = runs(*[[1.0, 0.9, 0.8, 0.7, 0.6]] * 6)
+    stuck = runs(*[[1.0] * 5] * 4, *[[1.0, 0.5, 0.4, 0.3, 0.2]] * 2)
+    found = Ratio(stuck, base, target=0.75)
+    assert found.reached == (2, 6)
+    assert found.estimate().bound == "≥"
+    assert found.estimate().value == pytest.approx(40 / 35)  # the whole budget over theirs: smoothed 0.8 at 30, 0.7 at 40
+    assert Ratio(base, stuck, target=0.75).estimate().bound == "≤"
+    assert Ratio(stuck, stuck, target=0.75).estimate().text() == "–"
+
+
+def test_fewer_runs_than_a_median_needs_decide_nothing():
+    assert 1 - 2 ** (1 - FEWEST) >= 0.95 > 1 - 2 ** (2 - FEWEST)
+    slow, fast = [1.0, 0.9, 0.8, 0.7, 0.6], [1.0, 0.5, 0.4, 0.3, 0.2]
+    for count in (3, FEWEST - 1, FEWEST):
+        found = Ratio(runs(*[fast] * count), runs(*[slow] * count), target=0.75).estimate()
+        assert found.high < 1
+        assert found.word == ("lower" if count >= FEWEST else "undecided")
+
+
+def test_differences_are_paired_with_the_quantile_of_t():
+    ours, base = np.array([0.5, 0.7, 0.6]), np.array([0.6, 0.9, 0.65])
+    found, gaps = difference(ours, base), ours - base
+    half = stats.t.ppf(0.975, 2) * gaps.std(ddof=1) / 3**0.5
+    assert (found.value, found.low, found.high) == pytest.approx((gaps.mean(), gaps.mean() - half, gaps.mean() + half))
+    assert found.p == pytest.approx(stats.ttest_rel(ours, base).pvalue)
+    assert abs(gaps.mean()) > 2 * gaps.std(ddof=1) / 3**0.5  # two standard errors would have decided
+    assert found.word == "undecided"
+
+
+def test_a_method_that_loses_runs_is_not_lower():
+    found = difference(np.array([0.1, 0.1, np.inf]), np.array([0.5, 0.5, 0.5]))
+    assert (found.bound, found.high) == ("≥", math.inf)
+    assert found.word != "lower"
+    assert difference(np.array([0.1, 0.2]), np.array([0.5, np.inf])).bound == "≤"
+    assert math.isnan(difference(np.array([0.1]), np.array([0.5])).p)
+
+
+def test_holms_correction():
+    ps = [0.01, 0.04, 0.03, 0.005]
+    assert holm(ps) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.01, float("nan")])[0] == pytest.approx(0.02)
+    assert math.isnan(holm([0.01, float("nan")])[1])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_the_loss_curve_is_averaged_over_the_logarithm_of_forward_passes():
+    curve = Runs(np.array([0.0, 10.0, 100.0, 1000.0]), np.array([[9.0, 4.0, 2.0, 0.0]]), np.zeros(1), (0,))
+    assert log_mean(curve)[0] == pytest.approx((3 + 1) / 2)
+
+
+def test_tasks_are_averaged_by_the_logarithm_and_drawn_anew_with_their_seeds():
+    slow, fast = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4], [1.0, 0.8, 0.6, 0.4, 0.2, 0.0, 0.0]
+    half = Ratio(runs(*[fast] * 3), runs(*[slow] * 3), target=0.65)
+    same = Ratio(runs(*[slow] * 3), runs(*[slow] * 3), target=0.65)
+    found = geometric_ratio([half, same] * 3)
+    assert found.value == pytest.approx((27.5 / 45) ** 0.5)
+    ends = stats.binom(6, 0.5).ppf([0.975, 0.025]) / 6  # so large a share of a draw's tasks are the fast ones
+    assert (found.low, found.high) == pytest.approx(tuple((27.5 / 45) ** ends))
+    assert found.word == "undecided"
+    assert geometric_ratio([half] * 6).word == "lower"
+    assert geometric_ratio([half] * 5).word == "undecided"  # too few tasks
+
+
+def test_the_interval_of_a_mean_over_tasks_covers_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(200):
+        shift = rng.normal(0.0, 0.05, size=8)
+        pairs = [(rng.normal(s, 0.1, 5), rng.normal(0.0, 0.1, 5)) for s in shift]
+        found = mean_difference(pairs, draws=400)
+        hits += found.low <= 0 <= found.high
+    assert 0.85 <= hits / 200 <= 1.0
+
+
+def test_an_estimate_in_words():
+    assert Estimate(0.8, 0.55, 1.3, null=1.0, n=9).text() == "0.80 (0.55 to 1.30)"
+    assert Estimate(0.01, -0.02, math.inf, bound="≥").text(3, sign=True) == "≥ +0.010 (-0.020 to ∞)"
+    words = {(0.5, 0.9): "lower", (1.1, 2.0): "higher", (0.9, 1.1): "undecided"}
+    for (low, high), word in words.items():
+        assert Estimate(1.0, low, high, null=1.0, n=9).word == word
+
+
+def test_the_smoothed_median_does_not_depend_on_the_order_of_seeds():
+    curves = [[1.0, 0.9, 0.6, 0.5, 0.4], [1.0, 0.8, 0.7, 0.6, 0.5], [1.0, 0.95, 0.9, 0.6, 0.3]]
+    values = {
+        round(Ratio(runs(*order), runs(*order), target=0.7).estimate().value, 12) for order in itertools.permutations(curves)
+    }
+    assert values == {1.0}

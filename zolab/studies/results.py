@@ -1,0 +1,266 @@
+"""RESULTS.md: every kept record as a section, with what it takes to make its numbers again."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zolab.studies import draws, learnability
+from zolab.studies.compare import overall, searched_on_reported
+from zolab.studies.outcomes import FORMAT, Record
+from zolab.studies.plan import BASE
+
+HEAD = """# Results
+
+Written by `python -m zolab results` from the records in this folder; a test fails where the two disagree.
+
+- *a ± b*: mean and standard deviation over the seeds. *a (b to c)*: an estimate and its 95 % interval.
+- *Forward passes*: to MeZO's mean final dev loss, divided by MeZO's own, medians over seeds of curves smoothed by the median of
+  three evaluations. A run that never gets there counts with its whole budget; over several tasks a geometric mean, whose
+  interval draws tasks and seeds anew. Fewer than six runs of one task decide nothing.
+- *Final loss*: differences paired by seed, with t intervals. *Decided*: after Holm's correction for all comparisons of the
+  section. An asterisk marks a best learning rate at the edge of its grid.
+- Every section names the command that made it, at its commit, and the machine; plans of today are in `notebooks/plans/`. Rates
+  were searched on reported seeds in records older than the rule that forbids it. A processor's last bits change a run.
+"""
+Section = tuple[str, list[str]]
+
+
+def results(folder: Path) -> str:
+    """All records of a folder as Markdown, in the order of their names.
+
+    Args:
+        folder: with the records, JSON files.
+
+    Raises:
+        ValueError: a record is of no known kind.
+    """
+    parts, runs = [HEAD], []
+    for path in sorted(folder.glob("*.json")):
+        content = json.loads(path.read_text())
+        if "evaluations" in content:
+            runs.append((path, content))
+            continue
+        title, lines = _section(path, content)
+        parts.append("\n".join([f"## {title}", "", _origin(path, content), "", *lines, ""]))
+    if runs:
+        parts.insert(1, "\n".join(_runs(runs)))
+    return "\n".join(parts)
+
+
+def _section(path: Path, content: dict[str, Any]) -> Section:
+    for fits, section in KINDS:
+        if fits(content):
+            return section(content)
+    raise ValueError(
+        f"{path} is the record of nothing that RESULTS.md has a section for; see KINDS in zolab/studies/results.py."
+    )
+
+
+def _origin(path: Path, content: dict[str, Any]) -> str:
+    """File, command, commit, machine, and the number of threads."""
+    machine = content["machine"]
+    place = machine.get("gpu") or machine["processor"]
+    commit = (content["commit"] or "unknown")[:7]
+    told = f"`{content['command']}`\n\n" if content.get("command") else ""
+    return f"{told}Record [`{path.name}`](records/{path.name}); commit {commit}; {place}, {machine['threads']} threads."
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [_row(head), _row(["---"] * len(head)), *(_row(row) for row in rows)]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _runs(runs: list[tuple[Path, dict[str, Any]]]) -> list[str]:
+    """Single runs, a row each."""
+    first = runs[0][1]
+    head = ["record", "seed", "training loss", "test accuracy", "forward passes", "minutes"]
+    rows = []
+    for path, content in runs:
+        result, config = content["result"], content["config"]
+        loss, metric = (
+            [result[split][when][key] for when in ("before", "after")] for split, key in (("train", "loss"), ("test", "metric"))
+        )
+        rows.append(
+            [
+                f"[`{path.name}`](records/{path.name})",
+                str(config["seed"]),
+                f"{loss[0]:.3f} → {loss[1]:.3f}",
+                f"{100 * metric[0]:.1f} % → {100 * metric[1]:.1f} %",
+                str(result["forwards"]),
+                f"{content['timing']['wall_seconds'] / 60:.1f}",
+            ]
+        )
+    config = first["config"]
+    words = " ".join(f"--{key} {config[key]}" for key in ("lr", "steps", "eval_every", "dev", "test"))
+    about = f"`python -m zolab finetune {words} --seed S --data_seed S --out runs/S`"
+    title = f"## The first run: {config['optimizer']} on {config['task']}, {config['model']}"
+    machines = " and ".join(dict.fromkeys(content["machine"]["processor"] for _, content in runs))
+    commits = ", ".join(dict.fromkeys((content["commit"] or "unknown")[:7] for _, content in runs))
+    return [title, "", about, "", f"Commit {commits}; {machines}.", "", *_table(head, rows), ""]
+
+
+def _study(content: dict[str, Any]) -> Section:
+    record = Record(content)
+    plan, lines = record.plan, []
+    base = plan["base"]
+    lines.append(
+        f"{base.get('model')}, {base['steps']} steps of batch {base['batch_size']}; seeds {_list(plan['seeds'])}; "
+        f"rates a factor of {plan['search']['factor']} apart, searched on seeds {_list(plan['search']['seeds'])}"
+        + (", which are reported too." if searched_on_reported(record) else ".")
+    )
+    if plan["study"] in ("learnability", "draws"):
+        return plan["about"], [*lines, "", *_shares(record)]
+    names, tasks = record.methods(), record.tasks
+    rows = [[name, *(_cell(record, task, name) for task in tasks)] for name in names]
+    lines += ["", "Final dev loss, and the test metric in %:", "", *_table(["method", *tasks], rows)]
+    others = [name for name in names if name != BASE]
+    if BASE in names:
+        head = ["beside MeZO", "forward passes", "one task left out", "final loss, difference", "lower on", "decided"]
+        lines += ["", *_table(head, (_beside(record, name, others) for name in others))]
+    lines += [f"\nFailed: {entry['cell']}: {entry['error']}" for entry in record.failed]
+    return plan["about"], lines
+
+
+def _cell(record: Record, task: str, name: str) -> str:
+    if not record.cells(task, name):
+        return "–"
+    runs, mark = record.runs(task, name), "*" if record.search(task, name)["edge"] else ""
+    lost = int(np.isinf(runs.final).sum())
+    loss = f"{lost} of {len(runs.final)} diverged" if lost else f"{runs.final.mean():.3f} ± {_sd(runs.final):.3f}"
+    metrics = 100 * np.nan_to_num(runs.metrics)
+    return f"{loss}{mark}; {metrics.mean():.1f} ± {_sd(metrics):.1f}"
+
+
+def _beside(record: Record, name: str, family: list[str]) -> list[str]:
+    found = overall(record, name, family=family)
+    left_out = f"{found.without[0]:.2f} to {found.without[1]:.2f}" if found.tasks > 1 else "–"
+    decided = [f"{word} on {', '.join(tasks)}" for word, tasks in (("lower", found.lower), ("higher", found.higher)) if tasks]
+    few = found.forwards.n < found.forwards.least
+    word = "too few runs" if few else {"lower": "fewer", "higher": "more"}.get(found.forwards.word, "undecided")
+    return [
+        name,
+        f"{found.forwards.text()}: {word}",
+        left_out,
+        found.final.text(3, sign=True),
+        f"{found.wins} of {found.tasks}",
+        "; ".join(decided) or "nothing",
+    ]
+
+
+def _shares(record: Record) -> list[str]:
+    """What MeZO recovers of Adam's gain, of one model or of several."""
+    if record.plan["study"] == "draws":
+        found = draws.by_model(record)
+        names = list(next(iter(found.values())))
+        rows = []
+        for seed, tasks in found.items():
+            perplexity = record.measured[f"{names[0]}@{seed}"]["perplexity"]["model"]["token"]
+            cells = ("no gap" if tasks[name]["closed"] is None else f"{tasks[name]['closed']:.2f}" for name in names)
+            rows.append([str(seed), f"{perplexity:.1f}", *cells])
+        return ["Share of Adam's gain that MeZO recovers:", "", *_table(["seed of the model", "perplexity", *names], rows)]
+    rows = []
+    for task, entry in learnability.shares(record).items():
+        share = "no gap" if entry["closed"] is None else f"{entry['closed']:.2f}"
+        ways = (100 * np.array(entry[way]) for way in ("adam", "mezo"))
+        rows.append([task, f"{100 * entry['zero_shot']:.1f}", *(f"{way.mean():.1f} ± {_sd(way):.1f}" for way in ways), share])
+    lines = _table(["task (test metric, %)", "zero-shot", "Adam", "MeZO", "share of the gain"], rows)
+    for weights, rank in next(iter(record.measured.values())).get("effective_rank", {}).items():
+        lines.append(f"\nEffective rank on {record.tasks[0]}, {weights} weights: {rank['ratio']:.2f}.")
+    return lines
+
+
+def _evaluation(content: dict[str, Any]) -> Section:
+    config = content["config"]
+    rows = []
+    for task, found in content["result"].items():
+        for metric, entry in found["metrics"].items():
+            low, high = (100 * end for end in entry["interval"])
+            blind = ", ".join(f"{way} {100 * value:.1f}" for way, value in found["blind"].items())
+            number = f"{100 * entry['mean']:.1f} ({low:.1f} to {high:.1f})"
+            rows.append([task, metric, number, blind, f"{found['loss']:.3f}", str(found["examples"])])
+    head = ["task", "metric", "%", "without reading (%)", "loss", "examples"]
+    return f"{config['model']} on {len(content['result'])} tasks, {config['shots']} demonstrations", _table(head, rows)
+
+
+def _judgement(content: dict[str, Any]) -> Section:
+    rows = []
+    for seed, found in content["result"].items():
+        for when in ("before", "after"):
+            entry = found[when]
+            shares = [f"{100 * entry[key]:.1f} %" for key in ("accuracy", "calibrated_accuracy")]
+            losses = [f"{entry[key]:.3f}" for key in ("loss", "calibrated_loss")]
+            rows.append([seed, when, *shares, f"{entry['auc']:.3f}", *losses])
+    head = ["seed", "MeZO", "accuracy", "calibrated accuracy", "AUC", "loss", "calibrated loss"]
+    return "What the first run learns: an offset, not an order", _table(head, rows)
+
+
+def _blocks(content: dict[str, Any]) -> Section:
+    from zolab.theory.measure import BlockStatistics
+
+    result, config = content["result"], content["config"]
+    found = BlockStatistics.of(result["blocks"])
+    head = ["kind of tensor", "weights", "G (squared gradient)", "G a weight", "V (example noise)", "t (trace of the Hessian)"]
+    rows = [
+        [kind, f"{int(e['size']):,}", *(f"{e[key]:.2e}" for key in ("square", "density", "variance", "trace"))]
+        for kind, e in sorted(found.by_kind().items(), key=lambda item: -item[1]["density"])
+    ]
+    near = int((np.abs(found.traces) < 2 * found.errors).sum())
+    told = (
+        f"{len(found.names)} blocks, {config['examples']} examples, {config['probes']} Hessian probes, {result['minutes']:.1f} "
+    )
+    told += f"minutes, {result['gigabytes']:.1f} GB; {near} of the traces lie within two standard errors of zero."
+    return f"Blocks of {config['model']} on {config['task']}", [told, "", *_table(head, rows)]
+
+
+def _evolution(content: dict[str, Any]) -> Section:
+    config, result = content["config"], content["result"]
+    sigma = sorted(result["sigma"].values())
+    forwards = config["pairs"] * 2 * config["steps"] * 2
+    told = f"{config['pairs']} pairs of runs of {config['steps']} steps on {config['tasks']}, {forwards:,} forward passes; lr "
+    told += f"{config['lr']:.1e} → {result['lr']:.1e}; σ of blocks from {sigma[0]:.2f} to {sigma[-1]:.2f}."
+    return "σ evolved from whole runs", [told]
+
+
+def _published(content: dict[str, Any]) -> Section:
+    rows, config = content["result"].values(), content["config"]
+    now, then = (np.array([row[key] for row in rows]) for key in ("sigma", "sigma_drawn"))
+    draws = len({row["draw"] for row in rows})
+    told = f"`{config['file']}`: {len(rows)} networks from {draws} distinct draws of seed {config['seed']}; median "
+    told += f" |W1 − draw| at most {max(row['distance'] for row in rows):.1e}, to any other draw at least "
+    told += (
+        f"{min(row['other'] for row in rows):.2f}; median relative change {np.median([row['relative'] for row in rows]):.1e}; "
+    )
+    told += f"log σ correlates with the draw's by {np.corrcoef(np.log(now), np.log(then))[0, 1]:.2f}."
+    return "The released fine-tuner of LLaMA-3.2-1B and its first weights", [told]
+
+
+def _benchmark(content: dict[str, Any]) -> Section:
+    result = content.get("result", content)
+    rows = [[key, f"{value:.4g}"] for key, value in result.items() if isinstance(value, int | float)]
+    name = content.get("config", {}).get("benchmark") or content["command"].split("benchmarks.")[1].split()[0]
+    return f"Benchmark: {name}", _table(["measured", "value"], rows)
+
+
+def _list(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _sd(values: np.ndarray) -> float:
+    return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+
+
+KINDS: list[tuple[Callable[[dict[str, Any]], bool], Callable[[dict[str, Any]], Section]]] = [
+    (lambda content: content.get("format") == FORMAT, _study),
+    (lambda content: "before" in next(iter(content.get("result", {"": {}}).values()), {}), _judgement),
+    (lambda content: "shots" in content.get("config", {}), _evaluation),
+    (lambda content: "blocks" in content.get("result", {}), _blocks),
+    (lambda content: "pairs" in content.get("config", {}), _evolution),
+    (lambda content: "sha256" in content.get("config", {}), _published),
+    (lambda content: "benchmarks." in content.get("command", ""), _benchmark),
+]

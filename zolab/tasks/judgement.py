@@ -1,0 +1,111 @@
+"""What a classification run learned: accuracy as it is, accuracy after calibration, and the order of the examples alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+from scipy.stats import rankdata
+from torch import nn
+
+from zolab.tasks.base import Example, Task
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Of a model's answers to questions that share their candidates.
+
+    Args:
+        accuracy, loss: of the answers as they are; the loss is cross-entropy over the candidates, in nats.
+        calibrated_accuracy, calibrated_loss: with an offset for each candidate added to its score, fitted on training examples.
+        auc: of two candidates, the share of pairs of examples, one of each class, that the difference of the scores puts in the
+            right order; no offset changes it. None if there are more.
+        offsets: those that were fitted, the first being zero.
+        examples, training: how many there were.
+    """
+
+    accuracy: float
+    calibrated_accuracy: float
+    auc: float | None
+    loss: float
+    calibrated_loss: float
+    offsets: tuple[float, ...]
+    examples: int
+    training: int
+
+    def __str__(self) -> str:
+        order = "" if self.auc is None else f", AUC {self.auc:.3f}"
+        return f"accuracy {self.accuracy:.1%}, after calibration {self.calibrated_accuracy:.1%}{order}"
+
+
+def judge(task: Task, model: nn.Module, tokenizer, training: Sequence[Example], examples: Sequence[Example]) -> Judgement:
+    """Judge a model's answers, with offsets fitted on training examples; no weight moves.
+
+    Args:
+        task: of choices between the same candidates in every example.
+        model, tokenizer: in eval mode.
+        training: what the offsets are fitted on.
+        examples: what is judged; none of them in `training`.
+
+    Raises:
+        ValueError: the examples have different candidates, or either list is empty.
+    """
+    if len({example.candidates for example in (*training, *examples)}) != 1 or not training or not examples:
+        raise ValueError(
+            f"calibration needs examples with the same candidates, and {task.name} has others, or none; leave it out."
+        )
+    fitted, seen = (
+        (np.log(task.predict(model, tokenizer, part).double().cpu().numpy()), np.array([e.answer for e in part]))
+        for part in (training, examples)
+    )
+    offsets, (scores, answers) = fit_offsets(*fitted), seen
+    plain, shifted = log_softmax(scores, axis=1), log_softmax(scores + offsets, axis=1)
+    picked = np.arange(len(answers)), answers
+    return Judgement(
+        float((plain.argmax(1) == answers).mean()),
+        float((shifted.argmax(1) == answers).mean()),
+        auc(scores[:, 1] - scores[:, 0], answers) if scores.shape[1] == 2 else None,
+        float(-plain[picked].mean()),
+        float(-shifted[picked].mean()),
+        tuple(offsets.tolist()),
+        len(examples),
+        len(training),
+    )
+
+
+def check_same_candidates(task: Task, training: Sequence[Example], examples: Sequence[Example]) -> None:
+    """Raise ValueError unless both lists have examples, and all of them the same candidates."""
+    if len({example.candidates for example in (*training, *examples)}) != 1 or not training or not examples:
+        raise ValueError(
+            f"calibration needs examples with the same candidates, and {task.name} has others, or none; leave it out."
+        )
+
+
+def fit_offsets(scores: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """The offset of each candidate with which the cross-entropy is lowest; the first is zero.
+
+    Args:
+        scores: log-probability of each candidate, shape (examples, candidates).
+        answers: index of the right one, shape (examples,).
+    """
+    shares = np.bincount(answers, minlength=scores.shape[1]) / len(answers)
+
+    def loss_and_slope(free: np.ndarray) -> tuple[float, np.ndarray]:
+        logs = log_softmax(scores + np.append(0.0, free), axis=1)
+        return -logs[np.arange(len(answers)), answers].mean(), (np.exp(logs).mean(0) - shares)[1:]
+
+    bounds = [(-20.0, 20.0)] * (scores.shape[1] - 1)  # a class that is missing would send its offset to infinity
+    return np.append(0.0, minimize(loss_and_slope, np.zeros(scores.shape[1] - 1), jac=True, bounds=bounds).x)
+
+
+def auc(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Area under the ROC curve: the share of (0, 1) pairs in which the 1 has the higher score, ties counting half.
+
+    Args:
+        scores: one for each example.
+        labels: 0 or 1.
+    """
+    ones = np.asarray(labels) == 1
+    n1, n0 = int(ones.sum()), int((~ones).sum())
+    return float((rankdata(scores)[ones].sum() - n1 * (n1 + 1) / 2) / (n1 * n0)) if n1 and n0 else float("nan")
