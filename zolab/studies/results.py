@@ -257,7 +257,7 @@ def _sd(values: np.ndarray) -> float:
 
 KINDS: list[tuple[Callable[[dict[str, Any]], bool], Callable[[dict[str, Any]], Section]]] = [
     (lambda content: content.get("format") == FORMAT, _study),
-    (lambda content: "before" in next(iter(content.get("result", {"": {}}).values()), {}), _judgement),
+    (lambda content: "calibrated_accuracy" in str(content.get("result", ""))[:500], _judgement),
     (lambda content: "shots" in content.get("config", {}), _evaluation),
     (lambda content: "blocks" in content.get("result", {}), _blocks),
     (lambda content: "pairs" in content.get("config", {}), _evolution),
