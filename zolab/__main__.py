@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from pathlib import Path
 
 from zolab.cli import COMMANDS
 from zolab.cli.errors import reported
@@ -20,10 +21,16 @@ def main(words: list[str] | None = None) -> int:
     def run() -> None:
         from zolab.records import record  # only now: --help must not wait for it
 
-        record.command = shlex.join(["python", "-m", "zolab", *words])
+        record.command = shlex.join(["python", "-m", "zolab", *map(_without_folder, words)])
         module_of(name).run(options)
 
     return reported(run)
+
+
+def _without_folder(word: str) -> str:
+    """A word of a command line as records may keep it: of a path from the root of a machine, the last part."""
+    start = word.find("=") + 1 if word.startswith("--") else 0
+    return word[:start] + (Path(word[start:]).name if Path(word[start:]).is_absolute() else word[start:])
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sized
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -57,8 +57,7 @@ class ZOFineTuner(ZeroOrderOptimizer):
         if (pertnn is None) == (kept is None):
             raise ValueError("give pertnn: a PertNN, its folder, or the name of a shipped one.")
         self.pertnn: PertNN | None = None
-        self.kept: Any
-        self.kept = kept  # not None once this constructor is done
+        self.kept = cast(Any, kept)  # a dictionary once this constructor is done
         self.freeze = freeze
         settings = {"freeze": freeze, "kept": kept}
         super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, samples=samples, settings=settings)

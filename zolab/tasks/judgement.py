@@ -7,7 +7,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 from scipy.stats import rankdata
-from torch import nn
+from transformers import PreTrainedModel
 
 from zolab.tasks.base import Example, Task
 
@@ -39,7 +39,7 @@ class Judgement:
         return f"accuracy {self.accuracy:.1%}, after calibration {self.calibrated_accuracy:.1%}{order}"
 
 
-def judge(task: Task, model: nn.Module, tokenizer, training: Sequence[Example], examples: Sequence[Example]) -> Judgement:
+def judge(task: Task, model: PreTrainedModel, tokenizer, training: Sequence[Example], examples: Sequence[Example]) -> Judgement:
     """Judge a model's answers, with offsets fitted on training examples; no weight moves.
 
     Args:
@@ -51,26 +51,33 @@ def judge(task: Task, model: nn.Module, tokenizer, training: Sequence[Example], 
     Raises:
         ValueError: the examples have different candidates, or either list is empty.
     """
-    if len({example.candidates for example in (*training, *examples)}) != 1 or not training or not examples:
-        raise ValueError(
-            f"calibration needs examples with the same candidates, and {task.name} has others, or none; leave it out."
-        )
-    fitted, seen = (
-        (np.log(task.predict(model, tokenizer, part).double().cpu().numpy()), np.array([e.answer for e in part]))
-        for part in (training, examples)
-    )
-    offsets, (scores, answers) = fit_offsets(*fitted), seen
+    check_same_candidates(task, training, examples)
+    together = [*training, *examples]
+    shares = [task.predict(model, tokenizer, together[i : i + 32]).double().cpu().numpy() for i in range(0, len(together), 32)]
+    return judged(np.concatenate(shares), np.array([example.answer for example in together]), len(training))
+
+
+def judged(probabilities: np.ndarray, answers: np.ndarray, training: int) -> Judgement:
+    """The same from what the model said already.
+
+    Args:
+        probabilities: of each candidate, shape (training + examples, candidates), as `Task.predict` gives them.
+        answers: index of the right candidate, shape (training + examples,).
+        training: so many of the first ones are what the offsets are fitted on.
+    """
+    logs = np.log(np.maximum(np.asarray(probabilities, dtype=float), 1e-300))
+    offsets, scores, right = fit_offsets(logs[:training], answers[:training]), logs[training:], answers[training:]
     plain, shifted = log_softmax(scores, axis=1), log_softmax(scores + offsets, axis=1)
-    picked = np.arange(len(answers)), answers
+    picked = np.arange(len(right)), right
     return Judgement(
-        float((plain.argmax(1) == answers).mean()),
-        float((shifted.argmax(1) == answers).mean()),
-        auc(scores[:, 1] - scores[:, 0], answers) if scores.shape[1] == 2 else None,
+        float((plain.argmax(1) == right).mean()),
+        float((shifted.argmax(1) == right).mean()),
+        auc(scores[:, 1] - scores[:, 0], right) if scores.shape[1] == 2 else None,
         float(-plain[picked].mean()),
         float(-shifted[picked].mean()),
         tuple(offsets.tolist()),
-        len(examples),
-        len(training),
+        len(right),
+        training,
     )
 
 
