@@ -261,4 +261,4 @@ def test_the_command_prints_tables_and_a_verdict(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "MEAZO takes" in told
     assert "too few to decide" in told
-    assert load_record(record)["command"] == f"python -m zolab study {path} --out {tmp_path / 'runs'} --record {record}"
+    assert load_record(record)["command"] == "python -m zolab study plan.yaml --out runs --record record.json"  # no folders

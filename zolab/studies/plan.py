@@ -125,8 +125,9 @@ def check_plan(content: Any) -> Plan:
     missing = [key for key in ("base", "tasks", "search", "seeds") if key not in content]
     require(not missing, f"the key {', '.join(missing)} is missing.")
     base, tasks, methods = content["base"], content["tasks"], content.get("methods", {})
+    require(isinstance(base, dict), "base must be settings that all runs share.")
     methods = dict.fromkeys(methods) if isinstance(methods, list) else methods
-    for name, group in (("base", {"": base}), ("tasks", tasks), ("methods", methods)):
+    for name, group in (("tasks", tasks), ("methods", methods)):
         fits = isinstance(group, dict) and all(isinstance(own, dict | None) for own in group.values())
         require(fits and (name != "tasks" or bool(group)), f"{name} must be names with settings of their own.")
     search, seeds = content["search"], content["seeds"]
