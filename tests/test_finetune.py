@@ -37,7 +37,7 @@ def run(config, out, **options):
 
 
 def lasting(record):
-    return {key: value for key, value in record.items() if key != "timing"}
+    return {key: value for key, value in record.items() if key not in ("timing", "command")}
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from zolab import models
 from zolab.models import fingerprint, load_model, model_bytes, tiny_model
+from zolab.models import load as models
 
 FAMILIES = ["llama", "opt", "qwen2", "qwen3", "roberta"]
 ENTRY = "smollm2-135m-0.1.2"
