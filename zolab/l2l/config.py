@@ -34,7 +34,7 @@ class TaskNames:
         require(len(set(self.task_names)) == len(self.task_names), f"tasks {self.tasks!r} names a task twice.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MetaConfig(TaskNames):
     """What decides the result of meta-training."""
 
@@ -92,7 +92,7 @@ class MetaConfig(TaskNames):
         self.check_task_names()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvolveConfig(TaskNames):
     """What decides the result of an evolution."""
 

@@ -71,7 +71,9 @@ def beside_base(record: Record, title: str, methods: Sequence[str] | None = None
         for place, name in enumerate(names):
             whole, rows = overall(record, name, base), beside(record, name, base)
             for axes, estimate in ((left, whole.forwards), (right, whole.final)):
-                axes.plot([estimate.low, estimate.high], [place, place], color=GREY, linewidth=6, alpha=0.4)
+                axes.plot(
+                    [estimate.low, estimate.high], [place, place], color=GREY, linewidth=6, alpha=0.4, solid_capstyle="butt"
+                )
                 axes.plot(estimate.value, place, "|", color=BLACK, markersize=17, markeredgewidth=3)
             for row in rows:
                 number = tasks.index(row.task)

@@ -1,7 +1,7 @@
 """The one shape that every study's record has, read."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -86,6 +86,7 @@ class Record:
             np.array(losses, float),
             np.array(metrics, float),
             tuple(cell["seed"] for cell in cells),
+            any("curve" in cell or "diverged" in cell for cell in cells),
         )
 
     def pairs(self, method: str, base: str = BASE, tasks: list[str] | None = None) -> dict[str, tuple[Runs, Runs]]:
@@ -94,6 +95,8 @@ class Record:
         for task in self.tasks if tasks is None else tasks:
             if self.cells(task, method) and self.cells(task, base):
                 ours, theirs = self.runs(task, method), self.runs(task, base)
+                if not (ours.kept and theirs.kept):
+                    continue
                 common = [seed for seed in theirs.seeds if seed in ours.seeds]
                 found[task] = _of(ours, common), _of(theirs, common)
         return found
@@ -123,4 +126,4 @@ def joined(*records: Record) -> Record:
 
 def _of(runs: Runs, seeds: list[int]) -> Runs:
     order = [runs.seeds.index(seed) for seed in seeds]
-    return Runs(runs.forwards, runs.losses[order], runs.metrics[order], tuple(seeds))
+    return replace(runs, losses=runs.losses[order], metrics=runs.metrics[order], seeds=tuple(seeds))

@@ -32,12 +32,14 @@ class Runs:
         losses: dev losses, shape (seeds, evaluations); a run that diverged is infinite throughout.
         metrics: test metric of each seed, a fraction; NaN for a run that diverged.
         seeds: which they are.
+        kept: losses were kept at all; a record may hold metrics alone.
     """
 
     forwards: np.ndarray
     losses: np.ndarray
     metrics: np.ndarray
     seeds: tuple[int, ...]
+    kept: bool = True
 
     @property
     def final(self) -> np.ndarray:
@@ -155,7 +157,7 @@ def difference(ours: np.ndarray, base: np.ndarray) -> Estimate:
             interval is open on the side of the method that lost more runs.
     """
     both = np.isfinite(ours) & np.isfinite(base)
-    gaps, lost = (ours - base)[both], int(np.isinf(ours).sum() - np.isinf(base).sum())
+    gaps, lost = ours[both] - base[both], int(np.isinf(ours).sum() - np.isinf(base).sum())
     n = len(gaps)
     mean = float(gaps.mean()) if n else float("nan")
     error = float(gaps.std(ddof=1) / n**0.5) if n > 1 else float("inf")
@@ -205,7 +207,8 @@ def mean_difference(pairs: Sequence[tuple[np.ndarray, np.ndarray]], draws: int =
         pairs: values of a method and of the base method, of each task, one for each seed.
         draws: of the bootstrap.
     """
-    gaps = [ours - base for ours, base in pairs]
+    with np.errstate(invalid="ignore"):  # both runs of a pair diverged: neither is lower
+        gaps = [np.nan_to_num(ours - base, posinf=np.inf, neginf=-np.inf) for ours, base in pairs]
     measures = [lambda orders, gap=gap: gap[orders].mean(-1) for gap in gaps]
     return across(measures, [len(gap) for gap in gaps], draws)
 
