@@ -181,7 +181,7 @@ def main(way: str) -> None:
 # The tests.
 
 
-def run(way: str, cache: Path) -> dict:
+def run(way: str, cache: Path, script: str = __file__) -> dict:
     root = Path(__file__).resolve().parents[1]
     environment = {
         **os.environ,
@@ -189,7 +189,7 @@ def run(way: str, cache: Path) -> dict:
         "TRITON_CACHE_DIR": str(cache),
         "PYTHONPATH": os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH")))),
     }
-    done = subprocess.run([sys.executable, __file__, way], env=environment, capture_output=True, text=True, timeout=540)
+    done = subprocess.run([sys.executable, script, way], env=environment, capture_output=True, text=True, timeout=540)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

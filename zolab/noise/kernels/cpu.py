@@ -122,6 +122,11 @@ def given(parts: list[torch.Tensor]) -> np.ndarray:
     return rows[0][None] if len(rows) == 1 else np.stack(rows)
 
 
+def perturbed(out, w, tile, source, scale):
+    """out = w + scale * z, with the bits that `perturb` and `flip` give; w stays as it is."""
+    probe.perturbed(out, w, tile, *source, f32(scale))
+
+
 def perturb(w, tile, source, scale):
     """w += scale * z; returns the journal that `flip` and `restore` need."""
     spare = _spare.__dict__.setdefault(w.dtype, (np.empty(CHUNK, np.uint16), np.empty(CHUNK, w.dtype)))

@@ -114,6 +114,9 @@ class Kernels:
     def given(self, parts: list[Tensor]) -> list[Tensor]:
         return parts
 
+    def perturbed(self, out: Tensor, w: Tensor, tile, source, scale):
+        out.copy_(_moved(w, self._scaled(w, tile, source, 0, scale)))
+
     def perturb(self, w: Tensor, tile, source, scale):
         delta = self._scaled(w, tile, source, 0, scale)
         plus, minus = _moved(w, delta), _moved(w, -delta)
@@ -171,5 +174,5 @@ def _moved(w: Tensor, delta: Tensor) -> Tensor:
 
 _kernels = Kernels(fill)
 add_scaled, dot, given, moments = _kernels.add_scaled, _kernels.dot, _kernels.given, _kernels.moments
-perturb, flip, restore = _kernels.perturb, _kernels.flip, _kernels.restore
+perturbed, perturb, flip, restore = _kernels.perturbed, _kernels.perturb, _kernels.flip, _kernels.restore
 update, update_by_moments = _kernels.update, _kernels.update_by_moments

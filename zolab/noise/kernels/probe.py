@@ -90,6 +90,18 @@ def perturb(w, tile, keys, given, scale, counts, where, kept):
     return count
 
 
+@kernel
+def perturbed(out, w, tile, keys, given, scale):
+    """out = w + scale * z, with the bits that `perturb` gives; out is a chunk like w."""
+    wide_vectors()
+    z = scratch(TILE)
+    for start in range(0, w.size, TILE):
+        part, there = w[start : start + TILE], out[start : start + TILE]
+        direction_tile(z, keys, given, 0, tile + start // TILE, start, part.size)
+        for i in range(part.size):
+            there[i] = from_float(to_float(part[i]) + scale * z[i], part[i])
+
+
 @njit(inline="always")
 def undo_tile(now, part, z, scale, count, where, kept, first):
     """now = the weights before `part` became w + scale * z, the journal's entries from `first` on included."""
