@@ -16,6 +16,8 @@ from zolab.noise.kernels.llvm import (
     as_float,
     choose,
     fma,
+    from_float,
+    from_float_randomly,
     or_,
     plus,
     shl,
@@ -95,6 +97,22 @@ def two_normals(word0, word1):
     first = as_float(xor(as_bits(choose(swap, sine, cosine)), shl(word0, u32(31))))
     second = as_float(xor(as_bits(choose(swap, cosine, sine)), and_(word1, u32(0x80000000))))
     return times(radius, first), times(radius, second)
+
+
+@njit(inline="always")
+def put_tile(part, now, key, words, tile):
+    """Store a tile of float32 weights: rounded to nearest even, or at random by the words of a key that is not empty."""
+    if key.size:
+        half, first = PAIRS // 2, u32(tile * PAIRS)
+        for i in range(min(part.size, half)):
+            counter = add(first, u32(i))
+            a, b = threefry(key[0], key[1], (counter, add(counter, u32(half))), u32(1))
+            words[i], words[i + half], words[i + PAIRS], words[i + PAIRS + half] = a[0], a[1], b[0], b[1]
+        for i in range(part.size):
+            part[i] = from_float_randomly(now[i], words[i], part[i])
+    else:
+        for i in range(part.size):
+            part[i] = from_float(now[i], part[i])
 
 
 @njit(inline="always")
