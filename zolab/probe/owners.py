@@ -1,0 +1,154 @@
+"""Which module owns which trained weights, and the rooms in which modules compute with moved ones."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zolab.noise import Chunk
+
+NEVER_CALLED = (nn.ParameterList, nn.ParameterDict, nn.ModuleList, nn.ModuleDict)
+ALIGNMENT = 64  # bytes, as torch aligns its own memory: a product must take the same path and give the same bits
+
+
+class Part:
+    """One trained tensor in one module, and the places in which the module finds it.
+
+    Args:
+        number: of the tensor, among all trained ones.
+        weight: the tensor, contiguous.
+        pieces: of the tensor.
+    """
+
+    def __init__(self, number: int, weight: Tensor, pieces: Sequence[Chunk]):
+        self.number, self.weight, self.pieces = number, weight, pieces
+        self.places: list[tuple[dict[str, Any], str, Tensor]] = []
+        self.bytes = -(-weight.numel() * weight.element_size() // ALIGNMENT) * ALIGNMENT
+
+    def fill(self, flat: Tensor) -> None:
+        """Let the module find these numbers in place of its own."""
+        for places, name, own in self.places:
+            if places[name] is not own:
+                raise RuntimeError(f"{name} was replaced while the closure ran; only a model's own weights can be moved.")
+            places[name] = flat.as_strided(own.shape, own.stride())
+
+    def empty(self) -> None:
+        """Let the module find its own numbers again."""
+        for places, name, own in self.places:
+            places[name] = own
+
+
+class Owner:
+    """A module with the trained tensors that it reads while it is called.
+
+    Args:
+        module: the module.
+    """
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+        self.parts: dict[int, Part] = {}
+        self.depth, self.room = 0, None
+
+    def settle(self) -> None:
+        """Note what is known once every part is there."""
+        devices = {part.weight.device for part in self.parts.values()}
+        if len(devices) > 1:
+            kind = type(self.module).__name__
+            raise ValueError(f"a {kind} has its weights on several devices, {', '.join(map(str, devices))}; give it one.")
+        (self.device,) = devices
+        self.bytes = sum(part.bytes for part in self.parts.values())
+
+    def restore(self) -> Tensor | None:
+        """The module as it was, from whatever state it is in; returns the room that it leaves."""
+        room, self.room, self.depth = self.room, None, 0
+        if room is not None:
+            for part in self.parts.values():
+                part.empty()
+        return room
+
+
+class Rooms:
+    """Memory for moved weights: one room a device, as modules take turns, and one more for a module inside another.
+
+    A room that something looks into when its module is done, such as an output that is a view of the weights, or what a
+    backward pass will need, is never used again.
+    """
+
+    def __init__(self):
+        self.free: list[Tensor] = []
+
+    def take(self, size: int, device: torch.device) -> Tensor:
+        """A room of at least so many bytes; a free one that is too small makes way for it."""
+        for i, room in enumerate(self.free):
+            if room.device == device:
+                del self.free[i]
+                if room.numel() >= size:
+                    return room
+                break
+        return torch.empty(size, dtype=torch.uint8, device=device)
+
+    def give(self, room: Tensor) -> None:
+        if not _looked_into(room):
+            self.free.append(room)
+
+
+def _looked_into(room: Tensor) -> bool:
+    """Whether another tensor shares the room's memory; also where torch does not tell."""
+    count = getattr(torch._C, "_storage_Use_Count", None)
+    storage = room.untyped_storage()
+    return count is None or count(storage._cdata) > 2  # the room and the line above
+
+
+def place_of(tensor: Tensor) -> tuple[int, int]:
+    """What tells one memory from another: tied tensors share it."""
+    return (tensor.data_ptr(), tensor.numel()) if tensor.numel() else (id(tensor), 0)
+
+
+def owners_of(model: nn.Module, tensors: Sequence[Tensor], pieces: Sequence[Chunk]) -> tuple[list[Owner], list[str]]:
+    """The modules that read the tensors when called, and the tensors' names in the model.
+
+    What a `ParameterList` or `ParameterDict` holds, and the output projection of `MultiheadAttention`, is read by the module
+    around it: these are never called.
+
+    Raises:
+        ValueError: a tensor is none of the model's, the model is compiled, or a module has weights on several devices.
+    """
+    numbers = {place_of(tensor): j for j, tensor in enumerate(tensors)}
+    names: list[str | None] = [None] * len(tensors)
+    owners: dict[nn.Module, Owner] = {}
+    readers: dict[nn.Module, nn.Module] = {}
+    of_tensor: list[list[Chunk]] = [[] for _ in tensors]
+    for piece in pieces:
+        of_tensor[piece.tensor].append(piece)
+    for path, module in model.named_modules():
+        _refuse_compiled(module, path)
+        reader = readers.get(module, module)
+        for name, child in module.named_children():
+            attention = isinstance(module, nn.MultiheadAttention) and name == "out_proj"
+            if attention or isinstance(child, NEVER_CALLED):
+                readers[child] = reader
+        for name, value in module._parameters.items():
+            j = None if value is None else numbers.get(place_of(value))
+            if j is not None:
+                names[j] = names[j] or (f"{path}.{name}" if path else name)
+                owner = owners.setdefault(reader, Owner(reader))
+                part = owner.parts.setdefault(j, Part(j, tensors[j], of_tensor[j]))
+                part.places.append((module._parameters, name, value))
+    for j, name in enumerate(names):
+        if name is None:
+            shape = tuple(tensors[j].shape)
+            raise ValueError(
+                f"trained tensor {j}, of shape {shape}, is none of the model's; give the model that it is part of."
+            )
+    for owner in owners.values():
+        owner.settle()
+    return list(owners.values()), names
+
+
+def _refuse_compiled(module: nn.Module, path: str) -> None:
+    compiled = type(module).__module__.startswith("torch._dynamo") or getattr(module, "_compiled_call_impl", None)
+    if compiled or isinstance(module, torch.jit.ScriptModule):
+        where = f"module {path}" if path else "the model"
+        raise ValueError(f"{where} is compiled, and compiled code does not ask where weights are; give the model as it was.")
