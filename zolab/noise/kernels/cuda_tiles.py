@@ -16,7 +16,7 @@ ROUNDS, ROTATIONS, PARITY = map(tl.constexpr, (threefry.ROUNDS, threefry.ROTATIO
 QUARTER_TURN = tl.constexpr(math.pi / 2 * 2.0**-32)
 
 # Keys and tiles change with every call: no value of theirs may lead to a compilation of its own.
-kernel = triton.jit(do_not_specialize=["k0", "k1", "tile"])
+kernel = triton.jit(do_not_specialize=["k0", "k1", "tile", "count", "r0", "r1"])
 
 
 @triton.jit
@@ -90,14 +90,45 @@ def normals(k0, k1, pair):
 def halves(source, i, left):
     """The two halves of a tile in float32, `left` elements of it; `source` points at its first."""
     first = tl.load(source + i, i < left, other=0.0).to(tl.float32)
-    return first, tl.load(source + PAIRS + i, PAIRS + i < left, other=0.0).to(tl.float32)
+    return first, tl.load(source + PAIRS + i, i + PAIRS < left, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def store_halves(target, i, left, first, second):
     """Store float32 values, rounded to nearest even in the type of the target."""
     tl.store(target + i, first.to(target.dtype.element_ty), i < left)
-    tl.store(target + PAIRS + i, second.to(target.dtype.element_ty), PAIRS + i < left)
+    tl.store(target + PAIRS + i, second.to(target.dtype.element_ty), i + PAIRS < left)
+
+
+@triton.jit
+def as_stored(x, like):
+    """A float32 as it reads back after being stored where `like` points."""
+    return x.to(like.dtype.element_ty).to(tl.float32)
+
+
+@triton.jit
+def at_random(x, word, like):
+    """A number that `like`'s type holds, above or below x by a random word: `llvm.from_float_randomly`."""
+    DROPPED: tl.constexpr = 0xFFFF if like.dtype.element_ty == tl.bfloat16 else 0x1FFF
+    bits = x.to(tl.uint32, bitcast=True)
+    finite = (bits & 0x7F800000) != 0x7F800000
+    result = (tl.where(finite, bits + (word & DROPPED), bits) & (0xFFFFFFFF ^ DROPPED)).to(tl.float32, bitcast=True)
+    if like.dtype.element_ty == tl.float16:
+        steps = tl.abs(x) * 16777216.0
+        whole = steps.to(tl.int32).to(tl.float32)
+        up = (word >> 8).to(tl.int32).to(tl.float32) * (1.0 / 16777216.0) < steps - whole
+        small = with_sign((whole + up.to(tl.float32)) * (1.0 / 16777216.0), bits & 0x80000000)
+        result = tl.where((bits & 0x7FFFFFFF) < 0x38800000, small, result)
+    return result
+
+
+@triton.jit
+def put_halves(target, i, left, first, second, r0, r1, tile, ROUND: tl.constexpr):
+    """As `store_halves`; with ROUND, at random by the words of the key (r0, r1)."""
+    if ROUND:
+        word0, word1 = threefry_words(r0, r1, pairs_of(tile), 1)
+        first, second = at_random(first, word0, target), at_random(second, word1, target)
+    store_halves(target, i, left, first, second)
 
 
 @triton.jit
