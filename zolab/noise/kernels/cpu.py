@@ -154,7 +154,7 @@ def update(w, tile, sources, coefficients, decay, rounding=None):
     """w = decay * w + sum_k coefficients[k] * z_k.
 
     `rounding` is None, to nearest even, or a generator key, uint32 of shape (2,): then half-precision weights are rounded up
-    or down at random, without bias, by the words of the counters (pair, 1), where directions have (pair, 0).
+    or down at random, without bias, by the words of counters (n, 1), where directions have (n, 0).
     """
     probe.update(w, tile, *sources, coefficients, f32(decay), _rounding_key(w, rounding))
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from zolab.noise.kernels import cuda_probe, cuda_update, threefry
 from zolab.noise.kernels.cuda_journal import Journal
+from zolab.noise.kernels.cuda_launch import launch
 from zolab.noise.kernels.cuda_tiles import PAIRS, TILE, kernel, normals, pairs_of, store_halves, threefry_words
 
 CHUNK = 1 << 40  # one launch a tensor
@@ -46,12 +47,9 @@ def _tiles(chunk: Tensor, tile: int = threefry.TILE) -> int:
     return -(-chunk.numel() // tile)
 
 
-def _launch(function: Any, chunk: Tensor, *more, programs: int | None = None) -> None:
-    """Run a kernel over a chunk. Products and sums stay apart, as on the CPU, unless the kernel joins them itself."""
-    programs = _tiles(chunk) if programs is None else programs
-    if programs:
-        with torch.cuda.device_of(chunk):
-            function[(programs,)](chunk, chunk.numel(), *more, enable_fp_fusion=False)
+def _launch(function: Any, chunk: Tensor, *more) -> None:
+    """Run a kernel over a chunk, one program to a tile."""
+    launch(function, _tiles(chunk), chunk, *more)
 
 
 def _single(source) -> tuple[int, int, Tensor | None]:
@@ -102,7 +100,7 @@ def moments(w: Tensor, out: Any = None) -> Any:
     """
     programs = _tiles(w, cuda_update.MOMENTS.value)
     partial = torch.empty((2, programs), dtype=torch.float32, device=w.device)
-    _launch(cuda_update.moments_kernel, w, *partial, programs=programs)
+    launch(cuda_update.moments_kernel, programs, w, *partial)
     sums = partial.sum(1, dtype=torch.float64)
     if out is None:
         return sums.tolist()

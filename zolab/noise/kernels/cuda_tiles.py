@@ -87,10 +87,27 @@ def normals(k0, k1, pair):
 
 
 @triton.jit
+def raw_halves(source, i, left):
+    """The two halves of a tile as they are stored, `left` elements of it; `source` points at its first."""
+    return tl.load(source + i, i < left, other=0.0), tl.load(source + PAIRS + i, i + PAIRS < left, other=0.0)
+
+
+@triton.jit
 def halves(source, i, left):
-    """The two halves of a tile in float32, `left` elements of it; `source` points at its first."""
-    first = tl.load(source + i, i < left, other=0.0).to(tl.float32)
-    return first, tl.load(source + PAIRS + i, i + PAIRS < left, other=0.0).to(tl.float32)
+    first, second = raw_halves(source, i, left)
+    return first.to(tl.float32), second.to(tl.float32)
+
+
+@triton.jit
+def beside(number, raw):
+    """The same numbers, each in the thread that holds the weight there.
+
+    Weights lie in threads as wide loads bring them, numbers made from nothing lie one by one, and sums of the two would be
+    exchanged through shared memory. So zero is added, made from the weights' bits in a way that Triton does not see through
+    when it chooses layouts; LLVM does, later, and no instruction is left.
+    """
+    bits = raw.to(tl.uint16 if raw.dtype.primitive_bitwidth == 16 else tl.uint32, bitcast=True)
+    return number + (bits.to(tl.uint64) >> 32).to(tl.uint32)
 
 
 @triton.jit
@@ -116,7 +133,7 @@ def at_random(x, word, like):
     if like.dtype.element_ty == tl.float16:
         steps = tl.abs(x) * 16777216.0
         whole = steps.to(tl.int32).to(tl.float32)
-        up = (word >> 8).to(tl.int32).to(tl.float32) * (1.0 / 16777216.0) < steps - whole
+        up = (word.to(tl.int32).to(tl.float32) + 0.5) * (1.0 / 65536.0) < steps - whole
         small = with_sign((whole + up.to(tl.float32)) * (1.0 / 16777216.0), bits & 0x80000000)
         result = tl.where((bits & 0x7FFFFFFF) < 0x38800000, small, result)
     return result
@@ -124,17 +141,19 @@ def at_random(x, word, like):
 
 @triton.jit
 def put_halves(target, i, left, first, second, r0, r1, tile, ROUND: tl.constexpr):
-    """As `store_halves`; with ROUND, at random by the words of the key (r0, r1)."""
+    """As `store_halves`; with ROUND, at random by the words of the key (r0, r1), see `tiles.put_tile`."""
     if ROUND:
-        word0, word1 = threefry_words(r0, r1, pairs_of(tile), 1)
-        first, second = at_random(first, word0, target), at_random(second, word1, target)
+        CALLS: tl.constexpr = PAIRS // 2
+        word0, word1 = threefry_words(r0, r1, tile.to(tl.uint32) * CALLS + tl.arange(0, CALLS).to(tl.uint32), 1)
+        first = at_random(first, tl.interleave(word0 & 0xFFFF, word0 >> 16), target)
+        second = at_random(second, tl.interleave(word1 & 0xFFFF, word1 >> 16), target)
     store_halves(target, i, left, first, second)
 
 
 @triton.jit
-def direction(k0, k1, given, start, i, left, tile):
-    """A tile of a direction: from its key, or from the values `given`."""
+def direction(k0, k1, given, start, i, left, tile, raw):
+    """A tile of a direction, beside the weights `raw`: from its key, or from the values `given`."""
     if given is None:
-        return normals(k0, k1, pairs_of(tile))
+        return normals(k0, k1, beside(pairs_of(tile), raw))
     else:
         return halves(given + start, i, left)

@@ -117,8 +117,8 @@ def from_float(context, value, like):
 def from_float_randomly(context, value, word, like):
     """float32 to the storage type of `like`, up or down at random so that the mean is the value.
 
-    Of the random word, bfloat16 uses the lower 16 bits, float16 the lower 13, or the upper 24 where it is subnormal. NaN and
-    infinity stay what they are; float32 keeps its value.
+    The word is a random number below 2^16. bfloat16 drops 16 bits, float16 13 and uses as many; where float16 is subnormal
+    it drops more, and chances are rounded to 1/65536. NaN and infinity stay what they are; float32 keeps its value.
     """
 
     def emit(ctx, builder, signature, values):
@@ -140,7 +140,8 @@ def from_float_randomly(context, value, word, like):
             size = builder.and_(bits, const(0x7FFFFFFF))
             steps = builder.fmul(builder.bitcast(size, FLOAT), ir.Constant(FLOAT, 2.0**24))
             whole = builder.sitofp(builder.fptosi(steps, I32), FLOAT)
-            random = builder.fmul(builder.uitofp(builder.lshr(word, const(8)), FLOAT), ir.Constant(FLOAT, 2.0**-24))
+            between = builder.fadd(builder.sitofp(word, FLOAT), ir.Constant(FLOAT, 0.5))
+            random = builder.fmul(between, ir.Constant(FLOAT, 2.0**-16))
             up = builder.uitofp(builder.fcmp_ordered("<", random, builder.fsub(steps, whole)), FLOAT)
             small = builder.bitcast(builder.fmul(builder.fadd(whole, up), ir.Constant(FLOAT, 2.0**-24)), I32)
             signed = builder.or_(small, builder.and_(bits, const(0x80000000)))

@@ -92,6 +92,13 @@ def fill(out: Tensor, k0, k1, tile):
     out.copy_(in_order(*two_normals(*threefry(int(k0), int(k1), counters(out, tile))), out.numel()))
 
 
+def rounding_words(w: Tensor, tile: int, k0: int, k1: int) -> Tensor:
+    """16 random bits for each weight, as `zolab.noise.kernels.tiles.put_tile` takes them."""
+    calls = counters(w, tile)[: -(-w.numel() // TILE) * (PAIRS // 2)] - tile * (PAIRS // 2)
+    first, second = (torch.stack((word & 0xFFFF, word >> 16), dim=1).view(-1) for word in threefry(k0, k1, calls, 1))
+    return in_order(first, second, w.numel())
+
+
 def at_random(x: Tensor, words: Tensor, dtype: torch.dtype) -> Tensor:
     """float32 in a type of half precision, up or down by random words: `zolab.noise.kernels.llvm.from_float_randomly`."""
     dropped = 0xFFFF if dtype == torch.bfloat16 else 0x1FFF
@@ -100,7 +107,7 @@ def at_random(x: Tensor, words: Tensor, dtype: torch.dtype) -> Tensor:
     result = carried.view(torch.float32)
     if dtype == torch.float16:
         steps = x.abs() * 2.0**24
-        up = (words >> 8).to(torch.float32) * 2.0**-24 < steps - steps.floor()
+        up = (words.to(torch.float32) + 0.5) * 2.0**-16 < steps - steps.floor()
         small = ((steps.floor() + up) * 2.0**-24).copysign(x)
         result = torch.where(x.abs() < 2.0**-14, small, result)
     return result.to(dtype)
@@ -176,8 +183,7 @@ class Kernels:
         if rounding is None or w.element_size() > 2:
             w.copy_(now)
         else:
-            k0, k1 = map(int, rounding)
-            w.copy_(at_random(now, in_order(*threefry(k0, k1, counters(w, tile), 1), w.numel()), w.dtype))
+            w.copy_(at_random(now, rounding_words(w, tile, *map(int, rounding)), w.dtype))
 
     def update_by_moments(self, w: Tensor, tile, sources, first, second, decay, inside, outside, rounding=None) -> float:
         m = torch.zeros(w.numel(), dtype=_compute(w), device=w.device)

@@ -101,13 +101,17 @@ def two_normals(word0, word1):
 
 @njit(inline="always")
 def put_tile(part, now, key, words, tile):
-    """Store a tile of float32 weights: rounded to nearest even, or at random by the words of a key that is not empty."""
+    """Store a tile of float32 weights: rounded to nearest even, or at random by the words of a key that is not empty.
+
+    The counters (n, 1) of the key give two words each, and those 16 bits for each of four weights: the halves of the first
+    word for two neighbours, those of the second for the weights that are PAIRS further on.
+    """
     if key.size:
-        half, first = PAIRS // 2, u32(tile * PAIRS)
-        for i in range(min(part.size, half)):
-            counter = add(first, u32(i))
-            a, b = threefry(key[0], key[1], (counter, add(counter, u32(half))), u32(1))
-            words[i], words[i + half], words[i + PAIRS], words[i + PAIRS + half] = a[0], a[1], b[0], b[1]
+        calls = PAIRS // 2
+        for i in range(calls):
+            a, b = threefry(key[0], key[1], add(u32(tile * calls), u32(i)), u32(1))
+            words[2 * i], words[2 * i + 1] = and_(a, u32(0xFFFF)), shr(a, u32(16))
+            words[2 * i + PAIRS], words[2 * i + PAIRS + 1] = and_(b, u32(0xFFFF)), shr(b, u32(16))
         for i in range(part.size):
             part[i] = from_float_randomly(now[i], words[i], part[i])
     else:
