@@ -19,7 +19,8 @@ from zolab.optim.trajectory import StepRecord, Trajectory
 from zolab.probe.blocks import unique
 from zolab.probe.in_place import MomentsUpdate, Perturbation, Update, apply
 from zolab.probe.interrupts import DeferInterrupts
-from zolab.probe.through import Panes, Through
+from zolab.probe.panes import SPARE, Panes
+from zolab.probe.through import Look
 
 
 class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
@@ -74,24 +75,22 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
         """Raise what the constructor raises at settings that are wrong, before there is a model: one weight stands for it."""
         cls([torch.nn.Parameter(torch.zeros(1))], **settings)
 
-    def look_through(self, model: nn.Module | None) -> Self:
+    def look_through(self, model: nn.Module | None, spare: int = SPARE) -> Self:
         """Probe without moving the stored weights: each module of the model sees moved ones while it is called.
 
-        Exact in every dtype without a journal, in the memory of the largest module's weights; directions, losses and steps are
-        those of the usual probe. Not for closures that read a trained weight outside the call of the module that owns it, or
-        that leave one unread: their first step is an error which names the weight, and changes none.
+        Exact in every dtype, in the memory of the largest module's weights; directions, losses and steps are the usual ones. Not
+        for closures that read a trained weight outside the call of its module, or not at all: an error, before any update.
 
         Args:
             model: the module whose parameters these are; None goes back to moving them in place.
-
-        Returns:
-            The optimizer.
+            spare: as in `Panes`.
 
         Raises:
-            ValueError: a trained tensor is none of the model's, the model is compiled, or a module is on several devices.
+            ValueError: as in `Panes`.
         """
-        if model is None or self.panes is None or self.panes.model is not model:
-            self.panes = None if model is None else Panes(model, self._trainable()[0])
+        old = self.panes
+        if model is None or old is None or (old.model, old.spare) != (model, spare):
+            self.panes = None if model is None else Panes(model, self._trainable()[0], spare)
         return self
 
     @abstractmethod
@@ -134,7 +133,7 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
         steps = [[-lr * p / samples * scale for lr, scale in zip(lrs, scales, strict=True)] for p in record.projected_grads]
         return Update(blocks, directions, steps, record.decays(groups))
 
-    def leave(self, perturbation: Perturbation | Through, update: Update | MomentsUpdate) -> None:
+    def leave(self, perturbation: Perturbation | Look, update: Update | MomentsUpdate) -> None:
         """Take the step in the pass that ends the probe; extended by methods that read the weights in that pass."""
         perturbation.leave(update)
 
@@ -238,14 +237,13 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
         self.begin()
         self.skip(records)
 
-    def _perturbation(self, tensors: list[Tensor], *settings) -> Perturbation | Through:
+    def _perturbation(self, tensors: list[Tensor], *settings) -> Perturbation | Look:
         if self.panes is None:
             return Perturbation(tensors, *settings)
-        if not self.panes.fit(tensors):
-            self.panes = Panes(self.panes.model, tensors)
-        return Through(self.panes, *settings)
+        self.panes = self.panes.fit(tensors)
+        return self.panes.probe(*settings)
 
-    def _evaluate(self, closure: Callable, perturbation: Perturbation | Through, interrupts: DeferInterrupts) -> float:
+    def _evaluate(self, closure: Callable, perturbation: Perturbation | Look, interrupts: DeferInterrupts) -> float:
         with perturbation.evaluated():
             interrupts.allow()
             try:

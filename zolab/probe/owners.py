@@ -1,12 +1,16 @@
-"""Which module owns which trained weights, and the rooms in which modules compute with moved ones."""
+"""Which module reads which trained weights."""
 
 from collections.abc import Sequence
-from typing import Any
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from zolab.noise import Chunk
+
+if TYPE_CHECKING:
+    from zolab.probe.rooms import Room
 
 NEVER_CALLED = (nn.ParameterList, nn.ParameterDict, nn.ModuleList, nn.ModuleDict)
 ALIGNMENT = 64  # bytes, as torch aligns its own memory: a product must take the same path and give the same bits
@@ -24,19 +28,7 @@ class Part:
     def __init__(self, number: int, weight: Tensor, pieces: Sequence[Chunk]):
         self.number, self.weight, self.pieces = number, weight, pieces
         self.places: list[tuple[dict[str, Any], str, Tensor]] = []
-        self.bytes = -(-weight.numel() * weight.element_size() // ALIGNMENT) * ALIGNMENT
-
-    def fill(self, flat: Tensor) -> None:
-        """Let the module find these numbers in place of its own."""
-        for places, name, own in self.places:
-            if places[name] is not own:
-                raise RuntimeError(f"{name} was replaced while the closure ran; only a model's own weights can be moved.")
-            places[name] = flat.as_strided(own.shape, own.stride())
-
-    def empty(self) -> None:
-        """Let the module find its own numbers again."""
-        for places, name, own in self.places:
-            places[name] = own
+        self.bytes = weight.numel() * weight.element_size()
 
 
 class Owner:
@@ -44,12 +36,15 @@ class Owner:
 
     Args:
         module: the module.
+        number: of the owner, among all.
     """
 
-    def __init__(self, module: nn.Module):
-        self.module = module
+    def __init__(self, module: nn.Module, number: int):
+        self.module, self.number = module, number
         self.parts: dict[int, Part] = {}
-        self.depth, self.room = 0, None
+        self.depth = 0
+        self.room: Room | None = None
+        """Where it computes now."""
 
     def settle(self) -> None:
         """Note what is known once every part is there."""
@@ -58,47 +53,20 @@ class Owner:
             kind = type(self.module).__name__
             raise ValueError(f"a {kind} has its weights on several devices, {', '.join(map(str, devices))}; give it one.")
         (self.device,) = devices
-        self.bytes = sum(part.bytes for part in self.parts.values())
+        self.starts = list(accumulate((-(-part.bytes // ALIGNMENT) * ALIGNMENT for part in self.parts.values()), initial=0))
 
-    def restore(self) -> Tensor | None:
+    def restore(self) -> "Room | None":
         """The module as it was, from whatever state it is in; returns the room that it leaves."""
         room, self.room, self.depth = self.room, None, 0
         if room is not None:
             for part in self.parts.values():
-                part.empty()
+                for places, name, own in part.places:
+                    places[name] = own
         return room
 
-
-class Rooms:
-    """Memory for moved weights: one room a device, as modules take turns, and one more for a module inside another.
-
-    A room that something looks into when its module is done, such as an output that is a view of the weights, or what a
-    backward pass will need, is never used again.
-    """
-
-    def __init__(self):
-        self.free: list[Tensor] = []
-
-    def take(self, size: int, device: torch.device) -> Tensor:
-        """A room of at least so many bytes; a free one that is too small makes way for it."""
-        for i, room in enumerate(self.free):
-            if room.device == device:
-                del self.free[i]
-                if room.numel() >= size:
-                    return room
-                break
-        return torch.empty(size, dtype=torch.uint8, device=device)
-
-    def give(self, room: Tensor) -> None:
-        if not _looked_into(room):
-            self.free.append(room)
-
-
-def _looked_into(room: Tensor) -> bool:
-    """Whether another tensor shares the room's memory; also where torch does not tell."""
-    count = getattr(torch._C, "_storage_Use_Count", None)
-    storage = room.untyped_storage()
-    return count is None or count(storage._cdata) > 2  # the room and the line above
+    def untouched(self) -> bool:
+        """Whether the module still holds the tensors that it did."""
+        return all(places[name] is own for part in self.parts.values() for places, name, own in part.places)
 
 
 def place_of(tensor: Tensor) -> tuple[int, int]:
@@ -133,7 +101,7 @@ def owners_of(model: nn.Module, tensors: Sequence[Tensor], pieces: Sequence[Chun
             j = None if value is None else numbers.get(place_of(value))
             if j is not None:
                 names[j] = names[j] or (f"{path}.{name}" if path else name)
-                owner = owners.setdefault(reader, Owner(reader))
+                owner = owners.setdefault(reader, Owner(reader, len(owners)))
                 part = owner.parts.setdefault(j, Part(j, tensors[j], of_tensor[j]))
                 part.places.append((module._parameters, name, value))
     for j, name in enumerate(names):

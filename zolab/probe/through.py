@@ -10,73 +10,29 @@ place then (`zolab.probe.in_place`). Directions, losses and steps of the two are
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from zolab.noise import Direction, GivenDirection, Sources, chunks, for_each
-from zolab.noise.kernels.threefry import TILE
+from zolab.noise import Chunk, Direction, GivenDirection, Sources, for_each
 from zolab.probe.in_place import MomentsUpdate, Update, apply
-from zolab.probe.owners import Part, Rooms, owners_of
+from zolab.probe.owners import Owner
 from zolab.probe.watch import Watch
+
+if TYPE_CHECKING:
+    from zolab.probe.panes import Panes
 
 REMEDY = "call the module that owns it, freeze it, or probe in place"
 _busy: set[int] = set()
 """The modules that are looked through at this moment, in any thread."""
 
 
-class Panes:
-    """What looking through a model takes, kept from step to step: the owners of its weights, and their rooms.
-
-    Args:
-        model: the module whose weights the tensors are; its modules may be tied, frozen in part, nested, or called twice.
-        tensors: the trained ones, contiguous.
-
-    Raises:
-        ValueError: a tensor is none of the model's, the model is compiled, or a module has weights on several devices.
-    """
-
-    def __init__(self, model: nn.Module, tensors: Sequence[Tensor]):
-        self.model, self.tensors = model, list(tensors)
-        self.pieces = chunks(self.tensors)
-        self.owners, self.names = owners_of(model, self.tensors, self.pieces)
-        self.rooms = Rooms()
-        self.form = self._form()
-        self.watched: set[tuple[int, ...]] = set()
-        """Orders of calls that were seen to read no weight elsewhere."""
-
-    def fit(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether the model and its trained tensors are still those that this was made for."""
-        same = len(tensors) == len(self.tensors) and all(a is b for a, b in zip(tensors, self.tensors, strict=True))
-        return same and self.form == self._form()
-
-    def try_out(self, closure: Callable[[], Any]) -> None:
-        """Call a closure once, at the weights as they are.
-
-        Raises:
-            ValueError: it reads weights in ways in which they cannot be moved.
-        """
-        probe = Through(self, tuple(range(len(self.tensors))), Direction(0, 0), [0.0] * len(self.tensors))
-        try:
-            with torch.no_grad():
-                probe.plus()
-                with probe.evaluated(watch=True):
-                    closure()
-        finally:
-            probe.leave()
-
-    def _form(self) -> list[int]:
-        values = [id(value) for module in self.model.modules() for value in module._parameters.values()]
-        return values + [tensor.data_ptr() for tensor in self.tensors]
-
-
-class Through:
-    """A model that can be seen at w + scale_j z_j and at w - scale_j z_j; it is used as `Perturbation` is.
+class Look:
+    """What the probes that leave the stored weights alone have in common.
 
     Args:
         panes: of the model.
@@ -85,11 +41,38 @@ class Through:
         scales: one factor for each tensor, eps times sigma_j.
     """
 
-    def __init__(self, panes: Panes, blocks: tuple[int, ...], direction: Direction | GivenDirection, scales: Sequence[float]):
+    def __init__(self, panes: "Panes", blocks: tuple[int, ...], direction: Direction | GivenDirection, scales: Sequence[float]):
         self.panes, self.scales = panes, scales
         self.sources = Sources([direction], blocks)
+        self.busy: set[int] = set()
+
+    def open(self) -> None:
+        """Claim the model's modules. Raises RuntimeError if they are looked through already."""
+        modules = {id(owner.module) for owner in self.panes.owners}
+        if not _busy.isdisjoint(modules):
+            raise RuntimeError(
+                "the model is being looked through already: a step cannot be taken inside another one's closure."
+            )
+        self.busy = modules
+        _busy.update(modules)
+
+    def close(self) -> None:
+        """Let every module find its own weights, wherever the probe broke off."""
+        _busy.difference_update(self.busy)
+        self.busy = set()
+
+    def leave(self, update: Update | MomentsUpdate | None = None, *, measure: bool = False) -> np.ndarray | None:
+        """End the probe and apply the update to the weights; arguments and result as of `Perturbation.leave`."""
+        self.close()
+        return apply(self.panes.tensors, update, measure=measure, pieces=self.panes.pieces)
+
+
+class Through(Look):
+    """A model that can be seen at w + scale_j z_j and at w - scale_j z_j; it is used as `Perturbation` is."""
+
+    def __init__(self, *settings):
+        super().__init__(*settings)
         self.side, self.thread = 0, threading.get_ident()
-        self.modules: set[int] = set()
         self.handles: list[Any] = []
         self.calls: list[int] = []
         self.watch: Watch | None = None
@@ -97,13 +80,24 @@ class Through:
 
     def plus(self) -> None:
         """Show w + scale z from now on."""
-        self._open()
+        self.open()
+        for owner in self.panes.owners:
+            self.handles.append(owner.module.register_forward_pre_hook(partial(self._enter, owner), prepend=True))
+            self.handles.append(owner.module.register_forward_hook(partial(self._exit, owner), always_call=True))
         self.side = 1
 
     def minus(self) -> None:
         """Show w - scale z from now on."""
         self._tidy()
         self.side = -1
+
+    def close(self) -> None:
+        if self.busy:
+            self._tidy()
+            for handle in self.handles:
+                handle.remove()
+            self.side, self.handles = 0, []
+        super().close()
 
     @contextmanager
     def evaluated(self, watch: bool = False) -> Iterator[None]:
@@ -131,81 +125,52 @@ class Through:
         if watch:
             panes.watched.add(tuple(self.calls))
 
-    def leave(self, update: Update | MomentsUpdate | None = None, *, measure: bool = False) -> np.ndarray | None:
-        """End the probe and apply the update to the weights; arguments and result as of `Perturbation.leave`."""
-        self._close()
-        return apply(self.panes.tensors, update, measure=measure, pieces=self.panes.pieces)
-
-    def _open(self) -> None:
-        modules = {id(owner.module) for owner in self.panes.owners}
-        if not _busy.isdisjoint(modules):
-            raise RuntimeError(
-                "the model is being looked through already: a step cannot be taken inside another one's closure."
-            )
-        self.modules = modules
-        _busy.update(modules)
-        for number, owner in enumerate(self.panes.owners):
-            self.handles.append(owner.module.register_forward_pre_hook(partial(self._enter, number), prepend=True))
-            self.handles.append(owner.module.register_forward_hook(partial(self._exit, number), always_call=True))
-
-    def _close(self) -> None:
-        if not self.modules:
-            return
-        self._tidy()
-        for handle in self.handles:
-            handle.remove()
-        _busy.difference_update(self.modules)
-        self.side, self.handles, self.modules = 0, [], set()
-
     def _tidy(self) -> None:
         """Put modules right that an interrupt broke off."""
         for owner in self.panes.owners:
             owner.restore()
 
-    def _enter(self, number: int, module: nn.Module, args: Any) -> None:
-        owner = self.panes.owners[number]
+    def _enter(self, owner: Owner, module: nn.Module, args: Any) -> None:
         if threading.get_ident() != self.thread:
             kind = type(module).__name__
             raise RuntimeError(
                 f"a {kind} was called in a thread of its own, where its weights cannot be moved; probe in place."
             )
-        self.calls.append(number)
+        self.calls.append(owner.number)
         owner.depth += 1
         if owner.depth > 1:
             return  # it calls itself, and has what it needs
-        with self.watch.looking_away() if self.watch else nullcontext():
-            owner.room = self.panes.rooms.take(owner.bytes, owner.device)
-            start = 0
-            for part in owner.parts.values():
-                size = part.weight.numel() * part.weight.element_size()
-                flat = owner.room[start : start + size].view(part.weight.dtype)
-                self._move(part, flat)
-                part.fill(flat)
-                start += part.bytes
+        if not self.watch:
+            self._move(owner)
+        else:
+            with self.watch.looking_away():
+                self._move(owner)
 
-    def _exit(self, number: int, *_: Any) -> None:
-        owner = self.panes.owners[number]
+    def _exit(self, owner: Owner, *_: Any) -> None:
         if threading.get_ident() != self.thread or not owner.depth:
             return  # called although `_enter` raised
         owner.depth -= 1
         if not owner.depth and (room := owner.restore()) is not None:
             self.panes.rooms.give(room)
 
-    def _move(self, part: Part, flat: Tensor) -> None:
-        """flat = w + side scale z."""
-        scale = self.side * self.scales[part.number]
-        pieces = part.pieces
-        if not pieces:
-            return
-        data = pieces[0].kernels.view(flat)
+    def _move(self, owner: Owner) -> None:
+        """Let a module find w + side scale z in place of w."""
+        owner.room = room = self.panes.rooms.take(owner.starts[-1], owner.device)
+        for part, pieces, views in room.seats_of(owner):
+            scale = self.side * self.scales[part.number]
+            if len(pieces) == 1:
+                ((piece, out),) = pieces
+                piece.kernels.perturbed(out, piece.data, piece.tile, self.sources.at(piece), scale)
+            else:
+                for_each([piece for piece, _ in pieces], partial(self._fill, pieces, scale), part.weight.numel())
+            for (places, name, own), view in zip(part.places, views, strict=True):
+                if places[name] is not own:
+                    raise RuntimeError(f"{name} was replaced while the closure ran; only a model's own weights can be moved.")
+                places[name] = view
 
-        def work(i: int) -> None:
-            piece = pieces[i]
-            first = piece.tile * TILE
-            out = data[first : first + len(piece.data)]
-            piece.kernels.perturbed(out, piece.data, piece.tile, self.sources.at(piece), scale)
-
-        for_each(pieces, work, flat.numel())
+    def _fill(self, pieces: Sequence[tuple[Chunk, Any]], scale: float, i: int) -> None:
+        piece, out = pieces[i]
+        piece.kernels.perturbed(out, piece.data, piece.tile, self.sources.at(piece), scale)
 
     def _complain(self, name: str) -> None:
         self.elsewhere = name

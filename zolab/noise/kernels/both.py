@@ -1,0 +1,27 @@
+"""The CPU kernel that makes both sides of a probe from one direction."""
+
+import numpy as np
+
+from zolab.noise.kernels.compiled import kernel
+from zolab.noise.kernels.llvm import from_float, to_float, wide_vectors
+from zolab.noise.kernels.probe import direction_tile
+from zolab.noise.kernels.threefry import TILE
+from zolab.noise.kernels.tiles import scratch
+
+
+@kernel
+def _both(plus, minus, w, tile, keys, given, scale):
+    wide_vectors()
+    z = scratch(TILE)
+    for start in range(0, w.size, TILE):
+        part, above, below = w[start : start + TILE], plus[start : start + TILE], minus[start : start + TILE]
+        direction_tile(z, keys, given, 0, tile + start // TILE, start, part.size)
+        for i in range(part.size):
+            above[i] = from_float(to_float(part[i]) + scale * z[i], part[i])
+        for i in range(part.size):
+            below[i] = from_float(to_float(part[i]) - scale * z[i], part[i])
+
+
+def both(plus, minus, w, tile, source, scale):
+    """plus = w + scale * z and minus = w - scale * z, with the bits of `cpu.perturbed`; w stays as it is."""
+    _both(plus, minus, w, tile, *source, np.float32(scale))
