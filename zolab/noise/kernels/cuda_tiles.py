@@ -140,11 +140,13 @@ def at_random(x, word, like):
 
 
 @triton.jit
-def put_halves(target, i, left, first, second, r0, r1, tile, ROUND: tl.constexpr):
-    """As `store_halves`; with ROUND, at random by the words of the key (r0, r1), see `tiles.put_tile`."""
+def put_halves(target, i, left, first, second, r0, r1, tile, raw, ROUND: tl.constexpr):
+    """As `store_halves`; with ROUND, at random by the words of the key (r0, r1), see `tiles.put_tile`. `raw` as in `beside`."""
     if ROUND:
         CALLS: tl.constexpr = PAIRS // 2
-        word0, word1 = threefry_words(r0, r1, tile.to(tl.uint32) * CALLS + tl.arange(0, CALLS).to(tl.uint32), 1)
+        every_other, _ = tl.split(tl.reshape(raw, (CALLS, 2)))
+        call = beside(tile.to(tl.uint32) * CALLS + tl.arange(0, CALLS).to(tl.uint32), every_other)
+        word0, word1 = threefry_words(r0, r1, call, 1)
         first = at_random(first, tl.interleave(word0 & 0xFFFF, word0 >> 16), target)
         second = at_random(second, tl.interleave(word1 & 0xFFFF, word1 >> 16), target)
     store_halves(target, i, left, first, second)

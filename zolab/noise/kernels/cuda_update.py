@@ -39,7 +39,7 @@ def update_kernel(
     z0, z1 = direction(k0, k1, given, start, i, left, tile, raw0)
     now0 = tl.fma(z0, coefficient, raw0.to(tl.float32) * decay)
     now1 = tl.fma(z1, coefficient, raw1.to(tl.float32) * decay)
-    put_halves(w + start, i, left, now0, now1, r0, r1, tile, ROUND)
+    put_halves(w + start, i, left, now0, now1, r0, r1, tile, raw0, ROUND)
 
 
 @kernel
@@ -66,7 +66,7 @@ def update_many_kernel(
         coefficient = tl.load(table + 3 * k + 2).to(tl.float32, bitcast=True)
         z0, z1 = direction(k0, k1, given, k * size + start, i, left, tile, raw0)
         now0, now1 = tl.fma(z0, coefficient, now0), tl.fma(z1, coefficient, now1)
-    put_halves(w + start, i, left, now0, now1, r0, r1, tile, ROUND)
+    put_halves(w + start, i, left, now0, now1, r0, r1, tile, raw0, ROUND)
 
 
 @kernel
@@ -102,7 +102,7 @@ def update_by_moments_kernel(
     added0 = tl.div_rn(m0, tl.sqrt_rn(v0 + inside) + outside)
     added1 = tl.div_rn(m1, tl.sqrt_rn(v1 + inside) + outside)
     now0, now1 = tl.fma(raw0.to(tl.float32), decay, added0), tl.fma(raw1.to(tl.float32), decay, added1)
-    put_halves(w + start, i, left, now0, now1, r0, r1, tile, ROUND)
+    put_halves(w + start, i, left, now0, now1, r0, r1, tile, raw0, ROUND)
     square0, square1 = tl.where(i < left, added0 * added0, 0.0), tl.where(i + PAIRS < left, added1 * added1, 0.0)
     tl.store(partial + tl.program_id(0), tl.sum(square0 + square1))
 
