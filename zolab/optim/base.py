@@ -78,8 +78,8 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
     def look_through(self, model: nn.Module | None, spare: int = SPARE) -> Self:
         """Probe without moving the stored weights: each module of the model sees moved ones while it is called.
 
-        Exact in every dtype, in the memory of the largest module's weights; directions, losses and steps are the usual ones. Not
-        for closures that read a trained weight outside the call of its module, or not at all: an error, before any update.
+        Exact in every dtype, in the memory of the largest module's weights; directions, losses and steps are the usual ones.
+        Not for closures that read a trained weight outside its module's call, or not at all: an error, before any update.
 
         Args:
             model: the module whose parameters these are; None goes back to moving them in place.

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from zolab.probe.rooms import Room
 
 NEVER_CALLED = (nn.ParameterList, nn.ParameterDict, nn.ModuleList, nn.ModuleDict)
+_busy: set[int] = set()
+"""The modules that are looked through at this moment, in any thread."""
 ALIGNMENT = 64  # bytes, as torch aligns its own memory: a product must take the same path and give the same bits
 
 
@@ -120,3 +122,23 @@ def _refuse_compiled(module: nn.Module, path: str) -> None:
     if compiled or isinstance(module, torch.jit.ScriptModule):
         where = f"module {path}" if path else "the model"
         raise ValueError(f"{where} is compiled, and compiled code does not ask where weights are; give the model as it was.")
+
+
+def check_free(owners: Sequence[Owner]) -> set[int]:
+    """What names the owners' modules. Raises RuntimeError if they are claimed."""
+    modules = {id(owner.module) for owner in owners}
+    if not _busy.isdisjoint(modules):
+        raise RuntimeError("the model is being looked through already: a step cannot be taken inside another one's closure.")
+    return modules
+
+
+def claim(owners: Sequence[Owner]) -> set[int]:
+    """The same, and nobody else may claim them until they are let go."""
+    modules = check_free(owners)
+    _busy.update(modules)
+    return modules
+
+
+def let_go(modules: set[int]) -> None:
+    """End a claim."""
+    _busy.difference_update(modules)

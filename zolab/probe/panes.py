@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from zolab.noise import Direction, GivenDirection, chunks
 from zolab.probe.copies import Copies
-from zolab.probe.owners import owners_of
+from zolab.probe.owners import check_free, owners_of
 from zolab.probe.rooms import Rooms, Shelf
 from zolab.probe.through import Through
 
@@ -39,7 +39,12 @@ class Panes:
         """Orders of calls that were seen to read no weight elsewhere."""
 
     def fit(self, tensors: Sequence[Tensor]) -> "Panes":
-        """These, or new ones if the tensors or their owners are others than before."""
+        """These, or new ones if the tensors or their owners are others than before.
+
+        Raises:
+            RuntimeError: the model is being looked through already.
+        """
+        check_free(self.owners)
         same = len(tensors) == len(self.tensors) and all(a is b for a, b in zip(tensors, self.tensors, strict=True))
         there = same and self.addresses == [tensor.data_ptr() for tensor in tensors]
         if there and all(owner.untouched() for owner in self.owners):

@@ -20,15 +20,13 @@ from torch import nn
 
 from zolab.noise import Chunk, Direction, GivenDirection, Sources, for_each
 from zolab.probe.in_place import MomentsUpdate, Update, apply
-from zolab.probe.owners import Owner
+from zolab.probe.owners import Owner, claim, let_go
 from zolab.probe.watch import Watch
 
 if TYPE_CHECKING:
     from zolab.probe.panes import Panes
 
 REMEDY = "call the module that owns it, freeze it, or probe in place"
-_busy: set[int] = set()
-"""The modules that are looked through at this moment, in any thread."""
 
 
 class Look:
@@ -48,17 +46,11 @@ class Look:
 
     def open(self) -> None:
         """Claim the model's modules. Raises RuntimeError if they are looked through already."""
-        modules = {id(owner.module) for owner in self.panes.owners}
-        if not _busy.isdisjoint(modules):
-            raise RuntimeError(
-                "the model is being looked through already: a step cannot be taken inside another one's closure."
-            )
-        self.busy = modules
-        _busy.update(modules)
+        self.busy = claim(self.panes.owners)
 
     def close(self) -> None:
         """Let every module find its own weights, wherever the probe broke off."""
-        _busy.difference_update(self.busy)
+        let_go(self.busy)
         self.busy = set()
 
     def leave(self, update: Update | MomentsUpdate | None = None, *, measure: bool = False) -> np.ndarray | None:

@@ -7,8 +7,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from zolab.records.files import replacing
 from zolab.models import model_bytes
+from zolab.records.files import replacing
 
 
 class Checkpoints:
