@@ -1,13 +1,13 @@
 # make start   fresh machine -> fine-tuned language model        make lab    open the notebooks
 # make test    every test, every notebook                        make bench  every benchmark
-# make figures draw the kept pictures in figures/ again
+# make figures draw the kept pictures in figures/ again         make gpu-check  all that only a GPU can tell
 PYTHON ?= python3
 BIN := .venv/bin
 PARALLEL := --numprocesses=logical --maxprocesses=4 --maxschedchunk=1
 STAMP := .venv/installed
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: start test lab bench figures install lint
+.PHONY: start test lab bench gpu-check figures install lint
 .DELETE_ON_ERROR:
 
 start: install
@@ -25,7 +25,12 @@ lab: install
 	$(BIN)/jupyter lab notebooks
 
 bench: install
-	for name in benchmarks/[a-z]*.py; do $(BIN)/python -m benchmarks.$$(basename $$name .py) || exit 1; done
+	for name in $(filter-out benchmarks/gpu_%,$(wildcard benchmarks/[a-z]*.py)); do \
+		$(BIN)/python -m benchmarks.$$(basename $$name .py) || exit 1; done
+
+# on a machine with a GPU, which may have a Python of its own: make gpu-check PYTHON=python3
+gpu-check:
+	$(PYTHON) -m benchmarks.gpu_check
 
 figures: install
 	for notebook in notebooks/*.ipynb; do $(BIN)/papermill $$notebook runs/$$(basename $$notebook) --cwd notebooks \

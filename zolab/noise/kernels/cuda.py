@@ -20,6 +20,7 @@ from zolab.noise.kernels import cuda_probe, cuda_update, threefry
 from zolab.noise.kernels.cuda_journal import Journal
 from zolab.noise.kernels.cuda_launch import launch
 from zolab.noise.kernels.cuda_tiles import PAIRS, TILE, kernel, normals, pairs_of, store_halves, threefry_words
+from zolab.noise.kernels.plain import view
 
 CHUNK = 1 << 40  # one launch a tensor
 THREADED = False
@@ -187,3 +188,22 @@ def update_by_moments(w, tile, sources, first, second, decay, inside, outside, r
     table = _table(w, keys, first, second)
     _launch(cuda_update.update_by_moments_kernel, w, table, len(first), int(tile), values, *settings)
     return partial.sum(dtype=torch.float64)
+
+
+__all__ = [
+    "CHUNK",
+    "THREADED",
+    "add_scaled",
+    "dot",
+    "fill",
+    "flip",
+    "given",
+    "moments",
+    "perturb",
+    "perturbed",
+    "restore",
+    "update",
+    "update_by_moments",
+    "view",
+    "words",
+]
