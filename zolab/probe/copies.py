@@ -7,7 +7,7 @@ of the trained weights: nothing for a small model, too much for a large one. The
 from contextlib import AbstractContextManager, nullcontext
 
 from zolab.noise import for_each
-from zolab.noise.kernels.both import both
+from zolab.noise.kernels.sides import both
 from zolab.probe.through import Look
 
 

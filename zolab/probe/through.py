@@ -21,6 +21,7 @@ from torch import nn
 from zolab.noise import Chunk, Direction, GivenDirection, Sources, for_each
 from zolab.probe.in_place import MomentsUpdate, Update, apply
 from zolab.probe.owners import Owner, claim, let_go
+from zolab.probe.rows import move_tiles, tiles_read
 from zolab.probe.watch import Watch
 
 if TYPE_CHECKING:
@@ -133,10 +134,10 @@ class Through(Look):
         if owner.depth > 1:
             return  # it calls itself, and has what it needs
         if not self.watch:
-            self._move(owner)
+            self._move(owner, args)
         else:
             with self.watch.looking_away():
-                self._move(owner)
+                self._move(owner, args)
 
     def _exit(self, owner: Owner, *_: Any) -> None:
         if threading.get_ident() != self.thread or not owner.depth:
@@ -145,12 +146,16 @@ class Through(Look):
         if not owner.depth and (room := owner.restore()) is not None:
             self.panes.rooms.give(room)
 
-    def _move(self, owner: Owner) -> None:
+    def _move(self, owner: Owner, args: Any) -> None:
         """Let a module find w + side scale z in place of w."""
         owner.room = room = self.panes.rooms.take(owner.starts[-1], owner.device)
-        for part, pieces, views in room.seats_of(owner):
+        tiles = tiles_read(owner, args)
+        for seat in room.seats_of(owner):
+            part, pieces, views = seat
             scale = self.side * self.scales[part.number]
-            if len(pieces) == 1:
+            if tiles is not None:
+                move_tiles(seat, tiles, self.sources.at, scale)
+            elif len(pieces) == 1:
                 ((piece, out),) = pieces
                 piece.kernels.perturbed(out, piece.data, piece.tile, self.sources.at(piece), scale)
             else:
