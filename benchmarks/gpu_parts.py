@@ -198,7 +198,7 @@ def methods(machine: Machine, shape: str, dtype: str, batch: int, length: int) -
 
 def without_datasets() -> None:
     """`zolab.l2l` knows the tasks, which ask for the package `datasets`; what is measured here needs none."""
-    if importlib.util.find_spec("datasets") is None:
+    if "datasets" not in sys.modules and importlib.util.find_spec("datasets") is None:
         stand_in = ModuleType("datasets")
         stand_in.Dataset = object
         sys.modules["datasets"] = stand_in

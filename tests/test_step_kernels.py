@@ -15,7 +15,7 @@ import pytest
 import torch
 from test_kernels_cuda import DTYPES, guarded, needs_gpu, needs_triton, round_as_a_gpu_does, run
 
-from zolab.noise import NOT_GIVEN, Direction, Source
+from zolab.noise import NOT_GIVEN, Chunk, Direction, Source, per_tensor
 from zolab.noise.kernels import cpu
 
 pytestmark = needs_triton
@@ -165,9 +165,9 @@ def sums_errors(cuda, device) -> float:
             w = weights(size, dtype)
             exact = w.double().sum(), w.double().square().sum()
             scale = w.double().abs().sum(), exact[1]
-            out = torch.empty(2, dtype=torch.float64, device=device)
-            cuda.moments(w.to(device), out)
-            for row in (cuda.moments(w.to(device)), out.tolist()):
+            piece = Chunk(0, cuda, w.to(device), 0)
+            later = per_tensor([piece] * 2, [cuda.moments(piece.data, wait=False), (0.0, 0.0)], 1)[0]
+            for row in (cuda.moments(piece.data), later):
                 errors = [abs(a - float(b)) / max(float(c), 1e-30) for a, b, c in zip(row, exact, scale, strict=True)]
                 worst = max(worst, *errors)
     return worst

@@ -110,8 +110,8 @@ def dot(w, k0, k1, tile) -> float:
     return _dot(w, u32(k0), u32(k1), tile)
 
 
-def moments(w) -> np.ndarray:
-    """Sum and sum of squares of the weights."""
+def moments(w, wait=True) -> np.ndarray:
+    """Sum and sum of squares of the weights; a GPU's kernels leave them on the device without `wait`."""
     out = np.empty(2)
     _moments(w, out)
     return out

@@ -94,19 +94,16 @@ def dot(w: Tensor, k0: int, k1: int, tile: int) -> float:
     return partial.sum(dtype=torch.float64).item()
 
 
-def moments(w: Tensor, out: Any = None) -> Any:
-    """Sum and sum of squares of the weights, float32 within a program and float64 across them; waits for the device.
+def moments(w: Tensor, wait: bool = True) -> Any:
+    """Sum and sum of squares of the weights, float32 within a program and float64 across them.
 
-    With a float64 tensor `out` on the device, it receives them, and nothing waits.
+    Without `wait` they stay on the device, as `zolab.noise.per_tensor` takes them.
     """
     programs = _tiles(w, cuda_update.MOMENTS.value)
     partial = torch.empty((2, programs), dtype=torch.float32, device=w.device)
     launch(cuda_update.moments_kernel, programs, w, *partial)
     sums = partial.sum(1, dtype=torch.float64)
-    if out is None:
-        return sums.tolist()
-    out.copy_(sums)
-    return out
+    return sums.tolist() if wait else sums
 
 
 def given(parts: list[Tensor]) -> Tensor:

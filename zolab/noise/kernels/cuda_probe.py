@@ -26,7 +26,7 @@ def perturbed_kernel(out, size, k0: tl.uint32, k1: tl.uint32, tile: tl.uint32, w
     start = tl.program_id(0).to(tl.int64) * TILE
     i = tl.arange(0, PAIRS)
     raw0, raw1 = raw_halves(w + start, i, size - start)
-    z0, z1 = direction(k0, k1, given, start, i, size - start, tile + tl.program_id(0), raw0)
+    z0, z1 = direction(k0, k1, given, start, i, size - start, tile + tl.program_id(0))
     plus0, plus1 = raw0.to(tl.float32) + z0 * scale, raw1.to(tl.float32) + z1 * scale
     store_halves(out + start, i, size - start, plus0, plus1)
 
@@ -62,7 +62,7 @@ def perturb_kernel(
     w += start
     raw0, raw1 = raw_halves(w, i, left)
     w0, w1 = raw0.to(tl.float32), raw1.to(tl.float32)
-    z0, z1 = direction(k0, k1, given, start, i, left, tile + tl.program_id(0), raw0)
+    z0, z1 = direction(k0, k1, given, start, i, left, tile + tl.program_id(0))
     delta0, delta1 = z0 * scale, z1 * scale
     lost0, lost1 = is_lost(w0, delta0, w) & (i < left), is_lost(w1, delta1, w) & (i + PAIRS < left)
     running0, running1 = tl.cumsum(lost0.to(tl.int32), 0), tl.cumsum(lost1.to(tl.int32), 0)
@@ -99,7 +99,7 @@ def undo_kernel(
     left, tile = size - start, tile + tl.program_id(0)
     w += start
     raw0, raw1 = raw_halves(w, i, left)
-    z0, z1 = direction(k0, k1, given, start, i, left, tile, raw0)
+    z0, z1 = direction(k0, k1, given, start, i, left, tile)
     w0, w1 = as_stored(raw0.to(tl.float32) - z0 * scale, w), as_stored(raw1.to(tl.float32) - z1 * scale, w)
     if ONWARDS:
         w0, w1 = w0 - z0 * scale, w1 - z1 * scale

@@ -99,18 +99,6 @@ def halves(source, i, left):
 
 
 @triton.jit
-def beside(number, raw):
-    """The same numbers, each in the thread that holds the weight there.
-
-    Weights lie in threads as wide loads bring them, numbers made from nothing lie one by one, and sums of the two would be
-    exchanged through shared memory. So zero is added, made from the weights' bits in a way that Triton does not see through
-    when it chooses layouts; LLVM does, later, and no instruction is left.
-    """
-    bits = raw.to(tl.uint16 if raw.dtype.primitive_bitwidth == 16 else tl.uint32, bitcast=True)
-    return number + (bits.to(tl.uint64) >> 32).to(tl.uint32)
-
-
-@triton.jit
 def store_halves(target, i, left, first, second):
     """Store float32 values, rounded to nearest even in the type of the target."""
     tl.store(target + i, first.to(target.dtype.element_ty), i < left)
@@ -140,12 +128,11 @@ def at_random(x, word, like):
 
 
 @triton.jit
-def put_halves(target, i, left, first, second, r0, r1, tile, raw, ROUND: tl.constexpr):
-    """As `store_halves`; with ROUND, at random by the words of the key (r0, r1), see `tiles.put_tile`. `raw` as in `beside`."""
+def put_halves(target, i, left, first, second, r0, r1, tile, ROUND: tl.constexpr):
+    """As `store_halves`; with ROUND, at random by the words of the key (r0, r1), see `tiles.put_tile`."""
     if ROUND:
         CALLS: tl.constexpr = PAIRS // 2
-        every_other, _ = tl.split(tl.reshape(raw, (CALLS, 2)))
-        call = beside(tile.to(tl.uint32) * CALLS + tl.arange(0, CALLS).to(tl.uint32), every_other)
+        call = tile.to(tl.uint32) * CALLS + tl.arange(0, CALLS).to(tl.uint32)
         word0, word1 = threefry_words(r0, r1, call, 1)
         first = at_random(first, tl.interleave(word0 & 0xFFFF, word0 >> 16), target)
         second = at_random(second, tl.interleave(word1 & 0xFFFF, word1 >> 16), target)
@@ -153,9 +140,9 @@ def put_halves(target, i, left, first, second, r0, r1, tile, raw, ROUND: tl.cons
 
 
 @triton.jit
-def direction(k0, k1, given, start, i, left, tile, raw):
-    """A tile of a direction, beside the weights `raw`: from its key, or from the values `given`."""
+def direction(k0, k1, given, start, i, left, tile):
+    """A tile of a direction: from its key, or from the values `given`."""
     if given is None:
-        return normals(k0, k1, beside(pairs_of(tile), raw))
+        return normals(k0, k1, pairs_of(tile))
     else:
         return halves(given + start, i, left)

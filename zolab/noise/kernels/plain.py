@@ -134,7 +134,7 @@ class Kernels:
     def dot(self, w: Tensor, k0, k1, tile) -> float:
         return float((w.to(_compute(w)) * self._scaled(w, tile, (((k0, k1),), ()), 0, 1.0)).sum(dtype=torch.float64))
 
-    def moments(self, w: Tensor) -> tuple[float, float]:
+    def moments(self, w: Tensor, wait: bool = True) -> tuple[float, float]:
         x = w.to(torch.float64)
         return float(x.sum()), float(x.square().sum())
 
