@@ -227,6 +227,21 @@ def test_ties_and_modules_called_twice(dtype, spare):
     agree(one.look_through(model, spare), two, tied_loss(model), tied_loss(twin), model, twin, 20)
 
 
+@pytest.mark.parametrize("width", [1, 24, 2047, 2049])
+@pytest.mark.parametrize("dtype", DTYPES[:2])
+def test_rows_that_an_embedding_leaves_unread_need_no_numbers(dtype, width):
+    def make():
+        torch.manual_seed(8)
+        return nn.Sequential(nn.Embedding(4000, width, padding_idx=3999), nn.Linear(width, 3)).to(dtype)
+
+    rows = torch.tensor([[0, 1, 7, 3999, 2000], [5, 5, 5, 3998, 17]])
+    model, twin = make(), make()
+    two = MeZO(twin.named_parameters(), lr=1e-3, eps=1e-2)
+    agree(through(model), two, loss_through(model, rows), loss_through(twin, rows), model, twin, 3)
+    with pytest.raises(IndexError):
+        through(model).step(loss_through(model, torch.tensor([4000])))
+
+
 def test_parameters_that_share_memory_without_being_one():
     def make():
         model = Tied()
