@@ -11,6 +11,7 @@ kept, no step drifts, a failed step leaves no trace, and a run can be replayed w
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 from torch import Tensor
@@ -83,10 +84,36 @@ class MomentsUpdate:
         return math.fsum(self.squares) ** 0.5
 
 
-def apply(tensors: Sequence[Tensor], update: Update | MomentsUpdate) -> None:
-    """Apply an update to unperturbed tensors, with the same bits as `Perturbation.leave` gives."""
-    pieces = chunks(tensors)
-    for_each(pieces, lambda i: update.apply(pieces[i]), sum(t.numel() for t in tensors))
+def apply(
+    tensors: Sequence[Tensor],
+    update: Update | MomentsUpdate | None,
+    *,
+    measure: bool = False,
+    pieces: Sequence[Chunk] | None = None,
+) -> np.ndarray | None:
+    """Apply an update to unperturbed tensors, with the same bits as `Perturbation.leave` gives.
+
+    Args:
+        tensors: changed in place.
+        update: what to add.
+        measure: sum the new weights and their squares in that pass too.
+        pieces: the tensors' `chunks`, where they are at hand.
+
+    Returns:
+        With `measure`, what `zolab.probe.blocks.moments` would give now, to the bit.
+    """
+    pieces = chunks(tensors) if pieces is None else pieces
+    parts = np.zeros((len(pieces), 2))
+
+    def work(i):
+        if update is not None:
+            update.apply(pieces[i])
+        if measure:
+            parts[i] = pieces[i].kernels.moments(pieces[i].data)
+
+    if update is not None or measure:
+        for_each(pieces, work, sum(t.numel() for t in tensors))
+    return per_tensor(pieces, parts, len(tensors)) if measure else None
 
 
 class Perturbation:
@@ -135,6 +162,10 @@ class Perturbation:
             self.signs[i] = -1
 
         for_each(self.pieces, work, self.numel)
+
+    def evaluated(self) -> AbstractContextManager:
+        """Around each call of a closure: there is nothing to do, since whatever it reads is moved."""
+        return nullcontext()
 
     def leave(self, update: Update | MomentsUpdate | None = None, *, measure: bool = False) -> np.ndarray | None:
         """Move back to w from wherever the tensors are, and apply the update in the same pass.
