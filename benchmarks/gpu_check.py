@@ -66,7 +66,7 @@ def native_tests(cuda):
     """The kernels' tests, begun in a process of their own: their references take a while to compile for the CPU."""
     if not cuda or importlib.util.find_spec("pytest") is None:
         return None
-    options = "-q -W default -o addopts= -p no:cacheprovider".split()
+    options = ["-q", "-W", "default", "-o", "addopts=", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", *options, "-k", "cuda and not interpreter and not compiled", *TESTS]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
