@@ -12,11 +12,12 @@ kept, no step drifts, a failed step leaves no trace, and a run can be replayed w
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from zolab.noise import Chunk, Direction, GivenDirection, Source, Sources, chunks, for_each, per_tensor
+from zolab.noise import Chunk, Direction, GivenDirection, Source, Sources, chunks, fetched, for_each, per_tensor
 
 
 def columns(rows: Sequence[Sequence[float]], tensors: int) -> np.ndarray:
@@ -81,7 +82,7 @@ class MomentsUpdate:
 
     def length(self) -> float:
         """Euclidean length of the step, decay left out; known once it has been applied."""
-        return math.fsum(self.squares) ** 0.5
+        return math.fsum(fetched(self.squares)) ** 0.5
 
 
 def apply(
@@ -103,13 +104,13 @@ def apply(
         With `measure`, what `zolab.probe.blocks.moments` would give now, to the bit.
     """
     pieces = chunks(tensors) if pieces is None else pieces
-    parts = np.zeros((len(pieces), 2))
+    parts: list[Any] = [None] * len(pieces)
 
     def work(i):
         if update is not None:
             update.apply(pieces[i])
         if measure:
-            parts[i] = pieces[i].kernels.moments(pieces[i].data)
+            parts[i] = pieces[i].kernels.moments(pieces[i].data, wait=False)
 
     if update is not None or measure:
         for_each(pieces, work, sum(t.numel() for t in tensors))
@@ -181,21 +182,23 @@ class Perturbation:
         same = len(joined.directions) > 0 and joined.directions[0] == self.direction
 
         after = update is not None and joined is not update
-        parts = np.zeros((len(self.pieces), 2 if measure else 0))
+        parts: list[Any] = [None] * len(self.pieces)
 
         def work(i):
             piece, source, scale = self._at(i)
             moved = self.signs[i]
             if moved:
-                signed, sums = moved * scale, parts[i, :0] if after else parts[i]
+                within = measure and not after and piece.kernels.THREADED  # a GPU would have to be waited for in each
+                signed, sums = moved * scale, np.zeros(2 if within else 0)
                 piece.kernels.restore(piece.data, piece.tile, source, signed, self.journals[i], same, *joined.of(piece), sums)
                 self.signs[i], self.journals[i] = 0, None
+                parts[i] = sums if within else None
             elif joined is update:
                 joined.apply(piece)
             if after:
                 update.apply(piece)
-            if measure and (after or not moved):
-                parts[i] = piece.kernels.moments(piece.data)
+            if measure and parts[i] is None:
+                parts[i] = piece.kernels.moments(piece.data, wait=False)
 
         for_each(self.pieces, work, self.numel)
         return per_tensor(self.pieces, parts, self.tensors) if measure else None
