@@ -1,13 +1,14 @@
 # make start   fresh machine -> fine-tuned language model        make lab    open the notebooks
 # make test    every test, every notebook                        make bench  every benchmark
 # make check   format, lint, types, fast tests: under 90 s       make figures  draw the kept pictures in figures/ again
+# make gpu-check   all that only a machine with a GPU can tell
 PYTHON ?= python3
 BIN := .venv/bin
 PARALLEL := --numprocesses=logical --maxprocesses=4 --maxschedchunk=1
 STAMP := .venv/installed
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: start check test lab bench figures install lint types
+.PHONY: start check test lab bench gpu-check figures install lint types
 .DELETE_ON_ERROR:
 
 start: install
@@ -30,6 +31,10 @@ lab: install
 
 bench: install
 	$(BIN)/python -m benchmarks
+
+# on a machine with a GPU, which may have a Python of its own: make gpu-check PYTHON=python3
+gpu-check:
+	$(PYTHON) -m benchmarks.gpu_check
 
 figures: install
 	for notebook in notebooks/*.ipynb; do $(BIN)/papermill $$notebook runs/$$(basename $$notebook) --cwd notebooks \

@@ -1,8 +1,9 @@
 """A MeZO step beside its floor (two forward passes) and beside the published way, on the same batch.
 
-The published way draws each direction four times with `torch.normal` of the whole tensor and adds it out of place. Times are
-medians measured in turn, A B C A B C, in one process; memory is the peak, loading left out, of fresh
-processes that import and load the same.
+The published way draws each direction four times with `torch.normal` of the whole tensor and adds it out of place. Ours moves
+the weights in place, or looks at moved ones through the modules. Times are medians measured in turn, A B C A B C, in one
+process. Memory is a peak: on a CPU of fresh processes that import and load the same, loading left out; on a GPU what was
+allocated beyond the weights. With `--shape` the weights are random and nothing is loaded.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import time
 
 import torch
 
+from benchmarks.shapes import SHAPES, shaped
 from zolab import MeZO
 from zolab.models import load_model
 from zolab.noise import Direction
@@ -45,11 +47,11 @@ def direction_pass(params, scale):
     apply(params, Update(blocks, [Direction(SEED, 0)], [[scale] * len(params)], [1.0] * len(params)))
 
 
-def setting(model_name, batch, length):
+def setting(model_name, batch, length, shape=None, dtype="float32", device="cpu"):
     """Model and a loss of random tokens at the last position, logits only there."""
-    model, _ = load_model(model_name)
+    model = shaped(shape, dtype, device) if shape else load_model(model_name, dtype, device)[0]
     generator = torch.Generator().manual_seed(SEED)
-    ids = torch.randint(0, model.config.vocab_size, (batch, length), generator=generator)
+    ids = torch.randint(0, model.config.vocab_size, (batch, length), generator=generator).to(device)
 
     @torch.no_grad()
     def loss():
@@ -59,15 +61,43 @@ def setting(model_name, batch, length):
     return model, loss
 
 
+def synchronize():
+    """Wait for the GPU, if there is one that has been used."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def seconds(function):
+    """How long a call takes, its work on a GPU included."""
+    synchronize()
+    start = time.perf_counter()
+    function()
+    synchronize()
+    return time.perf_counter() - start
+
+
 def interleaved(repeats, **functions):
     """Median seconds of each function, called in turn."""
     times = {name: [] for name in functions}
     for _ in range(repeats + 1):
         for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(seconds(function))
     return {name: statistics.median(values[1:]) for name, values in times.items()}
+
+
+def ways(model, loss):
+    """The ways to take a step, and its floor: two losses as numbers."""
+
+    def ours(through):
+        optimizer = MeZO(model.named_parameters(), lr=LR, eps=EPS, seed=SEED)
+        if hasattr(optimizer, "look_through"):
+            optimizer.look_through(model if through else None)
+        return lambda: optimizer.step(loss)
+
+    steps = {"forwards": lambda: (float(loss()), float(loss())), "ours": ours(False)}
+    if hasattr(MeZO, "look_through"):
+        steps["through"] = ours(True)
+    return steps
 
 
 def restore_error(model):
@@ -86,6 +116,9 @@ def arguments(description):
     """The options of benchmarks that measure steps, memory in fresh processes included."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--shape", choices=SHAPES, help="random weights of this shape instead of a model")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=16, help="rows")
     parser.add_argument("--length", type=int, default=32, help="tokens in a row")
     parser.add_argument("--repeats", type=int, default=7)
@@ -97,7 +130,7 @@ def arguments(description):
 def peak_of(benchmark, part, options):
     """Peak memory in bytes of a fresh process of a benchmark, which takes three steps of one part."""
     command = [sys.executable, "-m", f"benchmarks.{benchmark}", "--memory-of", part]
-    command += [f"--{name}={value}" for name, value in vars(options).items() if name not in ("json", "memory_of")]
+    command += [f"--{name}={value}" for name, value in vars(options).items() if name not in ("json", "memory_of") and value]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
@@ -114,16 +147,28 @@ def report(passes, steps, memory, result, ratios, as_json):
         print(json.dumps({**result, **environment()}))
 
 
+def setting_of(options):
+    return setting(options.model, options.batch, options.length, options.shape, options.dtype, options.device)
+
+
+def peaks(steps, device):
+    """Bytes that each step takes beyond what was allocated before it, on a GPU."""
+    found = {}
+    for name, step in steps.items():
+        step()
+        synchronize()
+        before = torch.cuda.memory_allocated(device)
+        reset_peak_memory(device)
+        step()
+        found[name] = peak_memory(device) - before
+    return found
+
+
 def memory_of(part, options):
-    model, loss = setting(options.model, options.batch, options.length)
-    optimizer = MeZO(model.named_parameters(), lr=LR, eps=EPS, seed=SEED)
-    MeZO([torch.nn.Parameter(torch.zeros(1))]).step(lambda: 0.0)  # the compiled kernels are in memory in either process
+    model, loss = setting_of(options)
+    MeZO([torch.nn.Parameter(torch.zeros(1))]).step(lambda: 0.0)  # the compiled kernels are in memory in any process
     params = list(model.parameters())
-    actions = {
-        "forwards": lambda: (loss(), loss()),
-        "step": lambda: optimizer.step(loss),
-        "published_step": lambda: published_step(params, loss),
-    }
+    actions = {**ways(model, loss), "published": lambda: published_step(params, loss)}
     reset_peak_memory()
     for _ in range(3):
         with torch.no_grad():
@@ -131,44 +176,55 @@ def memory_of(part, options):
     print(peak_memory())
 
 
+def measured(options):
+    """Seconds of passes and steps, bytes of memory, and the number of weights."""
+    on_gpu = torch.device(options.device).type == "cuda"
+    parts = ["forwards", "ours", "published", *(["through"] if hasattr(MeZO, "look_through") else [])]
+    memory = {} if on_gpu else {part: peak_of("step", part, options) for part in parts}
+    model, loss = setting_of(options)
+    error = restore_error(model)
+    params = list(model.parameters())
+    with torch.no_grad():
+        passes = interleaved(
+            options.repeats,
+            ours=lambda: direction_pass(params, 1e-6),
+            floor=lambda: [p.data.add_(1e-9) for p in params],
+        )
+        steps = interleaved(options.repeats, **ways(model, loss))
+        memory |= peaks(ways(model, loss), options.device) if on_gpu else {}
+        # Last, since it gives the weights new places, which ours would have to find in each step.
+        passes |= interleaved(options.repeats, published=lambda: published_pass(params, 1e-6))
+        last = {"forwards": ways(model, loss)["forwards"], "published": lambda: published_step(params, loss)}
+        beside = interleaved(options.repeats, **last)
+        steps["published"] = beside["published"] / beside["forwards"] * steps["forwards"]
+        memory |= peaks({"published": last["published"]}, options.device) if on_gpu else {}
+    return passes, steps, memory, error, sum(p.numel() for p in params)
+
+
 def main():
     options = arguments(__doc__).parse_args()
     if options.memory_of:
         memory_of(options.memory_of, options)
         return
-    memory = {part: peak_of("step", part, options) for part in ("forwards", "step", "published_step")}
-    model, loss = setting(options.model, options.batch, options.length)
-    error = restore_error(model)
-    params = list(model.parameters())
-    elements = sum(p.numel() for p in params)
-    optimizer = MeZO(model.named_parameters(), lr=LR, eps=EPS, seed=SEED)
-    with torch.no_grad():
-        passes = interleaved(
-            options.repeats,
-            ours=lambda: direction_pass(params, 1e-6),
-            published=lambda: published_pass(params, 1e-6),
-            floor=lambda: [p.data.add_(1e-9) for p in params],
-        )
-        steps = interleaved(
-            options.repeats,
-            forwards=lambda: (loss(), loss()),
-            ours=lambda: optimizer.step(loss),
-            published=lambda: published_step(params, loss),
-        )
+    passes, steps, memory, error, elements = measured(options)
+    through = {"through_over_forwards": steps["through"] / steps["forwards"]} if "through" in steps else {}
     result = {
         "direction_speedup": passes["published"] / passes["ours"],
         "step_over_forwards": steps["ours"] / steps["forwards"],
+        **through,
         "published_step_over_forwards": steps["published"] / steps["forwards"],
-        "memory_over_forwards": memory["step"] / memory["forwards"],
-        "published_memory_over_forwards": memory["published_step"] / memory["forwards"],
+        "memory_over_forwards": memory["ours"] / memory["forwards"],
+        **({"through_memory_over_forwards": memory["through"] / memory["forwards"]} if through else {}),
+        "published_memory_over_forwards": memory["published"] / memory["forwards"],
         "restore_error": error,
         "direction_ns_per_weight": passes["ours"] / elements * 1e9,
         "floor_ns_per_weight": passes["floor"] / elements * 1e9,
         "step_seconds": steps["ours"],
         "memory_bytes": memory,
     }
-    print(f"{options.model}, {elements:,} weights, batch {options.batch} x {options.length} tokens, float32")
-    report(passes, steps, memory, result, 6, options.json)
+    name, where = options.shape or options.model, f"{options.dtype}, {options.device}"
+    print(f"{name}, {elements:,} weights, batch {options.batch} x {options.length} tokens, {where}")
+    report(passes, steps, memory, result, 8, options.json)
 
 
 if __name__ == "__main__":

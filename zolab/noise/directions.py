@@ -143,11 +143,32 @@ def chunks(tensors: Sequence[Tensor]) -> list[Chunk]:
     return pieces
 
 
-def per_tensor(pieces: Sequence[Chunk], parts: np.ndarray, tensors: int) -> np.ndarray:
-    """Sums over each tensor's pieces, in their order: from shape (pieces, n) to (tensors, n)."""
-    out = np.zeros((tensors, *parts.shape[1:]))
-    np.add.at(out, [piece.tensor for piece in pieces], parts)
+def per_tensor(pieces: Sequence[Chunk], parts: np.ndarray | Sequence[Any], tensors: int) -> np.ndarray:
+    """Sums over each tensor's pieces, in their order: from shape (pieces, n) to (tensors, n).
+
+    Args:
+        pieces: of all tensors.
+        parts: n numbers for each piece; rows may be tensors on a GPU, which is waited for once.
+        tensors: how many there are.
+    """
+    rows = np.asarray(fetched(parts))
+    out = np.zeros((tensors, *rows.shape[1:]))
+    np.add.at(out, [piece.tensor for piece in pieces], rows)
     return out
+
+
+def fetched(parts: np.ndarray | Sequence[Any]) -> np.ndarray | list[Any]:
+    """Numbers that kernels left on their devices, as the host has them: one wait a device, not one a number."""
+    if isinstance(parts, np.ndarray):
+        return parts
+    found, waiting = list(parts), {}
+    for i, part in enumerate(found):
+        if isinstance(part, Tensor):
+            waiting.setdefault(part.device, []).append(i)
+    for places in waiting.values():
+        for i, row in zip(places, torch.stack([found[i] for i in places]).tolist(), strict=True):
+            found[i] = row
+    return found
 
 
 def for_each(pieces: Sequence[Chunk], work: Callable[[int], None], numel: int) -> None:

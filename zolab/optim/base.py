@@ -8,10 +8,10 @@ A method says how the two losses become an update; the probe, its safety and its
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zolab import noise
 from zolab.noise import Direction, GivenDirection
@@ -19,6 +19,8 @@ from zolab.optim.trajectory import StepRecord, Trajectory
 from zolab.probe.blocks import unique
 from zolab.probe.in_place import MomentsUpdate, Perturbation, Update, apply
 from zolab.probe.interrupts import DeferInterrupts
+from zolab.probe.panes import SPARE, Panes
+from zolab.probe.through import Look
 
 
 class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
@@ -64,6 +66,7 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
                 raise ValueError("eps must be the same in every parameter group: the two losses share one radius.")
         eps = float(self.param_groups[0]["eps"])
         self.trajectory = Trajectory(type(self).__name__, seed, eps, samples, settings or {})
+        self.panes: Panes | None = None
         self.begin()
         self._trainable()
 
@@ -71,6 +74,24 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
     def try_settings(cls, **settings) -> None:
         """Raise what the constructor raises at settings that are wrong, before there is a model: one weight stands for it."""
         cls([torch.nn.Parameter(torch.zeros(1))], **settings)
+
+    def look_through(self, model: nn.Module | None, spare: int = SPARE) -> Self:
+        """Probe without moving the stored weights: each module of the model sees moved ones while it is called.
+
+        Exact in every dtype, in the memory of the largest module's weights; directions, losses and steps are the usual ones.
+        Not for closures that read a trained weight outside its module's call, or not at all: an error, before any update.
+
+        Args:
+            model: the module whose parameters these are; None goes back to moving them in place.
+            spare: as in `Panes`.
+
+        Raises:
+            ValueError: as in `Panes`.
+        """
+        old = self.panes
+        if model is None or old is None or (old.model, old.spare) != (model, spare):
+            self.panes = None if model is None else Panes(model, self._trainable()[0], spare)
+        return self
 
     @abstractmethod
     def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update | MomentsUpdate:
@@ -112,7 +133,7 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
         steps = [[-lr * p / samples * scale for lr, scale in zip(lrs, scales, strict=True)] for p in record.projected_grads]
         return Update(blocks, directions, steps, record.decays(groups))
 
-    def leave(self, perturbation: Perturbation, update: Update | MomentsUpdate) -> None:
+    def leave(self, perturbation: Perturbation | Look, update: Update | MomentsUpdate) -> None:
         """Take the step in the pass that ends the probe; extended by methods that read the weights in that pass."""
         perturbation.leave(update)
 
@@ -140,8 +161,9 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
             The mean of the probed losses: the loss at the weights before the step, up to eps**2 times the curvature.
 
         Raises:
-            ValueError: the closure returned something other than one number.
+            ValueError: the closure returned something other than one number, or read weights as `look_through` forbids.
             FloatingPointError: it returned NaN or infinity.
+            RuntimeError: looking through a model, a module was called in another thread, or a step inside the closure.
 
         Whatever the closure raises, and on Ctrl-C, the weights are put back to the bit as they were before the step.
         """
@@ -152,12 +174,12 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
         scales = [eps * scale for scale in self.scales(sigmas, blocks)]
         with DeferInterrupts() as interrupts:
             for sample in range(self.trajectory.samples):
-                perturbation = Perturbation(tensors, blocks, self.probe(self.steps, sample), scales)
+                perturbation = self._perturbation(tensors, blocks, self.probe(self.steps, sample), scales)
                 try:
                     perturbation.plus()
-                    plus = self._evaluate(closure, interrupts)
+                    plus = self._evaluate(closure, perturbation, interrupts)
                     perturbation.minus()
-                    minus = self._evaluate(closure, interrupts)
+                    minus = self._evaluate(closure, perturbation, interrupts)
                 except BaseException:
                     perturbation.leave()
                     raise
@@ -215,14 +237,21 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
         self.begin()
         self.skip(records)
 
-    def _evaluate(self, closure: Callable[[], Tensor | float], interrupts: DeferInterrupts) -> float:
-        interrupts.allow()
-        try:
-            loss = closure()
-            if isinstance(loss, Tensor) and loss.numel() == 1:
-                loss = loss.item()
-        finally:
-            interrupts.hold()
+    def _perturbation(self, tensors: list[Tensor], *settings) -> Perturbation | Look:
+        if self.panes is None:
+            return Perturbation(tensors, *settings)
+        self.panes = self.panes.fit(tensors)
+        return self.panes.probe(*settings)
+
+    def _evaluate(self, closure: Callable, perturbation: Perturbation | Look, interrupts: DeferInterrupts) -> float:
+        with perturbation.evaluated():
+            interrupts.allow()
+            try:
+                loss = closure()
+                if isinstance(loss, Tensor) and loss.numel() == 1:
+                    loss = loss.item()
+            finally:
+                interrupts.hold()
         if not isinstance(loss, (int, float)):
             shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
             raise ValueError(f"step {self.steps}: the closure returned {shape}; it must return the loss as one number.")

@@ -11,11 +11,13 @@ kept, no step drifts, a failed step leaves no trace, and a run can be replayed w
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from zolab.noise import Chunk, Direction, GivenDirection, Source, Sources, chunks, for_each, per_tensor
+from zolab.noise import Chunk, Direction, GivenDirection, Source, Sources, chunks, fetched, for_each, per_tensor
 
 
 def columns(rows: Sequence[Sequence[float]], tensors: int) -> np.ndarray:
@@ -80,13 +82,39 @@ class MomentsUpdate:
 
     def length(self) -> float:
         """Euclidean length of the step, decay left out; known once it has been applied."""
-        return math.fsum(self.squares) ** 0.5
+        return math.fsum(fetched(self.squares)) ** 0.5
 
 
-def apply(tensors: Sequence[Tensor], update: Update | MomentsUpdate) -> None:
-    """Apply an update to unperturbed tensors, with the same bits as `Perturbation.leave` gives."""
-    pieces = chunks(tensors)
-    for_each(pieces, lambda i: update.apply(pieces[i]), sum(t.numel() for t in tensors))
+def apply(
+    tensors: Sequence[Tensor],
+    update: Update | MomentsUpdate | None,
+    *,
+    measure: bool = False,
+    pieces: Sequence[Chunk] | None = None,
+) -> np.ndarray | None:
+    """Apply an update to unperturbed tensors, with the same bits as `Perturbation.leave` gives.
+
+    Args:
+        tensors: changed in place.
+        update: what to add.
+        measure: sum the new weights and their squares in that pass too.
+        pieces: the tensors' `chunks`, where they are at hand.
+
+    Returns:
+        With `measure`, what `zolab.probe.blocks.moments` would give now, to the bit.
+    """
+    pieces = chunks(tensors) if pieces is None else pieces
+    parts: list[Any] = [None] * len(pieces)
+
+    def work(i):
+        if update is not None:
+            update.apply(pieces[i])
+        if measure:
+            parts[i] = pieces[i].kernels.moments(pieces[i].data, wait=False)
+
+    if update is not None or measure:
+        for_each(pieces, work, sum(t.numel() for t in tensors))
+    return per_tensor(pieces, parts, len(tensors)) if measure else None
 
 
 class Perturbation:
@@ -136,6 +164,10 @@ class Perturbation:
 
         for_each(self.pieces, work, self.numel)
 
+    def evaluated(self) -> AbstractContextManager:
+        """Around each call of a closure: there is nothing to do, since whatever it reads is moved."""
+        return nullcontext()
+
     def leave(self, update: Update | MomentsUpdate | None = None, *, measure: bool = False) -> np.ndarray | None:
         """Move back to w from wherever the tensors are, and apply the update in the same pass.
 
@@ -150,21 +182,23 @@ class Perturbation:
         same = len(joined.directions) > 0 and joined.directions[0] == self.direction
 
         after = update is not None and joined is not update
-        parts = np.zeros((len(self.pieces), 2 if measure else 0))
+        parts: list[Any] = [None] * len(self.pieces)
 
         def work(i):
             piece, source, scale = self._at(i)
             moved = self.signs[i]
             if moved:
-                signed, sums = moved * scale, parts[i, :0] if after else parts[i]
+                within = measure and not after and piece.kernels.THREADED  # a GPU would have to be waited for in each
+                signed, sums = moved * scale, np.zeros(2 if within else 0)
                 piece.kernels.restore(piece.data, piece.tile, source, signed, self.journals[i], same, *joined.of(piece), sums)
                 self.signs[i], self.journals[i] = 0, None
+                parts[i] = sums if within else None
             elif joined is update:
                 joined.apply(piece)
             if after:
                 update.apply(piece)
-            if measure and (after or not moved):
-                parts[i] = piece.kernels.moments(piece.data)
+            if measure and parts[i] is None:
+                parts[i] = piece.kernels.moments(piece.data, wait=False)
 
         for_each(self.pieces, work, self.numel)
         return per_tensor(self.pieces, parts, self.tensors) if measure else None

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # the command line's --help reads this file, and torch takes 
     from zolab.optim import ZeroOrderOptimizer
 
 SCHEDULES = ("constant", "linear", "cosine")
+PROBES = ("auto", "in_place", "through")
 
 
 def option(default: Any, text: str, choices: Iterable[str] | None = None) -> Any:
@@ -46,6 +47,11 @@ class Config:
     dtype: str = option("float32", "number format of the weights", DTYPE_NAMES)
     autocast: bool = option(False, "compute in bfloat16 where torch deems it safe; weights and losses keep their precision")
     device: str = option("cpu", "torch device, such as cpu or cuda:0")
+    probe: str = option(
+        "auto",
+        "how a step sees moved weights: in_place moves the stored ones and takes them back, through lets each module see moved "
+        "ones while it runs, auto is through wherever model and task allow it; the result is the same",
+    )
 
     def validate(self) -> None:
         """Raise ValueError, naming the option, unless every value makes sense."""
@@ -61,6 +67,7 @@ class Config:
             require(0 <= getattr(self, name) < math.inf, f"{name} must be at least 0, got {getattr(self, name)}.")
         require(0 < self.eps < math.inf, f"eps must be > 0, got {self.eps}.")
         require(self.schedule in SCHEDULES, f"unknown schedule {self.schedule!r}; choose {', '.join(SCHEDULES)}.")
+        require(self.probe in PROBES, f"unknown probe {self.probe!r}; choose {', '.join(PROBES)}.")
         require(self.optimizer in METHODS, f"unknown optimizer {self.optimizer!r}; choose {', '.join(METHODS)}.")
         _fit(self, METHODS[self.optimizer].try_settings)
 

@@ -8,7 +8,7 @@ configuration again in the same folder goes on where it stopped, to the bit; a f
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,8 @@ class _Session:
         config, steps = self.config, [_step_record(entry) for entry in self.log.of("step")]
         self._weights_at(len(steps), steps)
         self._check_same_optimizer()
+        if len(steps) < config.steps:
+            self._choose_probe()
         line = {"file": sys.stdout, "disable": not self.progress, "unit": "step", "mininterval": 1, "ncols": 110}
         bar = tqdm(total=config.steps, initial=len(steps), **line)
         with bar:
@@ -134,6 +136,18 @@ class _Session:
             self.log.append("optimizer", settings=settings)
         elif known[0]["settings"] != json.loads(json.dumps(settings)):
             raise ValueError(f"{self.config.optim_args} is no longer what {self.out} was started with; use --overwrite.")
+
+    def _choose_probe(self) -> None:
+        """Look through the model, unless its weights are read elsewhere too: then a step has to move them in place."""
+        if self.config.probe == "in_place":
+            return
+        batch = self.task.encode(self.tokenizer, self._batch(0)).to(self.config.device)
+        try:
+            self.optimizer.look_through(self.model).panes.try_out(lambda: self.task.loss(self.model, batch))
+        except (ValueError, RuntimeError):
+            if self.config.probe == "through":
+                raise
+            self.optimizer.look_through(None)
 
     def _step(self, step: int) -> None:
         batch = self.task.encode(self.tokenizer, self._batch(step)).to(self.config.device)
@@ -235,7 +249,10 @@ class _Session:
 
     def _check_same_configuration(self) -> None:
         for started in self.log.of("start"):
-            wanted, found = asdict(self.config), started["config"]
+            found = {"probe": "in_place", **started["config"]}  # as runs did that are older than the setting
+            if "probe" not in started["config"] and self.config.probe == "auto":
+                self.config = replace(self.config, probe="in_place")
+            wanted = asdict(self.config)
             different = [name for name in wanted if wanted[name] != found.get(name)]
             if different:
                 changes = ", ".join(f"{name} {found.get(name)!r} there, {wanted[name]!r} here" for name in different)

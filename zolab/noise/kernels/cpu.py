@@ -79,6 +79,7 @@ def _moments(w, out):
 CHUNK = 512 * TILE
 THREADED = True
 _VIEWS = {torch.float32: torch.float32, torch.bfloat16: torch.uint16, torch.float16: torch.int16}
+_NEAREST = np.empty(0, u32)
 _spare = threading.local()
 
 
@@ -109,8 +110,8 @@ def dot(w, k0, k1, tile) -> float:
     return _dot(w, u32(k0), u32(k1), tile)
 
 
-def moments(w) -> np.ndarray:
-    """Sum and sum of squares of the weights."""
+def moments(w, wait=True) -> np.ndarray:
+    """Sum and sum of squares of the weights; a GPU's kernels leave them on the device without `wait`."""
     out = np.empty(2)
     _moments(w, out)
     return out
@@ -120,6 +121,11 @@ def given(parts: list[torch.Tensor]) -> np.ndarray:
     """Directions that are values instead of keys, one row each."""
     rows = [part.detach().to(torch.float32).numpy() for part in parts]
     return rows[0][None] if len(rows) == 1 else np.stack(rows)
+
+
+def perturbed(out, w, tile, source, scale):
+    """out = w + scale * z, with the bits that `perturb` and `flip` give; w stays as it is."""
+    probe.perturbed(out, w, tile, *source, f32(scale))
 
 
 def perturb(w, tile, source, scale):
@@ -135,23 +141,33 @@ def flip(w, tile, source, scale, journal):
     probe.flip(w, tile, *source, f32(scale), *journal)
 
 
-def restore(w, tile, source, scale, journal, same, sources, coefficients, decay, sums):
+def restore(w, tile, source, scale, journal, same, sources, coefficients, decay, sums, rounding=None):
     """From w + scale * z to decay * w + sum_k coefficients[k] * z_k; `same`: z is the first of the z_k.
 
-    `sums` receives the `moments` of the result, to the bit, unless it is empty.
+    `sums` receives the `moments` of the result, to the bit, unless it is empty. `rounding` is as in `update`.
     """
-    probe.restore(w, tile, *source, f32(scale), *journal, same, *sources, coefficients, f32(decay), sums)
+    key = _rounding_key(w, rounding)
+    probe.restore(w, tile, *source, f32(scale), *journal, same, *sources, coefficients, f32(decay), key, sums)
 
 
-def update(w, tile, sources, coefficients, decay):
-    """w = decay * w + sum_k coefficients[k] * z_k."""
-    probe.update(w, tile, *sources, coefficients, f32(decay))
+def update(w, tile, sources, coefficients, decay, rounding=None):
+    """w = decay * w + sum_k coefficients[k] * z_k.
+
+    `rounding` is None, to nearest even, or a generator key, uint32 of shape (2,): then half-precision weights are rounded up
+    or down at random, without bias, by the words of counters (n, 1), where directions have (n, 0).
+    """
+    probe.update(w, tile, *sources, coefficients, f32(decay), _rounding_key(w, rounding))
 
 
-def update_by_moments(w, tile, sources, first, second, decay, inside, outside) -> float:
+def _rounding_key(w, rounding):
+    return _NEAREST if rounding is None or w.dtype == f32 else rounding
+
+
+def update_by_moments(w, tile, sources, first, second, decay, inside, outside, rounding=None) -> float:
     """w = decay * w + m / (sqrt(v + inside) + outside); returns the squared length of what was added."""
     keys, values = sources
     if first.size % 2:  # a direction with weight zero makes the number even
         keys, first, second = np.vstack((keys, keys[-1:])), np.append(first, f32(0)), np.append(second, f32(0))
         values = np.vstack((values, values[-1:])) if values.size else values
-    return _update_by_moments(w, tile, keys, values, first, second, f32(decay), f32(inside), f32(outside))
+    sizes = f32(decay), f32(inside), f32(outside)
+    return _update_by_moments(w, tile, keys, values, first, second, *sizes, _rounding_key(w, rounding))

@@ -1,160 +1,191 @@
-"""CUDA kernels: directions generated, added and dotted in one pass over each weight, compiled by Triton.
+"""CUDA kernels: each change of the weights is one pass over them, compiled by Triton.
 
 They compute the function of `zolab.noise.kernels.cpu`: the same integers, and through the same fused multiply-adds the same
-normals. The tests find equal bits where the interpreter emulates such a multiply-add; what they demand of any device is
-four units in the last place.
+normals and the same weights. The tests find equal bits where the interpreter emulates such a multiply-add; what they demand of
+any device is four units in the last place.
 
-Each kernel works on one flat, contiguous chunk that starts at a tile boundary, one program to a tile. Importing this
-module takes Triton but no GPU; if TRITON_INTERPRET=1 was set by then, the kernels run on CPU tensors, slowly. Not for
-float64 weights: these kernels compute in float32, `zolab.noise.kernels.plain` in float64.
+A chunk is one flat, contiguous tensor. Importing this module takes Triton but no GPU; if TRITON_INTERPRET=1 was set by then,
+the kernels run on CPU tensors, slowly. Not for float64 weights: these kernels compute in float32,
+`zolab.noise.kernels.plain` in float64.
 """
 
-import math
+from typing import Any
 
+import numpy as np
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
-from zolab.noise.kernels import plain, threefry
+from zolab.noise.kernels import cuda_probe, cuda_update, threefry
+from zolab.noise.kernels.cuda_journal import Journal
+from zolab.noise.kernels.cuda_launch import launch
+from zolab.noise.kernels.cuda_tiles import PAIRS, TILE, kernel, normals, pairs_of, store_halves, threefry_words
 from zolab.noise.kernels.plain import view
 
-TILE, PAIRS = tl.constexpr(threefry.TILE), tl.constexpr(threefry.PAIRS)
-ROUNDS, ROTATIONS, PARITY = map(tl.constexpr, (threefry.ROUNDS, threefry.ROTATIONS, threefry.PARITY))
-QUARTER_TURN = tl.constexpr(math.pi / 2 * 2.0**-32)
-
-CHUNK = 2048 * threefry.TILE
+CHUNK = 1 << 40  # one launch a tensor
 THREADED = False
-
-# Keys and tiles change with every call: no value of theirs may lead to a compilation of its own.
-kernel = triton.jit(do_not_specialize=["k0", "k1", "tile"])
-
-
-@triton.jit
-def tile_words(k0, k1, tile):
-    """`zolab.noise.kernels.threefry.threefry2x32` for the counters (pair, 0) of one tile."""
-    k0, k1 = k0.to(tl.uint32), k1.to(tl.uint32)
-    schedule = (k0, k1, k0 ^ k1 ^ PARITY)
-    x0 = tile.to(tl.uint32) * PAIRS + tl.arange(0, PAIRS).to(tl.uint32) + k0
-    x1 = k1 + tl.zeros_like(x0)
-    for r in tl.static_range(ROUNDS):
-        x0 += x1
-        x1 = ((x1 << ROTATIONS[r % 8]) | (x1 >> (32 - ROTATIONS[r % 8]))) ^ x0
-        if r % 4 == 3:
-            x0 += schedule[(r // 4 + 1) % 3]
-            x1 += schedule[(r // 4 + 2) % 3] + (r // 4 + 1)
-    return x0, x1
-
-
-@triton.jit
-def minus_two_log(word):
-    """-2 ln(u) with u = (top 23 bits + 1/2) / 2^23; the coefficients are Cephes' logf, summed pairwise."""
-    u = tl.fma((word >> 9).to(tl.float32), 2.0**-23, 2.0**-24)
-    bits = u.to(tl.int32, bitcast=True)
-    exponent = (bits - 0x3F3504F3) >> 23
-    m = (bits - (exponent << 23)).to(tl.float32, bitcast=True) - 1.0
-    square = m * m
-    a = tl.fma(m, -2.4999993993e-1, 3.3333331174e-1)
-    b = tl.fma(m, -1.6668057665e-1, 2.0000714765e-1)
-    c = tl.fma(m, -1.2420140846e-1, 1.4249322787e-1)
-    d = tl.fma(m, -1.1514610310e-1, 1.1676998740e-1)
-    upper = tl.fma(tl.fma(square, 7.0376836292e-2, d), square, c)
-    p = tl.fma(upper, square * square, tl.fma(b, square, a))
-    tail = tl.fma(square, -0.5, p * m * square)
-    return -2.0 * tl.fma(exponent.to(tl.float32), 0.6931471805599453, m + tail)
-
-
-@triton.jit
-def with_sign(x, sign):
-    return (x.to(tl.uint32, bitcast=True) ^ sign).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def tile_normals(k0, k1, tile):
-    """The halves of a tile by Box-Muller: word0 gives the radius, word1 an angle, spare bits of both the octant."""
-    word0, word1 = tile_words(k0, k1, tile)
-    radius = tl.sqrt_rn(minus_two_log(word0))
-    x = (word1 << 2).to(tl.int32, bitcast=True).to(tl.float32) * QUARTER_TURN
-    s = x * x
-    p = tl.fma(s, tl.fma(s, -1.9515295891e-4, 8.3321608736e-3), -1.6666654611e-1)
-    sine = tl.fma(x * s, p, x)
-    p = tl.fma(s, tl.fma(s, 2.443315711809948e-5, -1.388731625493765e-3), 4.166664568298827e-2)
-    cosine = tl.fma(s * s, p, tl.fma(s, -0.5, 1.0))
-    swap = (word1 & 0x40000000) != 0
-    first = with_sign(tl.where(swap, sine, cosine), word0 << 31)
-    second = with_sign(tl.where(swap, cosine, sine), word1 & 0x80000000)
-    return radius * first, radius * second
+JOURNAL = 1 << 24  # weights moved by one launch in place: they bound the room that a journal takes before its size is known
+NEAREST = (0, 0, False)
 
 
 @kernel
 def words_kernel(out, size, k0: tl.uint32, k1: tl.uint32, tile: tl.uint32):
     i = tl.arange(0, PAIRS)
-    x0, x1 = tile_words(k0, k1, tile)
+    x0, x1 = threefry_words(k0, k1, pairs_of(tile))
     tl.store(out + i, x0.to(tl.int64), i < size)
     tl.store(out + PAIRS + i, x1.to(tl.int64), PAIRS + i < size)
 
 
 @kernel
 def fill_kernel(out, size, k0: tl.uint32, k1: tl.uint32, tile: tl.uint32):
-    i = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, PAIRS)
-    z0, z1 = tile_normals(k0, k1, tile + tl.program_id(0))
-    tl.store(out + i, z0, i < size)
-    tl.store(out + PAIRS + i, z1, PAIRS + i < size)
+    start = tl.program_id(0).to(tl.int64) * TILE
+    i = tl.arange(0, PAIRS)
+    z0, z1 = normals(k0, k1, pairs_of(tile + tl.program_id(0)))
+    store_halves(out + start, i, size - start, z0, z1)
 
 
-@kernel
-def add_scaled_kernel(w, size, k0: tl.uint32, k1: tl.uint32, tile: tl.uint32, scale: tl.float32):
-    i = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, PAIRS)
-    w0 = tl.load(w + i, i < size).to(tl.float32)
-    w1 = tl.load(w + PAIRS + i, PAIRS + i < size).to(tl.float32)
-    z0, z1 = tile_normals(k0, k1, tile + tl.program_id(0))
-    tl.store(w + i, tl.fma(z0, scale, w0).to(w.dtype.element_ty), i < size)
-    tl.store(w + PAIRS + i, tl.fma(z1, scale, w1).to(w.dtype.element_ty), PAIRS + i < size)
+def _tiles(chunk: Tensor, tile: int = threefry.TILE) -> int:
+    return -(-chunk.numel() // tile)
 
 
-@kernel
-def dot_kernel(w, size, k0: tl.uint32, k1: tl.uint32, tile: tl.uint32, partial):
-    i = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, PAIRS)
-    w0 = tl.load(w + i, i < size, other=0.0).to(tl.float32)
-    w1 = tl.load(w + PAIRS + i, PAIRS + i < size, other=0.0).to(tl.float32)
-    z0, z1 = tile_normals(k0, k1, tile + tl.program_id(0))
-    tl.store(partial + tl.program_id(0), tl.sum(tl.fma(w0, z0, w1 * z1)))
+def _launch(function: Any, chunk: Tensor, *more) -> None:
+    """Run a kernel over a chunk, one program to a tile."""
+    launch(function, _tiles(chunk), chunk, *more)
 
 
-def _launch(function, chunk: Tensor, k0: int, k1: int, tile: int, *more) -> None:
-    with torch.cuda.device_of(chunk):
-        grid = (triton.cdiv(chunk.numel(), threefry.TILE),)
-        function[grid](chunk, chunk.numel(), int(k0), int(k1), int(tile), *more)
+def _single(source) -> tuple[int, int, Tensor | None]:
+    """The first direction of a source: its key, and its values if it is given."""
+    keys, given = source
+    k0, k1 = keys[0]
+    return int(k0), int(k1), given[0] if len(given) else None
+
+
+def _rounding(w: Tensor, key) -> tuple[int, int, bool]:
+    return NEAREST if key is None or w.element_size() > 2 else (int(key[0]), int(key[1]), True)
+
+
+def _table(w: Tensor, keys: np.ndarray, *coefficients: np.ndarray) -> Tensor:
+    """Rows of a key and coefficients, as bits, on the device of the weights."""
+    columns = [keys.view(np.int32), *(np.asarray(c, np.float32).view(np.int32)[:, None] for c in coefficients)]
+    return torch.from_numpy(np.concatenate(columns, axis=1)).to(w.device, non_blocking=True)
 
 
 def words(k0: int, k1: int, tile: int, device: str = "cuda") -> Tensor:
     """The generator's raw words of one tile, as int64, for tests."""
     out = torch.empty(threefry.TILE, dtype=torch.int64, device=device)
-    _launch(words_kernel, out, k0, k1, tile)
+    _launch(words_kernel, out, int(k0), int(k1), int(tile))
     return out
 
 
 def fill(out: Tensor, k0: int, k1: int, tile: int) -> None:
     """out = z, float32."""
-    _launch(fill_kernel, out, k0, k1, tile)
+    _launch(fill_kernel, out, int(k0), int(k1), int(tile))
 
 
 def add_scaled(w: Tensor, k0: int, k1: int, tile: int, scale: float) -> None:
     """w += scale * z in float32, rounded to nearest even into w's type, each weight read and written once."""
-    _launch(add_scaled_kernel, w, k0, k1, tile, float(scale))
+    _launch(cuda_update.add_scaled_kernel, w, int(k0), int(k1), int(tile), float(scale))
 
 
 def dot(w: Tensor, k0: int, k1: int, tile: int) -> float:
     """Sum of w * z, float32 within a tile and float64 across tiles; waits for the device."""
-    partial = torch.empty(triton.cdiv(w.numel(), threefry.TILE), dtype=torch.float32, device=w.device)
-    _launch(dot_kernel, w, k0, k1, tile, partial)
+    partial = torch.empty(_tiles(w), dtype=torch.float32, device=w.device)
+    _launch(cuda_update.dot_kernel, w, int(k0), int(k1), int(tile), partial)
     return partial.sum(dtype=torch.float64).item()
 
 
-# What moves weights and takes them back is written once, in plain torch, and generates its directions here.
-_kernels = plain.Kernels(fill)
-perturb, flip, restore, given = _kernels.perturb, _kernels.flip, _kernels.restore, _kernels.given
-update, update_by_moments, moments = _kernels.update, _kernels.update_by_moments, _kernels.moments
+def moments(w: Tensor, wait: bool = True) -> Any:
+    """Sum and sum of squares of the weights, float32 within a program and float64 across them.
+
+    Without `wait` they stay on the device, as `zolab.noise.per_tensor` takes them.
+    """
+    programs = _tiles(w, cuda_update.MOMENTS.value)
+    partial = torch.empty((2, programs), dtype=torch.float32, device=w.device)
+    launch(cuda_update.moments_kernel, programs, w, *partial)
+    sums = partial.sum(1, dtype=torch.float64)
+    return sums.tolist() if wait else sums
+
+
+def given(parts: list[Tensor]) -> Tensor:
+    """Directions that are values instead of keys, one row each."""
+    rows = [part.detach().to(torch.float32) for part in parts]
+    return rows[0][None] if len(rows) == 1 else torch.stack(rows)
+
+
+def perturbed(out: Tensor, w: Tensor, tile: int, source, scale: float) -> None:
+    """out = w + scale * z, with the bits that `perturb` and `flip` give; w stays as it is."""
+    k0, k1, values = _single(source)
+    _launch(cuda_probe.perturbed_kernel, out, k0, k1, int(tile), w, values, float(scale))
+
+
+def _parts(w: Tensor, tile: int, source):
+    """A chunk in the parts that are moved in place by a launch each: weights, tile, key and values."""
+    k0, k1, values = _single(source)
+    for start in range(0, w.numel(), JOURNAL):
+        here = slice(start, start + JOURNAL)
+        yield w[here], k0, k1, int(tile) + start // threefry.TILE, None if values is None else values[here]
+
+
+def perturb(w: Tensor, tile: int, source, scale: float) -> list[Journal]:
+    """w += scale * z; returns the journal that `flip` and `restore` need."""
+    journals: list[Journal] = []
+    try:
+        for part, *at in _parts(w, tile, source):
+            journal = Journal(part)
+            _launch(cuda_probe.perturb_kernel, part, *at, float(scale), journal.total, *journal.parts)
+            journals.append(journal)
+            journal.written()
+    except BaseException:  # no memory, perhaps: the chunk has moved as a whole or not at all
+        _undo(w, tile, source, scale, journals, False)
+        raise
+    return journals
+
+
+def _undo(w: Tensor, tile: int, source, scale: float, journals: list[Journal], onwards: bool) -> None:
+    for (part, *at), journal in zip(_parts(w, tile, source), journals, strict=False):
+        _launch(cuda_probe.undo_kernel, part, *at, float(scale), *journal.parts, onwards)
+
+
+def flip(w: Tensor, tile: int, source, scale: float, journals: list[Journal]) -> None:
+    """From w + scale * z to w - scale * z."""
+    _undo(w, tile, source, scale, journals, True)
+
+
+def restore(w, tile, source, scale, journals, same, sources, coefficients, decay, sums, rounding=None) -> None:
+    """From w + scale * z back to w, then `update`; `sums` receives the `moments` of the result unless it is empty.
+
+    `same` saves nothing here: the way back is a pass of its own, and so is the update if there is one.
+    """
+    _undo(w, tile, source, scale, journals, False)
+    update(w, tile, sources, coefficients, decay, rounding)
+    if len(sums):
+        sums[:] = moments(w)
+
+
+def update(w: Tensor, tile: int, sources, coefficients, decay: float, rounding=None) -> None:
+    """w = decay * w + sum_k coefficients[k] * z_k; `rounding` as in `zolab.noise.kernels.cpu.update`."""
+    count = len(coefficients)
+    if count == 1:
+        settings = float(coefficients[0]), float(decay), *_rounding(w, rounding)
+        k0, k1, values = _single(sources)
+        _launch(cuda_update.update_kernel, w, k0, k1, int(tile), values, *settings)
+    elif count or decay != 1:
+        keys, values = sources
+        values = values if len(values) else None
+        table = _table(w, keys, coefficients)
+        _launch(cuda_update.update_many_kernel, w, table, count, int(tile), values, float(decay), *_rounding(w, rounding))
+
+
+def update_by_moments(w, tile, sources, first, second, decay, inside, outside, rounding=None) -> Tensor:
+    """w = decay * w + m / (sqrt(v + inside) + outside); returns the squared length of what was added, on the device."""
+    keys, values = sources
+    values = values if len(values) else None
+    partial = torch.empty(_tiles(w), dtype=torch.float32, device=w.device)
+    settings = float(decay), float(inside), float(outside), partial, *_rounding(w, rounding)
+    table = _table(w, keys, first, second)
+    _launch(cuda_update.update_by_moments_kernel, w, table, len(first), int(tile), values, *settings)
+    return partial.sum(dtype=torch.float64)
+
 
 __all__ = [
     "CHUNK",
@@ -166,6 +197,7 @@ __all__ = [
     "given",
     "moments",
     "perturb",
+    "perturbed",
     "restore",
     "update",
     "update_by_moments",

@@ -111,3 +111,43 @@ def from_float(context, value, like):
         return number
 
     return like(types.float32, like), emit
+
+
+@intrinsic
+def from_float_randomly(context, value, word, like):
+    """float32 to the storage type of `like`, up or down at random so that the mean is the value.
+
+    The word is a random number below 2^16. bfloat16 drops 16 bits, float16 13 and uses as many; where float16 is subnormal
+    it drops more, and chances are rounded to 1/65536. NaN and infinity stay what they are; float32 keeps its value.
+    """
+
+    def emit(ctx, builder, signature, values):
+        number, word = values[:2]
+
+        def const(bits):
+            return ir.Constant(I32, bits)
+
+        def added(dropped):
+            finite = builder.icmp_unsigned("!=", builder.and_(bits, const(0x7F800000)), const(0x7F800000))
+            carried = builder.add(bits, builder.and_(word, const(dropped)))
+            return builder.and_(builder.select(finite, carried, bits), const(0xFFFFFFFF ^ dropped))
+
+        if like == types.uint16:
+            bits = builder.bitcast(number, I32)
+            return builder.trunc(builder.lshr(added(0xFFFF), const(16)), I16)
+        if like == types.int16:
+            bits = builder.bitcast(number, I32)
+            size = builder.and_(bits, const(0x7FFFFFFF))
+            steps = builder.fmul(builder.bitcast(size, FLOAT), ir.Constant(FLOAT, 2.0**24))
+            whole = builder.sitofp(builder.fptosi(steps, I32), FLOAT)
+            between = builder.fadd(builder.sitofp(word, FLOAT), ir.Constant(FLOAT, 0.5))
+            random = builder.fmul(between, ir.Constant(FLOAT, 2.0**-16))
+            up = builder.uitofp(builder.fcmp_ordered("<", random, builder.fsub(steps, whole)), FLOAT)
+            small = builder.bitcast(builder.fmul(builder.fadd(whole, up), ir.Constant(FLOAT, 2.0**-24)), I32)
+            signed = builder.or_(small, builder.and_(bits, const(0x80000000)))
+            subnormal = builder.icmp_unsigned("<", size, const(0x38800000))
+            result = builder.bitcast(builder.select(subnormal, signed, added(0x1FFF)), FLOAT)
+            return builder.bitcast(builder.fptrunc(result, HALF), I16)
+        return number
+
+    return like(types.float32, types.uint32, like), emit

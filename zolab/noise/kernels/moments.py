@@ -4,9 +4,9 @@ import numpy as np
 from numba import njit
 
 from zolab.noise.kernels.compiled import kernel
-from zolab.noise.kernels.llvm import add, fma, from_float, over, sqrt, times, to_float, wide_vectors
+from zolab.noise.kernels.llvm import add, fma, over, sqrt, times, to_float, wide_vectors
 from zolab.noise.kernels.threefry import PAIRS, TILE
-from zolab.noise.kernels.tiles import scratch, threefry, total_of, two_normals
+from zolab.noise.kernels.tiles import put_tile, scratch, threefry, total_of, two_normals
 
 f32, u32 = np.float32, np.uint32
 
@@ -30,14 +30,15 @@ def moments_tile(m, v, keys, first, second, tile, size):
 
 
 @kernel
-def update_by_moments(w, tile, keys, given, first, second, decay, inside, outside):
+def update_by_moments(w, tile, keys, given, first, second, decay, inside, outside, rounding):
     """w = decay * w + m / (sqrt(v + inside) + outside), where m = sum_k first[k] * z_k and v = sum_k second[k] * z_k^2.
 
-    The number of directions is even. Returns the squared length of what was added.
+    The number of directions is even; `rounding` is as in `put_tile`. Returns the squared length of what was added.
     """
     wide_vectors()
     room = scratch(2 * TILE + 256)
     m, v, squares = room[:TILE], room[TILE + 256 :], scratch(TILE)
+    words = np.empty(TILE, np.uint32)
     squares[:] = f32(0)
     for start in range(0, w.size, TILE):
         part = w[start : start + TILE]
@@ -52,6 +53,7 @@ def update_by_moments(w, tile, keys, given, first, second, decay, inside, outsid
             moments_tile(m, v, keys, first, second, tile + start // TILE, part.size)
         for i in range(part.size):
             added = over(m[i], sqrt(v[i] + inside) + outside)
-            part[i] = from_float(fma(decay, to_float(part[i]), added), part[i])
             squares[i] = fma(added, added, squares[i])
+            m[i] = fma(decay, to_float(part[i]), added)
+        put_tile(part, m, rounding, words, tile + start // TILE)
     return total_of(squares)

@@ -22,10 +22,10 @@ def view(chunk: Tensor) -> Tensor:
     return chunk.detach()
 
 
-def threefry(k0: int, k1: int, counter: Tensor) -> tuple[Tensor, Tensor]:
-    """The two words of each counter (counter, 0)."""
+def threefry(k0: int, k1: int, counter: Tensor, second: int = 0) -> tuple[Tensor, Tensor]:
+    """The two words of each counter (counter, second)."""
     schedule = (k0, k1, k0 ^ k1 ^ PARITY)
-    x0, x1 = (counter + k0) & MASK, torch.full_like(counter, k1)
+    x0, x1 = (counter + k0) & MASK, torch.full_like(counter, (k1 + second) & MASK)
     for r in range(ROUNDS):
         left = ROTATIONS[r % 8]
         x0 = (x0 + x1) & MASK
@@ -77,13 +77,40 @@ def two_normals(word0: Tensor, word1: Tensor) -> tuple[Tensor, Tensor]:
     return radius * first, radius * second
 
 
+def counters(out: Tensor, tile: int) -> Tensor:
+    """The numbers of the pairs of a chunk."""
+    return torch.arange(tile * PAIRS, (tile - (-out.numel() // TILE)) * PAIRS, device=out.device)
+
+
+def in_order(first: Tensor, second: Tensor, size: int) -> Tensor:
+    """Pairs as the elements of their tiles: the first of each pair in the first half, the second in the second."""
+    return torch.stack((first.view(-1, PAIRS), second.view(-1, PAIRS)), dim=1).view(-1)[:size]
+
+
 def fill(out: Tensor, k0, k1, tile):
     """out = z, float32."""
-    tiles = -(-out.numel() // TILE)
-    counter = torch.arange(tile * PAIRS, (tile + tiles) * PAIRS, device=out.device)
-    first, second = two_normals(*threefry(int(k0), int(k1), counter))
-    pairs = torch.stack((first.view(tiles, PAIRS), second.view(tiles, PAIRS)), dim=1)
-    out.copy_(pairs.view(-1)[: out.numel()])
+    out.copy_(in_order(*two_normals(*threefry(int(k0), int(k1), counters(out, tile))), out.numel()))
+
+
+def rounding_words(w: Tensor, tile: int, k0: int, k1: int) -> Tensor:
+    """16 random bits for each weight, as `zolab.noise.kernels.tiles.put_tile` takes them."""
+    calls = counters(w, tile)[: -(-w.numel() // TILE) * (PAIRS // 2)] - tile * (PAIRS // 2)
+    first, second = (torch.stack((word & 0xFFFF, word >> 16), dim=1).view(-1) for word in threefry(k0, k1, calls, 1))
+    return in_order(first, second, w.numel())
+
+
+def at_random(x: Tensor, words: Tensor, dtype: torch.dtype) -> Tensor:
+    """float32 in a type of half precision, up or down by random words: `zolab.noise.kernels.llvm.from_float_randomly`."""
+    dropped = 0xFFFF if dtype == torch.bfloat16 else 0x1FFF
+    bits = x.view(torch.int32)
+    carried = torch.where(x.isfinite(), bits + (words & dropped).to(torch.int32), bits) & ~dropped
+    result = carried.view(torch.float32)
+    if dtype == torch.float16:
+        steps = x.abs() * 2.0**24
+        up = (words.to(torch.float32) + 0.5) * 2.0**-16 < steps - steps.floor()
+        small = ((steps.floor() + up) * 2.0**-24).copysign(x)
+        result = torch.where(x.abs() < 2.0**-14, small, result)
+    return result.to(dtype)
 
 
 class Kernels:
@@ -107,12 +134,15 @@ class Kernels:
     def dot(self, w: Tensor, k0, k1, tile) -> float:
         return float((w.to(_compute(w)) * self._scaled(w, tile, (((k0, k1),), ()), 0, 1.0)).sum(dtype=torch.float64))
 
-    def moments(self, w: Tensor) -> tuple[float, float]:
+    def moments(self, w: Tensor, wait: bool = True) -> tuple[float, float]:
         x = w.to(torch.float64)
         return float(x.sum()), float(x.square().sum())
 
     def given(self, parts: list[Tensor]) -> list[Tensor]:
         return parts
+
+    def perturbed(self, out: Tensor, w: Tensor, tile, source, scale):
+        out.copy_(_moved(w, self._scaled(w, tile, source, 0, scale)))
 
     def perturb(self, w: Tensor, tile, source, scale):
         delta = self._scaled(w, tile, source, 0, scale)
@@ -133,22 +163,29 @@ class Kernels:
         self._undo(w, delta, journal)
         w.copy_(_moved(w, -delta))
 
-    def restore(self, w: Tensor, tile, source, scale, journal, same, sources, coefficients, decay, sums):
+    def restore(self, w: Tensor, tile, source, scale, journal, same, sources, coefficients, decay, sums, rounding=None):
         self._undo(w, self._scaled(w, tile, source, 0, scale), journal)
-        self.update(w, tile, sources, coefficients, decay)
+        self.update(w, tile, sources, coefficients, decay, rounding)
         if sums.size:
             sums[:] = self.moments(w)
 
-    def update(self, w: Tensor, tile, sources, coefficients, decay):
+    def update(self, w: Tensor, tile, sources, coefficients, decay, rounding=None):
         if decay == 1 and not len(coefficients):
             return
         now = w.to(_compute(w), copy=True)
         now *= float(np.float32(decay))
         for k, coefficient in enumerate(coefficients):
             now += self._scaled(w, tile, sources, k, float(coefficient))
-        w.copy_(now)
+        self._put(w, now, tile, rounding)
 
-    def update_by_moments(self, w: Tensor, tile, sources, first, second, decay, inside, outside) -> float:
+    def _put(self, w: Tensor, now: Tensor, tile, rounding):
+        """w = now, rounded to nearest even, or at random by a key if w is of half precision."""
+        if rounding is None or w.element_size() > 2:
+            w.copy_(now)
+        else:
+            w.copy_(at_random(now, rounding_words(w, tile, *map(int, rounding)), w.dtype))
+
+    def update_by_moments(self, w: Tensor, tile, sources, first, second, decay, inside, outside, rounding=None) -> float:
         m = torch.zeros(w.numel(), dtype=_compute(w), device=w.device)
         v = torch.zeros_like(m)
         for k, (a, b) in enumerate(zip(first, second, strict=True)):
@@ -156,7 +193,7 @@ class Kernels:
             m.add_(z, alpha=float(a))
             v.addcmul_(z, z, value=float(b))
         m /= (v + inside).sqrt() + outside
-        w.copy_(w.to(m.dtype) * float(np.float32(decay)) + m)
+        self._put(w, w.to(m.dtype) * float(np.float32(decay)) + m, tile, rounding)
         return float(m.square().sum(dtype=torch.float64))
 
 
@@ -171,5 +208,5 @@ def _moved(w: Tensor, delta: Tensor) -> Tensor:
 
 _kernels = Kernels(fill)
 add_scaled, dot, given, moments = _kernels.add_scaled, _kernels.dot, _kernels.given, _kernels.moments
-perturb, flip, restore = _kernels.perturb, _kernels.flip, _kernels.restore
+perturbed, perturb, flip, restore = _kernels.perturbed, _kernels.perturb, _kernels.flip, _kernels.restore
 update, update_by_moments = _kernels.update, _kernels.update_by_moments

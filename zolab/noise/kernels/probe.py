@@ -16,7 +16,7 @@ from zolab.noise.kernels.llvm import (
     without_first,
 )
 from zolab.noise.kernels.threefry import TILE
-from zolab.noise.kernels.tiles import add_moments, fill_tile, scratch, total_of
+from zolab.noise.kernels.tiles import add_moments, fill_tile, put_tile, scratch, total_of
 
 f32 = np.float32
 
@@ -90,6 +90,18 @@ def perturb(w, tile, keys, given, scale, counts, where, kept):
     return count
 
 
+@kernel
+def perturbed(out, w, tile, keys, given, scale):
+    """out = w + scale * z, with the bits that `perturb` gives; out is a chunk like w."""
+    wide_vectors()
+    z = scratch(TILE)
+    for start in range(0, w.size, TILE):
+        part, there = w[start : start + TILE], out[start : start + TILE]
+        direction_tile(z, keys, given, 0, tile + start // TILE, start, part.size)
+        for i in range(part.size):
+            there[i] = from_float(to_float(part[i]) + scale * z[i], part[i])
+
+
 @njit(inline="always")
 def undo_tile(now, part, z, scale, count, where, kept, first):
     """now = the weights before `part` became w + scale * z, the journal's entries from `first` on included."""
@@ -129,26 +141,26 @@ def update_tile(now, z, made, keys, given, coefficients, decay, tile, start, siz
 
 
 @kernel
-def restore(w, tile, probe_keys, probe_given, scale, counts, where, kept, same, keys, given, coefficients, decay, out):
+def restore(w, tile, back_keys, back_given, scale, counts, where, kept, same, keys, given, coefficients, decay, rounding, out):
     """From w + scale * z back to w, then w = decay * w + sum_k coefficients[k] * z_k in the same pass.
 
     `same` says that the first direction of the sum is the one that is taken back. `out` receives the sum and the sum of
-    squares of the new weights, unless it is empty.
+    squares of the new weights, unless it is empty. A key in `rounding` has them rounded at random, see `put_tile`.
     """
     wide_vectors()
     z, now, sums, squares = scratch(TILE), scratch(TILE), scratch(TILE), scratch(TILE)
+    words = np.empty(TILE, np.uint32)
     sums[:] = f32(0)
     squares[:] = f32(0)
     entry = 0
     for start in range(0, w.size, TILE):
         part = w[start : start + TILE]
         here = start // TILE
-        direction_tile(z, probe_keys, probe_given, 0, tile + here, start, part.size)
+        direction_tile(z, back_keys, back_given, 0, tile + here, start, part.size)
         undo_tile(now, part, z, scale, counts[here], where, kept, entry)
         entry += counts[here]
         update_tile(now, z, same, keys, given, coefficients, decay, tile + here, start, part.size)
-        for i in range(part.size):
-            part[i] = from_float(now[i], part[i])
+        put_tile(part, now, rounding, words, tile + here)
         if out.size:
             add_moments(sums, squares, part)
     if out.size:
@@ -156,14 +168,13 @@ def restore(w, tile, probe_keys, probe_given, scale, counts, where, kept, same, 
 
 
 @kernel
-def update(w, tile, keys, given, coefficients, decay):
-    """w = decay * w + sum_k coefficients[k] * z_k: the second half of `_restore`, to the bit."""
+def update(w, tile, keys, given, coefficients, decay, rounding):
+    """w = decay * w + sum_k coefficients[k] * z_k: the second half of `restore`, to the bit."""
     wide_vectors()
-    z, now = scratch(TILE), scratch(TILE)
+    z, now, words = scratch(TILE), scratch(TILE), np.empty(TILE, np.uint32)
     for start in range(0, w.size, TILE):
         part = w[start : start + TILE]
         for i in range(part.size):
             now[i] = to_float(part[i])
         update_tile(now, z, False, keys, given, coefficients, decay, tile + start // TILE, start, part.size)
-        for i in range(part.size):
-            part[i] = from_float(now[i], part[i])
+        put_tile(part, now, rounding, words, tile + start // TILE)

@@ -16,6 +16,8 @@ from zolab.noise.kernels.llvm import (
     as_float,
     choose,
     fma,
+    from_float,
+    from_float_randomly,
     or_,
     plus,
     shl,
@@ -95,6 +97,26 @@ def two_normals(word0, word1):
     first = as_float(xor(as_bits(choose(swap, sine, cosine)), shl(word0, u32(31))))
     second = as_float(xor(as_bits(choose(swap, cosine, sine)), and_(word1, u32(0x80000000))))
     return times(radius, first), times(radius, second)
+
+
+@njit(inline="always")
+def put_tile(part, now, key, words, tile):
+    """Store a tile of float32 weights: rounded to nearest even, or at random by the words of a key that is not empty.
+
+    The counters (n, 1) of the key give two words each, and those 16 bits for each of four weights: the halves of the first
+    word for two neighbours, those of the second for the weights that are PAIRS further on.
+    """
+    if key.size:
+        calls = PAIRS // 2
+        for i in range(calls):
+            a, b = threefry(key[0], key[1], add(u32(tile * calls), u32(i)), u32(1))
+            words[2 * i], words[2 * i + 1] = and_(a, u32(0xFFFF)), shr(a, u32(16))
+            words[2 * i + PAIRS], words[2 * i + PAIRS + 1] = and_(b, u32(0xFFFF)), shr(b, u32(16))
+        for i in range(part.size):
+            part[i] = from_float_randomly(now[i], words[i], part[i])
+    else:
+        for i in range(part.size):
+            part[i] = from_float(now[i], part[i])
 
 
 @njit(inline="always")

@@ -1,0 +1,148 @@
+"""One tile of a direction, for the Triton kernels: the function of `zolab.noise.kernels.tiles`, to the bit.
+
+Products and sums that are not written as `tl.fma` are rounded one by one, as on the CPU: kernels that have such a sum of a
+product are launched with `enable_fp_fusion=False`.
+"""
+
+import math
+
+import triton
+import triton.language as tl
+
+from zolab.noise.kernels import threefry
+
+TILE, PAIRS = tl.constexpr(threefry.TILE), tl.constexpr(threefry.PAIRS)
+ROUNDS, ROTATIONS, PARITY = map(tl.constexpr, (threefry.ROUNDS, threefry.ROTATIONS, threefry.PARITY))
+QUARTER_TURN = tl.constexpr(math.pi / 2 * 2.0**-32)
+
+# Keys and tiles change with every call: no value of theirs may lead to a compilation of its own.
+kernel = triton.jit(do_not_specialize=["k0", "k1", "tile", "count", "r0", "r1"])
+
+
+@triton.jit
+def threefry_words(k0, k1, pair, SECOND: tl.constexpr = 0):
+    """`zolab.noise.kernels.threefry.threefry2x32` for the counters (pair, SECOND)."""
+    k0, k1 = k0.to(tl.uint32), k1.to(tl.uint32)
+    schedule = (k0, k1, k0 ^ k1 ^ PARITY)
+    x0 = pair + k0
+    x1 = k1 + SECOND + tl.zeros_like(x0)
+    for r in tl.static_range(ROUNDS):
+        x0 += x1
+        x1 = ((x1 << ROTATIONS[r % 8]) | (x1 >> (32 - ROTATIONS[r % 8]))) ^ x0
+        if r % 4 == 3:
+            x0 += schedule[(r // 4 + 1) % 3]
+            x1 += schedule[(r // 4 + 2) % 3] + (r // 4 + 1)
+    return x0, x1
+
+
+@triton.jit
+def minus_two_log(word):
+    """-2 ln(u) with u = (top 23 bits + 1/2) / 2^23; the coefficients are Cephes' logf, summed pairwise."""
+    u = tl.fma((word >> 9).to(tl.float32), 2.0**-23, 2.0**-24)
+    bits = u.to(tl.int32, bitcast=True)
+    exponent = (bits - 0x3F3504F3) >> 23
+    m = (bits - (exponent << 23)).to(tl.float32, bitcast=True) - 1.0
+    square = m * m
+    a = tl.fma(m, -2.4999993993e-1, 3.3333331174e-1)
+    b = tl.fma(m, -1.6668057665e-1, 2.0000714765e-1)
+    c = tl.fma(m, -1.2420140846e-1, 1.4249322787e-1)
+    d = tl.fma(m, -1.1514610310e-1, 1.1676998740e-1)
+    upper = tl.fma(tl.fma(square, 7.0376836292e-2, d), square, c)
+    p = tl.fma(upper, square * square, tl.fma(b, square, a))
+    tail = tl.fma(square, -0.5, p * m * square)
+    return -2.0 * tl.fma(exponent.to(tl.float32), 0.6931471805599453, m + tail)
+
+
+@triton.jit
+def with_sign(x, sign):
+    return (x.to(tl.uint32, bitcast=True) ^ sign).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def pairs_of(tile):
+    """The numbers of a tile's pairs: element i of the tile and element i + PAIRS."""
+    return tile.to(tl.uint32) * PAIRS + tl.arange(0, PAIRS).to(tl.uint32)
+
+
+@triton.jit
+def two_normals(word0, word1):
+    """Box-Muller: word0 gives the radius, word1 an angle, spare bits of both the octant."""
+    radius = tl.sqrt_rn(minus_two_log(word0))
+    x = (word1 << 2).to(tl.int32, bitcast=True).to(tl.float32) * QUARTER_TURN
+    s = x * x
+    p = tl.fma(s, tl.fma(s, -1.9515295891e-4, 8.3321608736e-3), -1.6666654611e-1)
+    sine = tl.fma(x * s, p, x)
+    p = tl.fma(s, tl.fma(s, 2.443315711809948e-5, -1.388731625493765e-3), 4.166664568298827e-2)
+    cosine = tl.fma(s * s, p, tl.fma(s, -0.5, 1.0))
+    swap = (word1 & 0x40000000) != 0
+    first = with_sign(tl.where(swap, sine, cosine), word0 << 31)
+    second = with_sign(tl.where(swap, cosine, sine), word1 & 0x80000000)
+    return radius * first, radius * second
+
+
+@triton.jit
+def normals(k0, k1, pair):
+    word0, word1 = threefry_words(k0, k1, pair)
+    return two_normals(word0, word1)
+
+
+@triton.jit
+def raw_halves(source, i, left):
+    """The two halves of a tile as they are stored, `left` elements of it; `source` points at its first."""
+    return tl.load(source + i, i < left, other=0.0), tl.load(source + PAIRS + i, i + PAIRS < left, other=0.0)
+
+
+@triton.jit
+def halves(source, i, left):
+    first, second = raw_halves(source, i, left)
+    return first.to(tl.float32), second.to(tl.float32)
+
+
+@triton.jit
+def store_halves(target, i, left, first, second):
+    """Store float32 values, rounded to nearest even in the type of the target."""
+    tl.store(target + i, first.to(target.dtype.element_ty), i < left)
+    tl.store(target + PAIRS + i, second.to(target.dtype.element_ty), i + PAIRS < left)
+
+
+@triton.jit
+def as_stored(x, like):
+    """A float32 as it reads back after being stored where `like` points."""
+    return x.to(like.dtype.element_ty).to(tl.float32)
+
+
+@triton.jit
+def at_random(x, word, like):
+    """A number that `like`'s type holds, above or below x by a random word: `llvm.from_float_randomly`."""
+    DROPPED: tl.constexpr = 0xFFFF if like.dtype.element_ty == tl.bfloat16 else 0x1FFF
+    bits = x.to(tl.uint32, bitcast=True)
+    finite = (bits & 0x7F800000) != 0x7F800000
+    result = (tl.where(finite, bits + (word & DROPPED), bits) & (0xFFFFFFFF ^ DROPPED)).to(tl.float32, bitcast=True)
+    if like.dtype.element_ty == tl.float16:
+        steps = tl.abs(x) * 16777216.0
+        whole = steps.to(tl.int32).to(tl.float32)
+        up = (word.to(tl.int32).to(tl.float32) + 0.5) * (1.0 / 65536.0) < steps - whole
+        small = with_sign((whole + up.to(tl.float32)) * (1.0 / 16777216.0), bits & 0x80000000)
+        result = tl.where((bits & 0x7FFFFFFF) < 0x38800000, small, result)
+    return result
+
+
+@triton.jit
+def put_halves(target, i, left, first, second, r0, r1, tile, ROUND: tl.constexpr):
+    """As `store_halves`; with ROUND, at random by the words of the key (r0, r1), see `tiles.put_tile`."""
+    if ROUND:
+        CALLS: tl.constexpr = PAIRS // 2
+        call = tile.to(tl.uint32) * CALLS + tl.arange(0, CALLS).to(tl.uint32)
+        word0, word1 = threefry_words(r0, r1, call, 1)
+        first = at_random(first, tl.interleave(word0 & 0xFFFF, word0 >> 16), target)
+        second = at_random(second, tl.interleave(word1 & 0xFFFF, word1 >> 16), target)
+    store_halves(target, i, left, first, second)
+
+
+@triton.jit
+def direction(k0, k1, given, start, i, left, tile):
+    """A tile of a direction: from its key, or from the values `given`."""
+    if given is None:
+        return normals(k0, k1, pairs_of(tile))
+    else:
+        return halves(given + start, i, left)

@@ -1,0 +1,49 @@
+"""Both sides of a small model at once: copies of its weights, moved to w + d and to w - d, take turns in its modules.
+
+A direction is made once instead of twice, tied weights are moved once, and modules run as they always do. It takes two copies
+of the trained weights: nothing for a small model, too much for a large one. The stored weights never move.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+
+from zolab.noise import for_each
+from zolab.noise.kernels.sides import both
+from zolab.probe.through import Look
+
+
+class Copies(Look):
+    """A model that can be seen at w + scale_j z_j and at w - scale_j z_j; it is used as `Perturbation` is.
+
+    Not before `Through` has found that the closure reads nothing but its modules' weights: here nobody looks.
+    """
+
+    def plus(self) -> None:
+        """Show w + scale z from now on."""
+        self.open()
+        for_each(self.panes.shelf.chunks, self._make, self.panes.numel)
+        for places, name, _, plus, _ in self.panes.shelf.places:
+            places[name] = plus
+
+    def minus(self) -> None:
+        """Show w - scale z from now on."""
+        for places, name, _, _, minus in self.panes.shelf.places:
+            places[name] = minus
+
+    def evaluated(self) -> AbstractContextManager:
+        """Around each call of the closure: there is nothing to do, since whatever a module holds is moved."""
+        return nullcontext()
+
+    def close(self) -> None:
+        if self.busy:
+            for places, name, own, _, _ in self.panes.shelf.places:
+                places[name] = own
+        super().close()
+
+    def _make(self, i: int) -> None:
+        piece, plus, minus = self.panes.shelf.pieces[i]
+        source, scale = self.sources.at(piece), self.scales[piece.tensor]
+        if piece.kernels.THREADED:  # elsewhere, memory is what takes time
+            both(plus, minus, piece.data, piece.tile, source, scale)
+        else:
+            piece.kernels.perturbed(plus, piece.data, piece.tile, source, scale)
+            piece.kernels.perturbed(minus, piece.data, piece.tile, source, -scale)

@@ -1,0 +1,144 @@
+"""Which module reads which trained weights."""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from zolab.noise import Chunk
+
+if TYPE_CHECKING:
+    from zolab.probe.rooms import Room
+
+NEVER_CALLED = (nn.ParameterList, nn.ParameterDict, nn.ModuleList, nn.ModuleDict)
+_busy: set[int] = set()
+"""The modules that are looked through at this moment, in any thread."""
+ALIGNMENT = 64  # bytes, as torch aligns its own memory: a product must take the same path and give the same bits
+
+
+class Part:
+    """One trained tensor in one module, and the places in which the module finds it.
+
+    Args:
+        number: of the tensor, among all trained ones.
+        weight: the tensor, contiguous.
+        pieces: of the tensor.
+    """
+
+    def __init__(self, number: int, weight: Tensor, pieces: Sequence[Chunk]):
+        self.number, self.weight, self.pieces = number, weight, pieces
+        self.places: list[tuple[dict[str, Any], str, Tensor]] = []
+        self.bytes = weight.numel() * weight.element_size()
+
+
+class Owner:
+    """A module with the trained tensors that it reads while it is called.
+
+    Args:
+        module: the module.
+        number: of the owner, among all.
+    """
+
+    def __init__(self, module: nn.Module, number: int):
+        self.module, self.number = module, number
+        self.parts: dict[int, Part] = {}
+        self.depth = 0
+        self.room: Room | None = None
+        """Where it computes now."""
+
+    def settle(self) -> None:
+        """Note what is known once every part is there."""
+        devices = {part.weight.device for part in self.parts.values()}
+        if len(devices) > 1:
+            kind = type(self.module).__name__
+            raise ValueError(f"a {kind} has its weights on several devices, {', '.join(map(str, devices))}; give it one.")
+        (self.device,) = devices
+        self.starts = list(accumulate((-(-part.bytes // ALIGNMENT) * ALIGNMENT for part in self.parts.values()), initial=0))
+
+    def restore(self) -> "Room | None":
+        """The module as it was, from whatever state it is in; returns the room that it leaves."""
+        room, self.room, self.depth = self.room, None, 0
+        if room is not None:
+            for part in self.parts.values():
+                for places, name, own in part.places:
+                    places[name] = own
+        return room
+
+    def untouched(self) -> bool:
+        """Whether the module still holds the tensors that it did."""
+        return all(places[name] is own for part in self.parts.values() for places, name, own in part.places)
+
+
+def place_of(tensor: Tensor) -> tuple[int, int]:
+    """What tells one memory from another: tied tensors share it."""
+    return (tensor.data_ptr(), tensor.numel()) if tensor.numel() else (id(tensor), 0)
+
+
+def owners_of(model: nn.Module, tensors: Sequence[Tensor], pieces: Sequence[Chunk]) -> tuple[list[Owner], list[str]]:
+    """The modules that read the tensors when called, and the tensors' names in the model.
+
+    What a `ParameterList` or `ParameterDict` holds, and the output projection of `MultiheadAttention`, is read by the module
+    around it: these are never called.
+
+    Raises:
+        ValueError: a tensor is none of the model's, the model is compiled, or a module has weights on several devices.
+    """
+    numbers = {place_of(tensor): j for j, tensor in enumerate(tensors)}
+    names: list[str | None] = [None] * len(tensors)
+    owners: dict[nn.Module, Owner] = {}
+    readers: dict[nn.Module, nn.Module] = {}
+    of_tensor: list[list[Chunk]] = [[] for _ in tensors]
+    for piece in pieces:
+        of_tensor[piece.tensor].append(piece)
+    for path, module in model.named_modules():
+        _refuse_compiled(module, path)
+        reader = readers.get(module, module)
+        for name, child in module.named_children():
+            attention = isinstance(module, nn.MultiheadAttention) and name == "out_proj"
+            if attention or isinstance(child, NEVER_CALLED):
+                readers[child] = reader
+        for name, value in module._parameters.items():
+            j = None if value is None else numbers.get(place_of(value))
+            if j is not None:
+                names[j] = names[j] or (f"{path}.{name}" if path else name)
+                owner = owners.setdefault(reader, Owner(reader, len(owners)))
+                part = owner.parts.setdefault(j, Part(j, tensors[j], of_tensor[j]))
+                part.places.append((module._parameters, name, value))
+    for j, name in enumerate(names):
+        if name is None:
+            shape = tuple(tensors[j].shape)
+            raise ValueError(
+                f"trained tensor {j}, of shape {shape}, is none of the model's; give the model that it is part of."
+            )
+    for owner in owners.values():
+        owner.settle()
+    return list(owners.values()), names
+
+
+def _refuse_compiled(module: nn.Module, path: str) -> None:
+    compiled = type(module).__module__.startswith("torch._dynamo") or getattr(module, "_compiled_call_impl", None)
+    if compiled or isinstance(module, torch.jit.ScriptModule):
+        where = f"module {path}" if path else "the model"
+        raise ValueError(f"{where} is compiled, and compiled code does not ask where weights are; give the model as it was.")
+
+
+def check_free(owners: Sequence[Owner]) -> set[int]:
+    """What names the owners' modules. Raises RuntimeError if they are claimed."""
+    modules = {id(owner.module) for owner in owners}
+    if not _busy.isdisjoint(modules):
+        raise RuntimeError("the model is being looked through already: a step cannot be taken inside another one's closure.")
+    return modules
+
+
+def claim(owners: Sequence[Owner]) -> set[int]:
+    """The same, and nobody else may claim them until they are let go."""
+    modules = check_free(owners)
+    _busy.update(modules)
+    return modules
+
+
+def let_go(modules: set[int]) -> None:
+    """End a claim."""
+    _busy.difference_update(modules)

@@ -1,0 +1,120 @@
+"""Memory in which modules compute with moved weights."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from zolab.noise import Chunk
+from zolab.noise.kernels.threefry import TILE
+from zolab.probe.owners import Owner, Part
+
+
+class Seat(NamedTuple):
+    """A part's place in a room.
+
+    Args:
+        part: the part.
+        pieces: the part's pieces, each with the piece of the room that belongs to it.
+        views: what the module finds in each of the part's places.
+    """
+
+    part: Part
+    pieces: list[tuple[Chunk, Any]]
+    views: list[Tensor]
+
+
+class Room:
+    """Memory in which one module at a time computes with moved weights.
+
+    Args:
+        size: in bytes.
+        device: of the memory.
+    """
+
+    def __init__(self, size: int, device: torch.device):
+        self.memory = torch.empty(size, dtype=torch.uint8, device=device)
+        self.seats: dict[int, list[Seat]] = {}
+        self.users = 0
+
+    def seats_of(self, owner: Owner) -> list[Seat]:
+        """A seat for each part of the owner, made once."""
+        if owner.number not in self.seats:
+            parts = zip(owner.parts.values(), owner.starts, strict=False)
+            self.seats[owner.number] = [_seat(part, self.memory[start : start + part.bytes]) for part, start in parts]
+            self.users = _users(self.memory)
+        return self.seats[owner.number]
+
+    @property
+    def is_looked_into(self) -> bool:
+        """Whether somebody else holds a view of the memory; also where torch does not tell."""
+        return _users(self.memory) != self.users or self.users < 0
+
+
+def _seat(part: Part, room: Tensor) -> Seat:
+    flat = room.view(part.weight.dtype)
+    data = part.pieces[0].kernels.view(flat) if part.pieces else None
+    pieces = [(piece, opposite(piece, data)) for piece in part.pieces]
+    return Seat(part, pieces, [flat.as_strided(own.shape, own.stride()) for _, _, own in part.places])
+
+
+def _users(memory: Tensor) -> int:
+    """How many tensors share a memory, or -1."""
+    count = getattr(torch._C, "_storage_Use_Count", None)
+    return count(memory.untyped_storage()._cdata) if count else -1
+
+
+class Rooms:
+    """One room a device for as long as modules take turns, and one more for each module inside another.
+
+    A room that something looks into when its module is done, such as an output that is a view of the weights, or what a
+    backward pass will need, is never used again.
+    """
+
+    def __init__(self):
+        self.free: list[Room] = []
+
+    def take(self, size: int, device: torch.device) -> Room:
+        """A room of at least so many bytes; a free one that is too small makes way for it."""
+        for i, room in enumerate(self.free):
+            if room.memory.device == device:
+                del self.free[i]
+                if room.memory.numel() >= size:
+                    return room
+                break
+        return Room(size, device)
+
+    def give(self, room: Room) -> None:
+        if not room.is_looked_into:
+            self.free.append(room)
+
+
+class Shelf:
+    """Room for both sides of every trained tensor.
+
+    Args:
+        tensors: the trained tensors.
+        pieces: their chunks.
+        owners: the modules that read them.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], pieces: Sequence[Chunk], owners: Sequence[Owner]):
+        sides = [[torch.empty_like(tensor).view(-1) for tensor in tensors] for _ in range(2)]
+        kernels = {piece.tensor: piece.kernels for piece in pieces}
+        data = [{j: kernels[j].view(side[j]) for j in kernels} for side in sides]
+        self.pieces = [(piece, *(opposite(piece, side[piece.tensor]) for side in data)) for piece in pieces]
+        """Each piece with its opposites on both sides."""
+        self.chunks = pieces
+        self.places = [
+            (places, name, own, *(side[part.number].as_strided(own.shape, own.stride()) for side in sides))
+            for owner in owners
+            for part in owner.parts.values()
+            for places, name, own in part.places
+        ]
+        """Where a module finds a tensor, the tensor, and what it is on both sides."""
+
+
+def opposite(piece: Chunk, data: Any) -> Any:
+    """The part of a flat tensor, as the kernels take it, that is where the piece is in its own."""
+    return data[piece.tile * TILE : piece.tile * TILE + len(piece.data)]

@@ -1,0 +1,45 @@
+"""An embedding reads a few rows of its weight: only they need to be moved."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zolab.noise import Chunk, Source
+from zolab.noise.kernels.sides import some
+from zolab.noise.kernels.threefry import TILE
+from zolab.probe.owners import Owner
+from zolab.probe.rooms import Seat
+
+
+def tiles_read(owner: Owner, args: tuple[Any, ...]) -> np.ndarray | None:
+    """The tiles of its weight that a call of a module will read, or None if that may be any.
+
+    Args:
+        owner: of the module.
+        args: what the module is called with, in positions.
+    """
+    module = owner.module
+    plain = type(module) is nn.Embedding and module.max_norm is None and "forward" not in vars(module)
+    if not plain or len(module._forward_pre_hooks) != 1:  # ours: another one might change the rows asked for
+        return None
+    (part,), rows, width = owner.parts.values(), args[0] if args else None, module.embedding_dim
+    if not isinstance(rows, Tensor) or rows.device.type != "cpu" or len(part.places) != 1 or not part.pieces:
+        return None
+    if not part.pieces[0].kernels.THREADED or rows.dtype not in (torch.int32, torch.int64):
+        return None
+    first = rows.detach().reshape(-1).numpy().astype(np.int64) * width
+    span = np.arange((width - 2) // TILE + 2) * TILE  # a row lies in as many tiles at most
+    tiles = np.minimum(first[:, None] + span, first[:, None] + width - 1) // TILE
+    tiles = np.unique(tiles)
+    there = tiles[(tiles >= 0) & (tiles * TILE < part.weight.numel())]  # the module itself refuses other rows
+    return there if 2 * len(there) * TILE < part.weight.numel() else None
+
+
+def move_tiles(seat: Seat, tiles: np.ndarray, source_of: Callable[[Chunk], Source], scale: float) -> None:
+    """Some tiles of a part, moved into its seat."""
+    kernels = seat.part.pieces[0].kernels
+    w, out = kernels.view(seat.part.weight.view(-1)), kernels.view(seat.views[0].view(-1))
+    some(out, w, tiles, source_of(Chunk(seat.part.number, kernels, w, 0)), scale)

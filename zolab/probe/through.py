@@ -1,0 +1,174 @@
+"""A probe that never moves the stored weights: each module looks through a pane at w + d, then at w - d.
+
+While a module that owns trained weights runs, it finds scale_j z_j added to them in a room that the next module uses again;
+when it is done it has its own weights back. So there is nothing to undo: the weights are exact in every dtype without a
+journal, no interrupt, NaN or kill can leave a moved one behind, and the memory is that of one module's weights.
+
+The price: a weight must be read by its module, while that is called. What a closure reads elsewhere, such as
+`F.linear(x, model.head.weight)`, would not be moved; that is an error which names the tensor, before any update. Probe in
+place then (`zolab.probe.in_place`). Directions, losses and steps of the two are the same.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import nn
+
+from zolab.noise import Chunk, Direction, GivenDirection, Sources, for_each
+from zolab.probe.in_place import MomentsUpdate, Update, apply
+from zolab.probe.owners import Owner, claim, let_go
+from zolab.probe.rows import move_tiles, tiles_read
+from zolab.probe.watch import Watch
+
+if TYPE_CHECKING:
+    from zolab.probe.panes import Panes
+
+REMEDY = "call the module that owns it, freeze it, or probe in place"
+
+
+class Look:
+    """What the probes that leave the stored weights alone have in common.
+
+    Args:
+        panes: of the model.
+        blocks: the block number of each tensor.
+        direction: the direction z.
+        scales: one factor for each tensor, eps times sigma_j.
+    """
+
+    def __init__(self, panes: "Panes", blocks: tuple[int, ...], direction: Direction | GivenDirection, scales: Sequence[float]):
+        self.panes, self.scales = panes, scales
+        self.sources = Sources([direction], blocks)
+        self.busy: set[int] = set()
+
+    def open(self) -> None:
+        """Claim the model's modules. Raises RuntimeError if they are looked through already."""
+        self.busy = claim(self.panes.owners)
+
+    def close(self) -> None:
+        """Let every module find its own weights, wherever the probe broke off."""
+        let_go(self.busy)
+        self.busy = set()
+
+    def leave(self, update: Update | MomentsUpdate | None = None, *, measure: bool = False) -> np.ndarray | None:
+        """End the probe and apply the update to the weights; arguments and result as of `Perturbation.leave`."""
+        self.close()
+        return apply(self.panes.tensors, update, measure=measure, pieces=self.panes.pieces)
+
+
+class Through(Look):
+    """A model that can be seen at w + scale_j z_j and at w - scale_j z_j; it is used as `Perturbation` is."""
+
+    def __init__(self, *settings):
+        super().__init__(*settings)
+        self.side, self.thread = 0, threading.get_ident()
+        self.handles: list[Any] = []
+        self.calls: list[int] = []
+        self.watch: Watch | None = None
+        self.elsewhere: str | None = None
+
+    def plus(self) -> None:
+        """Show w + scale z from now on."""
+        self.open()
+        for owner in self.panes.owners:
+            self.handles.append(owner.module.register_forward_pre_hook(partial(self._enter, owner), prepend=True))
+            self.handles.append(owner.module.register_forward_hook(partial(self._exit, owner), always_call=True))
+        self.side = 1
+
+    def minus(self) -> None:
+        """Show w - scale z from now on."""
+        self._tidy()
+        self.side = -1
+
+    def close(self) -> None:
+        if self.busy:
+            self._tidy()
+            for handle in self.handles:
+                handle.remove()
+            self.side, self.handles = 0, []
+        super().close()
+
+    @contextmanager
+    def evaluated(self, watch: bool = False) -> Iterator[None]:
+        """Around each call of a closure: see that every tensor was moved where it was read.
+
+        Args:
+            watch: look out for tensors that are read elsewhere; done anyway at the second side, if the first side called
+                modules in an order that has not been watched yet.
+
+        Raises:
+            ValueError: a tensor was read outside the call of its module, or not at all.
+        """
+        panes = self.panes
+        watch = watch or (self.side < 0 and tuple(self.calls) not in panes.watched)
+        self.calls = []
+        self.watch = Watch(panes.tensors, panes.names, self._complain) if watch else None
+        with self.watch or nullcontext():
+            yield
+        if self.elsewhere:
+            self._complain(self.elsewhere)
+        reached = {j for number in set(self.calls) for j in panes.owners[number].parts}
+        if missing := [name for j, name in enumerate(panes.names) if j not in reached]:
+            more = f" (as none that owns {len(missing) - 1} others)" if len(missing) > 1 else ""
+            raise ValueError(f"no module that owns {missing[0]} was called while the closure ran{more}; {REMEDY}.")
+        if watch:
+            panes.watched.add(tuple(self.calls))
+
+    def _tidy(self) -> None:
+        """Put modules right that an interrupt broke off."""
+        for owner in self.panes.owners:
+            owner.restore()
+
+    def _enter(self, owner: Owner, module: nn.Module, args: Any) -> None:
+        if threading.get_ident() != self.thread:
+            kind = type(module).__name__
+            raise RuntimeError(
+                f"a {kind} was called in a thread of its own, where its weights cannot be moved; probe in place."
+            )
+        self.calls.append(owner.number)
+        owner.depth += 1
+        if owner.depth > 1:
+            return  # it calls itself, and has what it needs
+        if not self.watch:
+            self._move(owner, args)
+        else:
+            with self.watch.looking_away():
+                self._move(owner, args)
+
+    def _exit(self, owner: Owner, *_: Any) -> None:
+        if threading.get_ident() != self.thread or not owner.depth:
+            return  # called although `_enter` raised
+        owner.depth -= 1
+        if not owner.depth and (room := owner.restore()) is not None:
+            self.panes.rooms.give(room)
+
+    def _move(self, owner: Owner, args: Any) -> None:
+        """Let a module find w + side scale z in place of w."""
+        owner.room = room = self.panes.rooms.take(owner.starts[-1], owner.device)
+        tiles = tiles_read(owner, args)
+        for seat in room.seats_of(owner):
+            part, pieces, views = seat
+            scale = self.side * self.scales[part.number]
+            if tiles is not None:
+                move_tiles(seat, tiles, self.sources.at, scale)
+            elif len(pieces) == 1:
+                ((piece, out),) = pieces
+                piece.kernels.perturbed(out, piece.data, piece.tile, self.sources.at(piece), scale)
+            else:
+                for_each([piece for piece, _ in pieces], partial(self._fill, pieces, scale), part.weight.numel())
+            for (places, name, own), view in zip(part.places, views, strict=True):
+                if places[name] is not own:
+                    raise RuntimeError(f"{name} was replaced while the closure ran; only a model's own weights can be moved.")
+                places[name] = view
+
+    def _fill(self, pieces: Sequence[tuple[Chunk, Any]], scale: float, i: int) -> None:
+        piece, out = pieces[i]
+        piece.kernels.perturbed(out, piece.data, piece.tile, self.sources.at(piece), scale)
+
+    def _complain(self, name: str) -> None:
+        self.elsewhere = name
+        raise ValueError(f"{name} is read outside the call of its module, where this probe cannot move it; {REMEDY}.")
