@@ -103,6 +103,7 @@ def test_importing_zolab_loads_only_what_it_uses(statement, heavy):
     assert not set(heavy) & set(python(code).split())
 
 
+@pytest.mark.slow
 def test_lazy_names_are_there_for_every_way_of_asking():
     code = """
 import zolab, zolab.l2l, zolab.l2l.evolution, zolab.optim
