@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from small import equal, weights
 
-from zolab.probe.panes import Panes
+from zolab.probe.model_view import ModelView
 from zolab.runs.finetune import Config, _Session, finetune
 
 CONFIG = Config(
@@ -31,7 +31,7 @@ def chosen(monkeypatch):
 
     def noting(session):
         choose(session)
-        looked.append(session.optimizer.panes is not None)
+        looked.append(session.optimizer.viewed is not None)
 
     monkeypatch.setattr(_Session, "_choose_probe", noting)
     return looked
@@ -70,10 +70,10 @@ def test_a_run_that_is_older_than_the_setting_goes_on_in_place(in_place, tmp_pat
 
 
 def test_auto_moves_weights_in_place_where_they_are_read_elsewhere_too(in_place, tmp_path, chosen, monkeypatch):
-    def refuse(panes, closure):
+    def refuse(viewed, closure):
         raise ValueError("embed.weight is read outside")
 
-    monkeypatch.setattr(Panes, "try_out", refuse)
+    monkeypatch.setattr(ModelView, "try_out", refuse)
     _, done = in_place
     auto = run(replace(CONFIG, probe="auto"), tmp_path / "auto")
     assert chosen == [False]

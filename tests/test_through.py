@@ -14,11 +14,11 @@ from torch.nn import functional
 
 from zolab import METHODS, MeZO, replay
 from zolab.models import load_model
-from zolab.probe.panes import SPARE, Panes
+from zolab.probe.model_view import SPARE, ModelView
 from zolab.tasks import load_task
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
-ROOMS = pytest.mark.parametrize("spare", [0, SPARE], ids=["one room", "two copies"])
+ROOMS = pytest.mark.parametrize("spare", [0, SPARE], ids=["one scratch", "two copies"])
 
 
 def through(model, spare=0, **settings):
@@ -487,7 +487,7 @@ def test_torchs_own_attention(spare):
 
 
 def test_a_closure_that_differentiates_keeps_what_its_backward_pass_needs():
-    """A room that a graph looks into is not used again."""
+    """A scratch that a graph looks into is not used again."""
     model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(4)))
     x, optimizer, slopes = torch.randn(3, 8), through(model, lr=0.0), []
 
@@ -531,17 +531,17 @@ def test_weights_that_were_given_new_memory_are_found(spare):
 def test_looking_through_twice_changes_nothing():
     model = network()
     optimizer = through(model)
-    panes = optimizer.panes
-    assert optimizer.look_through(model, 0).panes is panes
-    assert optimizer.look_through(None).panes is None
+    viewed = optimizer.viewed
+    assert optimizer.look_through(model, 0).viewed is viewed
+    assert optimizer.look_through(None).viewed is None
 
 
 def test_the_room_is_that_of_the_largest_module():
     model = network()
     optimizer = through(model)
     optimizer.step(loss_of(model))
-    (room,) = optimizer.panes.rooms.free
-    assert room.memory.numel() <= 4 * (37 * 51 + 51) + 64
+    (scratch,) = optimizer.viewed.scratches.free
+    assert scratch.memory.numel() <= 4 * (37 * 51 + 51) + 64
 
 
 @ROOMS
@@ -557,9 +557,9 @@ def test_global_generators_are_left_alone(spare):
 
 def test_a_closure_can_be_tried_out():
     model = network()
-    before, panes = weights(model), Panes(model, list(model.parameters()))
-    panes.try_out(loss_of(model))
+    before, viewed = weights(model), ModelView(model, list(model.parameters()))
+    viewed.try_out(loss_of(model))
     with pytest.raises(ValueError, match=r"2\.bias is read outside"):
-        panes.try_out(lambda: loss_of(model)() + model[2].bias.sum())
+        viewed.try_out(lambda: loss_of(model)() + model[2].bias.sum())
     assert equal(before, weights(model))
     assert hooks(model) == 0

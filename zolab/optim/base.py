@@ -19,8 +19,8 @@ from zolab.optim.trajectory import StepRecord, Trajectory
 from zolab.probe.blocks import unique
 from zolab.probe.in_place import MomentsUpdate, Perturbation, Update, apply
 from zolab.probe.interrupts import DeferInterrupts
-from zolab.probe.panes import SPARE, Panes
-from zolab.probe.through import Look
+from zolab.probe.model_view import SPARE, ModelView
+from zolab.probe.through import ModuleProbe
 
 
 class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
@@ -66,7 +66,7 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
                 raise ValueError("eps must be the same in every parameter group: the two losses share one radius.")
         eps = float(self.param_groups[0]["eps"])
         self.trajectory = Trajectory(type(self).__name__, seed, eps, samples, settings or {})
-        self.panes: Panes | None = None
+        self.viewed: ModelView | None = None
         self.begin()
         self._trainable()
 
@@ -83,14 +83,14 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
 
         Args:
             model: the module whose parameters these are; None goes back to moving them in place.
-            spare: as in `Panes`.
+            spare: as in `ModelView`.
 
         Raises:
-            ValueError: as in `Panes`.
+            ValueError: as in `ModelView`.
         """
-        old = self.panes
+        old = self.viewed
         if model is None or old is None or (old.model, old.spare) != (model, spare):
-            self.panes = None if model is None else Panes(model, self._trainable()[0], spare)
+            self.viewed = None if model is None else ModelView(model, self._trainable()[0], spare)
         return self
 
     @abstractmethod
@@ -133,7 +133,7 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
         steps = [[-lr * p / samples * scale for lr, scale in zip(lrs, scales, strict=True)] for p in record.projected_grads]
         return Update(blocks, directions, steps, record.decays(groups))
 
-    def leave(self, perturbation: Perturbation | Look, update: Update | MomentsUpdate) -> None:
+    def leave(self, perturbation: Perturbation | ModuleProbe, update: Update | MomentsUpdate) -> None:
         """Take the step in the pass that ends the probe; extended by methods that read the weights in that pass."""
         perturbation.leave(update)
 
@@ -237,13 +237,13 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
         self.begin()
         self.skip(records)
 
-    def _perturbation(self, tensors: list[Tensor], *settings) -> Perturbation | Look:
-        if self.panes is None:
+    def _perturbation(self, tensors: list[Tensor], *settings) -> Perturbation | ModuleProbe:
+        if self.viewed is None:
             return Perturbation(tensors, *settings)
-        self.panes = self.panes.fit(tensors)
-        return self.panes.probe(*settings)
+        self.viewed = self.viewed.fit(tensors)
+        return self.viewed.probe(*settings)
 
-    def _evaluate(self, closure: Callable, perturbation: Perturbation | Look, interrupts: DeferInterrupts) -> float:
+    def _evaluate(self, closure: Callable, perturbation: Perturbation | ModuleProbe, interrupts: DeferInterrupts) -> float:
         with perturbation.evaluated():
             interrupts.allow()
             try:

@@ -14,7 +14,7 @@ from zolab.pertnn import PertNN, features
 from zolab.pertnn.card import check_same_blocks
 from zolab.probe.blocks import budget_factor, mean_and_variance, moments, split
 from zolab.probe.in_place import MomentsUpdate, Perturbation, Update
-from zolab.probe.through import Look
+from zolab.probe.through import ModuleProbe
 
 
 class ZOFineTuner(ZeroOrderOptimizer):
@@ -145,7 +145,7 @@ class ZOFineTuner(ZeroOrderOptimizer):
     def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update:
         return self.against(record, blocks, groups)
 
-    def leave(self, perturbation: Perturbation | Look, update: Update | MomentsUpdate) -> None:
+    def leave(self, perturbation: Perturbation | ModuleProbe, update: Update | MomentsUpdate) -> None:
         self.measured = perturbation.leave(update, measure=not self.freeze)
 
     def advance(self, record: StepRecord, tensors, blocks, groups) -> None:

@@ -8,25 +8,33 @@ from contextlib import AbstractContextManager, nullcontext
 
 from zolab.noise import for_each
 from zolab.noise.kernels.sides import both
-from zolab.probe.through import Look
+from zolab.probe.scratch import BothSides
+from zolab.probe.through import ModuleProbe
 
 
-class Copies(Look):
+class Copies(ModuleProbe):
     """A model that can be seen at w + scale_j z_j and at w - scale_j z_j; it is used as `Perturbation` is.
 
     Not before `Through` has found that the closure reads nothing but its modules' weights: here nobody looks.
     """
 
+    @property
+    def sides(self) -> BothSides:
+        """The copies."""
+        found = self.viewed.both_sides
+        assert found is not None, "ModelView.probe makes them"
+        return found
+
     def plus(self) -> None:
         """Show w + scale z from now on."""
         self.open()
-        for_each(self.panes.shelf.chunks, self._make, self.panes.numel)
-        for places, name, _, plus, _ in self.panes.shelf.places:
+        for_each(self.sides.chunks, self._make, self.viewed.numel)
+        for places, name, _, plus, _ in self.sides.places:
             places[name] = plus
 
     def minus(self) -> None:
         """Show w - scale z from now on."""
-        for places, name, _, _, minus in self.panes.shelf.places:
+        for places, name, _, _, minus in self.sides.places:
             places[name] = minus
 
     def evaluated(self) -> AbstractContextManager:
@@ -35,12 +43,12 @@ class Copies(Look):
 
     def close(self) -> None:
         if self.busy:
-            for places, name, own, _, _ in self.panes.shelf.places:
+            for places, name, own, _, _ in self.sides.places:
                 places[name] = own
         super().close()
 
     def _make(self, i: int) -> None:
-        piece, plus, minus = self.panes.shelf.pieces[i]
+        piece, plus, minus = self.sides.pieces[i]
         source, scale = self.sources.at(piece), self.scales[piece.tensor]
         if piece.kernels.THREADED:  # elsewhere, memory is what takes time
             both(plus, minus, piece.data, piece.tile, source, scale)

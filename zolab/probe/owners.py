@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zolab.noise import Chunk
 
 if TYPE_CHECKING:
-    from zolab.probe.rooms import Room
+    from zolab.probe.scratch import Scratch
 
 NEVER_CALLED = (nn.ParameterList, nn.ParameterDict, nn.ModuleList, nn.ModuleDict)
 _busy: set[int] = set()
@@ -45,7 +45,7 @@ class Owner:
         self.module, self.number = module, number
         self.parts: dict[int, Part] = {}
         self.depth = 0
-        self.room: Room | None = None
+        self.scratch: Scratch | None = None
         """Where it computes now."""
 
     def settle(self) -> None:
@@ -57,14 +57,14 @@ class Owner:
         (self.device,) = devices
         self.starts = list(accumulate((-(-part.bytes // ALIGNMENT) * ALIGNMENT for part in self.parts.values()), initial=0))
 
-    def restore(self) -> "Room | None":
-        """The module as it was, from whatever state it is in; returns the room that it leaves."""
-        room, self.room, self.depth = self.room, None, 0
-        if room is not None:
+    def restore(self) -> "Scratch | None":
+        """The module as it was, from whatever state it is in; returns the scratch that it leaves."""
+        scratch, self.scratch, self.depth = self.scratch, None, 0
+        if scratch is not None:
             for part in self.parts.values():
                 for places, name, own in part.places:
                     places[name] = own
-        return room
+        return scratch
 
     def untouched(self) -> bool:
         """Whether the module still holds the tensors that it did."""
@@ -101,7 +101,7 @@ def owners_of(model: nn.Module, tensors: Sequence[Tensor], pieces: Sequence[Chun
                 readers[child] = reader
         for name, value in module._parameters.items():
             j = None if value is None else numbers.get(place_of(value))
-            if j is not None:
+            if value is not None and j is not None:
                 names[j] = names[j] or (f"{path}.{name}" if path else name)
                 owner = owners.setdefault(reader, Owner(reader, len(owners)))
                 part = owner.parts.setdefault(j, Part(j, tensors[j], of_tensor[j]))
@@ -114,7 +114,7 @@ def owners_of(model: nn.Module, tensors: Sequence[Tensor], pieces: Sequence[Chun
             )
     for owner in owners.values():
         owner.settle()
-    return list(owners.values()), names
+    return list(owners.values()), [name for name in names if name is not None]
 
 
 def _refuse_compiled(module: nn.Module, path: str) -> None:

@@ -11,7 +11,7 @@ from zolab.noise import Chunk, Source
 from zolab.noise.kernels.sides import some
 from zolab.noise.kernels.threefry import TILE
 from zolab.probe.owners import Owner
-from zolab.probe.rooms import Seat
+from zolab.probe.scratch import Slot
 
 
 def tiles_read(owner: Owner, args: tuple[Any, ...]) -> np.ndarray | None:
@@ -22,8 +22,9 @@ def tiles_read(owner: Owner, args: tuple[Any, ...]) -> np.ndarray | None:
         args: what the module is called with, in positions.
     """
     module = owner.module
-    plain = type(module) is nn.Embedding and module.max_norm is None and "forward" not in vars(module)
-    if not plain or len(module._forward_pre_hooks) != 1:  # ours: another one might change the rows asked for
+    if type(module) is not nn.Embedding or module.max_norm is not None or "forward" in vars(module):
+        return None
+    if len(module._forward_pre_hooks) != 1:  # ours: another one might change the rows asked for
         return None
     (part,), rows, width = owner.parts.values(), args[0] if args else None, module.embedding_dim
     if not isinstance(rows, Tensor) or rows.device.type != "cpu" or len(part.places) != 1 or not part.pieces:
@@ -38,8 +39,8 @@ def tiles_read(owner: Owner, args: tuple[Any, ...]) -> np.ndarray | None:
     return there if 2 * len(there) * TILE < part.weight.numel() else None
 
 
-def move_tiles(seat: Seat, tiles: np.ndarray, source_of: Callable[[Chunk], Source], scale: float) -> None:
-    """Some tiles of a part, moved into its seat."""
-    kernels = seat.part.pieces[0].kernels
-    w, out = kernels.view(seat.part.weight.view(-1)), kernels.view(seat.views[0].view(-1))
-    some(out, w, tiles, source_of(Chunk(seat.part.number, kernels, w, 0)), scale)
+def move_tiles(slot: Slot, tiles: np.ndarray, source_of: Callable[[Chunk], Source], scale: float) -> None:
+    """Some tiles of a part, moved into its slot."""
+    kernels = slot.part.pieces[0].kernels
+    w, out = kernels.view(slot.part.weight.view(-1)), kernels.view(slot.views[0].view(-1))
+    some(out, w, tiles, source_of(Chunk(slot.part.number, kernels, w, 0)), scale)

@@ -1,6 +1,6 @@
-"""A probe that never moves the stored weights: each module looks through a pane at w + d, then at w - d.
+"""A probe that never moves the stored weights: each module computes with w + d, then with w - d, in scratch memory.
 
-While a module that owns trained weights runs, it finds scale_j z_j added to them in a room that the next module uses again;
+While a module that owns trained weights runs, it finds scale_j z_j added to them in scratch that the next module uses again;
 when it is done it has its own weights back. So there is nothing to undo: the weights are exact in every dtype without a
 journal, no interrupt, NaN or kill can leave a moved one behind, and the memory is that of one module's weights.
 
@@ -11,7 +11,7 @@ place then (`zolab.probe.in_place`). Directions, losses and steps of the two are
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,29 +25,43 @@ from zolab.probe.rows import move_tiles, tiles_read
 from zolab.probe.watch import Watch
 
 if TYPE_CHECKING:
-    from zolab.probe.panes import Panes
+    from zolab.probe.model_view import ModelView
 
 REMEDY = "call the module that owns it, freeze it, or probe in place"
 
 
-class Look:
+class ModuleProbe:
     """What the probes that leave the stored weights alone have in common.
 
     Args:
-        panes: of the model.
+        viewed: of the model.
         blocks: the block number of each tensor.
         direction: the direction z.
         scales: one factor for each tensor, eps times sigma_j.
     """
 
-    def __init__(self, panes: "Panes", blocks: tuple[int, ...], direction: Direction | GivenDirection, scales: Sequence[float]):
-        self.panes, self.scales = panes, scales
+    def __init__(
+        self, viewed: "ModelView", blocks: tuple[int, ...], direction: Direction | GivenDirection, scales: Sequence[float]
+    ):
+        self.viewed, self.scales = viewed, scales
         self.sources = Sources([direction], blocks)
         self.busy: set[int] = set()
 
     def open(self) -> None:
         """Claim the model's modules. Raises RuntimeError if they are looked through already."""
-        self.busy = claim(self.panes.owners)
+        self.busy = claim(self.viewed.owners)
+
+    def plus(self) -> None:
+        """Show w + scale z from now on."""
+        raise NotImplementedError
+
+    def minus(self) -> None:
+        """Show w - scale z from now on."""
+        raise NotImplementedError
+
+    def evaluated(self) -> AbstractContextManager[None]:
+        """Around each call of the closure."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Let every module find its own weights, wherever the probe broke off."""
@@ -57,10 +71,10 @@ class Look:
     def leave(self, update: Update | MomentsUpdate | None = None, *, measure: bool = False) -> np.ndarray | None:
         """End the probe and apply the update to the weights; arguments and result as of `Perturbation.leave`."""
         self.close()
-        return apply(self.panes.tensors, update, measure=measure, pieces=self.panes.pieces)
+        return apply(self.viewed.tensors, update, measure=measure, pieces=self.viewed.pieces)
 
 
-class Through(Look):
+class Through(ModuleProbe):
     """A model that can be seen at w + scale_j z_j and at w - scale_j z_j; it is used as `Perturbation` is."""
 
     def __init__(self, *settings):
@@ -74,7 +88,7 @@ class Through(Look):
     def plus(self) -> None:
         """Show w + scale z from now on."""
         self.open()
-        for owner in self.panes.owners:
+        for owner in self.viewed.owners:
             self.handles.append(owner.module.register_forward_pre_hook(partial(self._enter, owner), prepend=True))
             self.handles.append(owner.module.register_forward_hook(partial(self._exit, owner), always_call=True))
         self.side = 1
@@ -103,24 +117,24 @@ class Through(Look):
         Raises:
             ValueError: a tensor was read outside the call of its module, or not at all.
         """
-        panes = self.panes
-        watch = watch or (self.side < 0 and tuple(self.calls) not in panes.watched)
+        viewed = self.viewed
+        watch = watch or (self.side < 0 and tuple(self.calls) not in viewed.watched)
         self.calls = []
-        self.watch = Watch(panes.tensors, panes.names, self._complain) if watch else None
+        self.watch = Watch(viewed.tensors, viewed.names, self._complain) if watch else None
         with self.watch or nullcontext():
             yield
         if self.elsewhere:
             self._complain(self.elsewhere)
-        reached = {j for number in set(self.calls) for j in panes.owners[number].parts}
-        if missing := [name for j, name in enumerate(panes.names) if j not in reached]:
+        reached = {j for number in set(self.calls) for j in viewed.owners[number].parts}
+        if missing := [name for j, name in enumerate(viewed.names) if j not in reached]:
             more = f" (as none that owns {len(missing) - 1} others)" if len(missing) > 1 else ""
             raise ValueError(f"no module that owns {missing[0]} was called while the closure ran{more}; {REMEDY}.")
         if watch:
-            panes.watched.add(tuple(self.calls))
+            viewed.watched.add(tuple(self.calls))
 
     def _tidy(self) -> None:
         """Put modules right that an interrupt broke off."""
-        for owner in self.panes.owners:
+        for owner in self.viewed.owners:
             owner.restore()
 
     def _enter(self, owner: Owner, module: nn.Module, args: Any) -> None:
@@ -143,18 +157,18 @@ class Through(Look):
         if threading.get_ident() != self.thread or not owner.depth:
             return  # called although `_enter` raised
         owner.depth -= 1
-        if not owner.depth and (room := owner.restore()) is not None:
-            self.panes.rooms.give(room)
+        if not owner.depth and (scratch := owner.restore()) is not None:
+            self.viewed.scratches.give(scratch)
 
     def _move(self, owner: Owner, args: Any) -> None:
         """Let a module find w + side scale z in place of w."""
-        owner.room = room = self.panes.rooms.take(owner.starts[-1], owner.device)
+        owner.scratch = scratch = self.viewed.scratches.take(owner.starts[-1], owner.device)
         tiles = tiles_read(owner, args)
-        for seat in room.seats_of(owner):
-            part, pieces, views = seat
+        for slot in scratch.slots_of(owner):
+            part, pieces, views = slot
             scale = self.side * self.scales[part.number]
             if tiles is not None:
-                move_tiles(seat, tiles, self.sources.at, scale)
+                move_tiles(slot, tiles, self.sources.at, scale)
             elif len(pieces) == 1:
                 ((piece, out),) = pieces
                 piece.kernels.perturbed(out, piece.data, piece.tile, self.sources.at(piece), scale)

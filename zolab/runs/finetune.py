@@ -143,7 +143,8 @@ class _Session:
             return
         batch = self.task.encode(self.tokenizer, self._batch(0)).to(self.config.device)
         try:
-            self.optimizer.look_through(self.model).panes.try_out(lambda: self.task.loss(self.model, batch))
+            if viewed := self.optimizer.look_through(self.model).viewed:
+                viewed.try_out(lambda: self.task.loss(self.model, batch))
         except (ValueError, RuntimeError):
             if self.config.probe == "through":
                 raise

@@ -63,8 +63,11 @@ def written(plan: Plan, found: list[Cost], workers: int = 1) -> str:
     least, most = (sum(cost.cells[end] for cost in found) for end in (0, 1))
     passes = [sum(cost.cells[end] * cost.forwards for cost in found) for end in (0, 1)]
     lines.append(f"{least} to {most} cells, {passes[0]:,} to {passes[1]:,} forward passes for training")
-    if all(cost.seconds is not None for cost in found):
-        hours = [sum(cost.cells[end] * cost.seconds for cost in found) / 3600 / workers for end in (0, 1)]
+    times = [cost.seconds for cost in found if cost.seconds is not None]
+    if len(times) == len(found):
+        hours = [
+            sum(cost.cells[end] * each for cost, each in zip(found, times, strict=True)) / 3600 / workers for end in (0, 1)
+        ]
         lines.append(f"about {hours[0]:.2f} to {hours[1]:.2f} hours with {workers} worker{'s' * (workers > 1)}")
     else:
         lines.append("hours: unknown where a model or its data is not on this machine")

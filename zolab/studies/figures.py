@@ -1,6 +1,7 @@
 """Figures of studies: pure functions of their records, in zolab's look."""
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -49,7 +50,7 @@ def loss_curves(record: Record, task: str, colours: Mapping[str, str], title: st
             top = max(usual, *(mean.min() for mean in means), floor)
             axes.set_ylim(floor - 0.15 * (top - floor), top + 0.15 * (top - floor))
         axes.set(xlabel="forward passes", ylabel="dev loss (nats)", title=title)
-        return axes.figure
+        return cast(Figure, axes.figure)
 
 
 def beside_base(record: Record, title: str, methods: Sequence[str] | None = None, base: str = BASE) -> Figure:
@@ -117,4 +118,4 @@ def searched_rates(record: Record, task: str, title: str, axes: Axes | None = No
             axes.semilogx(rates / found["lr"], [losses[rate] for rate in rates], label=name, **style)
         axes.set(xlabel="learning rate / the method's best", ylabel="final dev loss (nats)", title=title)
         axes.legend(ncols=2, fontsize=9)
-        return axes.figure
+        return cast(Figure, axes.figure)

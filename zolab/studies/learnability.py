@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 
 from zolab.models import load_model
 from zolab.runs.config import Config
@@ -55,7 +55,7 @@ def halved(found: dict[str, dict[str, Any]]) -> list[str]:
     return [task for task, entry in found.items() if entry["closed"] is not None and entry["closed"] >= 0.5]
 
 
-def effective_rank(config: Config, model: nn.Module | None = None, examples: int = 64) -> dict[str, float]:
+def effective_rank(config: Config, model: PreTrainedModel | None = None, examples: int = 64) -> dict[str, float]:
     """Trace of the Gauss-Newton matrix over its largest eigenvalue: how many directions the loss bends in, at most.
 
     For two candidates the matrix is the mean of p (1 - p) g g^T, g the gradient of the difference of their scores; what it

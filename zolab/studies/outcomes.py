@@ -78,7 +78,7 @@ class Record:
         if not cells:
             raise ValueError(f"the record has no runs of {method} on {task}; it has {', '.join(self.methods(task)) or 'none'}.")
         curves = [cell.get("curve") for cell in cells]
-        forwards = max((curve for curve in curves if curve), key=len, default=[[1, None]])
+        forwards: list[Any] = max((curve for curve in curves if curve), key=len, default=[[1, None]])
         losses = [[loss for _, loss in curve] if curve else [np.inf] * len(forwards) for curve in curves]
         metrics = [cell.get("test_after", np.nan) for cell in cells]
         return Runs(

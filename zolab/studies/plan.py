@@ -15,7 +15,7 @@ import importlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -179,7 +179,7 @@ def configuration(settings: dict[str, Any]) -> Config:
         config = Config(**settings)
     except TypeError as error:
         raise ValueError(f"{settings.get('task')}: these settings are not a configuration ({error}).") from error
-    checked = Config(**{**settings, "optimizer": "mezo"}) if config.optimizer in FIRST_ORDER else config
+    checked = replace(config, optimizer="mezo") if config.optimizer in FIRST_ORDER else config
     checked.validate()
     load_task(config.task)
     return config

@@ -1,6 +1,6 @@
 """Which way of meta-training makes scales that help? Each recipe trains a PertNN, and its PertNN is used beside MeZO."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
@@ -15,7 +15,7 @@ from zolab.studies.scales import start_of, terms_of
 
 OPTIONS: dict[str, Any] = {"recipes": {}, "evolutions": {}}
 BEFORE = "the meta-training of every recipe"
-TRAIN = {MetaConfig: meta_train, EvolveConfig: evolve}
+TRAIN: dict[type, Callable] = {MetaConfig: meta_train, EvolveConfig: evolve}
 QUESTIONS = {  # the setting that is asked about, and those that go with it
     "reset": ("period", "reset_below"),
     "normalisation": ("normalise",),
@@ -59,9 +59,9 @@ def configurations(options: Mapping[str, Any]) -> dict[str, MetaConfig | EvolveC
     """
     told, evolutions = options["recipes"], options["evolutions"]
     require(isinstance(told, dict) and "base" in told, "there must be recipes, one of them called base.")
-    ways = [(MetaConfig, settled(told)), (EvolveConfig, evolutions)]
+    ways: list[tuple[type, dict[str, dict[str, Any]]]] = [(MetaConfig, settled(told)), (EvolveConfig, evolutions)]
     found: dict[str, MetaConfig | EvolveConfig] = {}
-    for way, name, own in ((way, *entry) for way, settings in ways for entry in settings.items()):
+    for way, name, own in ((way, name, own) for way, settings in ways for name, own in settings.items()):
         require(name not in (*found, BASE), f"two methods are called {name}; rename one.")
         try:
             found[name] = way(**own)

@@ -1,16 +1,26 @@
 """How the shipped fine-tuners were made."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from zolab.l2l import MetaConfig, meta_train
 from zolab.pertnn import SHIPPED_FINETUNERS
 
-GAIN = {"gradient": "gain", "lr_zo": 0.0, "meta_lr": 1e-3, "outer": "adam", "momentum": 0.0, "decay": False, "clip": 0.0}
-GAIN |= {"identity": True, "input_scaling": True}
+GAIN = MetaConfig(
+    gradient="gain",
+    lr_zo=0.0,
+    meta_lr=1e-3,
+    outer="adam",
+    momentum=0.0,
+    decay=False,
+    clip=0.0,
+    identity=True,
+    input_scaling=True,
+)
 SHIPPED = {
-    "tiny-reviews": MetaConfig(
-        **GAIN,
+    "tiny-reviews": replace(
+        GAIN,
         model="tiny-reviews",
         tasks="reviews_sentence",
         steps=120,
@@ -20,8 +30,9 @@ SHIPPED = {
         measured=48,
         lr=3e-3,
     ),
-    "smollm2-135m": MetaConfig(
-        **{**GAIN, "meta_lr": 3e-3},
+    "smollm2-135m": replace(
+        GAIN,
+        meta_lr=3e-3,
         model="smollm2-135m",
         tasks="rotten_tomatoes_short",
         steps=60,

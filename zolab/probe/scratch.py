@@ -11,12 +11,12 @@ from zolab.noise.kernels.threefry import TILE
 from zolab.probe.owners import Owner, Part
 
 
-class Seat(NamedTuple):
-    """A part's place in a room.
+class Slot(NamedTuple):
+    """A part's place in scratch memory.
 
     Args:
         part: the part.
-        pieces: the part's pieces, each with the piece of the room that belongs to it.
+        pieces: the part's pieces, each with the piece of the scratch that belongs to it.
         views: what the module finds in each of the part's places.
     """
 
@@ -25,7 +25,7 @@ class Seat(NamedTuple):
     views: list[Tensor]
 
 
-class Room:
+class Scratch:
     """Memory in which one module at a time computes with moved weights.
 
     Args:
@@ -35,28 +35,28 @@ class Room:
 
     def __init__(self, size: int, device: torch.device):
         self.memory = torch.empty(size, dtype=torch.uint8, device=device)
-        self.seats: dict[int, list[Seat]] = {}
+        self.slots: dict[int, list[Slot]] = {}
         self.users = 0
 
-    def seats_of(self, owner: Owner) -> list[Seat]:
-        """A seat for each part of the owner, made once."""
-        if owner.number not in self.seats:
+    def slots_of(self, owner: Owner) -> list[Slot]:
+        """A slot for each part of the owner, made once."""
+        if owner.number not in self.slots:
             parts = zip(owner.parts.values(), owner.starts, strict=False)
-            self.seats[owner.number] = [_seat(part, self.memory[start : start + part.bytes]) for part, start in parts]
+            self.slots[owner.number] = [_slot(part, self.memory[start : start + part.bytes]) for part, start in parts]
             self.users = _users(self.memory)
-        return self.seats[owner.number]
+        return self.slots[owner.number]
 
     @property
-    def is_looked_into(self) -> bool:
+    def is_still_used(self) -> bool:
         """Whether somebody else holds a view of the memory; also where torch does not tell."""
         return _users(self.memory) != self.users or self.users < 0
 
 
-def _seat(part: Part, room: Tensor) -> Seat:
-    flat = room.view(part.weight.dtype)
+def _slot(part: Part, scratch: Tensor) -> Slot:
+    flat = scratch.view(part.weight.dtype)
     data = part.pieces[0].kernels.view(flat) if part.pieces else None
     pieces = [(piece, opposite(piece, data)) for piece in part.pieces]
-    return Seat(part, pieces, [flat.as_strided(own.shape, own.stride()) for _, _, own in part.places])
+    return Slot(part, pieces, [flat.as_strided(own.shape, own.stride()) for _, _, own in part.places])
 
 
 def _users(memory: Tensor) -> int:
@@ -65,33 +65,33 @@ def _users(memory: Tensor) -> int:
     return count(memory.untyped_storage()._cdata) if count else -1
 
 
-class Rooms:
-    """One room a device for as long as modules take turns, and one more for each module inside another.
+class ScratchPool:
+    """One piece of scratch a device for as long as modules take turns, and one more for each module inside another.
 
-    A room that something looks into when its module is done, such as an output that is a view of the weights, or what a
+    What something still looks into when its module is done, such as an output that is a view of the weights, or what a
     backward pass will need, is never used again.
     """
 
     def __init__(self):
-        self.free: list[Room] = []
+        self.free: list[Scratch] = []
 
-    def take(self, size: int, device: torch.device) -> Room:
-        """A room of at least so many bytes; a free one that is too small makes way for it."""
-        for i, room in enumerate(self.free):
-            if room.memory.device == device:
+    def take(self, size: int, device: torch.device) -> Scratch:
+        """Scratch of at least so many bytes; a free one that is too small makes way for it."""
+        for i, scratch in enumerate(self.free):
+            if scratch.memory.device == device:
                 del self.free[i]
-                if room.memory.numel() >= size:
-                    return room
+                if scratch.memory.numel() >= size:
+                    return scratch
                 break
-        return Room(size, device)
+        return Scratch(size, device)
 
-    def give(self, room: Room) -> None:
-        if not room.is_looked_into:
-            self.free.append(room)
+    def give(self, scratch: Scratch) -> None:
+        if not scratch.is_still_used:
+            self.free.append(scratch)
 
 
-class Shelf:
-    """Room for both sides of every trained tensor.
+class BothSides:
+    """Scratch for both sides of every trained tensor.
 
     Args:
         tensors: the trained tensors.

@@ -9,20 +9,20 @@ from torch import Tensor, nn
 from zolab.noise import Direction, GivenDirection, chunks
 from zolab.probe.copies import Copies
 from zolab.probe.owners import check_free, owners_of
-from zolab.probe.rooms import Rooms, Shelf
+from zolab.probe.scratch import BothSides, ScratchPool
 from zolab.probe.through import Through
 
 SPARE = 1 << 25  # bytes: below that, time goes into Python more than into weights
 
 
-class Panes:
-    """The owners of a model's trained weights, with room for moved ones.
+class ModelView:
+    """The owners of a model's trained weights, with scratch memory for moved ones.
 
     Args:
         model: the module whose weights the tensors are; its modules may be tied, frozen in part, nested, or called twice.
         tensors: the trained ones, contiguous.
         spare: bytes that may be spent on copies. Where two copies of the trained weights take less, a step makes both, once it
-            is known that the closure reads nothing but its modules' weights; otherwise modules share one room.
+            is known that the closure reads nothing but its modules' weights; otherwise modules share one scratch.
 
     Raises:
         ValueError: a tensor is none of the model's, the model is compiled, or a module has weights on several devices.
@@ -34,11 +34,12 @@ class Panes:
         self.owners, self.names = owners_of(model, self.tensors, self.pieces)
         self.numel = sum(tensor.numel() for tensor in self.tensors)
         self.addresses = [tensor.data_ptr() for tensor in tensors]
-        self.rooms, self.shelf = Rooms(), None
+        self.scratches = ScratchPool()
+        self.both_sides: BothSides | None = None
         self.watched: set[tuple[int, ...]] = set()
         """Orders of calls that were seen to read no weight elsewhere."""
 
-    def fit(self, tensors: Sequence[Tensor]) -> "Panes":
+    def fit(self, tensors: Sequence[Tensor]) -> "ModelView":
         """These, or new ones if the tensors or their owners are others than before.
 
         Raises:
@@ -49,15 +50,15 @@ class Panes:
         there = same and self.addresses == [tensor.data_ptr() for tensor in tensors]
         if there and all(owner.untouched() for owner in self.owners):
             return self
-        return Panes(self.model, tensors, self.spare)
+        return ModelView(self.model, tensors, self.spare)
 
     def probe(
         self, blocks: tuple[int, ...], direction: Direction | GivenDirection, scales: Sequence[float]
     ) -> Through | Copies:
         """What shows the model at w + scale_j z_j and at w - scale_j z_j; arguments as of `Through`."""
-        if self.shelf is None and self.watched and self._copies() <= self.spare:
-            self.rooms, self.shelf = Rooms(), Shelf(self.tensors, self.pieces, self.owners)
-        return (Through if self.shelf is None else Copies)(self, blocks, direction, scales)
+        if self.both_sides is None and self.watched and self._copies() <= self.spare:
+            self.scratches, self.both_sides = ScratchPool(), BothSides(self.tensors, self.pieces, self.owners)
+        return (Through if self.both_sides is None else Copies)(self, blocks, direction, scales)
 
     def try_out(self, closure: Callable[[], Any]) -> None:
         """Call a closure once, at the weights as they are.
