@@ -19,7 +19,7 @@ from zolab.optim.trajectory import StepRecord, Trajectory
 from zolab.probe.blocks import unique
 from zolab.probe.in_place import MomentsUpdate, Perturbation, Update, apply
 from zolab.probe.interrupts import DeferInterrupts
-from zolab.probe.model_view import SPARE, ModelView
+from zolab.probe.model_view import ModelView
 from zolab.probe.through import ModuleProbe
 
 
@@ -75,7 +75,7 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
         """Raise what the constructor raises at settings that are wrong, before there is a model: one weight stands for it."""
         cls([torch.nn.Parameter(torch.zeros(1))], **settings)
 
-    def look_through(self, model: nn.Module | None, spare: int = SPARE) -> Self:
+    def look_through(self, model: nn.Module | None, spare: int | None = None) -> Self:
         """Probe without moving the stored weights: each module of the model sees moved ones while it is called.
 
         Exact in every dtype, in the memory of the largest module's weights; directions, losses and steps are the usual ones.
@@ -89,7 +89,7 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
             ValueError: as in `ModelView`.
         """
         old = self.viewed
-        if model is None or old is None or (old.model, old.spare) != (model, spare):
+        if model is None or old is None or old.model is not model or spare not in (None, old.spare):
             self.viewed = None if model is None else ModelView(model, self._trainable()[0], spare)
         return self
 

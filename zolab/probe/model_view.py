@@ -12,7 +12,7 @@ from zolab.probe.owners import check_free, owners_of
 from zolab.probe.scratch import BothSides, ScratchPool
 from zolab.probe.through import Through
 
-SPARE = 1 << 25  # bytes: below that, time goes into Python more than into weights
+SPARE = {"cpu": 1 << 25, "cuda": 1 << 31}  # bytes: below that, time goes into Python more than into weights
 
 
 class ModelView:
@@ -21,15 +21,17 @@ class ModelView:
     Args:
         model: the module whose weights the tensors are; its modules may be tied, frozen in part, nested, or called twice.
         tensors: the trained ones, contiguous.
-        spare: bytes that may be spent on copies. Where two copies of the trained weights take less, a step makes both, once it
-            is known that the closure reads nothing but its modules' weights; otherwise modules share one scratch.
+        spare: bytes that may be spent on copies, by default 32 MiB of a CPU's memory and 2 GiB of a GPU's. Where two copies of
+            the trained weights take less, a step makes both, once it is known that the closure reads nothing but its modules'
+            weights; otherwise modules share one piece of scratch.
 
     Raises:
         ValueError: a tensor is none of the model's, the model is compiled, or a module has weights on several devices.
     """
 
-    def __init__(self, model: nn.Module, tensors: Sequence[Tensor], spare: int = SPARE):
-        self.model, self.tensors, self.spare = model, list(tensors), spare
+    def __init__(self, model: nn.Module, tensors: Sequence[Tensor], spare: int | None = None):
+        self.model, self.tensors = model, list(tensors)
+        self.spare = SPARE.get(self.tensors[0].device.type, 0) if spare is None else spare
         self.pieces = chunks(self.tensors)
         self.owners, self.names = owners_of(model, self.tensors, self.pieces)
         self.numel = sum(tensor.numel() for tensor in self.tensors)
