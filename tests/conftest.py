@@ -6,9 +6,11 @@ import pytest
 SLOW = {
     "test_browser",  # a JupyterLab and a Chromium
     "test_finetune",  # runs that are killed and go on
+    "test_gpu_check",
     "test_kernels_cuda",  # an interpreter of GPU code
     "test_l2l",
     "test_plain_scorer",
+    "test_step_kernels",  # the same interpreter
     "test_studies",
     "test_study_runs",
     "test_theory",  # Hessians

@@ -7,7 +7,6 @@ of the trained weights: nothing for a small model, too much for a large one. The
 from contextlib import AbstractContextManager, nullcontext
 
 from zolab.noise import for_each
-from zolab.noise.kernels.sides import both
 from zolab.probe.scratch import BothSides
 from zolab.probe.through import ModuleProbe
 
@@ -51,6 +50,8 @@ class Copies(ModuleProbe):
         piece, plus, minus = self.sides.pieces[i]
         source, scale = self.sources.at(piece), self.scales[piece.tensor]
         if piece.kernels.THREADED:  # elsewhere, memory is what takes time
+            from zolab.noise.kernels.sides import both  # with its compiler, only when it is used
+
             both(plus, minus, piece.data, piece.tile, source, scale)
         else:
             piece.kernels.perturbed(plus, piece.data, piece.tile, source, scale)

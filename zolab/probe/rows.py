@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from zolab.noise import Chunk, Source
-from zolab.noise.kernels.sides import some
 from zolab.noise.kernels.threefry import TILE
 from zolab.probe.owners import Owner
 from zolab.probe.scratch import Slot
@@ -41,6 +40,8 @@ def tiles_read(owner: Owner, args: tuple[Any, ...]) -> np.ndarray | None:
 
 def move_tiles(slot: Slot, tiles: np.ndarray, source_of: Callable[[Chunk], Source], scale: float) -> None:
     """Some tiles of a part, moved into its slot."""
+    from zolab.noise.kernels.sides import some  # with its compiler, only when it is used
+
     kernels = slot.part.pieces[0].kernels
     w, out = kernels.view(slot.part.weight.view(-1)), kernels.view(slot.views[0].view(-1))
     some(out, w, tiles, source_of(Chunk(slot.part.number, kernels, w, 0)), scale)
