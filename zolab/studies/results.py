@@ -247,6 +247,29 @@ def _benchmark(content: dict[str, Any]) -> Section:
     return f"Benchmark: {name}", _table(["measured", "value"], rows)
 
 
+def _gpu(content: dict[str, Any]) -> Section:
+    """What `make gpu-check` measured on a card."""
+    rows = []
+    for part in content["parts"].values():
+        for row in part.get("rows", []):
+            if row.get("seconds") is None:
+                continue
+            keys = ("over_forwards", "over_published", "over_mezo", "peak_over_weights", "steps_a_second")
+            numbers = (row.get(key) for key in keys)
+            cells = ["–" if number is None else f"{number:.3g}" for number in numbers]
+            rows.append([row["name"].replace(": ours", ": in place"), f"{row['seconds']:.4f}", *cells])
+    exact = content["parts"].get("exactness", {}).get("rows", [])
+    right = sum(row["exact"] and row["replay"] for row in exact)
+    told = (
+        f"{right} of {len(exact)} combinations of method, dtype and probe return to the same bits and replay to the same bits; "
+    )
+    told += (
+        f"the kernels' tests: {content['native_tests']}. LLaMA shapes have random weights; *beyond the weights* is peak memory."
+    )
+    head = ["measured", "seconds", "two forwards = 1", "published = 1", "MeZO = 1", "beyond the weights", "steps a second"]
+    return f"On a GPU: {content['machine']['gpu']}", [told, "", *_table(head, rows)]
+
+
 def _list(values: Sequence[int]) -> str:
     return ", ".join(map(str, values))
 
@@ -258,6 +281,7 @@ def _sd(values: np.ndarray) -> float:
 KINDS: list[tuple[Callable[[dict[str, Any]], bool], Callable[[dict[str, Any]], Section]]] = [
     (lambda content: content.get("format") == FORMAT, _study),
     (lambda content: "calibrated_accuracy" in str(content.get("result", ""))[:500], _judgement),
+    (lambda content: content.get("kind") == "gpu_check", _gpu),
     (lambda content: "shots" in content.get("config", {}), _evaluation),
     (lambda content: "blocks" in content.get("result", {}), _blocks),
     (lambda content: "pairs" in content.get("config", {}), _evolution),
