@@ -50,7 +50,7 @@ class Config:
     probe: str = option(
         "auto",
         "how a step sees moved weights: in_place moves the stored ones and takes them back, through lets each module see moved "
-        "ones while it runs, auto is through wherever model and task allow it; the result is the same",
+        "ones while it runs, auto is through on a GPU and in half precision, where it is better; the result is the same",
     )
 
     def validate(self) -> None:

@@ -138,15 +138,17 @@ class _Session:
             raise ValueError(f"{self.config.optim_args} is no longer what {self.out} was started with; use --overwrite.")
 
     def _choose_probe(self) -> None:
-        """Look through the model, unless its weights are read elsewhere too: then a step has to move them in place."""
-        if self.config.probe == "in_place":
+        """Look through the model where that is better, unless its weights are read elsewhere too."""
+        config = self.config
+        better = config.dtype != "float32" or torch.device(config.device).type == "cuda"  # benchmarks.step measures both
+        if config.probe == "in_place" or (config.probe == "auto" and not better):
             return
-        batch = self.task.encode(self.tokenizer, self._batch(0)).to(self.config.device)
+        batch = self.task.encode(self.tokenizer, self._batch(0)).to(config.device)
         try:
             if viewed := self.optimizer.look_through(self.model).viewed:
                 viewed.try_out(lambda: self.task.loss(self.model, batch))
         except (ValueError, RuntimeError):
-            if self.config.probe == "through":
+            if config.probe == "through":
                 raise
             self.optimizer.look_through(None)
 
