@@ -188,18 +188,6 @@ def _evaluation(content: dict[str, Any]) -> Section:
     return f"{config['model']} on {len(content['result'])} tasks, {config['shots']} demonstrations", _table(head, rows)
 
 
-def _judgement(content: dict[str, Any]) -> Section:
-    rows = []
-    for seed, found in content["result"].items():
-        for when in ("before", "after"):
-            entry = found[when]
-            shares = [f"{100 * entry[key]:.1f} %" for key in ("accuracy", "calibrated_accuracy")]
-            losses = [f"{entry[key]:.3f}" for key in ("loss", "calibrated_loss")]
-            rows.append([seed, when, *shares, f"{entry['auc']:.3f}", *losses])
-    head = ["seed", "MeZO", "accuracy", "calibrated accuracy", "AUC", "loss", "calibrated loss"]
-    return "What the first run learns: an offset, not an order", _table(head, rows)
-
-
 def _blocks(content: dict[str, Any]) -> Section:
     from zolab.theory.measure import BlockStatistics
 
@@ -280,7 +268,6 @@ def _sd(values: np.ndarray) -> float:
 
 KINDS: list[tuple[Callable[[dict[str, Any]], bool], Callable[[dict[str, Any]], Section]]] = [
     (lambda content: content.get("format") == FORMAT, _study),
-    (lambda content: "calibrated_accuracy" in str(content.get("result", ""))[:500], _judgement),
     (lambda content: content.get("kind") == "gpu_check", _gpu),
     (lambda content: "shots" in content.get("config", {}), _evaluation),
     (lambda content: "blocks" in content.get("result", {}), _blocks),
