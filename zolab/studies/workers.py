@@ -1,4 +1,4 @@
-"""Cells in processes of one thread each: a run that is killed takes no other with it."""
+"""Cells in processes of one thread each, which keep libraries and data: a run that is killed takes no other with it."""
 
 import multiprocessing
 import os
@@ -27,15 +27,16 @@ def tried(cell: Cell, out: Path) -> Tried:
 
 
 class Processes:
-    """So many cells at once, each in a process of its own, which begins with all libraries loaded.
+    """So many cells at once, each process running one after another.
 
     Args:
-        count: of processes at a time.
+        count: of processes.
         out: folder of the cells.
     """
 
     def __init__(self, count: int, out: Path):
-        self.out, self.running, self.stopped = out, set(), False
+        self.out, self.stopped = out, False
+        self.running: dict[int, tuple[Any, Any]] = {}
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOADED)
         self.threads = ThreadPoolExecutor(count, thread_name_prefix="zolab-cell")
@@ -46,36 +47,52 @@ class Processes:
     def __exit__(self, kind: type | None, *_: Any) -> None:
         if kind is not None:  # Ctrl-C, or a full disk: what runs can be taken up again
             self.stopped = True
-            for process in list(self.running):
+            for process, _ in list(self.running.values()):
                 process.terminate()
         self.threads.shutdown(cancel_futures=True)
+        for process, pipe in self.running.values():
+            pipe.close()
+            process.join()
 
     def submit(self, cell: Cell) -> Future:
         return self.threads.submit(self._run, cell)
 
     def _run(self, cell: Cell) -> Tried:
-        if cell.state(self.out) == "complete" or self.stopped:
-            return tried(cell, self.out) if not self.stopped else (None, "stopped", 0.0)
-        receiver, sender = self.context.Pipe(duplex=False)
-        process = self.context.Process(target=_send, args=(cell, self.out, sender), daemon=True)
-        process.start()
-        self.running.add(process)
-        sender.close()
+        if self.stopped:
+            return None, "stopped", 0.0
+        if cell.state(self.out) == "complete":
+            return tried(cell, self.out)
+        process, pipe = self._process()
         try:
-            return receiver.recv()
-        except EOFError:
+            pipe.send(cell)
+            return pipe.recv()
+        except (EOFError, OSError):
             process.join()
+            del self.running[threading.get_ident()]
             return None, f"its process ended with exit code {process.exitcode}", 0.0
-        finally:
-            process.join()
-            self.running.discard(process)
+
+    def _process(self) -> tuple[Any, Any]:
+        """That of this thread; a new one after one that ended."""
+        place = threading.get_ident()
+        if place not in self.running:
+            ours, theirs = self.context.Pipe()
+            process = self.context.Process(target=_work, args=(self.out, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            self.running[place] = process, ours
+        return self.running[place]
 
 
-def _send(cell: Cell, out: Path, sender: Any) -> None:
+def _work(out: Path, pipe: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the parent's, which ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    sender.send(tried(cell, out))
+    while True:
+        try:
+            cell = pipe.recv()
+        except EOFError:  # no more cells
+            return
+        pipe.send(tried(cell, out))
 
 
 def _end_with_parent() -> None:
