@@ -32,13 +32,8 @@ class Cost:
     seconds: float | None
 
 
-def costs(plan: Plan, timed: bool = True) -> list[Cost]:
-    """The cost of every method on every task. What a study measures or trains before its runs is not counted.
-
-    Args:
-        plan: the plan.
-        timed: load each model and time a batch; otherwise `seconds` are None.
-    """
+def costs(plan: Plan) -> list[Cost]:
+    """The cost of every method on every task, from a timed batch; what a study does before its runs is not counted."""
     found, known = [], {}
     least = 3 * len(plan.search_seeds) + len(plan.seeds)
     cells = least, least + plan.extend * len(plan.search_seeds)
@@ -48,7 +43,7 @@ def costs(plan: Plan, timed: bool = True) -> list[Cost]:
             config = configuration(plan.settings(task, own, 1e-6, plan.seeds[0]))
             key = config.model, config.task, config.batch_size, config.dtype, config.device
             if key not in known:
-                known[key] = _timed(config) if timed else None
+                known[key] = _timed(config)
             found.append(Cost(task, method, cells, _forwards(config), _seconds(config, known[key])))
     return found
 

@@ -50,9 +50,8 @@ class Record:
     @property
     def tasks(self) -> list[str]:
         """Those with runs, in the plan's order."""
-        return [
-            task for task in self.content["result"]["search"] if any(self._cells.get((task, m)) for m in self.methods(task))
-        ]
+        ran = {task for task, _ in self._cells}
+        return [task for task in self.content["result"]["search"] if task in ran]
 
     def methods(self, task: str | None = None) -> list[str]:
         """The methods that ran on a task, or on any, in order; the base method first where it ran."""
