@@ -1,9 +1,11 @@
 """What a task is: rows of a data set turned into prompts with candidate answers, a training loss and a metric."""
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass, replace
 from itertools import chain
 from typing import Any, ClassVar, NamedTuple
 
@@ -40,6 +42,14 @@ class Example:
         if not all(0 <= right < len(self.candidates) for right in (self.answer, *self.also)):
             known = f"there are {len(self.candidates)} candidates, from 0"
             raise ValueError(f"the answer to {self.prompt[-40:]!r} is number {self.answer}, but {known}; correct the template.")
+
+
+def digest(examples: Iterable[Example]) -> str:
+    """16 hex digits of the SHA-256 over all that examples say, in their order: equal only for the same data and template."""
+    found = hashlib.sha256()
+    for example in examples:  # JSON keeps texts apart that would be one when laid end to end
+        found.update(json.dumps(astuple(example), default=int).encode() + b"\n")
+    return found.hexdigest()[:16]
 
 
 class Splits(NamedTuple):
