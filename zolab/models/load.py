@@ -1,6 +1,5 @@
 """Load a language model: the embedded default, a shipped small one, a local folder, a Hub id, or a tiny random one."""
 
-import hashlib
 import io
 import math
 import os
@@ -104,15 +103,6 @@ def context_of(model: transformers.PreTrainedModel) -> float:
 def first_position(model: transformers.PreTrainedModel) -> int:
     """RoBERTa counts positions from the number after its padding token's."""
     return model.config.pad_token_id + 1
-
-
-def fingerprint(model: torch.nn.Module) -> str:
-    """16 hex digits of the SHA-256 over names, shapes, dtypes and bytes of the parameters, one tensor at a time."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())
-        digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
 
 
 def _read(source: str, dtype: str, local_files_only: bool) -> Loaded:

@@ -1,0 +1,66 @@
+"""What a model and a tokenizer are, as short digests: results hold for these weights, this function and these tokens alone."""
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+import transformers
+
+# What a configuration tells of a file or of a call, and not of the function that the weights make.
+NOT_THE_FUNCTION = {
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "id2label",
+    "label2id",
+    "output_attentions",
+    "output_hidden_states",
+    "problem_type",
+    "return_dict",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+}
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """16 hex digits of the SHA-256 over names, shapes, dtypes and bytes of the parameters, one tensor at a time."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())
+        digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def architecture(model: transformers.PreTrainedModel) -> str:
+    """16 hex digits of the SHA-256 over a model's class and what its configuration says of its function.
+
+    The same weights make another function under another `rope_theta`, say, which `fingerprint` does not see. Settings that
+    have their default are left out, so that a release of transformers with a new setting changes no digest.
+    """
+    settings, usual = model.config.to_dict(), model.config.default_config_fields()
+    told = {name: value for name, value in settings.items() if name not in usual or value != usual[name]}
+    return _digest({"class": type(model).__name__, **_function(told)})
+
+
+def tokenizer_digest(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
+    """16 hex digits of the SHA-256 over all that decides which tokens a text becomes, and over the special tokens."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:  # one that is written in Python
+        core: Any = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+    else:
+        core = json.loads(backend.to_str()) | {"truncation": None, "padding": None}  # these two are left by the last call
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    return _digest({"core": core, "special": special})
+
+
+def _function(settings: Any) -> Any:
+    """Settings without what is not of the function, at every depth: some models keep one configuration inside another."""
+    if isinstance(settings, dict):
+        return {str(name): _function(value) for name, value in settings.items() if name not in NOT_THE_FUNCTION}
+    return settings
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
