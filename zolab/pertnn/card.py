@@ -1,11 +1,21 @@
-"""What a PertNN's card says about the blocks it was made for, and whether a model has the same."""
+"""The card of a PertNN: how it is made, the blocks it was made for, a digest of its weights; and whether a model fits."""
 
+import os
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from zolab.probe.blocks import Blocks, split
+from zolab.records.files import read_json
+from zolab.records.sealed import seal, unseal
+
+if TYPE_CHECKING:
+    from zolab.pertnn.network import PertNN
+
+FEATURES = ("mean", "variance", "loss_plus", "loss_minus", "sigma")
+LARGEST = 1 << 23  # bytes of a card; that of a model with 272 tensors has 65,000
+LIMIT = 1 << 48  # weights of a block
 
 
 def blocks_to(blocks: Blocks) -> dict[str, Any]:
@@ -19,24 +29,70 @@ def blocks_to(blocks: Blocks) -> dict[str, Any]:
     }
 
 
+def card_of(pertnn: "PertNN", weights: str, about: dict[str, Any]) -> dict[str, Any]:
+    """A sealed card.
+
+    Args:
+        pertnn: what it belongs to.
+        weights: `zolab.records.sealed.tensors_digest` of its weights.
+        about: what it says about the training.
+    """
+    options: dict[str, Any] = {"hidden": pertnn.hidden, "input_scaling": pertnn.input_scaling, "normalise": pertnn.normalise}
+    options["budget_weights"] = pertnn.budget.tolist() if pertnn.normalise == "code" and pertnn.budget is not None else None
+    about = {**about, "features": list(FEATURES), "options": options, "blocks": blocks_to(pertnn.blocks)}
+    return seal({**about, "weights": weights})
+
+
+def read_card(path: str | os.PathLike) -> dict[str, Any]:
+    """What a card says, without its seal.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is too large, damaged, changed after it was written, or has other features.
+    """
+    card = unseal(read_json(path, LARGEST), str(path))
+    if card.get("features") != list(FEATURES):
+        raise ValueError(f"its features are {brief(card.get('features'))}, not {list(FEATURES)}")
+    return card
+
+
+def options_from(card: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `PertNN` from a card; those that are missing are the constructor's. Raises ValueError at a wrong type."""
+    options, kinds = _part(card, "options"), {"hidden": int, "input_scaling": bool, "normalise": str, "budget_weights": list}
+    for name, value in options.items():
+        if name not in kinds:
+            raise ValueError(f"{brief(name)} is no option of a PertNN")
+        if type(value) is not kinds[name] and not (value is None and name in ("normalise", "budget_weights")):
+            raise ValueError(f"its option {name} is {brief(value)}, which is no {kinds[name].__name__}")
+    if not all(type(n) in (int, float) for n in options.get("budget_weights") or []):
+        raise ValueError("its budget_weights are not numbers")
+    return options
+
+
 def blocks_from(card: dict[str, Any]) -> Blocks:
-    """Blocks from what `blocks_to` wrote. Raises ValueError if their sizes are not those of their tensors."""
-    names, sizes = tuple(card["sizes"]), tuple(card["sizes"].values())
-    tensors = card["tensors"]
-    numels = tuple(entry["size"] for entry in tensors.values())
-    if not all(type(size) is int and size >= 0 for size in (*sizes, *numels)) or not sizes:
+    """The blocks of a card. Raises ValueError if something is missing or sizes are not those of the tensors."""
+    blocks = _part(card, "blocks")
+    held, tensors, ties = (_part(blocks, key) for key in ("sizes", "tensors", "ties"))
+    entries = list(tensors.values())
+    if not all(isinstance(entry, dict) and isinstance(entry.get("block"), str) for entry in entries):
+        raise ValueError("a tensor has no block")
+    if not all(isinstance(others, list) and all(isinstance(name, str) for name in others) for others in ties.values()):
+        raise ValueError("its ties are not lists of names")
+    names, sizes, numels = tuple(held), tuple(held.values()), tuple(entry.get("size") for entry in entries)
+    if not all(type(size) is int and 0 <= size < LIMIT for size in (*sizes, *numels)) or not sizes:
         raise ValueError("its sizes are not whole numbers")
-    held = dict.fromkeys(names, 0)
+    found = dict.fromkeys(names, 0)
     for name, entry in tensors.items():
-        if entry["block"] not in held:
-            raise ValueError(f"the tensor {name} is of the block {entry['block']!r}, which has no size")
-        held[entry["block"]] += entry["size"]
-    for name, size in card["sizes"].items():
-        if held[name] != size:
-            raise ValueError(f"the block {name} is said to have {size:,} weights, but its tensors have {held[name]:,}")
+        if entry["block"] not in found:
+            raise ValueError(f"the tensor {brief(name)} is of the block {brief(entry['block'])!r}, which has no size")
+        found[entry["block"]] += entry["size"]
+    for name, size in held.items():
+        if found[name] != size:
+            told = f"said to have {size:,} weights, but its tensors have {found[name]:,}"
+            raise ValueError(f"the block {brief(name)} is {told}")
     places = {name: number for number, name in enumerate(names)}
-    block_of = tuple(places[entry["block"]] for entry in tensors.values())
-    return Blocks(names, sizes, tuple(tensors), block_of, numels, {name: tuple(t) for name, t in card["ties"].items()})
+    block_of = tuple(places[entry["block"]] for entry in entries)
+    return Blocks(names, sizes, tuple(tensors), block_of, numels, {name: tuple(others) for name, others in ties.items()})
 
 
 def check_same_blocks(blocks: Blocks, model: nn.Module | Iterable[tuple[str, Tensor]], whose: str) -> None:
@@ -66,7 +122,20 @@ def check_same_blocks(blocks: Blocks, model: nn.Module | Iterable[tuple[str, Ten
         raise ValueError(f"{whose} has the model's blocks in another order; give the parameters as the model has them.")
 
 
+def _part(whole: dict[str, Any], key: str) -> dict[str, Any]:
+    found = whole.get(key)
+    if not isinstance(found, dict):
+        raise ValueError(f"its {key} are missing")
+    return found
+
+
 def _some(what: str, names: list[str], shown: int = 3) -> str:
     """A difference with its first few names and how many there are, or nothing."""
     rest = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return f"{what} ({len(names)}): {', '.join(names[:shown])}{rest}" if names else ""
+    return f"{what} ({len(names)}): {', '.join(map(brief, names[:shown]))}{rest}" if names else ""
+
+
+def brief(told: Any, length: int = 200) -> str:
+    """A text, or what else is told, cut to a length at which a sentence with it stays one."""
+    text = str(told)[: length + 1]
+    return text if len(text) <= length else f"{text[: length - 4]} ..."

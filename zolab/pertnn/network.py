@@ -1,7 +1,6 @@
 """PertNN: for each block of weights a tiny network that proposes how far to perturb it (arXiv 2510.00419, section 3)."""
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,15 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from zolab.pertnn.card import blocks_from, blocks_to, check_same_blocks
+from zolab.pertnn.card import FEATURES, blocks_from, brief, card_of, check_same_blocks, options_from, read_card
 from zolab.probe.blocks import Blocks, budget_factor
-from zolab.records.files import replacing, write_atomically
+from zolab.records.files import write_json
+from zolab.records.sealed import read_tensors, tensors_digest, write_tensors
 
-FEATURES = ("mean", "variance", "loss_plus", "loss_minus", "sigma")
+HIDDEN = 64
 BUDGETS = ("paper", "code", None)
 Numbers = Sequence[float] | np.ndarray
 FINETUNERS = Path(__file__).parent / "shipped"
@@ -55,7 +53,7 @@ class PertNN(nn.Module):
     def __init__(
         self,
         blocks: Blocks,
-        hidden: int = 64,
+        hidden: int = HIDDEN,
         *,
         identity: bool = False,
         input_scaling: bool = False,
@@ -66,6 +64,8 @@ class PertNN(nn.Module):
         super().__init__()
         if type(hidden) is not int or hidden < 1:
             raise ValueError(f"hidden must be a whole number of at least 1, got {hidden!r}.")
+        if type(identity) is not bool or type(input_scaling) is not bool:
+            raise ValueError(f"identity and input_scaling must be True or False, got {identity!r} and {input_scaling!r}.")
         if normalise not in BUDGETS:
             raise ValueError(f"normalise must be 'paper', 'code' or None, got {normalise!r}.")
         if (normalise == "code") != (budget_weights is not None):
@@ -73,7 +73,7 @@ class PertNN(nn.Module):
         if not all(blocks.sizes):
             raise ValueError(f"the block {blocks.names[blocks.sizes.index(0)]} has no weights; leave it out.")
         weights = blocks.sizes if normalise == "paper" else budget_weights
-        if weights is not None and (len(weights) != len(blocks) or not all(0 < n < np.inf for n in weights)):
+        if weights is not None and not _fit(np.asarray(weights), len(blocks)):
             raise ValueError(f"the budget needs {len(blocks)} positive finite weights, one for each block.")
         self.blocks, self.hidden = blocks, hidden
         self.input_scaling, self.normalise = input_scaling, normalise
@@ -141,14 +141,12 @@ class PertNN(nn.Module):
             OSError: a file could not be written.
         """
         folder = Path(folder)
+        about: dict[str, Any] = {"base_model": base_model, "fingerprint": fingerprint, "training_data": training_data}
+        about |= {"licence": licence, "metrics": metrics}
+        weights = {name: w.detach().cpu() for name, w in self.named_parameters()}
         folder.mkdir(parents=True, exist_ok=True)
-        card = {"base_model": base_model, "fingerprint": fingerprint, "training_data": training_data, "licence": licence}
-        options: dict[str, Any] = {"hidden": self.hidden, "input_scaling": self.input_scaling, "normalise": self.normalise}
-        options["budget_weights"] = self.budget.tolist() if self.normalise == "code" and self.budget is not None else None
-        card |= {"metrics": metrics, "features": list(FEATURES), "options": options, "blocks": blocks_to(self.blocks)}
-        with replacing(folder / "pertnn.safetensors") as temporary:
-            save_file({name: w.detach().cpu().contiguous() for name, w in self.named_parameters()}, temporary)
-        write_atomically(folder / "card.json", json.dumps(card, indent=1).encode())
+        write_tensors(weights, folder / "pertnn.safetensors", {})
+        write_json(folder / "card.json", card_of(self, tensors_digest(weights), about))
 
     @classmethod
     def read(cls, folder: str | os.PathLike) -> "PertNN":
@@ -163,19 +161,21 @@ class PertNN(nn.Module):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder} has no {name}: it is not the folder of a PertNN.")
         try:
-            card = json.loads((folder / "card.json").read_bytes())
-            if tuple(card["features"]) != FEATURES:
-                raise ValueError(f"its features are {card['features']}, not {list(FEATURES)}")
-            pertnn = cls(blocks_from(card["blocks"]), **card["options"])
-            weights = load_file(folder / "pertnn.safetensors")
-            wanted = {name: (tuple(w.shape), w.dtype) for name, w in pertnn.named_parameters()}
+            card = read_card(folder / "card.json")
+            blocks, options = blocks_from(card), options_from(card)
+            weights, _ = read_tensors(folder / "pertnn.safetensors")
+            wanted = _shapes(len(blocks), options.get("hidden", HIDDEN))
             found = {name: (tuple(w.shape), w.dtype) for name, w in weights.items()}
             if wanted != found:
-                raise ValueError(f"the card asks for {wanted}, but the file has {found}")
+                raise ValueError(f"the card asks for {wanted}, but the file has {brief(found)}")
+            if "weights" in card and card.pop("weights") != tensors_digest(weights):
+                raise ValueError("its weights are not those that the card was written for")
             if not all(w.isfinite().all() for w in weights.values()):
                 raise ValueError("a weight is not finite")
-        except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-            raise ValueError(f"the PertNN in {folder} is damaged or its card is wrong: {error}.") from error
+            pertnn = cls(blocks, **options)
+        except ValueError as error:
+            told = brief(error, 500).rstrip(".")
+            raise ValueError(f"the PertNN in {folder} is damaged or its card is wrong: {told}.") from error
         pertnn.load_state_dict(weights)
         pertnn.card = card
         return pertnn
@@ -193,7 +193,7 @@ class PertNN(nn.Module):
             ValueError: it is damaged, or for another architecture; the sentence says which blocks differ.
         """
         pertnn = cls.read(folder)
-        check_same_blocks(pertnn.blocks, model, f"the PertNN in {folder}, trained on {pertnn.card.get('base_model')},")
+        check_same_blocks(pertnn.blocks, model, f"the PertNN in {folder}, trained on {brief(pertnn.card.get('base_model'))},")
         return pertnn
 
 
@@ -207,6 +207,17 @@ def features(mean: Numbers, variance: Numbers, losses: Sequence[float], sigma: N
     """
     parts = np.broadcast_arrays(*(np.asarray(part, dtype=np.float64) for part in (mean, variance, *losses, sigma)))
     return torch.from_numpy(np.stack(parts, axis=1).astype(np.float32))
+
+
+def _shapes(blocks: int, hidden: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Of the weights of all networks, before there are any."""
+    shapes = {"w1": (blocks, hidden, len(FEATURES)), "b1": (blocks, hidden), "w2": (blocks, hidden), "b2": (blocks,)}
+    return {name: (shape, torch.float32) for name, shape in shapes.items()}
+
+
+def _fit(weights: np.ndarray, blocks: int) -> bool:
+    """Whether numbers can be a budget's: so far from what float64 holds that no sum over blocks and scales overflows."""
+    return weights.shape == (blocks,) and weights.dtype.kind in "iuf" and bool(((weights > 1e-100) & (weights < 1e100)).all())
 
 
 def folder_of(name: str | os.PathLike) -> Path:
