@@ -1,9 +1,8 @@
 """The settings of learning to learn, each with the sentence that the command line shows for it."""
 
-import math
 from dataclasses import dataclass
 
-from zolab.runs.config import option, require
+from zolab.runs.config import check_ranges, check_types, option, require, shown
 from zolab.runs.names import DTYPE_NAMES, TASK_NAMES
 
 GRADIENTS = {
@@ -30,8 +29,8 @@ class TaskNames:
         return [name.strip() for name in self.tasks.split(",")]
 
     def check_task_names(self) -> None:
-        require(all(self.task_names), f"tasks {self.tasks!r} names an empty task; write NAME,NAME.")
-        require(len(set(self.task_names)) == len(self.task_names), f"tasks {self.tasks!r} names a task twice.")
+        require(all(self.task_names), f"tasks {shown(self.tasks)} names an empty task; write NAME,NAME.")
+        require(len(set(self.task_names)) == len(self.task_names), f"tasks {shown(self.tasks)} names a task twice.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,17 +75,14 @@ class MetaConfig(TaskNames):
 
     def validate(self) -> None:
         """Raise ValueError, naming the option, unless every value makes sense."""
-        for name in ("steps", "batch_size", "hidden", "measured", "minibatches"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("reset_below", "lr", "meta_lr", "lr_zo", "clip", "seed", "data_seed"):
-            require(0 <= getattr(self, name) < math.inf, f"{name} must be at least 0, got {getattr(self, name)}.")
-        require(self.period >= 1, f"period must be at least 1, got {self.period}; give as many as steps never to reset.")
-        require(0 < self.eps < math.inf, f"eps must be > 0, got {self.eps}.")
+        check_types(self)
+        check_ranges(self, period="; give as many as steps never to reset.")
+        require(self.lr <= 1e4, f"lr must be at most 10,000 for the model's own SGD, got {shown(self.lr)}.")
         require(0 <= self.momentum < 1, f"momentum must lie in [0, 1), got {self.momentum}.")
-        require(self.gradient in GRADIENTS, f"unknown gradient {self.gradient!r}; choose {', '.join(GRADIENTS)}.")
-        require(self.rule in RULE_NAMES, f"unknown rule {self.rule!r}; choose {', '.join(RULE_NAMES)}.")
-        require(self.outer in OUTER_NAMES, f"unknown outer optimizer {self.outer!r}; choose {', '.join(OUTER_NAMES)}.")
-        require(self.normalise in (None, *BUDGET_NAMES), f"normalise must be paper, code or none, got {self.normalise!r}.")
+        require(self.gradient in GRADIENTS, f"unknown gradient {shown(self.gradient)}; choose {', '.join(GRADIENTS)}.")
+        require(self.rule in RULE_NAMES, f"unknown rule {shown(self.rule)}; choose {', '.join(RULE_NAMES)}.")
+        require(self.outer in OUTER_NAMES, f"unknown outer optimizer {shown(self.outer)}; choose {', '.join(OUTER_NAMES)}.")
+        require(self.normalise in (None, *BUDGET_NAMES), f"normalise must be paper, code or none, got {shown(self.normalise)}.")
         require(not (self.fused and self.clip), "the fused step cannot clip; set clip to 0.")
         require(not (self.fused and self.exact), "the fused step forgets the gradients that exact needs; set one to false.")
         self.check_task_names()
@@ -115,10 +111,10 @@ class EvolveConfig(TaskNames):
 
     def validate(self) -> None:
         """Raise ValueError, naming the option, unless every value makes sense."""
-        for name in ("pairs", "steps", "batch_size", "dev"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("lr", "eps", "spread", "rate"):
-            require(0 < getattr(self, name) < math.inf, f"{name} must be > 0, got {getattr(self, name)}.")
+        check_types(self)
         require(min(self.seed, self.data_seed) >= 0, "seed and data_seed must be at least 0.")
-        require(self.rule in RULE_NAMES, f"unknown rule {self.rule!r}; choose {', '.join(RULE_NAMES)}.")
+        check_ranges(self)
+        require(self.lr > 0, f"lr must be > 0, got {self.lr}.")
+        require(self.seed + self.pairs < 2**64, f"seed must be less than 2**64 - pairs, got {self.seed}.")
+        require(self.rule in RULE_NAMES, f"unknown rule {shown(self.rule)}; choose {', '.join(RULE_NAMES)}.")
         self.check_task_names()

@@ -17,6 +17,7 @@ from zolab.records.sealed import read_tensors, tensors_digest, write_tensors
 
 HIDDEN = 64
 BUDGETS = ("paper", "code", None)
+LONGEST = 4000  # characters of a path; a system gives other errors at longer ones
 Numbers = Sequence[float] | np.ndarray
 FINETUNERS = Path(__file__).parent / "shipped"
 SHIPPED_FINETUNERS = {name: FINETUNERS / name for name in ("smollm2-135m", "tiny-reviews")}
@@ -223,8 +224,8 @@ def _fit(weights: np.ndarray, blocks: int) -> bool:
 def folder_of(name: str | os.PathLike) -> Path:
     """Where a shipped PertNN, or the one in a folder, lies. Raises FileNotFoundError, naming those that are there."""
     folder = SHIPPED_FINETUNERS.get(str(name), Path(name).expanduser())
-    if not folder.is_dir():
+    if len(str(folder)) > LONGEST or not folder.is_dir():
         there = [shipped for shipped, place in SHIPPED_FINETUNERS.items() if place.is_dir()]
         here = f"the shipped ones are {', '.join(there)}" if there else "none is shipped"
-        raise FileNotFoundError(f"no folder and no shipped PertNN is called {str(name)!r}; {here}.")
+        raise FileNotFoundError(f"no folder and no shipped PertNN is called {brief(name)!r}; {here}.")
     return folder

@@ -1,7 +1,7 @@
 """The settings of a run, each with the sentence that the command line shows for it."""
 
 import ast
-import math
+import reprlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +14,27 @@ if TYPE_CHECKING:  # the command line's --help reads this file, and torch takes 
 
 SCHEDULES = ("constant", "linear", "cosine")
 PROBES = ("auto", "in_place", "through")
+COUNT = 10**9  # of what is done one after the other
+LARGEST = 1.7e308  # about what a float holds
+HELD = 1e-37, 1e37  # what float32 holds with all its digits, twice and half of it too
+RANGES: dict[str, tuple[float, float]] = {  # the least and the greatest value of a setting, wherever it occurs
+    **dict.fromkeys(("steps", "period", "pairs", "eval_every"), (1, COUNT)),
+    **dict.fromkeys(("patience", "checkpoint_every"), (0, COUNT)),
+    **dict.fromkeys(("batch_size", "train", "dev", "test", "measured", "minibatches"), (1, 10**7)),
+    "samples": (1, 10**4),
+    "hidden": (1, 2**14),
+    "seed": (0, 2**64 - 1),  # of directions, and of torch
+    "data_seed": (0, 2**32 - 1),  # of NumPy's RandomState
+    **dict.fromkeys(("lr", "weight_decay"), (0, LARGEST)),
+    **dict.fromkeys(("meta_lr", "lr_zo"), (0, 1e4)),
+    **dict.fromkeys(("clip", "reset_below"), (0, LARGEST)),
+    "spread": (1e-6, 100),  # exp(100) is the most that a scale is multiplied by in a typical pair
+    "rate": (1e-9, 10),
+    "eps": HELD,
+}
+LONGEST = 1 << 16  # characters of optim_args, which may hold a scale for each tensor
+_SHOWN = reprlib.Repr()
+_SHOWN.maxstring = _SHOWN.maxother = 80
 
 
 def option(default: Any, text: str, choices: Iterable[str] | None = None) -> Any:
@@ -57,18 +78,11 @@ class Config:
         """Raise ValueError, naming the option, unless every value makes sense."""
         from zolab.optim import METHODS
 
-        for name, kind in get_type_hints(type(self)).items():
-            value, kind = getattr(self, name), int | float if kind is float else kind
-            fits = isinstance(value, kind) and (kind is bool or type(value) is not bool)
-            require(fits, f"{name} must be {getattr(kind, '__name__', kind)}, got {value!r}.")
-        for name in ("steps", "batch_size", "samples", "eval_every"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("patience", "checkpoint_every", "seed", "data_seed", "lr", "weight_decay"):
-            require(0 <= getattr(self, name) < math.inf, f"{name} must be at least 0, got {getattr(self, name)}.")
-        require(0 < self.eps < math.inf, f"eps must be > 0, got {self.eps}.")
-        require(self.schedule in SCHEDULES, f"unknown schedule {self.schedule!r}; choose {', '.join(SCHEDULES)}.")
-        require(self.probe in PROBES, f"unknown probe {self.probe!r}; choose {', '.join(PROBES)}.")
-        require(self.optimizer in METHODS, f"unknown optimizer {self.optimizer!r}; choose {', '.join(METHODS)}.")
+        check_types(self)
+        check_ranges(self)
+        require(self.schedule in SCHEDULES, f"unknown schedule {shown(self.schedule)}; choose {', '.join(SCHEDULES)}.")
+        require(self.probe in PROBES, f"unknown probe {shown(self.probe)}; choose {', '.join(PROBES)}.")
+        require(self.optimizer in METHODS, f"unknown optimizer {shown(self.optimizer)}; choose {', '.join(METHODS)}.")
         _fit(self, METHODS[self.optimizer].try_settings)
 
 
@@ -84,17 +98,80 @@ def _fit(config: Config, method: Callable) -> Any:
     settings = {name: getattr(config, name) for name in ("lr", "eps", "weight_decay", "seed")}
     if config.samples > 1:
         settings["samples"] = config.samples
+    told = f"optim_args {shown(config.optim_args)} do not fit {config.optimizer}"
     try:
-        call = ast.parse(f"dict({config.optim_args})", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args:
-            raise ValueError("values without names")
-        own = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
-    except (SyntaxError, ValueError) as error:
-        raise ValueError(f"optim_args {config.optim_args!r} do not fit {config.optimizer}: write name=value, ...") from error
+        own = _own_settings(config.optim_args)
+    except ValueError as error:
+        raise ValueError(f"{told}: write name=value, ... ({error}).") from error
     try:
         return method(**settings, **own)
-    except TypeError as error:
-        raise ValueError(f"optim_args {config.optim_args!r} do not fit {config.optimizer} ({error}).") from error
+    except (TypeError, LookupError, ArithmeticError, AttributeError) as error:  # at values of other types than it takes
+        raise ValueError(f"{told} ({str(error)[:200]}).") from error
+
+
+def _own_settings(text: str) -> dict[str, Any]:
+    """The literals of `name=value, ...`. Raises ValueError, saying what is not one."""
+    require(len(text) <= LONGEST, f"it has {len(text):,} characters, more than {LONGEST:,}")
+    try:
+        call = ast.parse(f"dict(\n{text}\n)", mode="eval").body  # in a line of its own, since # begins a comment
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)) or call.args:
+            raise ValueError("there are values without names")
+        names = [word.arg for word in call.keywords]
+        require(None not in names and len(set(names)) == len(names), "each name may be there once")
+        own = {str(word.arg): _literal(word) for word in call.keywords}
+    except (SyntaxError, RecursionError, MemoryError) as error:  # how Python refuses what is nested too deeply
+        raise ValueError("it cannot be read") from error
+    for name, value in own.items():
+        require(_plain(value), f"{name} must be a finite number, a text, True, False, None or a list of them")
+    return own
+
+
+def _literal(word: ast.keyword) -> Any:
+    try:
+        return ast.literal_eval(word.value)
+    except ValueError as error:  # which would show the address of a node
+        raise ValueError(f"{word.arg} is no number, text or list of them") from error
+
+
+def _plain(value: Any, depth: int = 3) -> bool:
+    if isinstance(value, list | tuple):
+        return depth > 0 and all(_plain(part, depth - 1) for part in value)
+    if isinstance(value, int | float):
+        return abs(value) < 2**64
+    return value is None or isinstance(value, str)
+
+
+def check_types(settings: Any) -> None:
+    """Raise ValueError, naming the field, unless every value of a dataclass of settings is of its field's type."""
+    for name, kind in get_type_hints(type(settings)).items():
+        value, kind = getattr(settings, name), int | float if kind is float else kind
+        fits = isinstance(value, kind) and (kind is bool or type(value) is not bool)
+        require(fits, f"{name} must be {getattr(kind, '__name__', kind)}, got {shown(value)}.")
+
+
+def check_ranges(settings: Any, **hints: str) -> None:
+    """Raise ValueError, naming the field, unless every value of a dataclass of settings lies in its range of `RANGES`.
+
+    Args:
+        settings: the dataclass.
+        hints: for names of fields what the sentence ends with.
+    """
+    for name in get_type_hints(type(settings)):
+        value, (least, greatest) = getattr(settings, name), RANGES.get(name, (None, None))
+        if least is None or greatest is None or value is None or least <= value <= greatest:
+            continue
+        bound = f"at most {_written(greatest)}" if value > greatest else f"at least {_written(least)}"
+        bound = "> 0" if 0 < least < 1 and not value > 0 else bound
+        raise ValueError(f"{name} must be {bound}, got {shown(value)}{hints.get(name, '.')}")
+
+
+def _written(bound: float) -> str:
+    return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
+
+
+def shown(value: Any) -> str:
+    """A value as a sentence may show it: cut where it is long."""
+    return "a number of very many digits" if isinstance(value, int) and abs(value) > 1e60 else _SHOWN.repr(value)
 
 
 def require(holds: bool, sentence: str) -> None:

@@ -13,16 +13,15 @@ seeds: [0, 1, 2]                    # what is reported
 
 import importlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import yaml
-
-from zolab.runs.config import Config, require
+from zolab.runs.config import Config, require, shown
+from zolab.studies.reading import check_named, check_option, check_values, read_yaml
 
 STUDIES = {
     "methods": "methods as the plan has them",
@@ -102,10 +101,7 @@ def load_plan(path: str | os.PathLike) -> Plan:
         OSError: there is no such file.
         ValueError: a key is missing or unknown, or a setting is wrong.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a YAML file ({' '.join(str(error).split())}); correct it.") from error
+    content = read_yaml(path)
     try:
         return check_plan(content)
     except ValueError as error:
@@ -115,38 +111,53 @@ def load_plan(path: str | os.PathLike) -> Plan:
 def check_plan(content: Any) -> Plan:
     """A plan from what its file holds. Raises ValueError unless all of it makes sense."""
     require(isinstance(content, dict), "a plan is a mapping with the keys base, tasks, search and seeds.")
+    check_values(content)
     study = content.get("study", "methods")
-    require(study in STUDIES, f"unknown study {study!r}; choose {', '.join(STUDIES)}.")
+    require(isinstance(study, str) and study in STUDIES, f"unknown study {shown(study)}; choose {', '.join(STUDIES)}.")
     kind = importlib.import_module(f"zolab.studies.{study}")
     defaults = kind.OPTIONS
     known = [*COMMON, *defaults]
     unknown = [key for key in content if key not in known]
-    require(not unknown, f"unknown key {', '.join(map(str, unknown))}; a plan of {study} may have {', '.join(known)}.")
+    require(not unknown, f"unknown key {', '.join(unknown[:3])[:200]}; a plan of {study} may have {', '.join(known)}.")
     missing = [key for key in ("base", "tasks", "search", "seeds") if key not in content]
     require(not missing, f"the key {', '.join(missing)} is missing.")
     base, tasks, methods = content["base"], content["tasks"], content.get("methods", {})
     require(isinstance(base, dict), "base must be settings that all runs share.")
-    methods = dict.fromkeys(methods) if isinstance(methods, list) else methods
+    listed = isinstance(methods, list) and all(isinstance(name, str) for name in methods)
+    methods = dict.fromkeys(methods) if listed else methods
     for name, group in (("tasks", tasks), ("methods", methods)):
-        fits = isinstance(group, dict) and all(isinstance(own, dict | None) for own in group.values())
-        require(fits and (name != "tasks" or bool(group)), f"{name} must be names with settings of their own.")
+        require(
+            isinstance(group, dict) and (name != "tasks" or bool(group)), f"{name} must be names with settings of their own."
+        )
+        check_named(name, group)
     search, seeds = content["search"], content["seeds"]
     require(isinstance(search, dict) and set(search) == set(SEARCH), f"search must have exactly the keys {', '.join(SEARCH)}.")
     factor, extend = search["factor"], search["extend"]
-    limits = isinstance(factor, int | float) and factor > 1 and type(extend) is int and extend >= 0
-    require(limits, f"search needs a factor > 1 and a whole extend >= 0, got {factor!r} and {extend!r}.")
+    limits = type(factor) in (int, float) and factor > 1 and type(extend) is int and extend >= 0
+    require(limits, f"search needs a factor > 1 and a whole extend >= 0, got {shown(factor)} and {shown(extend)}.")
+    require((extend + 1) * math.log10(factor) < 300, f"search goes too far: {extend + 1:,} times a factor of {factor:g}.")
     for name, listed in (("search.seeds", search["seeds"]), ("seeds", seeds)):
         whole = isinstance(listed, list) and bool(listed) and all(type(seed) is int and 0 <= seed < 2**32 for seed in listed)
-        require(whole and len(set(listed)) == len(listed), f"{name} must be a list of different whole seeds, got {listed!r}.")
+        require(
+            whole and len(set(listed)) == len(listed),
+            f"{name} must be a list of different whole seeds less than 2**32, got {shown(listed)}.",
+        )
     common = sorted(set(search["seeds"]) & set(seeds))
-    require(not common, f"seeds {common} are reported and searched on; choose rates on other seeds than those reported.")
+    require(not common, f"seeds {shown(common)} are reported and searched on; choose rates on other seeds than those reported.")
     options = {key: content.get(key, default) for key, default in defaults.items()}
+    for key, default in defaults.items():
+        check_option(key, options[key], default)
+    options = {key: _filled(value) if isinstance(value, dict) else value for key, value in options.items()}
     tasks = kind.expand(tasks, options) if hasattr(kind, "expand") else tasks
-    tasks, methods = ({name: own or {} for name, own in group.items()} for group in (tasks, methods))
+    tasks, methods = _filled(tasks), _filled(methods)
     searched = (float(factor), extend, tuple(search["seeds"]), tuple(seeds))
     plan = Plan(study, base, tasks, methods, *searched, options, str(content.get("about", "")))
     plan.kind.check(plan)
     return plan
+
+
+def _filled(group: dict[str, Any]) -> dict[str, Any]:
+    return {name: own or {} for name, own in group.items()}
 
 
 def check_run(plan: Plan, task: str, own: dict[str, Any]) -> Config:
@@ -162,7 +173,7 @@ def check_run(plan: Plan, task: str, own: dict[str, Any]) -> Config:
     """
     lr = own.get("lr", plan.tasks[task].get("lr", plan.base.get("lr")))
     fits = isinstance(lr, int | float) and type(lr) is not bool and lr > 0
-    require(fits, f"{task} needs an lr > 0 where its search starts, got {lr!r} (write 1.0e-4).")
+    require(fits, f"{task} needs an lr > 0 where its search starts, got {shown(lr)} (write 1.0e-4).")
     return configuration(plan.settings(task, own, float(lr), plan.seeds[0]))
 
 
@@ -178,7 +189,7 @@ def configuration(settings: dict[str, Any]) -> Config:
     try:
         config = Config(**settings)
     except TypeError as error:
-        raise ValueError(f"{settings.get('task')}: these settings are not a configuration ({error}).") from error
+        raise ValueError(f"{shown(settings.get('task'))}: these settings are not a configuration ({error}).") from error
     checked = replace(config, optimizer="mezo") if config.optimizer in FIRST_ORDER else config
     checked.validate()
     load_task(config.task)
@@ -191,4 +202,4 @@ def differences(ours: Any, theirs: Any, place: str = "") -> Iterator[str]:
         for key in {**theirs, **ours}:
             yield from differences(ours.get(key), theirs.get(key), f"{place}.{key}" if place else str(key))
     elif json.loads(json.dumps(ours)) != json.loads(json.dumps(theirs)):
-        yield f"{place} is {theirs!r} there, {ours!r} here"
+        yield f"{place} is {shown(theirs)} there, {shown(ours)} here"
