@@ -1,9 +1,14 @@
-"""A small network, its loss and its weights, for the tests of optimizers."""
+"""What several files of tests use: a small network with its loss and weights, and the command line in this process."""
+
+import io
+from contextlib import redirect_stderr, redirect_stdout
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from zolab import METHODS
+from zolab.__main__ import main
 from zolab.pertnn import PertNN
 from zolab.probe.blocks import split
 from zolab.records.log import RunLog
@@ -52,3 +57,22 @@ def stop_after(steps, monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(RunLog, "append", stop)
+
+
+class Shown(NamedTuple):
+    """What a command line came to."""
+
+    status: int
+    out: str
+    errors: str
+
+
+def command(*words):
+    """`python -m zolab WORDS`, in this process."""
+    out, errors = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(errors):
+        try:
+            status = main(list(map(str, words)))
+        except SystemExit as ended:
+            status = ended.code or 0
+    return Shown(status, out.getvalue(), errors.getvalue())

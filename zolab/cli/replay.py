@@ -8,23 +8,27 @@ EXAMPLE = "runs/example --out runs/model"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for the model and its tokenizer")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="new folder for the model and its tokenizer")
 
 
 def run(options: argparse.Namespace) -> None:
-    from zolab.models import fingerprint, load_model
+    from zolab.models import load_model
     from zolab.optim import Trajectory, replay
     from zolab.records import load_record
-    from zolab.records.files import ready
+    from zolab.records.files import check_new, new_folder
+    from zolab.runs.identity import check_same, identity_of_model
 
     record = load_record(options.run / "record.json")
-    ready(options.out / "config.json")
+    check_new(options.out)
     config = record["config"]
     trajectory = Trajectory.load(options.run / "trajectory.npz")
+    taken = [list(step.projected_grads) for step in trajectory.records]
+    if taken != [step["projected_grads"] for step in record["steps"][: len(taken)]]:
+        raise ValueError(f"{options.run / 'trajectory.npz'} is not of the run that record.json tells of; restore one of them.")
     model, tokenizer = load_model(config["model"], config["dtype"], config["device"])
-    if fingerprint(model) != record["base"]:
-        raise ValueError(f"{config['model']} is no longer the model that {options.run} was started from; bring that one back.")
+    check_same(identity_of_model(model), record, options.run, "bring that one back")
     replay(model, trajectory)
-    model.save_pretrained(options.out)
-    tokenizer.save_pretrained(options.out)
+    with new_folder(options.out) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     print(f"{len(trajectory.records)} steps replayed; the model is in {options.out}")

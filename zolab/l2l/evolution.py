@@ -18,13 +18,14 @@ from tqdm import tqdm
 from zolab.l2l.base_weights import BaseWeights
 from zolab.l2l.config import EvolveConfig
 from zolab.l2l.train import RULES, MetaRun, drawn
-from zolab.models import fingerprint, load_model
+from zolab.models import load_model
 from zolab.optim import ZOFineTuner
 from zolab.pertnn import PertNN
 from zolab.probe.blocks import split, weights_of
 from zolab.records import environment, load_record, save_record
 from zolab.records.log import RunLog
 from zolab.runs.finetune import batch_at
+from zolab.runs.identity import check_same, identity
 from zolab.tasks import load_task
 
 LARGEST = 2.0  # of a pair's difference, in typical ones: a run that broke must not decide alone
@@ -42,7 +43,8 @@ def evolve(config: EvolveConfig, out: str | Path, *, progress: bool = True) -> M
         progress: show a progress line.
 
     Raises:
-        ValueError: a setting is wrong, a task has too few examples, or the folder holds an evolution of another configuration.
+        ValueError: a setting is wrong, a task has too few examples, or the folder holds an evolution of another configuration,
+            base model or data.
         OSError: data or model cannot be had, or the folder cannot be written to.
     """
     config.validate()
@@ -51,8 +53,10 @@ def evolve(config: EvolveConfig, out: str | Path, *, progress: bool = True) -> M
         started = log.of("start")
         if started and started[0]["config"] != asdict(config):
             raise ValueError(f"{out} holds an evolution with other settings; choose another folder.")
+        for event in started:
+            check_same(runs.identity, event, out, "bring it back, or choose another folder")
         if not started:
-            log.append("start", config=asdict(config), base=runs.base_print, **environment())
+            log.append("start", config=asdict(config), **runs.identity, **environment())
         search = Evolution(len(runs.pertnn.blocks) + 1, config.spread, config.rate, config.seed)
         known = [entry["losses"] for entry in log.of("pair")]
         with BaseWeights(weights_of(runs.model), Path(out) / "base.bin") as base:
@@ -124,7 +128,9 @@ class _Runs:
         self.examples = [drawn(task, config, config.dev) for task in self.tasks]
         self.model, self.tokenizer = load_model(config.model, config.dtype, config.device)
         self.model.eval()
-        self.base_print = fingerprint(self.model)
+        names = zip(config.task_names, self.examples, strict=True)
+        drawn_from = {f"{name}, {part}": getattr(splits, part) for name, splits in names for part in ("train", "dev")}
+        self.identity = identity(self.model, self.tokenizer, drawn_from)
         self.pertnn = PertNN(split(self.model, RULES[config.rule]), 1, identity=True)
 
     def final_loss(self, number: int, values: np.ndarray, base: BaseWeights) -> float:
@@ -160,8 +166,12 @@ def _finish(config: EvolveConfig, out: Path, runs: _Runs, search: Evolution, kno
     values, names = search.mean(), runs.pertnn.blocks.names
     runs.propose(values)
     sigma = runs.pertnn.normalised(runs.pertnn.b2.detach()).tolist()
-    result = {"sigma": dict(zip(names, sigma, strict=True)), "lr": config.lr * math.exp(values[-1]), "base": runs.base_print}
-    about = {"base_model": config.model, "fingerprint": runs.base_print, "training_data": config.tasks, "licence": "MIT"}
+    result = {
+        "sigma": dict(zip(names, sigma, strict=True)),
+        "lr": config.lr * math.exp(values[-1]),
+        "base": runs.identity["base"],
+    }
+    about = {"base_model": config.model, "fingerprint": runs.identity["base"], "training_data": config.tasks, "licence": "MIT"}
     runs.pertnn.save(out, **about, metrics={**result, "settings": asdict(config)})
     record = {"config": asdict(config), "result": {**result, "pairs": known}, **environment()}
     save_record(record, out / "record.json")

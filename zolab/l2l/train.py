@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from zolab.l2l.base_weights import BaseWeights
 from zolab.l2l.config import MEASURED, EvolveConfig, MetaConfig
 from zolab.l2l.step import History, MetaStep, Outcome
-from zolab.models import fingerprint, load_model
+from zolab.models import load_model
 from zolab.models.gradients import recomputed
 from zolab.pertnn import PertNN
 from zolab.probe.blocks import kind_of, published_weights, split, weights_of
 from zolab.records import environment, load_record, peak_memory, reset_peak_memory, save_record
-from zolab.records.files import replacing
 from zolab.records.log import RunLog
+from zolab.records.sealed import read_tensors, write_tensors
 from zolab.runs.config import require
 from zolab.runs.finetune import batch_at
+from zolab.runs.identity import check_same, identity
 from zolab.tasks import Example, Splits, Task, load_task
 from zolab.theory.measure import gauss_newton_terms
 from zolab.theory.terms import StepTerms
@@ -57,8 +57,8 @@ def drawn(task: Task, config: MetaConfig | EvolveConfig, dev: int = 1) -> Splits
 def meta_train(config: MetaConfig, out: str | Path, *, progress: bool = True) -> MetaRun:
     """Train a PertNN in a folder, or go on with it if it was begun there before.
 
-    The folder holds `log.jsonl` (every step), `state.safetensors` (PertNN between two periods), and at the end PertNN with its
-    card and `record.json`.
+    The folder holds `log.jsonl` (every step), `state-STEP.safetensors` (PertNN between two periods), and at the end PertNN with
+    its card and `record.json`.
 
     Args:
         config: what to do.
@@ -66,7 +66,8 @@ def meta_train(config: MetaConfig, out: str | Path, *, progress: bool = True) ->
         progress: show a progress line.
 
     Raises:
-        ValueError: a setting is wrong, a task has too few examples, or the folder holds a run of another configuration.
+        ValueError: a setting is wrong, a task has too few examples, a file of the run is damaged, or the folder holds a run of
+            another configuration, base model or data.
         OSError: data or model cannot be had, or the folder cannot be written to.
         FloatingPointError: a loss is not finite.
     """
@@ -93,6 +94,10 @@ class _MetaSession:
         self.examples = [drawn(task, config).train for task in tasks]
         self.model, self.tokenizer = load_model(config.model, config.dtype, config.device)
         self.model.eval()
+        drawn_from = dict(zip(config.task_names, self.examples, strict=True))
+        self.identity = identity(self.model, self.tokenizer, drawn_from)
+        for event in started:
+            check_same(self.identity, event, out, "bring it back, or choose another folder")
         blocks = split(self.model, RULES[config.rule])
         self.tensors = weights_of(self.model)
         weights = None
@@ -104,9 +109,8 @@ class _MetaSession:
 
     def run(self) -> MetaRun:
         done = self.log.of("period")
-        base = fingerprint(self.model)
         if not self.log.of("start"):
-            self.log.append("start", config=asdict(self.config), base=base, **environment())
+            self.log.append("start", config=asdict(self.config), **self.identity, **environment())
         reset_peak_memory(self.config.device)
         outer = OUTER[self.config.outer](self.pertnn.parameters(), lr=self.config.meta_lr)
         step = done[-1]["steps"] if done else 0
@@ -118,7 +122,7 @@ class _MetaSession:
             while step < self.config.steps:
                 kept.put_back()
                 step = self._period(step, outer, bar)
-        return self._finish(base)
+        return self._finish(self.identity["base"])
 
     def _period(self, first: int, outer: torch.optim.Optimizer, bar: tqdm) -> int:
         """Steps from the base model on; returns the number of the next step."""
@@ -169,15 +173,24 @@ class _MetaSession:
         self.log.append("step", **entry)
 
     def _keep(self, steps: int, outer: torch.optim.Optimizer) -> None:
-        state = {f"pertnn.{name}": w.detach().cpu().contiguous() for name, w in self.pertnn.named_parameters()}
+        """Remember a period: its state, then the line that says so, then no longer the state before it."""
+        state = {f"pertnn.{name}": w for name, w in self.pertnn.named_parameters()}
         for number, values in outer.state_dict()["state"].items():
             state |= {f"outer.{number}.{name}": value for name, value in values.items() if value is not None}
-        with replacing(self.out / "state.safetensors") as temporary:
-            save_file(state, temporary)
+        write_tensors(state, self._state(steps), {"run": self.log.id, "steps": steps})
         self.log.append("period", steps=steps, histories=[asdict(history) for history in self.histories])
+        for file in self.out.glob("state*.safetensors"):
+            if file != self._state(steps):
+                file.unlink()
+
+    def _state(self, steps: int) -> Path:
+        return self.out / ("state.safetensors" if self.log.old else f"state-{steps}.safetensors")
 
     def _resume(self, period: dict[str, Any], outer: torch.optim.Optimizer) -> None:
-        state = load_file(self.out / "state.safetensors")
+        path = self._state(period["steps"])
+        state, about = read_tensors(path)
+        if (about.get("run"), about.get("steps", period["steps"])) != (self.log.id, period["steps"]):
+            raise ValueError(f"{path} is of another run than the log beside it; restore it, or choose another folder.")
         self.pertnn.load_state_dict({name[7:]: w for name, w in state.items() if name.startswith("pertnn.")})
         held: dict[int, dict[str, Tensor]] = {}
         for key, value in state.items():

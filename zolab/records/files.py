@@ -79,9 +79,11 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
 def check_new(path: str | os.PathLike) -> None:
     """Raise OSError unless a folder can be made at `path`; an empty one may be there."""
     path = Path(path)
-    ready(path / "any")
-    if any(path.iterdir()):
-        raise OSError(f"{path} holds files already; choose another folder, or remove it first.")
+    if path.is_dir() and not any(path.iterdir()):
+        return ready(path / "any")
+    if path.exists() or path.is_symlink():
+        raise FileExistsError(f"{path} is there already; choose another folder, or remove it first.")
+    ready(path)
 
 
 def sweep(folder: Path, name: str = "*") -> None:

@@ -1,6 +1,5 @@
 """Run records: everything that is needed to believe a number, and to make it again."""
 
-import json
 import os
 import platform
 import resource
@@ -14,7 +13,8 @@ from typing import Any
 import psutil
 import torch
 
-from zolab.records.files import write_atomically
+from zolab.records.files import read_json, write_json
+from zolab.records.sealed import seal, unseal
 
 command: str | None = None
 """The command line that this process's records say they were made by; set by `zolab.__main__`."""
@@ -73,19 +73,19 @@ def reset_peak_memory(device: str = "cpu") -> None:
 
 
 def save_record(record: dict[str, Any], path: str | os.PathLike) -> None:
-    """Write a record as JSON, whole or not at all."""
-    write_atomically(path, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+    """Write a record as JSON, sealed, whole or not at all. Raises ValueError if a number in it is not finite."""
+    write_json(path, seal(record))
 
 
 def load_record(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a record. Raises ValueError if the file is damaged or not a record."""
+    """Read a record. Raises ValueError if the file is damaged, was changed, or is not a record."""
     try:
-        record = json.loads(Path(path).read_text())
+        record = unseal(read_json(path), str(path))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"there is no {path}: the run is not finished, or is elsewhere.") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it and run again: it is made from the run's log.") from error
-    if not isinstance(record, dict) or not {"config", "result"} <= record.keys():
+    except ValueError as error:
+        raise ValueError(f"{error} Delete it and run again: it is made from the run's log.") from error
+    if not {"config", "result"} <= record.keys():
         raise ValueError(f"{path} is not a zolab run record: it has no config and result.")
     return record
 

@@ -1,7 +1,7 @@
 """Content that tells when it was changed: a digest travels with it.
 
-A sealed dictionary has a "format" besides its "digest": one without either is older than the seal and passes, one that lost
-either of them was changed.
+A sealed dictionary says so besides its "digest": one without either is older than the seal and passes, one that lost either of
+them was changed.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from zolab.records.files import parse_json, replacing
 
-FORMAT = 2
+SEALED = 1  # how
 KEY = "zolab"  # of our text in the metadata of a safetensors file
 
 
@@ -30,13 +30,13 @@ def digest_of(content: Any) -> str:
 
 
 def seal(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content with its format in front and its digest at the end."""
-    sealed = {"format": FORMAT, **content}
+    """The content with `sealed` in front and its digest at the end."""
+    sealed = {"sealed": SEALED, **content}
     return {**sealed, "digest": digest_of(sealed)}
 
 
 def unseal(content: Any, what: str) -> dict[str, Any]:
-    """What was sealed, format and digest taken off.
+    """What was sealed, without its seal.
 
     Args:
         content: of `seal`, or older than it.
@@ -47,11 +47,11 @@ def unseal(content: Any, what: str) -> dict[str, Any]:
     """
     if not isinstance(content, dict):
         raise ValueError(f"{what} is damaged: it is no JSON object.")
-    marks = {"format", "digest"} & content.keys()
+    marks = {"sealed", "digest"} & content.keys()
     inner = {key: value for key, value in content.items() if key != "digest"}
-    if marks and (len(marks) < 2 or content["format"] != FORMAT or content["digest"] != digest_of(inner)):
+    if marks and (len(marks) < 2 or content["sealed"] != SEALED or content["digest"] != digest_of(inner)):
         raise ValueError(f"{what} was changed after it was written: its digest is that of other content; restore it.")
-    inner.pop("format", None)
+    inner.pop("sealed", None)
     return inner
 
 

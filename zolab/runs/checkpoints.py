@@ -1,29 +1,28 @@
-"""Saved weights of a run: `weights-STEP.safetensors` files that appear whole or not at all."""
+"""Saved weights of a run: `weights-STEP.safetensors` files that appear whole or not at all, and know their run."""
 
 import shutil
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from zolab.models import model_bytes
-from zolab.records.files import replacing
+from zolab.records.sealed import read_metadata, read_tensors, write_tensors
 
 
 class Checkpoints:
-    """The checkpoints in a folder.
+    """The checkpoints of a run.
 
     Args:
         folder: an existing folder.
+        run: names the run, None one that is older than such names. Checkpoints of any other are not seen, and replaced.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, run: str | None):
+        self.folder, self.run = folder, run
 
     def steps(self) -> list[int]:
-        """Steps that have a checkpoint, in order."""
-        return sorted(int(path.stem.split("-")[1]) for path in self.folder.glob("weights-*.safetensors"))
+        """Steps that have a checkpoint of this run, in order. Raises ValueError if one is damaged."""
+        return sorted(step for step in self._all() if self._is_ours(step))
 
     def path(self, step: int) -> Path:
         return self.folder / f"weights-{step}.safetensors"
@@ -34,27 +33,26 @@ class Checkpoints:
         Raises:
             OSError: the file could not be written; earlier checkpoints are intact.
         """
-        if self.path(step).exists():
+        if self.path(step).exists() and self._is_ours(step):
             return
-        with replacing(self.path(step)) as temporary:
-            save_file({name: parameter.detach() for name, parameter in model.named_parameters()}, temporary)
+        write_tensors(dict(model.named_parameters()), self.path(step), {"run": self.run, "step": step})
         keep = {step, max((at for at in self.steps() if at <= best_step), default=step)}
-        for at in self.steps():
+        for at in self._all():
             if at not in keep:
                 self.path(at).unlink()
 
     def load(self, model: nn.Module, step: int) -> None:
-        """Put the weights of a step into the model. Raises ValueError if the file is damaged."""
+        """Put the weights of a step into the model. Raises ValueError if the file is damaged, or of another model."""
         path = self.path(step)
         try:
-            weights = load_file(path)
+            weights, _ = read_tensors(path)
             for name, parameter in model.named_parameters():
                 parameter.data.copy_(weights[name])
-        except (SafetensorError, OSError, KeyError, RuntimeError) as error:
+        except (ValueError, OSError, KeyError, RuntimeError) as error:
             raise ValueError(f"{path} is damaged ({error}); delete it, and its steps are replayed from the log.") from error
 
     def discard(self) -> None:
-        for step in self.steps():
+        for step in self._all():
             self.path(step).unlink()
 
     def check_space(self, model: nn.Module) -> None:
@@ -65,3 +63,14 @@ class Checkpoints:
                 f"{self.folder} has {free / 1e9:.1f} GB free and checkpoints need {needed / 1e9:.1f} GB; free some space, "
                 "choose another folder, or set checkpoint_every to 0 and rely on the log."
             )
+
+    def _all(self) -> list[int]:
+        numbers = (path.stem.removeprefix("weights-") for path in self.folder.glob("weights-*.safetensors"))
+        return sorted(int(number) for number in numbers if number.isdecimal())
+
+    def _is_ours(self, step: int) -> bool:
+        try:
+            known = read_metadata(self.path(step))
+        except ValueError as error:
+            raise ValueError(f"{error} Delete it, and its steps are replayed from the log.") from error
+        return known.get("run") == self.run and known.get("step", step) == step

@@ -2,7 +2,8 @@
 
 A run lives in a folder: `log.jsonl` (every event as it happens), `weights-N.safetensors` (optional checkpoints),
 `trajectory.npz` (the fine-tuned weights in a few kilobytes) and `record.json` (everything, at the end). Starting the same
-configuration again in the same folder goes on where it stopped, to the bit; a finished run is only read.
+configuration again in the same folder goes on where it stopped, to the bit; a finished run is only read. Base model, tokenizer
+and examples must be what they were, to the bit.
 """
 
 import json
@@ -18,12 +19,13 @@ from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
-from zolab.models import fingerprint, load_model
+from zolab.models import load_model
 from zolab.optim import StepRecord
 from zolab.records import environment, load_record, peak_memory, reset_peak_memory, save_record
 from zolab.records.log import RunLog
 from zolab.runs.checkpoints import Checkpoints
 from zolab.runs.config import Config, make_optimizer, require
+from zolab.runs.identity import check_same, identity
 from zolab.tasks import Evaluation, Example, Splits, Task, load_task
 
 
@@ -48,8 +50,10 @@ def finetune(config: Config, out: str | Path, *, overwrite: bool = False, progre
         progress: show a progress line.
 
     Raises:
-        ValueError: a setting is wrong, a file of the run is damaged, or the folder holds a run of another configuration.
+        ValueError: a setting is wrong, a file of the run is damaged, or the folder holds a run of another configuration, base
+            model or data.
         OSError: data or model cannot be had, or the folder cannot be written to or lacks space.
+        FloatingPointError: a loss is not finite.
     """
     config.validate()
     task = load_task(config.task, config.autocast)
@@ -65,7 +69,6 @@ class _Session:
 
     def __init__(self, config: Config, out: Path, task: Task, log: RunLog, overwrite: bool, progress: bool):
         self.config, self.out, self.task, self.log, self.progress = config, out, task, log, progress
-        self.checkpoints = Checkpoints(out)
         if not overwrite:
             self._check_same_configuration()
         self.examples = task.sample(config.data_seed, config.train, config.dev, config.test)
@@ -76,8 +79,11 @@ class _Session:
         self.model, self.tokenizer = load_model(config.model, config.dtype, config.device)
         if config.checkpoint_every:
             self.checkpoints.check_space(self.model)
+        self.identity = identity(self.model, self.tokenizer, self.examples._asdict())
         if overwrite:  # only now: a misspelt setting must not cost the earlier run
-            self._discard()
+            self.log.clear()
+        for started in self.log.of("start"):
+            check_same(self.identity, started, self.out, "bring it back, or use --overwrite")
 
     def run(self) -> Run:
         if not self.log.of("end"):
@@ -85,7 +91,6 @@ class _Session:
             self._train()
             self._finish()
         else:
-            self._check_same_base()
             self._rebuild(self.log.of("end")[0]["best_step"])
         if not (self.out / "trajectory.npz").exists():
             self.optimizer.trajectory.save(self.out / "trajectory.npz")
@@ -94,10 +99,10 @@ class _Session:
         return Run(load_record(self.out / "record.json"), self.model, self.tokenizer, self.task, self.examples)
 
     def _start(self) -> None:
-        self._check_same_base()
         self._warm_up()  # before the log says that a run began: it may refuse
         if not self.log.of("start"):
-            self.log.append("start", config=asdict(self.config), base=fingerprint(self.model), **environment())
+            self.log.append("start", config=asdict(self.config), **self.identity, **environment())
+            self._discard()
         reset_peak_memory(self.config.device)
         previous = self.log.of("time")
         self.clock = time.perf_counter() - (previous[-1]["seconds"] if previous else 0.0)
@@ -219,7 +224,10 @@ class _Session:
             if (entry["step"], entry["split"]) == (step, split):
                 return Evaluation(entry["loss"], entry["metric"], entry["examples"])
         examples = getattr(self.examples, split)[: len(self.examples.dev) if split == "train" else None]
-        result = self.task.evaluate(self.model, self.tokenizer, examples)
+        try:
+            result = self.task.evaluate(self.model, self.tokenizer, examples)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"evaluation on {split} at step {step}: {error}") from error
         self.log.append("evaluation", step=step, split=split, forwards=self._forwards(step), **result._asdict())
         return result
 
@@ -244,13 +252,8 @@ class _Session:
     def _status(self, dev: Evaluation) -> str:
         return f"dev loss {dev.loss:.3f}, {self.task.metric} {100 * dev.metric:.1f} %"
 
-    def _check_same_base(self) -> None:
-        """What a model's name stands for may have changed since the run began."""
-        started = self.log.of("start")
-        if started and started[0]["base"] != fingerprint(self.model):
-            raise ValueError(f"{self.config.model} is no longer the model that {self.out} was started from; use --overwrite.")
-
     def _check_same_configuration(self) -> None:
+        require(not self.log.of("step") or bool(self.log.of("start")), f"{self.log.path} lacks its beginning; use --overwrite.")
         for started in self.log.of("start"):
             found = {"probe": "in_place", **started["config"]}  # as runs did that are older than the setting
             if "probe" not in started["config"] and self.config.probe == "auto":
@@ -261,8 +264,12 @@ class _Session:
                 changes = ", ".join(f"{name} {found.get(name)!r} there, {wanted[name]!r} here" for name in different)
                 raise ValueError(f"{self.out} holds another run ({changes}); choose another folder, or overwrite it.")
 
+    @property
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.out, self.log.id)
+
     def _discard(self) -> None:
-        self.log.clear()
+        """What an earlier run left in the folder."""
         self.checkpoints.discard()
         for name in ("trajectory.npz", "record.json"):
             (self.out / name).unlink(missing_ok=True)
@@ -276,7 +283,10 @@ def batch_at(examples: list[Example], size: int, seed: int, step: int) -> list[E
 
 
 def _step_record(entry: dict[str, Any]) -> StepRecord:
-    values: Any = (tuple(entry[name]) if isinstance(entry[name], list) else entry[name] for name in StepRecord._fields)
+    try:
+        values: Any = [tuple(entry[name]) if isinstance(entry[name], list) else entry[name] for name in StepRecord._fields]
+    except KeyError as error:
+        raise ValueError(f"a step in the log has no {error}; restore the log, or start afresh with --overwrite.") from error
     return StepRecord(*values)
 
 

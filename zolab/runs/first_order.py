@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from zolab.models import fingerprint, load_model
+from zolab.models import load_model
 from zolab.records import environment, load_record, peak_memory, reset_peak_memory, save_record
-from zolab.runs.config import Config
+from zolab.runs.config import Config, require
 from zolab.runs.finetune import batch_at
+from zolab.runs.identity import check_same, identity
 from zolab.tasks import load_task
 
 FIRST_ORDER = ("adam",)
@@ -31,11 +32,15 @@ def first_order(config: Config, out: Path) -> dict[str, Any]:
         The record, as that of `zolab.runs.finetune`; `forwards` counts `FORWARDS` for each step.
     """
     path = out / "record.json"
-    if path.exists():
-        return load_record(path)
     out.mkdir(parents=True, exist_ok=True)
     task, (model, tokenizer) = load_task(config.task, config.autocast), load_model(config.model, config.dtype, config.device)
-    base, examples = fingerprint(model), task.sample(config.data_seed, config.train, config.dev, config.test)
+    examples = task.sample(config.data_seed, config.train, config.dev, config.test)
+    depends = identity(model, tokenizer, examples._asdict())
+    if path.exists():
+        record = load_record(path)
+        require(record["config"] == asdict(config), f"{out} holds another run; choose another folder.")
+        check_same(depends, record, out, "bring it back, or choose another folder")
+        return record
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
     shape = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / WARM_UP, 1 - step / config.steps))
     reset_peak_memory(config.device)
@@ -64,7 +69,7 @@ def first_order(config: Config, out: Path) -> dict[str, Any]:
     result = {"best_step": best["step"], "dev": best, "steps": len(steps), "forwards": FORWARDS * len(steps)}
     result["test"] = {"before": before, "after": after or before}
     timing = {"wall_seconds": time.perf_counter() - began, "peak_bytes": peak_memory(config.device)}
-    record = {"config": asdict(config), "base": base, **environment()}
+    record = {"config": asdict(config), **depends, **environment()}
     record |= {"steps": steps, "evaluations": evaluations, "result": result, "timing": timing}
     save_record(record, path)
     return record

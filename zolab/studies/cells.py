@@ -1,11 +1,11 @@
 """A cell of a study: one run in a folder that is absent, resumable or complete."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zolab.records.files import write_atomically
+from zolab.records.files import read_json, write_json
+from zolab.records.sealed import seal, unseal
 from zolab.runs.config import Config
 from zolab.studies.plan import configuration
 
@@ -56,14 +56,14 @@ class Cell:
         """
         path = out / self.name / OUTCOME
         if path.exists():
-            return json.loads(path.read_text())
+            return unseal(read_json(path), str(path))
         found: dict[str, Any] = {"task": self.task, "method": self.method, "lr": self.lr, "seed": self.seed}
         try:
             found |= _outcome(_record(configuration(self.settings), path.parent))
         except FloatingPointError as error:
             found["diverged"] = str(error)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(found).encode())
+        write_json(path, seal(found), indent=None)
         return found
 
 

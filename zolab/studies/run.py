@@ -1,6 +1,5 @@
 """Run a plan: cells in this process or in several, a record that grows, a folder that can be taken up again."""
 
-import json
 import os
 import sys
 import time
@@ -12,7 +11,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from zolab.records import environment, save_record
-from zolab.records.files import ready, write_atomically
+from zolab.records.files import read_json, ready, sweep, write_json
+from zolab.records.sealed import seal, unseal
 from zolab.runs.config import require
 from zolab.studies.cells import Cell, final_loss
 from zolab.studies.outcomes import FORMAT, Record
@@ -47,6 +47,8 @@ def run_study(plan: Plan, out: Path, record: Path, workers: int = 1, progress: b
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / "study.lock", timeout=0):
+            sweep(out)
+            sweep(record.parent, record.name)
             _check_same(plan, out)
             return _Session(plan, out, record, workers, progress).run()
     except Timeout as error:
@@ -57,10 +59,10 @@ def _check_same(plan: Plan, out: Path) -> None:
     """Keep the plan in the folder. Raises ValueError, naming the keys, if it holds cells of another one."""
     path, ours = out / "plan.json", plan.record()
     if path.exists():
-        changed = list(differences(ours, json.loads(path.read_text())))
+        changed = list(differences(ours, unseal(read_json(path), str(path))))
         require(not changed, f"{out} holds cells of another plan ({'; '.join(changed[:3])}); choose another folder.")
     else:
-        write_atomically(path, json.dumps(ours, indent=1).encode())
+        write_json(path, seal(ours))
 
 
 class _Session:
@@ -90,8 +92,8 @@ class _Session:
         path = self.out / f"prepared-{task}.json"
         if not path.exists():
             found = self.plan.kind.prepare(self.plan, task, self.out)
-            write_atomically(path, json.dumps([found.methods, found.measured]).encode())
-        found = Prepared(*json.loads(path.read_text()))
+            write_json(path, seal({"methods": found.methods, "measured": found.measured}))
+        found = Prepared(**unseal(read_json(path), str(path)))
         for own in found.methods.values():
             check_run(self.plan, task, own)
         return found
