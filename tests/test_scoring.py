@@ -295,7 +295,7 @@ def test_a_model_of_a_shorter_context(tiny, monkeypatch):
 @pytest.mark.parametrize(
     ("question", "message"),
     [
-        (("prompt", ("",), 0), r"'' adds 0 tokens to 'prompt', where 1 to 2047 fit; change the template or model"),
+        (("prompt", ("",), 0), r"'' after 'prompt' adds 0 tokens, where 1 to 2047 fit; change the template or model"),
         (("prompt", ("a" * 3000,), 0), r"adds 3000 tokens"),
         (("", ("a",), 0), r"an empty prompt"),
         (("   ", ("a",), 0), r"an empty prompt"),
@@ -309,7 +309,7 @@ def test_unscorable_questions(tiny, question, message):
 def test_an_attention_that_would_misread_the_mask(tiny):
     model = tiny_model("llama")
     model.set_attn_implementation("eager")
-    with pytest.raises(ValueError, match="LlamaForCausalLM uses eager; load it with sdpa"):
+    with pytest.raises(ValueError, match=r"LlamaForCausalLM uses eager; use model\.set_attn_implementation"):
         option_log_probs(model, encode(tiny[1], QUESTIONS))
 
 

@@ -233,7 +233,7 @@ def write(folder: Path, rows, task="sst2"):
         ([{"sentence": "a", "label": "1"}], "row 1 of .* has label '1'; allowed are"),
         ([{"sentence": "a", "label": None}], "row 1 of .* has label None"),
         ([{"sentence": "a"}], "lacks the column label; it has sentence"),
-        ([{}], "cannot be read as json .*no data"),
+        ([{}], "has no rows; use another file"),
     ],
 )
 def test_wrong_schema_is_refused_in_one_sentence(tmp_path, monkeypatch, rows, message):
@@ -456,7 +456,7 @@ def test_an_evaluation_says_how_many_prompts_were_cut(evaluate, tmp_path, monkey
     write(tmp_path, [{"sentence": "s" * size, "label": 1} for size in (9, 2100, 2200)])
     code, shown = evaluate("--task=sst2", f"--out={tmp_path / 'new' / 'r.json'}")
     assert code == 0
-    assert "2 of the prompts were longer than 2048 tokens, and were cut" in shown.out
+    assert "2 of the prompts were cut: with an answer they are longer than the task or the model takes" in shown.out
     assert load_record(tmp_path / "new" / "r.json")["result"]["sst2"]["cut"] == 2
 
 

@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
         result[name] = found = _tested(task, model, tokenizer, examples)
         print(f"{options.model} on {name}, {manner}, {len(examples)} examples: loss {found['loss']:.3f}")
         if found["cut"]:
-            print(f"  {found['cut']} of the prompts were longer than {_room(task, tokenizer)} tokens, and were cut")
+            print(f"  {found['cut']} of the prompts were cut: with an answer they are longer than the task or the model takes")
         for metric, entry in found["metrics"].items():
             low, high = (100 * end for end in entry["interval"])
             print(f"  {metric:11} {100 * entry['mean']:5.1f} %   (95 % interval {low:.1f} to {high:.1f} %)")
@@ -78,20 +78,15 @@ def run(options: argparse.Namespace) -> None:
 
 def _tested(task: Any, model: Any, tokenizer: Any, examples: list[Any]) -> dict[str, Any]:
     """What a record says of a model on a task."""
+    from zolab.tasks import cut
     from zolab.tasks.metrics import interval
 
-    room = _room(task, tokenizer)
-    cut = sum(len(ids) > room for ids in tokenizer([e.prompt for e in examples], verbose=False)["input_ids"])
     loss, metrics = task.score(model, tokenizer, examples)
     return {
         "examples": len(examples),
         "drawn_from": len(task.source.rows(task.source.held_out)),
-        "cut": cut,
+        "cut": cut(task, tokenizer, examples),
         "loss": loss,
         "metrics": {metric: {"mean": values.mean(), "interval": interval(values)} for metric, values in metrics.items()},
         "blind": task.blind(examples),
     }
-
-
-def _room(task: Any, tokenizer: Any) -> int:
-    return min(task.max_length, tokenizer.model_max_length)

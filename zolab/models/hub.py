@@ -1,14 +1,15 @@
 """The Hugging Face Hub: asked once, quietly, and missed with a clear message instead of minutes of retries."""
 
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.pool import ThreadPool
 from urllib.parse import urlparse
 
 import datasets
 import huggingface_hub.constants
 import transformers
+from huggingface_hub import get_session
 
 
 class OfflineError(OSError):
@@ -21,18 +22,25 @@ def require_hub(what: str, ways_out: str, timeout: float = 3.0) -> None:
     Args:
         what: what is needed, for the message.
         ways_out: what the user can do instead.
-        timeout: seconds to wait for a connection.
+        timeout: seconds to wait for an answer. The question goes the way of `huggingface_hub`, through proxies as well.
     """
-    endpoint = urlparse(huggingface_hub.constants.ENDPOINT)
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise OfflineError(f"{what} is not on this machine and HF_HUB_OFFLINE is set; unset it, or {ways_out}.")
+    endpoint = huggingface_hub.constants.ENDPOINT
     try:
-        port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
-        socket.create_connection((endpoint.hostname, port), timeout=timeout).close()
-    except OSError as error:
-        raise OfflineError(
-            f"{what} is not on this machine and {endpoint.hostname} cannot be reached ({error}); connect, or {ways_out}."
-        ) from error
+        with ThreadPool(1) as pool:  # bounds the look-up of the address too, and lets go of a thread that hangs
+            answer = pool.apply_async(_ask, [endpoint, timeout]).get(timeout)
+    except Exception as error:  # of the network: its types change with the HTTP library below
+        answer = str(error)[:120] or type(error).__name__
+    if answer:
+        host = urlparse(endpoint).hostname
+        raise OfflineError(f"{what} is not on this machine and {host} cannot be reached ({answer}); connect, or {ways_out}.")
+
+
+def _ask(endpoint: str, timeout: float) -> str:
+    """What is wrong with the Hub's answer, or with that of a proxy before it."""
+    status = get_session().head(endpoint, timeout=timeout).status_code
+    return f"status {status}" if status == 407 or status >= 500 else ""
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Tasks by name."""
 
-from zolab.tasks.base import Evaluation, Example, Scores, Splits, Task, digest
+from zolab.tasks.base import Evaluation, Example, Scores, Splits, Task, cut, digest
 from zolab.tasks.masked import MaskedMNLI, MaskedRTE, MaskedSNLI, MaskedSST2, MaskedSST5, MaskedTREC
 from zolab.tasks.reading import DROP, SQuAD
 from zolab.tasks.reviews import REVIEWS
@@ -25,4 +25,4 @@ def load_task(name: str, autocast: bool = False) -> Task:
     return TASKS[name](autocast)
 
 
-__all__ = ["TASKS", "Batch", "Evaluation", "Example", "Scores", "Splits", "Task", "digest", "load_task"]
+__all__ = ["TASKS", "Batch", "Evaluation", "Example", "Scores", "Splits", "Task", "cut", "digest", "load_task"]

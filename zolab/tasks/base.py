@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from zolab.models import context_of
 from zolab.tasks.data import DataSource, Table
 from zolab.tasks.scoring import Batch, encode, option_log_probs, option_means, token_log_probs
+from zolab.tasks.tokens import joined, tokenize
 
 
 @dataclass(frozen=True)
@@ -158,27 +159,42 @@ class Task(ABC):
         return self._losses(token_log_probs(model, batch, self.autocast), batch).mean()
 
     def evaluate(self, model: PreTrainedModel, tokenizer, examples: Sequence[Example], batch_size: int = 32) -> Evaluation:
-        """The training loss over all examples, and the mean of the task's metric."""
+        """The training loss over all examples, and the mean of the task's metric; errors as for `score`."""
         loss, metrics = self.score(model, tokenizer, examples, batch_size)
         return Evaluation(loss, float(metrics[self.metric].mean()), len(examples))
 
     @torch.no_grad()
     def score(self, model: PreTrainedModel, tokenizer, examples: Sequence[Example], batch_size: int = 32) -> Scores:
-        """Loss and accuracy: the candidate with the highest mean log-probability wins, without calibration."""
-        losses, right = [], np.zeros(len(examples))
+        """Loss and accuracy: the candidate with the highest mean log-probability wins, without calibration.
+
+        Raises:
+            ValueError: the model or the tokenizer is none for this task.
+            FloatingPointError: the loss of an example is not finite, as when float16 overflows.
+        """
+        losses, right, lost = [], np.zeros(len(examples)), 0
         for chosen in chunks(examples, batch_size):
             batch = self._encode_all(tokenizer, [examples[i] for i in chosen], self._room(model)).to(device_of(model))
             tokens = token_log_probs(model, batch, self.autocast)
             losses.append(self._losses(tokens, batch))
             for i, scores in zip(chosen, option_means(tokens, batch).split(batch.sizes), strict=True):
                 right[i] = int(scores.argmax()) in (examples[i].answer, *examples[i].also)
+                lost += not _sound(scores, examples[i].answer)
+        _check_none(lost, model, examples)
         return Scores(float(torch.cat(losses).mean()), {"accuracy": right})
 
     @torch.no_grad()
     def predict(self, model: PreTrainedModel, tokenizer, examples: Sequence[Example]) -> Tensor:
-        """Probability of each candidate, a row an example (for tasks whose examples have equally many candidates)."""
+        """Probability of each candidate, a row an example, where all have equally many candidates; errors as for `score`."""
         batch = self._encode_all(tokenizer, examples, self._room(model)).to(device_of(model))
-        return torch.stack([s.softmax(0) for s in option_log_probs(model, batch, self.autocast).split(batch.sizes)])
+        scores = option_log_probs(model, batch, self.autocast).split(batch.sizes)
+        _check_none(sum(not _sound(s, e.answer) for s, e in zip(scores, examples, strict=True)), model, examples)
+        return torch.stack([s.softmax(0) for s in scores])
+
+    def are_cut(self, tokenizer, examples: Sequence[Example]) -> list[bool]:
+        """For each example, whether its prompt loses tokens because it and a candidate are longer than there is room for."""
+        room = min(self.max_length, tokenizer.model_max_length)
+        lengths = map(len, tokenize(tokenizer, [joined(e.prompt, candidate) for e in examples for candidate in e.candidates]))
+        return [max(islice(lengths, len(e.candidates))) > room for e in examples]
 
     def blind(self, examples: Sequence[Example]) -> dict[str, float]:
         """The metric, on these examples, of answers that do not look at the prompt.
@@ -215,7 +231,38 @@ class Task(ABC):
         return size
 
     def _draw(self, pool: Table, seed: int, size: int) -> list[Example]:
-        return [self.template(pool[int(i)]) for i in np.random.RandomState(seed).permutation(len(pool))[:size]]
+        return [self._example(pool, int(i)) for i in np.random.RandomState(seed).permutation(len(pool))[:size]]
+
+    def _example(self, pool: Table, index: int) -> Example:
+        row = pool[index]
+        try:
+            return self.template(row)
+        except ValueError as error:
+            raise ValueError(f"row {index + 1} of {pool.origin}: {error}") from error
+
+
+def cut(task: Task, tokenizer, examples: Sequence[Example]) -> int:
+    """How many of the examples lose tokens when the task trains or evaluates on them.
+
+    Args:
+        task: the task.
+        tokenizer: that of a loaded model, whose `model_max_length` is at most the model's context.
+        examples: drawn ones.
+    """
+    return sum(task.are_cut(tokenizer, examples))
+
+
+def _sound(scores: Tensor, answer: int) -> bool:
+    """Whether the candidates' log-probabilities give a finite loss."""
+    return bool(scores[answer].isfinite() and not scores.isnan().any())
+
+
+def _check_none(lost: int, model: PreTrainedModel, examples: Sequence[Example]) -> None:
+    if lost:
+        raise FloatingPointError(
+            f"{lost} of {len(examples)} examples have no finite loss under {type(model).__name__} in {dtype_of(model)}; "
+            "use float32, or other weights."
+        )
 
 
 def chunks(examples: Sequence[Example], size: int, key: Callable[[str], Any] = str) -> Iterator[list[int]]:
@@ -227,3 +274,7 @@ def chunks(examples: Sequence[Example], size: int, key: Callable[[str], Any] = s
 
 def device_of(model: PreTrainedModel) -> torch.device:
     return next(model.parameters()).device
+
+
+def dtype_of(model: PreTrainedModel) -> str:
+    return str(next(model.parameters()).dtype).removeprefix("torch.")

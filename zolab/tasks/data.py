@@ -1,4 +1,4 @@
-"""Where rows come from: an embedded package, a local folder, or the Hub; always through `datasets`, always checked."""
+"""Where rows come from: an embedded package, a local folder, or the Hub; always checked."""
 
 import importlib.util
 import os
@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 
 from zolab.models.hub import OfflineError, cache_only, quiet, require_hub
+from zolab.tasks.files import read_rows
 
 CONVERTED = "refs/convert/parquet"  # the Hub's own parquet conversion, for data sets that still are a script
 
@@ -141,15 +142,10 @@ class Source:
         return Table(selected(rows, labelled), f"{origin} without label {self.unlabelled}", self.texts, self.label, self.labels)
 
     def _local(self, folder: Path, split: str) -> tuple[datasets.Dataset, str]:
-        for suffix, kind in ((".jsonl", "json"), (".parquet", "parquet")):
-            path = folder / self.name / f"{split}{suffix}"
-            if path.is_file():
-                try:
-                    with quiet():
-                        return datasets.load_dataset(kind, data_files=str(path), split="train"), str(path)
-                except (datasets.exceptions.DatasetGenerationError, StopIteration, ValueError) as error:
-                    reason = error.__cause__ or str(error) or "it has no rows"
-                    raise ValueError(f"{path} cannot be read as {kind} ({reason}); repair or replace it.") from error
+        folder = Path(os.path.expanduser(folder))
+        for suffix in (".jsonl", ".parquet"):
+            if (path := folder / self.name / f"{split}{suffix}").is_file():
+                return read_rows(path), str(path)
         raise FileNotFoundError(
             f"{folder / self.name} has no {split}.jsonl or {split}.parquet; add it, or unset ZOLAB_DATA to use the Hub."
         )

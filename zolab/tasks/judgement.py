@@ -20,7 +20,7 @@ class Judgement:
         accuracy, loss: of the answers as they are; the loss is cross-entropy over the candidates, in nats.
         calibrated_accuracy, calibrated_loss: with an offset for each candidate added to its score, fitted on training examples.
         auc: of two candidates, the share of pairs of examples, one of each class, that the difference of the scores puts in the
-            right order; no offset changes it. None if there are more.
+            right order; no offset changes it. None if there are more candidates, or examples of one class alone.
         offsets: those that were fitted, the first being zero.
         examples, training: how many there were.
     """
@@ -50,6 +50,7 @@ def judge(task: Task, model: PreTrainedModel, tokenizer, training: Sequence[Exam
 
     Raises:
         ValueError: the examples have different candidates, or either list is empty.
+        FloatingPointError: a candidate's probability is no number.
     """
     check_same_candidates(task, training, examples)
     together = [*training, *examples]
@@ -72,7 +73,7 @@ def judged(probabilities: np.ndarray, answers: np.ndarray, training: int) -> Jud
     return Judgement(
         float((plain.argmax(1) == right).mean()),
         float((shifted.argmax(1) == right).mean()),
-        auc(scores[:, 1] - scores[:, 0], right) if scores.shape[1] == 2 else None,
+        auc(scores[:, 1] - scores[:, 0], right) if scores.shape[1] == 2 == len(set(right.tolist())) else None,
         float(-plain[picked].mean()),
         float(-shifted[picked].mean()),
         tuple(offsets.tolist()),

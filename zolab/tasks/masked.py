@@ -71,7 +71,7 @@ class MaskedTask(Task):
         order, labels = np.random.RandomState(seed).permutation(len(pool)), pool.classes()
         classes = [order[labels[order] == label] for label in self.source.labels]
         drawn: Iterator[list[Example]] = (
-            [self.template(pool[int(i)]) for rows in classes for i in rows[part]]
+            [self._example(pool, int(i)) for rows in classes for i in rows[part]]
             for part in (slice(train), slice(train, train + dev))
         )
         learned, checked = drawn
@@ -88,6 +88,12 @@ class MaskedTask(Task):
         if shots:
             raise ValueError(f"{self.name} is for masked language models, which take no demonstrations; use shots=0.")
         return list(examples)
+
+    def are_cut(self, tokenizer, examples: Sequence[Example]) -> list[bool]:
+        """For each example, whether a piece is longer than its limit, or the whole than there is room for."""
+        room, masked = min(self.max_length, tokenizer.model_max_length), cast(Sequence[MaskedExample], examples)
+        whole = ([len(self._ids(tokenizer, piece)) for piece in e.pieces] for e in masked)
+        return [sum(sizes) + 2 > room or any(sizes[index] > limit for index, limit in self.limits.items()) for sizes in whole]
 
     def _encode_all(self, tokenizer, examples: Sequence[Example], max_length: int) -> Batch:
         if tokenizer.mask_token_id is None:
@@ -107,11 +113,13 @@ class MaskedTask(Task):
     def _tokens(self, tokenizer, pieces: Sequence[str]) -> list[int]:
         ids = [tokenizer.cls_token_id]
         for index, piece in enumerate(pieces):
-            if piece == MASK:
-                ids.append(tokenizer.mask_token_id)
-            else:
-                ids += tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"][: self.limits.get(index)]
+            ids += self._ids(tokenizer, piece)[: self.limits.get(index)]
         return [*ids, tokenizer.sep_token_id]
+
+    def _ids(self, tokenizer, piece: str) -> list[int]:
+        if piece == MASK:
+            return [tokenizer.mask_token_id]
+        return tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]
 
 
 def _one_token(tokenizer, word: str) -> int:

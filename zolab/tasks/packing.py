@@ -57,7 +57,7 @@ def pack(texts: Sequence[Tokens], places: Sequence[Sequence[int]], causal: bool)
     packs: list[Pack] = []
     homes: dict[int, Home] = {}
     for number, rows in enumerate(_passes(texts, causal)):
-        laid, nodes = _lay([[texts[i] for i in row] for row in rows], causal)
+        laid, nodes = lay([[texts[i] for i in row] for row in rows], causal)
         members = [i for row in rows for i in row]
         needed = sorted({nodes[k][at] for k, i in enumerate(members) for at in places[i]})
         index_of = {node: index for index, node in enumerate(needed)}
@@ -114,8 +114,13 @@ def _shared(a: Tokens, b: Tokens, causal: bool) -> int:
     return next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _lay(rows: Sequence[Sequence[Tokens]], causal: bool) -> tuple[Pack, list[list[int]]]:
-    """A pack without places, and for each text, row by row, where in the pack its tokens are."""
+def lay(rows: Sequence[Sequence[Tokens]], causal: bool) -> tuple[Pack, list[list[int]]]:
+    """A pack without places, and for each text, row by row, where in the pack its tokens are.
+
+    Args:
+        rows: the texts of each row; neighbours that begin alike share their beginning in a causal model.
+        causal: as for `pack`.
+    """
     shares = [[_shared(a, b, causal) for a, b in pairwise([(), *row])] for row in rows]
     width = max(sum(map(len, row)) - sum(shared) for row, shared in zip(rows, shares, strict=True))
     ids, positions = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.long)

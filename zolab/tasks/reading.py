@@ -39,7 +39,12 @@ class DROP(SQuAD):
 
     def template(self, row: dict[str, Any]) -> Example:
         prompt = f"Passage: {row['passage']}\nQuestion: {row['question'].strip()}\nAnswer:"
-        found = list(zip(row["answers_spans"]["spans"], row["answers_spans"]["types"], strict=True))
+        spans, types = row["answers_spans"]["spans"], row["answers_spans"]["types"]
+        if len(spans) != len(types):
+            raise ValueError(
+                f"DROP needs a type for each span, and there are {len(spans)} spans, {len(types)} types; correct it."
+            )
+        found = list(zip(spans, types, strict=True))
         parts = tuple(dict.fromkeys(span for span, kind in found if kind == "span"))
         answers = [parts if kind == "span" else (span,) for span, kind in found]
         return _answered(prompt, dict.fromkeys(answers))

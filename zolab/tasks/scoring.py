@@ -1,17 +1,17 @@
 """Log-probabilities of candidate answers: shared prompts computed once, logits only where a token is scored."""
 
-import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from zolab.models import context_of, first_position
+from zolab.tasks.fit import check_fits
+from zolab.tasks.logits import autocasting, causal_logits, masked_logits
 from zolab.tasks.packing import Pack, Tokens, pack
+from zolab.tasks.tokens import bare, joined, shorten, tokenize
 
 # A prompt, the candidates that may follow it, and the index of the right one.
 Question = tuple[str, Sequence[str], int]
@@ -65,36 +65,30 @@ def encode(tokenizer, questions: Sequence[Question], max_length: int = 2048) -> 
     its first token stays (ZO Fine-tuner).
 
     Raises:
-        ValueError: a prompt is empty, or a candidate adds no token to it or is itself longer than `max_length`.
+        ValueError: a prompt is empty, or a candidate adds no token to it, is itself longer than `max_length`, or melts with
+            the end of the prompt into other tokens, of which a part only would be scored.
     """
     max_length = min(max_length, tokenizer.model_max_length)
-    strings = [(prompt.lstrip() + candidate).rstrip(" ") for prompt, candidates, _ in questions for candidate in candidates]
-    prompts = [prompt.lstrip().rstrip(" ") for prompt, _, _ in questions]
-    encoded = tokenizer(strings + prompts, verbose=False)["input_ids"]  # too long is no news: they are cut below
-    full, bare = iter(encoded[: len(strings)]), encoded[len(strings) :]
+    strings = [joined(prompt, candidate) for prompt, candidates, _ in questions for candidate in candidates]
+    encoded = tokenize(tokenizer, [*strings, *(bare(prompt) for prompt, _, _ in questions)])
+    full, begun = iter(encoded[: len(strings)]), encoded[len(strings) :]
 
     texts, places, targets = [], [], []
-    for (prompt, candidates, _), prompt_ids in zip(questions, bare, strict=True):
+    for (prompt, candidates, _), prompt_ids in zip(questions, begun, strict=True):
         if not prompt_ids:
             raise ValueError("an empty prompt leaves the first token of its answer unpredicted; give it a text.")
         for candidate in candidates:
             ids = next(full)
-            length = len(ids) - len(prompt_ids)
+            length, met = len(ids) - len(prompt_ids), f"{candidate[:40]!r} after {prompt[-40:]!r}"
             if not 0 < length < max_length:
-                room = f"where 1 to {max_length - 1} fit"
-                raise ValueError(
-                    f"{candidate!r} adds {length} tokens to {prompt[-40:]!r}, {room}; change the template or model."
-                )
+                raise ValueError(f"{met} adds {length} tokens, where 1 to {max_length - 1} fit; change the template or model.")
+            if ids[: len(prompt_ids)] != prompt_ids:
+                raise ValueError(f"{met} shares a token with it; let the answer begin with a space, or the prompt end a line.")
             ids = shorten(ids, max_length)
             texts.append(tuple(ids[:-1]))
             places.append(range(len(ids) - length - 1, len(ids) - 1))
             targets.append(ids[-length:])
     return batch_of(texts, places, targets, questions, masked=False)
-
-
-def shorten(ids: list[int], max_length: int) -> list[int]:
-    """At most `max_length` tokens: the first, which may mark the beginning of a text, and the last ones."""
-    return ids if len(ids) <= max_length else ids[:1] + ids[len(ids) - max_length + 1 :]
 
 
 def batch_of(
@@ -126,14 +120,14 @@ def token_log_probs(model: PreTrainedModel, batch: Batch, autocast: bool = False
         autocast: run the model in bfloat16 where torch deems it safe; weights and log-probabilities keep their precision.
 
     Raises:
-        ValueError: the model is of the other kind, or a text is longer than its context.
+        ValueError: the model is of the other kind, a text is longer than its context, or it does not keep packed texts apart.
     """
-    _check_fits(model, batch)
+    check_fits(model, batch.longest, batch.masked)
     tokens = []
     scored = zip(batch.packs, batch.rows.split(batch.scored), batch.targets.split(batch.scored), strict=True)
     for part, rows, targets in scored:
         with autocasting(autocast, batch.targets.device):
-            logits = (_masked_logits if batch.masked else _causal_logits)(model, part)
+            logits = (masked_logits if batch.masked else causal_logits)(model, part)
         tokens.append(logits.float().log_softmax(-1)[rows, targets])
     return torch.cat(tokens)
 
@@ -147,53 +141,3 @@ def option_means(tokens: Tensor, batch: Batch) -> Tensor:
     """Mean of the scored tokens of each candidate."""
     total = tokens.new_zeros(sum(batch.sizes)).index_add(0, batch.options, tokens)
     return total / torch.bincount(batch.options, minlength=sum(batch.sizes))
-
-
-def _causal_logits(model: PreTrainedModel, part: Pack) -> Tensor:
-    ids, positions, mask, places = part
-
-    def choose(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
-        return (inputs[0].flatten(0, 1)[places],)
-
-    head = model.get_output_embeddings()
-    assert head is not None  # of a causal model
-    chosen = head.register_forward_pre_hook(choose)
-    try:
-        return model(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False).logits
-    finally:
-        chosen.remove()
-
-
-def _masked_logits(model: PreTrainedModel, part: Pack) -> Tensor:
-    ids, positions, mask, places = part
-    positions = positions + first_position(model)
-    hidden = model.base_model(input_ids=ids, position_ids=positions, attention_mask=mask).last_hidden_state
-    return model.lm_head(hidden.flatten(0, 1)[places])
-
-
-def autocasting(wanted: bool, device: torch.device) -> AbstractContextManager:
-    """bfloat16 autocast if wanted, without its cache: that would keep a copy of all weights, stale after they moved."""
-    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False) if wanted else nullcontext()
-
-
-def check_causal(model: PreTrainedModel) -> None:
-    if not model.can_generate():
-        kind = type(model).__name__
-        raise ValueError(f"this task continues a text: it needs a causal language model, which {kind} is not.")
-
-
-def _check_fits(model: PreTrainedModel, batch: Batch) -> None:
-    kind = type(model).__name__
-    if not batch.masked:
-        check_causal(model)
-    elif model.can_generate() or not hasattr(model, "lm_head"):
-        raise ValueError(f"this task fills in a mask: it needs a RoBERTa-like masked language model, which {kind} is not.")
-    attention = getattr(model.config, "_attn_implementation", "sdpa")
-    if attention != "sdpa":  # "eager" would add a mask of zeros and ones to its scores, and be wrong without a word
-        raise ValueError(f"texts are packed for torch's attention, and {kind} uses {attention}; load it with sdpa.")
-    if batch.longest > (context := context_of(model)):
-        raise ValueError(f"a text of {batch.longest} tokens exceeds the {context} of {kind}; encode with max_length={context}.")
-    if batch.longest > (window := getattr(model.config, "sliding_window", None) or math.inf):  # the packs' mask has no window
-        raise ValueError(
-            f"a text of {batch.longest} tokens exceeds the sliding window of {window}; encode with that max_length."
-        )

@@ -1,0 +1,48 @@
+"""One forward pass of a model over a pack of texts, with logits only where they are needed."""
+
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar, copy_context
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from zolab.models import first_position
+from zolab.tasks.packing import Pack
+
+_places: ContextVar[Tensor | None] = ContextVar("places", default=None)
+"""The tokens whose logits the pass under way needs."""
+
+
+def causal_logits(model: PreTrainedModel, part: Pack) -> Tensor:
+    """Logits at the places of a pack, of shape (places, tokens of the vocabulary)."""
+    head = model.get_output_embeddings()
+    assert head is not None  # of a causal model
+    if _choose not in head._forward_pre_hooks.values():
+        head.register_forward_pre_hook(_choose)
+    inputs = {"input_ids": part.input_ids, "position_ids": part.position_ids, "attention_mask": part.attention_mask}
+    # The hook stays and does nothing outside this context, which ends with the pass whatever interrupts it: a hook that is
+    # taken off again can be left behind by a second interrupt.
+    context = copy_context()
+    context.run(_places.set, part.places)
+    return context.run(model, **inputs, use_cache=False).logits
+
+
+def masked_logits(model: PreTrainedModel, part: Pack) -> Tensor:
+    """The same of a RoBERTa-like masked model."""
+    ids, positions, mask, places = part
+    positions = positions + first_position(model)
+    hidden = model.base_model(input_ids=ids, position_ids=positions, attention_mask=mask).last_hidden_state
+    return model.lm_head(hidden.flatten(0, 1)[places])
+
+
+def autocasting(wanted: bool, device: torch.device) -> AbstractContextManager:
+    """bfloat16 autocast if wanted, without its cache: that would keep a copy of all weights, stale after they moved."""
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False) if wanted else nullcontext()
+
+
+def _choose(head: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """Let the head see the needed tokens alone; of rows of tokens, so that a second call of this hook changes nothing."""
+    places = _places.get()
+    return None if places is None or inputs[0].dim() != 3 else (inputs[0].flatten(0, 1)[places],)
