@@ -16,8 +16,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from zolab.models import fingerprint, load_model, model_bytes, tiny_model
-from zolab.models import embedded
+from zolab.models import embedded, fingerprint, load_model, model_bytes, tiny_model
 from zolab.models import load as models
 
 FAMILIES = ["llama", "opt", "qwen2", "qwen3", "roberta"]

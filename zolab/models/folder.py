@@ -5,7 +5,6 @@ a loop runs, and others change the result without a word; both are compared here
 """
 
 import re
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,7 +118,8 @@ def left_out(model: torch.nn.Module, unexpected: set[str]) -> list[str]:
 
 def brief(error: object) -> str:
     """An error in one line of at most 160 characters, from its text or else from its type."""
-    return textwrap.shorten(str(error) or type(error).__name__, 160, placeholder=" ...")
+    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return text if len(text) <= 160 else f"{text[:156]} ..."
 
 
 def _settings(file: Path) -> dict[str, Any]:

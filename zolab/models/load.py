@@ -12,6 +12,7 @@ import torch
 import transformers
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 from transformers.utils import cached_file, logging
@@ -174,9 +175,12 @@ def _one_sentence(source: str) -> Iterator[None]:
     """Whatever transformers and the libraries below it make of a damaged file becomes one sentence."""
     try:
         yield
-    except Exception as error:  # of any type: a missing key, a wrong type, a number that overflows
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         kind = OSError if isinstance(error, OSError) else RuntimeError
         raise kind(f"the model {source} cannot be loaded: {brief(error)}") from error
+    except Exception as error:  # of any type: a missing key, a wrong type, a field that fails a check
+        reason = f"its files are damaged ({type(error).__name__}: {brief(error)}): bring back the originals"
+        raise RuntimeError(f"the model {source} cannot be loaded: {reason}") from error
 
 
 def _begin_with_zero(tokenizer: transformers.PreTrainedTokenizerBase) -> None:
