@@ -16,6 +16,7 @@ from zolab.tasks.packing import Tokens, lay
 
 _apart: WeakSet[PreTrainedModel] = WeakSet()
 """Models that were seen to keep packed texts apart."""
+CARRYING = {"conv", "hybrid", "hybrid_sliding", "linear_attention", "mamba"}  # kinds of layers, as configurations name them
 LEAK = 1e-4  # of a log-probability, by a stranger's text: attention masks it to the bit, only experts round otherwise
 ELSEWHERE = {torch.float32: 0.01}  # by another place in a row: what rounding does, far below what wrong positions do
 ELSEWHERE_IN_HALF = 1.0
@@ -54,10 +55,13 @@ def check_fits(model: PreTrainedModel, longest: int, masked: bool) -> None:
 
 
 def _check_apart(model: PreTrainedModel, masked: bool) -> None:
-    """One short text after either of two others, and alone: a convolution or a recurrent state runs over their border."""
+    """One short text after either of two others, and alone: a convolution or a recurrent state runs over their border.
+
+    What a model says of itself comes first: an untrained state may be too small to be seen in half precision.
+    """
     kind = type(model).__name__
     refusal = f"{kind} cannot score several texts in one row, as is done here"
-    if getattr(model, "_is_stateful", False):
+    if getattr(model, "_is_stateful", False) or CARRYING & set(getattr(model.config, "layer_types", None) or ()):
         raise ValueError(f"{refusal}: it carries a state from one into the next; use a model of attention layers alone.")
     size = len(cast(nn.Embedding, model.get_input_embeddings()).weight)
     first, second, text = (tuple((start + 7 * k) % size for k in range(4)) for start in (11, 101, 200))
