@@ -31,5 +31,9 @@ def run(options: argparse.Namespace) -> None:
             f"  {split:5} loss {before['loss']:.3f} -> {after['loss']:.3f}   "
             f"{metric} {100 * before['metric']:.1f} % -> {100 * after['metric']:.1f} %   ({after['examples']} examples)"
         )
+    if any(cut := run.record.get("cut", {}).values()):
+        print(
+            f"  {sum(cut)} texts were longer than the model or the task takes, and lost tokens from the left of their prompts"
+        )
     print(f"  {result['forwards']} forward passes, {timing['wall_seconds'] / 60:.1f} minutes", end="")
     print(f", peak memory {timing['peak_bytes'] / 1e9:.2f} GB; record: {Path(options.out) / 'record.json'}")

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,9 +22,13 @@ class BaseWeights:
 
     def __init__(self, tensors: Sequence[Tensor], path: str | os.PathLike):
         self.tensors, self.path = tensors, path
-        with open(path, "wb") as file:
-            for tensor in tensors:
-                file.write(_bytes_of(tensor.detach().cpu().contiguous()).data)
+        try:
+            with open(path, "wb") as file:
+                for tensor in tensors:
+                    file.write(_bytes_of(tensor.detach().cpu().contiguous()).data)
+        except OSError as error:
+            Path(path).unlink(missing_ok=True)
+            raise OSError(f"could not write {path} ({error}); free some space or choose another folder.") from error
 
     @torch.no_grad()
     def put_back(self) -> None:

@@ -26,7 +26,7 @@ from zolab.records.log import RunLog
 from zolab.runs.checkpoints import Checkpoints
 from zolab.runs.config import Config, make_optimizer, require
 from zolab.runs.identity import check_same, identity
-from zolab.tasks import Evaluation, Example, Splits, Task, load_task
+from zolab.tasks import Evaluation, Example, Splits, Task, cut, load_task
 
 
 @dataclass
@@ -101,7 +101,8 @@ class _Session:
     def _start(self) -> None:
         self._warm_up()  # before the log says that a run began: it may refuse
         if not self.log.of("start"):
-            self.log.append("start", config=asdict(self.config), **self.identity, **environment())
+            shortened = {split: cut(self.task, self.tokenizer, drawn) for split, drawn in self.examples._asdict().items()}
+            self.log.append("start", config=asdict(self.config), **self.identity, cut=shortened, **environment())
             self._discard()
         reset_peak_memory(self.config.device)
         previous = self.log.of("time")
