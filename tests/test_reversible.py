@@ -54,6 +54,21 @@ def test_weights_come_back_to_the_bit(dtype, eps):
     assert same(tensors, before)
 
 
+@pytest.mark.parametrize("kernels", [cpu, plain])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("sides", [1, 2])
+def test_every_pattern_of_sixteen_bits_comes_back(dtype, kernels, sides):
+    """Infinities and NaNs too, signalling ones included, which conversions to float32 and back change."""
+    start = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    w, source = start.clone(), Source(Direction(0, 1).keys((0,)), NOT_GIVEN)
+    journal = kernels.perturb(kernels.view(w), 0, source, 1e-3)
+    if sides == 2:
+        kernels.flip(kernels.view(w), 0, source, 1e-3, journal)
+    nothing = Source(np.zeros((0, 2), np.uint32), NOT_GIVEN), np.empty(0, np.float32), 1.0, np.empty(0)
+    kernels.restore(kernels.view(w), 0, source, 1e-3 if sides == 1 else -1e-3, journal, False, *nothing)
+    assert same([w], [start])
+
+
 @pytest.mark.parametrize("stage", ["nothing", "plus"])
 def test_leaving_early_restores_too(stage):
     tensors = weights(torch.float32)

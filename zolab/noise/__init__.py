@@ -18,6 +18,7 @@ from zolab.noise.directions import (
     materialise,
     per_tensor,
     squared_length,
+    store_,
 )
 
 __all__ = [
@@ -38,4 +39,5 @@ __all__ = [
     "materialise",
     "per_tensor",
     "squared_length",
+    "store_",
 ]

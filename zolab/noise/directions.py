@@ -28,6 +28,7 @@ from zolab.noise.kernels.threefry import TILE, threefry2x32
 SLICE = 1 << 20
 _INLINE = 1 << 20  # fewer elements take less time on one thread than waking others does
 ERA = 64
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 NOT_GIVEN = np.empty((0, 0), dtype=np.float32)
 _pool: ThreadPoolExecutor | None = None
 
@@ -122,7 +123,7 @@ class Chunk(NamedTuple):
 
 def check(tensor: Tensor, name: str = "tensor") -> None:
     """Raise ValueError unless directions can be added to the tensor in place."""
-    if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.device.type == "meta":
+    if tensor.layout != torch.strided or tensor.dtype not in DTYPES or tensor.device.type == "meta":
         raise ValueError(
             f"{name} is {tensor.dtype} ({tensor.layout}) on {tensor.device}; zeroth-order steps need dense floating-point "
             "weights in memory: load the model in float32, bfloat16 or float16, or freeze this parameter."
@@ -255,6 +256,23 @@ def add_(tensor: Tensor, name: Direction, block: int, scale: float) -> Tensor:
     ((k0, k1),) = name.keys((block,))
     pieces = chunks([tensor])
     for_each(pieces, lambda i: pieces[i].kernels.add_scaled(pieces[i].data, k0, k1, pieces[i].tile, scale), tensor.numel())
+    return tensor
+
+
+def store_(tensor: Tensor, values: Tensor, rounding: np.ndarray | None, offset: int = 0) -> Tensor:
+    """tensor = values, rounded to nearest even, or half precision at random, without bias. Returns the tensor.
+
+    Args:
+        tensor: flat.
+        values: likewise, in float32 or wider.
+        rounding: None, or a generator key, uint32 of shape (1, 2).
+        offset: of the tensor in its block, a multiple of TILE.
+    """
+    if rounding is None or tensor.element_size() > 2:
+        return tensor.copy_(values)
+    kernels = backend_for(tensor)
+    source = Source(np.zeros((1, 2), np.uint32), kernels.given([values]))
+    kernels.update(kernels.view(tensor.zero_()), offset // TILE, source, np.ones(1, np.float32), 1.0, rounding[0])
     return tensor
 
 

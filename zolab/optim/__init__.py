@@ -12,9 +12,11 @@ from zolab.optim.mezo import MeZO
 from zolab.optim.mezo_adam import MeZOAdam
 from zolab.optim.mezo_momentum import MeZOMomentum
 from zolab.optim.mezo_switch import MeZOSwitch
+from zolab.optim.parameters import difference, grouped, named
 from zolab.optim.trajectory import StepRecord, Trajectory
 from zolab.optim.zo_adamu import ZOAdaMU
 from zolab.optim.zo_finetuner import ZOFineTuner
+from zolab.probe.blocks import unique
 
 METHODS: dict[str, type[ZeroOrderOptimizer]] = {
     "mezo": MeZO,
@@ -32,22 +34,35 @@ def replay(model: nn.Module | Iterable, trajectory: Trajectory) -> ZeroOrderOpti
     """Turn base weights into fine-tuned weights by taking a run's steps again, without forward passes.
 
     Args:
-        model: the base model, or the parameters in the order and grouping that the run's optimizer was given.
+        model: the base model, or the parameters in the order and grouping that the run's optimizer was given. What the run
+            left frozen is frozen, so that it does not move.
         trajectory: from `optimizer.trajectory` or `Trajectory.load`.
 
     Returns:
         The optimizer, ready to go on with the run.
 
     Raises:
-        ValueError: the trajectory's method is unknown, or its steps do not follow each other.
+        ValueError: the trajectory's method or a setting is unknown, its steps do not follow each other or do not give the
+            run's weights, or the run was given other parameters. Nothing has moved then.
     """
     by_class = {method.__name__: method for method in METHODS.values()}
     if trajectory.method not in by_class:
         raise ValueError(f"no method called {trajectory.method}; the methods are {', '.join(by_class)}.")
-    params = model.named_parameters() if isinstance(model, nn.Module) else model
+    trajectory.check_complete()
+    params = unique(model.named_parameters() if isinstance(model, nn.Module) else model)
+    if trajectory.parameters:
+        groups = grouped(params)
+        if other := difference(groups, trajectory.parameters, trained=False):
+            raise ValueError(f"the run was given other parameters ({other}); give those that its optimizer was given.")
+        for (_, _, parameter), (*_, trained) in zip(named(groups), trajectory.parameters, strict=True):
+            parameter.requires_grad_(trained)
     samples: dict[str, Any] = {} if trajectory.samples == 1 else {"samples": trajectory.samples}
-    settings: dict[str, Any] = {"eps": trajectory.eps, "seed": trajectory.seed, **samples, **trajectory.settings}
-    optimizer = by_class[trajectory.method](params, **settings)
+    given = {"eps": trajectory.eps, "seed": trajectory.seed, "rounding": "nearest", **samples}
+    settings: dict[str, Any] = {**given, **trajectory.settings}  # nearest: as all runs did that are older than the setting
+    try:
+        optimizer = by_class[trajectory.method](params, **settings)
+    except TypeError as error:
+        raise ValueError(f"the trajectory's settings do not fit {trajectory.method} ({error}).") from error
     optimizer.replay(trajectory.records)
     return optimizer
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from zolab.optim.base import ZeroOrderOptimizer, check_fraction, check_range
+from zolab.optim.base import ZeroOrderOptimizer
+from zolab.optim.checks import check_betas, check_range, whole
 from zolab.optim.trajectory import StepRecord
 from zolab.probe.in_place import MomentsUpdate, Update
 
@@ -26,7 +27,7 @@ class AdaMeZO(ZeroOrderOptimizer):
     coordinates share one second moment; MEAZO then does the same for the price of a scalar.
 
     Args:
-        params, eps, weight_decay, seed: as in `ZeroOrderOptimizer`.
+        params, eps, weight_decay, seed, rounding: as in `ZeroOrderOptimizer`.
         lr: learning rate. A step has about lr ("paper") or, past the warm-up, gain lr / 2 ("code") in every coordinate,
             whatever the slopes are. A learning rate of "code" must suit MeZO as well.
         betas: decay rates of the first and second moment, in [0, 1).
@@ -51,20 +52,19 @@ class AdaMeZO(ZeroOrderOptimizer):
         delta: float | None = None,
         weight_decay: float = 0.0,
         seed: int = 0,
+        rounding: str | None = None,
     ):
-        check_fraction("betas[0]", betas[0])
-        check_fraction("betas[1]", betas[1])
-        if not isinstance(horizon, int) or horizon < 1:
-            raise ValueError(f"horizon must be a whole number of at least 1, got {horizon!r}.")
         if scaling not in SCALINGS:
             raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, got {scaling!r}.")
         if delta is None:
             delta = 1e-8 if scaling == "paper" else 1e-5
         check_range("delta", delta, delta >= 0)
         check_range("gain", gain, gain >= 0)
-        self.betas, self.horizon, self.scaling, self.gain, self.delta = betas, horizon, scaling, gain, delta
-        settings = {"betas": list(betas), "horizon": horizon, "scaling": scaling, "gain": gain, "delta": delta}
-        super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, settings=settings)
+        self.betas, self.horizon, self.scaling = check_betas(betas), whole("horizon", horizon, 1), scaling
+        self.gain, self.delta = float(gain), float(delta)
+        numbers = {"betas": list(self.betas), "horizon": self.horizon, "gain": self.gain, "delta": self.delta}
+        settings = {**numbers, "scaling": scaling}
+        super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, rounding=rounding, settings=settings)
 
     def begin(self) -> None:
         super().begin()

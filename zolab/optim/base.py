@@ -5,16 +5,18 @@
 A method says how the two losses become an update; the probe, its safety and its bookkeeping live here.
 """
 
-import math
-from abc import ABC, abstractmethod
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from zolab import noise
-from zolab.noise import Direction, GivenDirection
+from zolab.noise import Direction
+from zolab.optim.changes import Changes, Standstill
+from zolab.optim.checks import ROUNDINGS, check_groups, finite_number, plain, whole
+from zolab.optim.method import Method
+from zolab.optim.parameters import Trainable, difference, layout, trainable
 from zolab.optim.trajectory import StepRecord, Trajectory
 from zolab.probe.blocks import unique
 from zolab.probe.in_place import MomentsUpdate, Perturbation, Update, apply
@@ -23,7 +25,7 @@ from zolab.probe.model_view import ModelView
 from zolab.probe.through import ModuleProbe
 
 
-class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
+class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
     """Base of the zeroth-order optimizers: a `torch.optim.Optimizer` whose closure is evaluated, never differentiated.
 
     Every parameter is a block, numbered in the order given; parameters that share memory count once, those with
@@ -37,6 +39,9 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
         weight_decay: decoupled, >= 0: each step multiplies the weights by 1 - lr * weight_decay.
         seed: names the sequence of directions; 0 <= seed < 2**64.
         samples: directions averaged in each step, >= 1; a step takes 2 * samples forward passes.
+        rounding: how weights of half precision take a step: "nearest" loses steps that are smaller than half the spacing of
+            their numbers, "stochastic" goes up or down at random, without bias and the same again in a replay. By default
+            "stochastic" where there are such weights; others do not change.
         settings: further hyperparameters of a method, as its constructor names them; they travel with the trajectory.
 
     Raises:
@@ -52,23 +57,24 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
         weight_decay: float,
         seed: int,
         samples: int = 1,
+        rounding: str | None = None,
         settings: dict[str, Any] | None = None,
     ):
-        if not isinstance(samples, int) or samples < 1:
-            raise ValueError(f"samples must be a whole number of at least 1, got {samples!r}.")
+        seed, samples = whole("seed", seed), whole("samples", samples, 1)
         Direction(seed, 0)
+        if rounding not in (None, *ROUNDINGS):
+            raise ValueError(f"rounding must be one of {', '.join(ROUNDINGS)}, got {rounding!r}.")
         super().__init__(unique(params), {"lr": lr, "eps": eps, "weight_decay": weight_decay})
-        for group in self.param_groups:
-            check_range("lr", group["lr"], group["lr"] >= 0)
-            check_range("weight_decay", group["weight_decay"], group["weight_decay"] >= 0)
-            check_range("eps", group["eps"], group["eps"] > 0)
-            if group["eps"] != self.param_groups[0]["eps"]:
-                raise ValueError("eps must be the same in every parameter group: the two losses share one radius.")
+        check_groups(self.param_groups)
         eps = float(self.param_groups[0]["eps"])
-        self.trajectory = Trajectory(type(self).__name__, seed, eps, samples, settings or {})
+        self.trajectory = Trajectory(type(self).__name__, seed, eps, samples, plain(settings or {}))
         self.viewed: ModelView | None = None
+        self.changes: Changes | None = Changes(self.trained())
+        half = any(tensor.element_size() < 4 for tensor in self.changes.tensors)
+        self.rounding = rounding or ("stochastic" if half else "nearest")
+        self.standstill = Standstill()
         self.begin()
-        self._trainable()
+        self.fits()
 
     @classmethod
     def try_settings(cls, **settings) -> None:
@@ -90,85 +96,38 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
         """
         old = self.viewed
         if model is None or old is None or old.model is not model or spare not in (None, old.spare):
-            self.viewed = None if model is None else ModelView(model, self._trainable()[0], spare)
+            self.viewed = None if model is None else ModelView(model, self.trained().tensors, spare)
         return self
 
-    @abstractmethod
-    def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update | MomentsUpdate:
-        """The change that a step makes, from its record alone, so that `replay` can make it again.
-
-        Args:
-            record: projected gradients and hyperparameters of the step.
-            blocks: block number of each trainable tensor.
-            groups: index of the parameter group of each trainable tensor.
-        """
-
-    def direction(self, step: int, sample: int = 0) -> Direction | GivenDirection:
-        """A random direction of a step. Replace this on an instance to prescribe directions, as toy problems do."""
-        return Direction(self.trajectory.seed, step, sample)
-
-    def probe(self, step: int, sample: int = 0) -> Direction | GivenDirection:
-        """What a step measures the two losses along: its direction, here."""
-        return self.direction(step, sample)
-
-    def propose(self, tensors: list[Tensor], blocks: tuple[int, ...]) -> tuple[float, ...]:
-        """What a step chooses about its scales before it probes, to be recorded with it; here, nothing."""
-        return ()
-
-    def scales(self, sigmas: tuple[float, ...], blocks: tuple[int, ...]) -> list[float]:
-        """sigma_j of each tensor, a standard deviation: the probe is eps sigma_j z_j and the step lr p sigma_j z_j.
-
-        Args:
-            sigmas: what `propose` chose for this step.
-            blocks: as in `update`.
-        """
-        return [1.0] * len(blocks)
-
-    def against(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int], factor: float = 1.0) -> Update:
-        """The step -lr * factor * p sigma z, averaged over samples: MeZO's with factor 1 and sigma 1."""
-        samples = len(record.projected_grads)
-        directions = [self.direction(record.step, sample) for sample in range(samples)]
-        scales = self.scales(record.sigmas, blocks)
-        lrs = [record.lrs[g] * factor for g in groups]
-        steps = [[-lr * p / samples * scale for lr, scale in zip(lrs, scales, strict=True)] for p in record.projected_grads]
-        return Update(blocks, directions, steps, record.decays(groups))
-
-    def leave(self, perturbation: Perturbation | ModuleProbe, update: Update | MomentsUpdate) -> None:
-        """Take the step in the pass that ends the probe; extended by methods that read the weights in that pass."""
-        perturbation.leave(update)
-
-    def begin(self) -> None:
-        """Set what a method remembers to what it is before the first step; extended by methods that remember more."""
-        self.steps = 0
-
-    def advance(self, record: StepRecord, tensors: list[Tensor] | None, blocks: tuple[int, ...], groups: list[int]) -> None:
-        """Bring what a method remembers beyond its trajectory from before the step to after it; here, nothing.
-
-        Args:
-            record: the step.
-            tensors: the trainable tensors, or None if they contain the step already.
-            blocks, groups: as in `update`.
-        """
-
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor | float]) -> float:  # pyrefly: ignore[bad-override]  (torch allows none)
+    def step(self, closure: Callable[[], Tensor | float] | None = None) -> float:  # pyrefly: ignore[bad-override]
         """Probe the loss on both sides of the weights and step.
 
         Args:
-            closure: returns the loss of the current weights on this step's batch, as one number; called twice a sample.
+            closure: returns the loss of the current weights on this step's batch, as one number; called twice a sample. It
+                leaves the weights where they are.
 
         Returns:
             The mean of the probed losses: the loss at the weights before the step, up to eps**2 times the curvature.
 
         Raises:
-            ValueError: the closure returned something other than one number, or read weights as `look_through` forbids.
+            ValueError: there is no closure, or it returned something other than one number, gave weights other memory, or
+                read them as `look_through` forbids; a setting is out of range; the parameters are others than at first.
             FloatingPointError: it returned NaN or infinity.
             RuntimeError: looking through a model, a module was called in another thread, or a step inside the closure.
 
-        Whatever the closure raises, and on Ctrl-C, the weights are put back to the bit as they were before the step.
+        Whatever the closure raises, and on Ctrl-C, the weights are put back to the bit as they were before the step. A warning
+        says if something else changed the weights since the last step, and if steps have no effect.
         """
-        tensors, blocks, groups = self._trainable()
-        eps = self.param_groups[0]["eps"]
+        if not callable(closure):
+            raise ValueError(
+                "step() needs a closure that returns the loss, to measure it at two places: a loop that computes the loss by "
+                "itself, as transformers.Trainer's does, cannot drive a zeroth-order optimizer."
+            )
+        check_groups(self.param_groups)
+        tensors, blocks, groups, _ = trained = self.trained()
+        changes = self._look_after(trained)
+        eps = float(self.param_groups[0]["eps"])
         losses, projected_grads = [], []
         sigmas = self.propose(tensors, blocks)
         scales = [eps * scale for scale in self.scales(sigmas, blocks)]
@@ -177,9 +136,9 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
                 perturbation = self._perturbation(tensors, blocks, self.probe(self.steps, sample), scales)
                 try:
                     perturbation.plus()
-                    plus = self._evaluate(closure, perturbation, interrupts)
+                    plus = self._evaluate(closure, perturbation, interrupts, changes)
                     perturbation.minus()
-                    minus = self._evaluate(closure, perturbation, interrupts)
+                    minus = self._evaluate(closure, perturbation, interrupts, changes)
                 except BaseException:
                     perturbation.leave()
                     raise
@@ -190,31 +149,60 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
             columns = self._column("lr"), self._column("weight_decay")
             record = StepRecord(self.steps, tuple(projected_grads), *columns, sigmas, tuple(losses))
             try:
-                update = self.update(record, blocks, groups)
+                update = self._rounded_update(record, blocks, groups)
             except BaseException:
                 perturbation.leave()
                 raise
             self.leave(perturbation, update)
             self._remember(record, tensors, blocks, groups)
+            factors = [record.lrs[g] * scale for g, scale in zip(groups, scales, strict=True)]
+            nothing = self.standstill.after(changes, record, factors, self.rounding == "nearest")
+        if nothing:
+            warnings.warn(nothing, stacklevel=4)  # the caller of what torch wraps a step in
         return sum(losses) / len(losses)
 
     @torch.no_grad()
     def replay(self, records: Iterable[StepRecord]) -> None:
         """Take recorded steps again, without forward passes: the same bits as the run that recorded them."""
-        tensors, blocks, groups = self._trainable()
+        tensors, blocks, groups, _ = trained = self.trained()
+        changes = self._look_after(trained)
+        changes.forget()
         for record in records:
             if record.step != self.steps:
                 raise ValueError(f"the next step to replay is {self.steps}, but the record is of step {record.step}.")
+            if len(record.lrs) != len(self.param_groups):
+                raise ValueError(f"the run had {len(record.lrs)} parameter groups, and here are {len(self.param_groups)}.")
             with DeferInterrupts():
-                apply(tensors, self.update(record, blocks, groups))
+                apply(tensors, self._rounded_update(record, blocks, groups))
                 self._remember(record, tensors, blocks, groups)
+        changes.note()
 
     @torch.no_grad()
     def skip(self, records: Iterable[StepRecord]) -> None:
         """Take note of steps that the weights already contain, as after loading a checkpoint."""
-        _, blocks, groups = self._trainable()
+        _, blocks, groups, _ = self.trained()
         for record in records:
             self._remember(record, None, blocks, groups)
+        if self.changes:
+            self.changes.forget()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters before the first step. Raises ValueError after it, and for what the constructor refuses."""
+        if not hasattr(self, "trajectory"):  # torch's constructor adds the first ones
+            super().add_param_group(param_group)
+            return
+        if self.steps:
+            raise ValueError("parameters cannot be added after the first step, which numbered them; begin a new optimizer.")
+        before = list(self.param_groups)
+        *_, group = unique([*({"params": group["params"]} for group in before), param_group])
+        super().add_param_group(group)
+        try:
+            check_groups(self.param_groups)
+            self.changes = Changes(self.trained())
+            self.fits()
+        except ValueError:
+            self.param_groups[:] = before
+            raise
 
     def state_dict(self) -> dict[str, Any]:
         """Torch's state plus the trajectory, from which everything else that a method remembers is made again."""
@@ -227,15 +215,54 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
         saved = dict(state_dict["trajectory"])
         if saved["method"] != self.trajectory.method:
             raise ValueError(f"this state belongs to {saved['method']}, not to {self.trajectory.method}.")
-        if saved["settings"] != self.trajectory.settings:
+        mine, theirs = ({**settings, "rounding": None} for settings in (self.trajectory.settings, saved["settings"]))
+        if mine != theirs:
             raise ValueError(
                 f"this state was made with {saved['settings']}, but this optimizer has {self.trajectory.settings}."
             )
+        if saved.get("parameters") and (other := difference(self.param_groups, saved["parameters"])):
+            raise ValueError(f"this state belongs to other parameters ({other}); give those of the run, frozen as they were.")
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "trajectory"})
         records = Trajectory.records_from({name: array.numpy() for name, array in saved.pop("records").items()})
         self.trajectory = Trajectory(**saved)
+        self.standstill = Standstill()
         self.begin()
         self.skip(records)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything of a run, for copies and pickles; not what belongs to this process, such as hooks and `look_through`."""
+        kept = {name: value for name, value in vars(self).items() if not name.startswith("_") and name != "step"}
+        return {**kept, "viewed": None, "changes": None}
+
+    def trained(self) -> Trainable:
+        """What is trained. Raises ValueError if it is not what was trained in the steps so far."""
+        found = trainable(self.param_groups)
+        wanted = self.trajectory.parameters
+        if wanted and (other := difference(self.param_groups, wanted)):
+            raise ValueError(
+                f"the parameters are not those of the steps so far ({other}, there being the first step); change them back, or "
+                "begin a new optimizer."
+            )
+        return found
+
+    def _rounded_update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update | MomentsUpdate:
+        update = self.update(record, blocks, groups)
+        update.rounding = self.rounding_keys(record.step, blocks)
+        return update
+
+    def _look_after(self, trained: Trainable) -> Changes:
+        """The tensors as the last step left them; it is said if they are no longer so."""
+        self.changes = Changes(trained) if self.changes is None else self.changes.fit(trained)
+        if name := self.changes.by_others():
+            if self.trajectory.overwritten is None:
+                self.trajectory.overwritten = self.steps
+            self.changes.forget()
+            warnings.warn(
+                f"{name} was changed by something else since the last step: training goes on from there, but the trajectory no "
+                "longer gives these weights, so that it cannot be saved or replayed.",
+                stacklevel=5,
+            )
+        return self.changes
 
     def _perturbation(self, tensors: list[Tensor], *settings) -> Perturbation | ModuleProbe:
         if self.viewed is None:
@@ -243,56 +270,30 @@ class ZeroOrderOptimizer(torch.optim.Optimizer, ABC):
         self.viewed = self.viewed.fit(tensors)
         return self.viewed.probe(*settings)
 
-    def _evaluate(self, closure: Callable, perturbation: Perturbation | ModuleProbe, interrupts: DeferInterrupts) -> float:
+    def _evaluate(
+        self, closure: Callable, perturbation: Perturbation | ModuleProbe, interrupts: DeferInterrupts, changes: Changes
+    ) -> float:
         with perturbation.evaluated():
-            interrupts.allow()
             try:
+                interrupts.allow()
                 loss = closure()
-                if isinstance(loss, Tensor) and loss.numel() == 1:
-                    loss = loss.item()
+                loss = loss.item() if isinstance(loss, Tensor) and loss.numel() == 1 else loss
             finally:
                 interrupts.hold()
-        if not isinstance(loss, (int, float)):
-            shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
-            raise ValueError(f"step {self.steps}: the closure returned {shape}; it must return the loss as one number.")
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"step {self.steps}: the closure returned {loss}; the weights are as before the step. "
-                "Lower lr or eps, or check the batch."
+                moved = changes.bring_home()
+        if moved:
+            raise ValueError(
+                f"step {self.steps}: the closure gave {moved} other memory, as offloading does; let weights stay where they "
+                "are; they are as before the step."
             )
-        return float(loss)
+        return finite_number(loss, self.steps)
 
     def _remember(self, record: StepRecord, *where) -> None:
         self.advance(record, *where)
+        if self.trajectory.parameters is None:
+            self.trajectory.parameters = layout(self.param_groups)
         self.trajectory.records.append(record)
         self.steps += 1
 
     def _column(self, name: str) -> tuple[float, ...]:
         return tuple(float(group[name]) for group in self.param_groups)
-
-    def _trainable(self) -> tuple[list[Tensor], tuple[int, ...], list[int]]:
-        """Tensors to move, their block numbers (frozen parameters keep theirs) and their groups."""
-        tensors, blocks, groups, block = [], [], [], 0
-        for g, group in enumerate(self.param_groups):
-            names = group.get("param_names", [f"parameter {i} of group {g}" for i in range(len(group["params"]))])
-            for name, tensor in zip(names, group["params"], strict=True):
-                if tensor.requires_grad:
-                    noise.check(tensor, name)
-                    tensors.append(tensor)
-                    blocks.append(block)
-                    groups.append(g)
-                block += 1
-        if not tensors:
-            raise ValueError("there is nothing to train: every parameter given has requires_grad=False.")
-        return tensors, tuple(blocks), groups
-
-
-def check_range(name: str, value: float, holds: bool) -> None:
-    if not (holds and math.isfinite(value)):
-        raise ValueError(f"{name} must be {'> 0' if name == 'eps' else '>= 0'} and finite, got {value}.")
-
-
-def check_fraction(name: str, value: float) -> None:
-    """Raise ValueError unless 0 <= value < 1, as the decay rate of a moving average must be."""
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} must lie in [0, 1), got {value}.")

@@ -19,7 +19,7 @@ class MeZO(ZeroOrderOptimizer):
     direction of ZO Fine-tuner (arXiv 2510.00419) with scales that stay as they are.
 
     Args:
-        params, lr, eps, weight_decay, seed, samples: as in `ZeroOrderOptimizer`.
+        params, lr, eps, weight_decay, seed, samples, rounding: as in `ZeroOrderOptimizer`.
         sigma: standard deviation of each parameter's directions, in the order of the parameters, frozen ones included; all
             one by default.
 
@@ -40,18 +40,23 @@ class MeZO(ZeroOrderOptimizer):
         seed: int = 0,
         samples: int = 1,
         sigma: Sequence[float] | None = None,
+        rounding: str | None = None,
     ):
         self.sigma = None if sigma is None else tuple(map(float, sigma))
         settings = {} if self.sigma is None else {"sigma": list(self.sigma)}
-        super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, samples=samples, settings=settings)
-        if self.sigma is not None:
-            count = sum(len(group["params"]) for group in self.param_groups)
-            if len(self.sigma) != count or not all(0 <= s < math.inf for s in self.sigma):
-                raise ValueError(f"sigma must be {count} finite numbers of at least 0, one for each parameter.")
+        super().__init__(
+            params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, samples=samples, rounding=rounding, settings=settings
+        )
 
     @classmethod
     def try_settings(cls, *, sigma: Sequence[float] | None = None, **settings) -> None:
         super().try_settings(sigma=None if sigma is None else list(sigma)[:1], **settings)  # how many there must be shows later
+
+    def fits(self) -> None:
+        if self.sigma is not None:
+            count = sum(len(group["params"]) for group in self.param_groups)
+            if len(self.sigma) != count or not all(0 <= s < math.inf for s in self.sigma):
+                raise ValueError(f"sigma must be {count} finite numbers of at least 0, one for each parameter.")
 
     def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update:
         return self.against(record, blocks, groups)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from zolab.optim.base import check_fraction, check_range
+from zolab.optim.checks import check_betas, check_range
 from zolab.optim.stateful import Slice, StatefulOptimizer
 from zolab.optim.trajectory import StepRecord
 
@@ -16,7 +16,7 @@ class MeZOAdam(StatefulOptimizer):
     `AdaMeZO` and `MEAZO`.
 
     Args:
-        params, eps, weight_decay, seed, samples: as in `MeZO`.
+        params, eps, weight_decay, seed, samples, rounding: as in `MeZO`.
         lr: learning rate; a step has about lr in every coordinate, whatever the slopes are.
         betas: decay rates of the first and second moment, in [0, 1).
         delta: what keeps the denominator from zero (Adam's own eps).
@@ -37,13 +37,14 @@ class MeZOAdam(StatefulOptimizer):
         weight_decay: float = 0.0,
         seed: int = 0,
         samples: int = 1,
+        rounding: str | None = None,
     ):
-        check_fraction("betas[0]", betas[0])
-        check_fraction("betas[1]", betas[1])
         check_range("delta", delta, delta >= 0)
-        self.betas, self.delta = betas, delta
-        own = {"betas": list(betas), "delta": delta}
-        super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, samples=samples, settings=own)
+        self.betas, self.delta = check_betas(betas), float(delta)
+        own = {"betas": list(self.betas), "delta": self.delta}
+        super().__init__(
+            params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, samples=samples, rounding=rounding, settings=own
+        )
 
     def change(self, part: Slice, state: dict[str, Tensor], record: StepRecord) -> None:
         (beta1, beta2), time = self.betas, record.step + 1

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from zolab.optim.base import check_fraction
+from zolab.optim.checks import check_fraction
 from zolab.optim.stateful import Slice, StatefulOptimizer
 from zolab.optim.trajectory import StepRecord
 
@@ -16,7 +16,7 @@ class MeZOMomentum(StatefulOptimizer):
     "code" makes a truncated m without storing it.
 
     Args:
-        params, lr, eps, weight_decay, seed, samples: as in `MeZO`.
+        params, lr, eps, weight_decay, seed, samples, rounding: as in `MeZO`.
         momentum: decay rate of m, in [0, 1).
 
     Raises:
@@ -34,11 +34,14 @@ class MeZOMomentum(StatefulOptimizer):
         weight_decay: float = 0.0,
         seed: int = 0,
         samples: int = 1,
+        rounding: str | None = None,
     ):
         check_fraction("momentum", momentum)
-        self.momentum = momentum
-        own = {"momentum": momentum}
-        super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, samples=samples, settings=own)
+        self.momentum = float(momentum)
+        own = {"momentum": self.momentum}
+        super().__init__(
+            params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, samples=samples, rounding=rounding, settings=own
+        )
 
     def change(self, part: Slice, state: dict[str, Tensor], record: StepRecord) -> None:
         m = state["m"].mul_(self.momentum).add_(self.gradient(part, record))

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 
 from zolab.noise import squared_length
-from zolab.optim.base import ZeroOrderOptimizer, check_range
+from zolab.optim.base import ZeroOrderOptimizer
+from zolab.optim.checks import check_range
 from zolab.optim.trajectory import StepRecord
 from zolab.probe.in_place import Update
 
@@ -15,7 +16,7 @@ class MeZOSwitch(ZeroOrderOptimizer):
     paths are equally long; its code can also follow recorded lengths, as here. A control, not a method to train with.
 
     Args:
-        params, lr, eps, weight_decay, seed: as in `MeZO`.
+        params, lr, eps, weight_decay, seed, rounding: as in `MeZO`.
         lengths: Euclidean length of each step, or None for MeZO's own; `AdaMeZO.lengths` has them.
 
     Raises:
@@ -30,18 +31,19 @@ class MeZOSwitch(ZeroOrderOptimizer):
         lengths: Sequence[float | None] = (),
         weight_decay: float = 0.0,
         seed: int = 0,
+        rounding: str | None = None,
     ):
         for length in lengths:
             check_range("lengths", length or 0.0, (length or 0.0) >= 0)
-        self.lengths = list(lengths)
+        self.lengths = [None if length is None else float(length) for length in lengths]
         settings = {"lengths": self.lengths}
-        super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, settings=settings)
+        super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, rounding=rounding, settings=settings)
 
     def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update:
         length = self.lengths[record.step] if record.step < len(self.lengths) else None
         if length is None or not record.projected_grads[0]:
             return self.against(record, blocks, groups)
-        tensors, _, _ = self._trainable()
+        tensors = self.trained().tensors
         squares = squared_length(tensors, self.direction(record.step), blocks)
         walked = sum((record.lrs[g] * record.projected_grads[0]) ** 2 * s for g, s in zip(groups, squares, strict=True)) ** 0.5
         return self.against(record, blocks, groups, length / walked if walked else 1.0)

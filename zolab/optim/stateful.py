@@ -6,10 +6,12 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from zolab.noise import SLICE, materialise
+from zolab.noise import SLICE, materialise, store_
 from zolab.optim.base import ZeroOrderOptimizer
 from zolab.optim.trajectory import StepRecord
 from zolab.probe.in_place import Update
+
+AFTER_DECAY = 1  # the words of a second rounding in the same step: with those of the first there would be a bias
 
 
 class Slice(NamedTuple):
@@ -48,7 +50,7 @@ class StatefulOptimizer(ZeroOrderOptimizer):
         return Update(blocks, [], [], record.decays(groups))
 
     def advance(self, record: StepRecord, tensors, blocks, groups) -> None:
-        for tensor, block, group in zip(tensors or self._trainable()[0], blocks, groups, strict=True):
+        for tensor, block, group in zip(tensors or self.trained().tensors, blocks, groups, strict=True):
             state = self.state_of(block, tensor)
             for i, here in enumerate(tensor.detach().view(-1).split(SLICE)):
                 weights = here.to(torch.promote_types(here.dtype, torch.float32), copy=not tensors)
@@ -56,7 +58,7 @@ class StatefulOptimizer(ZeroOrderOptimizer):
                 span = slice(part.start, part.start + here.numel())
                 self.change(part, {slot: values[span] for slot, values in state.items()}, record)
                 if tensors and weights is not here:
-                    here.copy_(weights)
+                    store_(here, weights, self.rounding_keys(record.step, (block,), AFTER_DECAY), part.start)
 
     def gradient(self, part: Slice, record: StepRecord) -> Tensor:
         """The two-point gradient p z on a slice, averaged over samples."""

@@ -5,17 +5,27 @@ hyperparameters in force. This is the storage trick of MeZO (arXiv 2305.17333, s
 leaves no rounding behind, replaying gives the same bits as the run, without a single forward pass.
 """
 
-import io
 import json
 import os
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from zolab.records.files import write_atomically
+from zolab.optim.archive import pack, unpack
+from zolab.records.files import parse_json, read_bytes, write_atomically
+
+KINDS = {
+    "method": (str,),
+    "seed": (int,),
+    "eps": (int, float),
+    "samples": (int,),
+    "settings": (dict,),
+    "parameters": (list, type(None)),
+    "overwritten": (int, type(None)),
+}
+"""What a header holds, by type."""
 
 
 class StepRecord(NamedTuple):
@@ -53,6 +63,8 @@ class Trajectory:
         samples: directions a step.
         settings: the method's other hyperparameters.
         records: the steps, in order.
+        parameters: what the run was given, as `zolab.optim.parameters.layout` has it; None in files that are older.
+        overwritten: the step before which something else changed the weights, so that the steps no longer give them.
     """
 
     method: str
@@ -61,6 +73,8 @@ class Trajectory:
     samples: int
     settings: dict[str, Any] = field(default_factory=dict)
     records: list[StepRecord] = field(default_factory=list)
+    parameters: list[list[Any]] | None = None
+    overwritten: int | None = None
 
     def header(self) -> dict[str, Any]:
         """Everything but the records."""
@@ -77,23 +91,55 @@ class Trajectory:
         rows = zip(*(np.asarray(arrays.get(name, missing)).tolist() for name in StepRecord._fields), strict=True)
         return [StepRecord(int(step), *(tuple(values) for values in rest)) for step, *rest in rows]
 
+    def check_complete(self) -> None:
+        """Raise ValueError if the steps do not give the weights, since something else changed them."""
+        if self.overwritten is not None:
+            raise ValueError(
+                f"the weights were changed by something else before step {self.overwritten}, so that this trajectory does not "
+                "give them; save the weights themselves."
+            )
+
     def save(self, path: str | os.PathLike) -> None:
-        """Write a compressed .npz file, about ten bytes a step; the file appears whole or not at all."""
-        buffer = io.BytesIO()
-        arrays: dict[str, Any] = {"header": np.array(json.dumps(self.header())), **self.arrays()}
-        np.savez_compressed(buffer, **arrays)
-        write_atomically(path, buffer.getvalue())
+        """Write a compressed .npz file, about ten bytes a step; the file appears whole or not at all.
+
+        Raises:
+            ValueError: as `check_complete` does.
+            OSError: it could not be written; an earlier file is intact.
+        """
+        self.check_complete()
+        write_atomically(path, pack({"header": np.array(json.dumps(self.header())), **self.arrays()}))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Trajectory":
-        """Read a file written by `save`. Raises ValueError if it is not one."""
+        """Read a file written by `save`.
+
+        Raises:
+            OSError: it cannot be read.
+            ValueError: it is not one, or was changed after it was written.
+        """
+        content = read_bytes(path)
         try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return cls(**json.loads(str(arrays["header"])), records=cls.records_from(arrays))
-        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            arrays = unpack(content)
+            header = parse_json(str(arrays.pop("header")).encode())
+            return cls._from(header, arrays)
+        except (ValueError, KeyError, TypeError) as error:
+            reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)[:200]
             raise ValueError(
-                f"{path} is not a trajectory file, or is damaged ({error}); delete it, and the run's command makes it again."
+                f"{path} is not a trajectory file, or is damaged ({reason}); delete it, and the run's command makes it again."
             ) from error
+
+    @classmethod
+    def _from(cls, header: Any, arrays: dict[str, np.ndarray]) -> "Trajectory":
+        if not isinstance(header, dict) or not all(type(header.get(name)) in kinds for name, kinds in KINDS.items()):
+            raise ValueError("its header is not that of a trajectory")
+        for entry in header.get("parameters") or []:
+            if not isinstance(entry, list) or list(map(type, entry)) != [int, str, int, bool]:
+                raise ValueError("its parameters are not described as they should be")
+        if arrays["step"].ndim != 1 or not all(array.ndim == 2 for name, array in arrays.items() if name != "step"):
+            raise ValueError("its columns do not have the form of steps")
+        if not all(array.dtype.kind in "if" for array in arrays.values()):
+            raise ValueError("its columns are not numbers")
+        return cls(**header, records=cls.records_from(arrays))
 
     def extend(self, records: Iterable[StepRecord]) -> None:
         self.records.extend(records)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from zolab.noise import GivenDirection
-from zolab.optim.base import check_range
+from zolab.optim.checks import check_range, plain
 from zolab.optim.stateful import Slice, StatefulOptimizer
 from zolab.optim.trajectory import StepRecord
 
@@ -31,7 +31,7 @@ class ZOAdaMU(StatefulOptimizer):
     State: m, one tensor as large as the weights; v is made again. Not where memory is short.
 
     Args:
-        params, lr, eps, weight_decay, seed: as in `MeZO`.
+        params, lr, eps, weight_decay, seed, rounding: as in `MeZO`.
         mix: (alpha, beta1, beta2) after T2, each in [0, 1]; the paper's are (0.5, 0.9, 0.01).
         phases: (T1, T2, T3) in steps, T1 <= T2 <= T3; the paper's for 20,000 steps. T1 = T2 leaves the cosine out.
         delta: what keeps the denominator from zero.
@@ -52,15 +52,17 @@ class ZOAdaMU(StatefulOptimizer):
         delta: float = 1e-8,
         weight_decay: float = 0.0,
         seed: int = 0,
+        rounding: str | None = None,
     ):
         if len(mix) != 3 or not all(0 <= value <= 1 for value in mix) or (mix[1] == 1 and mix[2] < 1):
             raise ValueError(f"mix must be (alpha, beta1, beta2) in [0, 1], with beta1 < 1 unless beta2 is 1; got {mix}.")
         if len(phases) != 3 or not 0 <= phases[0] <= phases[1] <= phases[2]:
             raise ValueError(f"phases must be three steps (T1, T2, T3) in ascending order, got {phases}.")
         check_range("delta", delta, delta >= 0)
-        self.mix, self.phases, self.delta = Mix(*mix), tuple(phases), delta
-        settings = {"mix": list(mix), "phases": list(phases), "delta": delta}
-        super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, settings=settings)
+        self.mix, self.delta = Mix(*map(float, mix)), float(delta)
+        self.phases = tuple(plain(phases))
+        settings = {"mix": list(self.mix), "phases": list(self.phases), "delta": self.delta}
+        super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, rounding=rounding, settings=settings)
 
     def mix_at(self, step: int) -> Mix:
         """The annealed coefficients (Algorithm 1 and section 3.3; the horizon of the cosine shrinks as it is walked)."""
@@ -74,7 +76,7 @@ class ZOAdaMU(StatefulOptimizer):
         return Mix(*((1 + math.cos(math.pi * gone / (last - phi * shrink * gone))) / 2 for phi in (1.0, 0.1, 1.5)))
 
     def probe(self, step: int, sample: int = 0) -> GivenDirection:
-        tensors, blocks, _ = self._trainable()
+        tensors, blocks, *_ = self.trained()
         values: list[Any] = [None] * (max(blocks) + 1)
         for tensor, block in zip(tensors, blocks, strict=True):
             values[block] = self.state_of(block, tensor)["m"]

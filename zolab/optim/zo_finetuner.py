@@ -30,7 +30,7 @@ class ZOFineTuner(ZeroOrderOptimizer):
     Args:
         params: as in `MeZO`; the tensors of the PertNN's blocks, with their names, or without and in the blocks' order.
         pertnn: the network, its folder, or the name of a shipped one; the last two take parameters with names.
-        lr, eps, weight_decay, seed, samples: as in `MeZO`; block j has the learning rate lr f^2 sigma_j^2.
+        lr, eps, weight_decay, seed, samples, rounding: as in `MeZO`; block j has the learning rate lr f^2 sigma_j^2.
         freeze: keep the sigma of the first step, as a control.
         kept: what a trajectory holds of a PertNN; with it alone, steps can be replayed, and taken only after `attach`.
 
@@ -54,6 +54,7 @@ class ZOFineTuner(ZeroOrderOptimizer):
         samples: int = 1,
         freeze: bool = False,
         kept: dict[str, Any] | None = None,
+        rounding: str | None = None,
     ):
         if (pertnn is None) == (kept is None):
             raise ValueError("give pertnn: a PertNN, its folder, or the name of a shipped one.")
@@ -61,12 +62,12 @@ class ZOFineTuner(ZeroOrderOptimizer):
         self.kept = cast(Any, kept)  # a dictionary once this constructor is done
         self.freeze = freeze
         settings = {"freeze": freeze, "kept": kept}
-        super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, samples=samples, settings=settings)
+        super().__init__(
+            params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, samples=samples, rounding=rounding, settings=settings
+        )
         if pertnn is not None:
             self.attach(pertnn)
-        tensors = len(self._trainable()[0])
-        if len(self.kept["block_of"]) != tensors:
-            raise ValueError(f"the trajectory is of {len(self.kept['block_of'])} trainable tensors, but {tensors} are given.")
+        self.fits()
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike, model: nn.Module, **settings) -> "ZOFineTuner":
@@ -96,7 +97,8 @@ class ZOFineTuner(ZeroOrderOptimizer):
         Raises:
             ValueError: it is for other blocks, or not the network that the trajectory was made with.
         """
-        named = list(self._named())
+        trained = self.trained()
+        named = list(zip(trained.names, trained.tensors, strict=True))
         if isinstance(pertnn, (str, os.PathLike)):
             pertnn = PertNN.load(pertnn, named)
         blocks = pertnn.blocks
@@ -114,6 +116,11 @@ class ZOFineTuner(ZeroOrderOptimizer):
             raise ValueError("the steps so far were taken with another PertNN; attach that one.")
         self.pertnn = pertnn
         self.kept = self.trajectory.settings["kept"] = kept
+
+    def fits(self) -> None:
+        tensors = len(self.trained().tensors)
+        if self.kept is not None and len(self.kept["block_of"]) != tensors:
+            raise ValueError(f"the trajectory is of {len(self.kept['block_of'])} trainable tensors, but {tensors} are given.")
 
     def begin(self) -> None:
         super().begin()
@@ -157,9 +164,3 @@ class ZOFineTuner(ZeroOrderOptimizer):
         out = np.zeros((len(blocks), 2))
         np.add.at(out, self.kept["block_of"], sums)
         return out
-
-    def _named(self) -> Iterable[tuple[str, Tensor]]:
-        """Name, or number where there is none, and tensor of all that is trained."""
-        for group in self.param_groups:
-            names = group.get("param_names", map(str, range(len(group["params"]))))
-            yield from ((name, p) for name, p in zip(names, group["params"], strict=True) if p.requires_grad)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from zolab import noise
@@ -90,7 +91,7 @@ def split(model: nn.Module | Iterable[tuple[str, Tensor]], rule: Rule = "tensor"
     ties = {
         name: others
         for name, p in named
-        if (others := tuple(other for other, q in every if other != name and q.data_ptr() == p.data_ptr() and q.numel()))
+        if (others := tuple(other for other, q in every if other != name and place_of(q) == place_of(p)))
     }
     return Blocks(tuple(names), tuple(sizes), tuple(name for name, _ in named), block_of, numels, ties)
 
@@ -168,8 +169,7 @@ def unique(params: Iterable) -> list:
     seen: set[tuple] = set()
 
     def first_time(item) -> bool:
-        tensor = item[1] if isinstance(item, tuple) else item
-        place = (tensor.data_ptr(), tensor.numel()) if tensor.numel() and not tensor.is_meta else (id(tensor), -1)
+        place = place_of(item[1] if isinstance(item, tuple) else item)
         fresh = place not in seen
         seen.add(place)
         return fresh
@@ -177,6 +177,13 @@ def unique(params: Iterable) -> list:
     if isinstance(params[0], dict):
         return [{**group, "params": [p for p in _as_list(group["params"]) if first_time(p)]} for group in params]
     return [p for p in params if first_time(p)]
+
+
+def place_of(tensor: Tensor) -> tuple:
+    """What tells one memory from another: tied tensors share it."""
+    if tensor.layout != torch.strided or tensor.is_meta or not tensor.numel():
+        return (id(tensor),)
+    return tensor.data_ptr(), tensor.numel(), tensor.dtype, tensor.device
 
 
 def _as_list(params) -> list:

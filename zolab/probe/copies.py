@@ -4,7 +4,8 @@ A direction is made once instead of twice, tied weights are moved once, and modu
 of the trained weights: nothing for a small model, too much for a large one. The stored weights never move.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from zolab.noise import for_each
 from zolab.probe.scratch import BothSides
@@ -36,14 +37,23 @@ class Copies(ModuleProbe):
         for places, name, _, _, minus in self.sides.places:
             places[name] = minus
 
-    def evaluated(self) -> AbstractContextManager:
-        """Around each call of the closure: there is nothing to do, since whatever a module holds is moved."""
-        return nullcontext()
+    @contextmanager
+    def evaluated(self) -> Iterator[None]:
+        """Around each call of the closure: whatever a module holds is moved, as long as it stays where it is.
+
+        Raises:
+            ValueError: the closure gave a weight other memory.
+        """
+        yield
+        if not self.sides.intact():
+            raise ValueError("the closure gave a weight other memory, as offloading does; let weights stay where they are.")
 
     def close(self) -> None:
         if self.busy:
             for places, name, own, _, _ in self.sides.places:
                 places[name] = own
+            if not self.sides.intact():
+                self.viewed.both_sides = None  # made anew for the next step
         super().close()
 
     def _make(self, i: int) -> None:

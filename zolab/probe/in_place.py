@@ -39,6 +39,9 @@ class Update:
         decays: factor of each tensor.
     """
 
+    rounding: np.ndarray | None = None
+    """A generator key for each tensor, uint32 of shape (tensors, 2): half precision is then rounded at random, without bias."""
+
     def __init__(
         self,
         blocks: tuple[int, ...],
@@ -55,7 +58,11 @@ class Update:
         return self.sources.at(piece), self.coefficients[piece.tensor], self.decays[piece.tensor]
 
     def apply(self, piece: Chunk) -> None:
-        piece.kernels.update(piece.data, piece.tile, *self.of(piece))
+        piece.kernels.update(piece.data, piece.tile, *self.of(piece), self.key(piece))
+
+    def key(self, piece: Chunk) -> np.ndarray | None:
+        """What rounds the new weights of a chunk."""
+        return None if self.rounding is None else self.rounding[piece.tensor]
 
 
 class MomentsUpdate:
@@ -69,6 +76,9 @@ class MomentsUpdate:
         inside, outside: what keeps the denominator from zero.
     """
 
+    rounding: np.ndarray | None = None
+    """As of `Update`."""
+
     def __init__(self, blocks, directions, first, second, decays, *, inside: float = 0.0, outside: float = 0.0):
         self.sources = Sources(directions, blocks)
         self.first, self.second = columns(first, len(blocks)), columns(second, len(blocks))
@@ -78,7 +88,8 @@ class MomentsUpdate:
     def apply(self, piece: Chunk) -> None:
         j = piece.tensor
         settings = (self.first[j], self.second[j], self.decays[j], self.inside, self.outside)
-        self.squares.append(piece.kernels.update_by_moments(piece.data, piece.tile, self.sources.at(piece), *settings))
+        key = None if self.rounding is None else self.rounding[j]
+        self.squares.append(piece.kernels.update_by_moments(piece.data, piece.tile, self.sources.at(piece), *settings, key))
 
     def length(self) -> float:
         """Euclidean length of the step, decay left out; known once it has been applied."""
@@ -190,7 +201,8 @@ class Perturbation:
             if moved:
                 within = measure and not after and piece.kernels.THREADED  # a GPU would have to be waited for in each
                 signed, sums = moved * scale, np.zeros(2 if within else 0)
-                piece.kernels.restore(piece.data, piece.tile, source, signed, self.journals[i], same, *joined.of(piece), sums)
+                back = (source, signed, self.journals[i], same)
+                piece.kernels.restore(piece.data, piece.tile, *back, *joined.of(piece), sums, joined.key(piece))
                 self.signs[i], self.journals[i] = 0, None
                 parts[i] = sums if within else None
             elif joined is update:

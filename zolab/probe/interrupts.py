@@ -2,9 +2,8 @@
 
 import signal
 import threading
+from _signal import getsignal  # pyrefly: ignore[missing-import]  (without the conversion to an enum, which takes ten times as long)
 from typing import Any
-
-from _signal import getsignal  # without the conversion to an enum, which takes ten times as long
 
 SIGNALS = tuple(map(int, signal.valid_signals()))
 ATTEMPTS = 10  # at giving handlers back, each broken off by a handler that is back already

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from zolab.noise import Direction, GivenDirection, chunks
 from zolab.probe.copies import Copies
+from zolab.probe.interrupts import DeferInterrupts
 from zolab.probe.owners import check_free, owners_of
 from zolab.probe.scratch import BothSides, ScratchPool
 from zolab.probe.through import Through
@@ -69,13 +70,15 @@ class ModelView:
             ValueError: it reads weights in ways in which they cannot be moved.
         """
         probe = Through(self, tuple(range(len(self.tensors))), Direction(0, 0), [0.0] * len(self.tensors))
-        try:
-            with torch.no_grad():
+        with DeferInterrupts() as interrupts, torch.no_grad():
+            try:
                 probe.plus()
                 with probe.evaluated(watch=True):
+                    interrupts.allow()
                     closure()
-        finally:
-            probe.leave()
+            finally:
+                interrupts.hold()
+                probe.leave()
 
     def _copies(self) -> int:
         return 2 * sum(tensor.numel() * tensor.element_size() for tensor in self.tensors)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zolab.noise import Chunk
+from zolab.probe.blocks import place_of
 
 if TYPE_CHECKING:
     from zolab.probe.scratch import Scratch
@@ -69,11 +70,6 @@ class Owner:
     def untouched(self) -> bool:
         """Whether the module still holds the tensors that it did."""
         return all(places[name] is own for part in self.parts.values() for places, name, own in part.places)
-
-
-def place_of(tensor: Tensor) -> tuple[int, int]:
-    """What tells one memory from another: tied tensors share it."""
-    return (tensor.data_ptr(), tensor.numel()) if tensor.numel() else (id(tensor), 0)
 
 
 def owners_of(model: nn.Module, tensors: Sequence[Tensor], pieces: Sequence[Chunk]) -> tuple[list[Owner], list[str]]:

@@ -113,6 +113,14 @@ class BothSides:
             for places, name, own in part.places
         ]
         """Where a module finds a tensor, the tensor, and what it is on both sides."""
+        self.addresses = self._addresses()
+
+    def intact(self) -> bool:
+        """Whether every copy still is where it was made."""
+        return self._addresses() == self.addresses
+
+    def _addresses(self) -> list[int]:
+        return [side.data_ptr() for _, _, _, plus, minus in self.places for side in (plus, minus)]
 
 
 def opposite(piece: Chunk, data: Any) -> Any:

@@ -37,7 +37,7 @@ def is_lost(weight, delta, like):
     bits = weight.to(tl.int32, bitcast=True)
     from_plus = as_stored(as_stored(weight + delta, like) - delta, like).to(tl.int32, bitcast=True)
     from_minus = as_stored(as_stored(weight - delta, like) + delta, like).to(tl.int32, bitcast=True)
-    return (from_plus != bits) | (from_minus != bits)
+    return (from_plus != bits) | (from_minus != bits) | (weight != weight)  # or it is a NaN, whose bits conversions change
 
 
 @kernel

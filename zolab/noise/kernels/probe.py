@@ -18,7 +18,7 @@ from zolab.noise.kernels.llvm import (
 from zolab.noise.kernels.threefry import TILE
 from zolab.noise.kernels.tiles import add_moments, fill_tile, put_tile, scratch, total_of
 
-f32 = np.float32
+f32, u32 = np.float32, np.uint32
 
 
 @njit(inline="always")
@@ -69,6 +69,7 @@ def perturb(w, tile, keys, given, scale, counts, where, kept):
             back_from_plus = rounded(to_float(plus) - delta, part[i])
             back_from_minus = rounded(rounded(weight - delta, part[i]) + delta, part[i])
             lost = differ(as_bits(back_from_plus), as_bits(weight))
+            lost = or_(lost, u32(weight != weight))  # the bits of a NaN do not survive conversions
             flags[i] = or_(lost, differ(as_bits(back_from_minus), as_bits(weight)))
             before[i] = part[i]
             part[i] = plus
@@ -158,9 +159,13 @@ def restore(w, tile, back_keys, back_given, scale, counts, where, kept, same, ke
         here = start // TILE
         direction_tile(z, back_keys, back_given, 0, tile + here, start, part.size)
         undo_tile(now, part, z, scale, counts[here], where, kept, entry)
+        first = entry
         entry += counts[here]
         update_tile(now, z, same, keys, given, coefficients, decay, tile + here, start, part.size)
         put_tile(part, now, rounding, words, tile + here)
+        if coefficients.size == 0 and decay == f32(1):
+            for e in range(first, entry):
+                part[where[e]] = kept[e]
         if out.size:
             add_moments(sums, squares, part)
     if out.size:

@@ -1,0 +1,86 @@
+"""Settings that are out of range are refused, by name, before any weight moves."""
+
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+SMALLEST, LARGEST = 2.0**-149, (2 - 2.0**-23) * 2.0**127  # the positive numbers of float32, in which a probe is made
+ROUNDINGS = ("nearest", "stochastic")
+
+
+def check_range(name: str, value: float, holds: bool) -> None:
+    """Raise ValueError unless it holds and the value is finite."""
+    if not (holds and math.isfinite(value)):
+        raise ValueError(f"{name} must be {'> 0' if name == 'eps' else '>= 0'} and finite, got {value}.")
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Raise ValueError unless 0 <= value < 1, as the decay rate of a moving average must be."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must lie in [0, 1), got {value}.")
+
+
+def check_betas(betas: Sequence[float]) -> tuple[float, float]:
+    """The decay rates of both moments. Raises ValueError unless they are two numbers in [0, 1)."""
+    if len(betas) != 2:
+        raise ValueError(f"betas must be two decay rates, got {len(betas)}.")
+    check_fraction("betas[0]", betas[0])
+    check_fraction("betas[1]", betas[1])
+    return float(betas[0]), float(betas[1])
+
+
+def whole(name: str, value: Any, least: int = 0) -> int:
+    """The whole number that a value is, NumPy's included. Raises ValueError if it is none, or less than `least`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+    return number
+
+
+def check_groups(groups: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ValueError unless the settings of parameter groups are in range, and eps is one for all."""
+    for group in groups:
+        lr, eps, weight_decay = group["lr"], group["eps"], group["weight_decay"]
+        check_range("lr", lr, lr >= 0)
+        check_range("weight_decay", weight_decay, weight_decay >= 0)
+        check_range("eps", eps, eps > 0)
+        if not SMALLEST <= eps <= LARGEST:
+            raise ValueError(f"eps must be a positive number of float32, got {eps}: about 1e-3 is usual.")
+        if eps != groups[0]["eps"]:
+            raise ValueError("eps must be the same in every parameter group: the two losses share one radius.")
+
+
+def plain(value: Any) -> Any:
+    """A setting as JSON has it: numbers and arrays of NumPy become Python's, tuples lists."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    return [plain(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def finite_number(loss: Any, step: int) -> float:
+    """The loss that a closure returned.
+
+    Raises:
+        ValueError: it is not one number.
+        FloatingPointError: it is NaN or infinite.
+    """
+    if isinstance(loss, (np.ndarray, np.generic)) and loss.size == 1:
+        loss = loss.item()
+    if not isinstance(loss, (int, float)):
+        shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, (Tensor, np.ndarray)) else repr(loss)[:80]
+        raise ValueError(f"step {step}: the closure returned {shape}; it must return the loss as one number.")
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"step {step}: the closure returned {loss}; the weights are as before the step. "
+            "Lower lr or eps, or check the batch."
+        )
+    return float(loss)
