@@ -152,7 +152,8 @@ class Trials:
             if not isinstance(error, BARE) and 0 < len(sentence) < LENGTH and "Traceback" not in sentence:
                 return {"kind": "refused", "told": sentence}
             kind = "bare" if isinstance(error, BARE) else "long" if sentence else "empty"
-            return {"kind": kind, "told": _trace(error), "place": _place(error)}
+            told = f"{_trace(error)}\n{len(sentence):,} characters: {sentence[:400]}"
+            return {"kind": kind, "told": told[-4000:], "place": _place(error)}
         except BaseException as error:  # a panic of a library in Rust is not even an Exception
             return {"kind": "traceback", "told": _trace(error), "place": _place(error)}
         if self.loader.same(found, self.expected[name]):
@@ -186,7 +187,7 @@ def _status(key: str) -> int:
 
 def _trace(error: BaseException) -> str:
     lines = traceback.format_exception(error)
-    return "".join(lines[:1] + lines[-8:])[-4000:]
+    return "".join(line[:800] for line in lines[:1] + lines[-8:])[-3500:]
 
 
 def _place(error: BaseException) -> str:

@@ -107,6 +107,10 @@ def _fit(config: Config, method: Callable) -> Any:
         return method(**settings, **own)
     except (TypeError, LookupError, ArithmeticError, AttributeError) as error:  # at values of other types than it takes
         raise ValueError(f"{told} ({str(error)[:200]}).") from error
+    except ValueError as error:
+        if len(str(error)) > 500:  # a sentence that shows a long text whole
+            raise ValueError(f"{told} ({str(error)[:200]} ...).") from error
+        raise
 
 
 def _own_settings(text: str) -> dict[str, Any]:
@@ -122,7 +126,7 @@ def _own_settings(text: str) -> dict[str, Any]:
     except (SyntaxError, RecursionError, MemoryError) as error:  # how Python refuses what is nested too deeply
         raise ValueError("it cannot be read") from error
     for name, value in own.items():
-        require(_plain(value), f"{name} must be a finite number, a text, True, False, None or a list of them")
+        require(_plain(value), f"{name[:80]} must be a finite number, a text, True, False, None or a list of them")
     return own
 
 
@@ -130,7 +134,7 @@ def _literal(word: ast.keyword) -> Any:
     try:
         return ast.literal_eval(word.value)
     except ValueError as error:  # which would show the address of a node
-        raise ValueError(f"{word.arg} is no number, text or list of them") from error
+        raise ValueError(f"{str(word.arg)[:80]} is no number, text or list of them") from error
 
 
 def _plain(value: Any, depth: int = 3) -> bool:

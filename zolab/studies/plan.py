@@ -202,4 +202,4 @@ def differences(ours: Any, theirs: Any, place: str = "") -> Iterator[str]:
         for key in {**theirs, **ours}:
             yield from differences(ours.get(key), theirs.get(key), f"{place}.{key}" if place else str(key))
     elif json.loads(json.dumps(ours)) != json.loads(json.dumps(theirs)):
-        yield f"{place} is {shown(theirs)} there, {shown(ours)} here"
+        yield f"{place[:200]} is {shown(theirs)} there, {shown(ours)} here"
