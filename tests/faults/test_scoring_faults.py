@@ -211,39 +211,40 @@ def test_every_way_in_which_a_prompt_is_cut_is_counted(tiny):
 
 # --- what stops a pass
 
+HOOKING = {"register_forward_pre_hook", "remove"}
+
 
 def test_an_interrupt_at_any_line_of_a_pass_leaves_the_model_as_it_was(tiny):
     tokenizer, model = tiny[1], tiny_model("llama")
     batch, ids = encode(tokenizer, QUESTIONS), torch.arange(3, 12)[None]
     with torch.no_grad():
         scores, plain = option_log_probs(model, batch), model(ids).logits
-        lines, count = iter(range(10**9)), 0
-        watched = {passes.__file__, torch.nn.modules.module.__file__}
+        count = 0
 
         def interrupted(after):
-            """Stop a scoring pass after so many lines of the files that handle the hook."""
-            nonlocal lines
-            lines = iter(range(after))
+            """Stop a scoring pass after so many lines of the functions that handle the hook."""
+            model, lines = tiny_model("llama"), iter(range(after))
 
             def trace(frame, event, _):
-                if frame.f_code.co_filename in watched and event == "line" and next(lines, None) is None:
+                watched = frame.f_code.co_filename == passes.__file__ or frame.f_code.co_name in HOOKING
+                if watched and event == "line" and next(lines, None) is None:
                     raise KeyboardInterrupt
                 return trace
 
             sys.settrace(trace)
             try:
                 option_log_probs(model, batch)
+                return None
             except KeyboardInterrupt:
-                return True
+                return model
             finally:
                 sys.settrace(None)
-            return False
 
-        while interrupted(after=count):
-            assert torch.equal(model(ids).logits, plain)
-            count += 1 if count < 40 else 97
-        assert count > 200
-        assert torch.equal(option_log_probs(model, batch), scores)
+        while (stopped := interrupted(after=count)) is not None:
+            assert torch.equal(stopped(ids).logits, plain)
+            assert torch.equal(option_log_probs(stopped, batch), scores)
+            count += 1
+        assert count > 40
 
 
 def test_threads_may_score_with_one_model(tiny):

@@ -26,7 +26,12 @@ def causal_logits(model: PreTrainedModel, part: Pack) -> Tensor:
     # taken off again can be left behind by a second interrupt.
     context = copy_context()
     context.run(_places.set, part.places)
-    return context.run(model, **inputs, use_cache=False).logits
+    logits = context.run(model, **inputs, use_cache=False).logits
+    if logits.dim() != 2:  # else wrong rows would be read below, without a word
+        raise ValueError(
+            f"{type(model).__name__} does not make its logits with its output embeddings alone; use another model."
+        )
+    return logits
 
 
 def masked_logits(model: PreTrainedModel, part: Pack) -> Tensor:
