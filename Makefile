@@ -26,8 +26,9 @@ test: install lint types
 	$(BIN)/python -m pytest $(PARALLEL)
 	$(BIN)/python -m pytest $(PARALLEL) --nbmake --nbmake-timeout=900 --timeout=1800 -p no:cacheprovider notebooks
 
+# on loopback, with a token; root, as in a container, is refused by JupyterLab unless it is told so
 lab: install
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab notebooks $$([ $$(id -u) -ne 0 ] || echo --allow-root)
 
 bench: install
 	$(BIN)/python -m benchmarks

@@ -14,6 +14,7 @@ import pytest
 
 from zolab.__main__ import main
 from zolab.cli import COMMANDS
+from zolab.cli.errors import reported
 from zolab.cli.parser import Parser, add_settings, parser_of, sentence_of, settings_of
 from zolab.l2l.config import BUDGET_NAMES, OUTER_NAMES, RULE_NAMES, EvolveConfig, MetaConfig
 from zolab.runs.config import Config, option
@@ -191,6 +192,45 @@ def test_a_refusal_is_one_sentence(words, status, sentence, capsys, tmp_path, mo
     found, told = refused(capsys, words)
     assert (found, sentence in told) == (status, True), told
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+PATHS = [
+    (name, (action.option_strings or [action.dest])[0])
+    for name in COMMANDS
+    for action in parser_of(name)._actions
+    if action.metavar in ("FOLDER", "FILE", "PLAN", "RUN")
+]
+
+
+@pytest.mark.parametrize(("name", "option"), PATHS)
+@pytest.mark.parametrize("path", ["", " ", "a\0b"])
+def test_an_empty_path_is_refused(name, option, path, capsys):
+    with pytest.raises(SystemExit) as end:  # of the parser alone: a path that passes would start a run
+        parser_of(name).parse_args([f"{option}={path}"] if option.startswith("-") else [path])
+    assert end.value.code == 2
+    assert "write a path, not " in capsys.readouterr().err
+
+
+def test_a_path_may_begin_at_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert parser_of("evaluate").parse_args(["--out", "~/x.json"]).out == tmp_path / "x.json"
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OverflowError("too large"), "error: too large\n"),
+        (MemoryError(), "error: there is not enough memory; choose smaller numbers or a smaller model.\n"),
+        (ValueError("one\ntwo " + "x" * 10**6), "error: one two " + "x" * 992 + " ...\n"),
+        (KeyboardInterrupt(), "stopped; the same command goes on from what a run has logged.\n"),
+    ],
+)
+def test_an_error_is_one_bounded_line(error, sentence, capsys):
+    def command():
+        raise error
+
+    assert reported(command) == (130 if isinstance(error, KeyboardInterrupt) else 1)
+    assert capsys.readouterr() == ("", sentence)
 
 
 # --- options

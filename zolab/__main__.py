@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 from zolab.cli import COMMANDS
@@ -11,20 +12,19 @@ from zolab.cli.parser import module_of, parser_of, program_parser
 
 def main(words: list[str] | None = None) -> int:
     """Run a command line, by default the process's own, and return its exit status."""
-    words = sys.argv[1:] if words is None else words
+    return reported(partial(_run, sys.argv[1:] if words is None else words))
+
+
+def _run(words: list[str]) -> None:
     if not words:
         program_parser().print_help()
-        return 0
+        return
     name = words[0] if words[0] in COMMANDS else program_parser().parse_args(words[:1]).command
     options = parser_of(name).parse_args(words[1:])
+    from zolab.records import record  # only now: --help must not wait for it
 
-    def run() -> None:
-        from zolab.records import record  # only now: --help must not wait for it
-
-        record.command = shlex.join(["python", "-m", "zolab", *map(_without_folder, words)])
-        module_of(name).run(options)
-
-    return reported(run)
+    record.command = shlex.join(["python", "-m", "zolab", *map(_without_folder, words)])
+    module_of(name).run(options)
 
 
 def _without_folder(word: str) -> str:

@@ -8,6 +8,7 @@ import textwrap
 import typing
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -47,6 +48,7 @@ class Parser(argparse.ArgumentParser):
         program = f"{PROGRAM} {name}".strip()
         epilog = f"example:\n  {program} {example}" if example else None
         super().__init__(prog=program, description=about, epilog=epilog, formatter_class=_Help, allow_abbrev=False)
+        self.register("type", Path, _path)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = sys.argv[1:] if args is None else args
@@ -138,6 +140,13 @@ def _underscored(word: str) -> str:
         return word
     name, equals, value = word[2:].partition("=")
     return f"--{name.replace('-', '_')}{equals}{value}"
+
+
+def _path(word: str) -> Path:
+    """A path as it was written; an empty one would be the current folder, and no file has a zero byte in its name."""
+    if not word.strip() or "\0" in word:
+        raise argparse.ArgumentTypeError(f"write a path, not {word!r}")
+    return Path(word).expanduser()
 
 
 def _truth(word: str) -> bool:

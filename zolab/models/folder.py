@@ -49,11 +49,9 @@ def check_folder(folder: Path) -> Weights:
     if (folder / "adapter_config.json").exists():
         raise ValueError(f"{folder} cannot be loaded: {ADAPTER}.")
     settings = {name: _settings(folder / f"{name}.json") for name in FILES if (folder / f"{name}.json").exists()}
-    config = settings.get("config", {})
-    if config.get("quantization_config") or config.get("compression_config"):
+    config = folder / "config.json"
+    if config.exists() and any(check_config(config).get(name) for name in ("quantization_config", "compression_config")):
         raise ValueError(f"{folder} cannot be loaded: {QUANTISED}.")
-    if wrong := next(_wrong_settings(config), None):
-        raise OSError(f"{folder / 'config.json'} is damaged ({brief(wrong)}): bring back the original")
     longest = settings.get("tokenizer_config", {}).get("model_max_length")
     if longest is not None and not (_is_number(longest) and longest >= 1):
         told = f"model_max_length is {brief(repr(longest))}"
@@ -61,15 +59,23 @@ def check_folder(folder: Path) -> Weights:
     return _weights(folder)
 
 
-def check_model(auto: Any, config: transformers.PreTrainedConfig, weights: Weights) -> str | None:
-    """Build a model without memory for its weights, and say why it cannot be loaded, or nothing.
+def check_config(file: Path) -> dict[str, Any]:
+    """The settings of a config.json. Raises OSError if it is missing or damaged, or holds numbers that no model has."""
+    settings = _settings(file)
+    if wrong := next(_wrong_settings(settings), None):
+        raise OSError(f"{file} is damaged ({brief(wrong)}): bring back the original")
+    return settings
+
+
+def skeleton(auto: Any, config: transformers.PreTrainedConfig, most: int = MOST_MODULES) -> transformers.PreTrainedModel:
+    """A model without memory for its weights, to be measured.
 
     Args:
         auto: the class of transformers that makes the model.
         config: its configuration; what it tells of attention is replaced, since that may name code of the Hub.
-        weights: what the files hold; without tensors, if they are not on this machine yet.
+        most: modules; a configuration of more raises ValueError before they are made.
     """
-    most, built = (20 * weights.tensors + 1000 if weights.tensors else MOST_MODULES), 0
+    built = 0
 
     def count(*_: Any) -> None:
         nonlocal built
@@ -81,9 +87,18 @@ def check_model(auto: Any, config: transformers.PreTrainedConfig, weights: Weigh
     counter = register_module_module_registration_hook(count)
     try:
         with torch.device("meta"), no_init_weights():
-            model = auto.from_config(config)
+            return auto.from_config(config, trust_remote_code=False)
     finally:
         counter.remove()
+
+
+def why_not(model: transformers.PreTrainedModel, weights: Weights) -> str | None:
+    """Why a model cannot be loaded, or nothing.
+
+    Args:
+        model: its skeleton.
+        weights: what the files hold; without tensors, if they are not on this machine yet.
+    """
     numbers = sum(parameter.numel() for parameter in model.parameters())
     if weights.tensors and numbers > 2 * weights.numbers:
         return f"its config.json describes a model of {numbers:,} weights, and its files hold {weights.numbers:,}"

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM,
 from transformers.utils import cached_file, logging
 
 from zolab.models.embedded import EMBEDDED, embedded_folder
-from zolab.models.folder import ADAPTER, brief, check_folder, check_model, left_out
+from zolab.models.folder import ADAPTER, MOST_MODULES, brief, check_folder, left_out, skeleton, why_not
 
 Loaded = tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]
 TINY, FAMILIES = "tiny-random-", ("llama", "opt", "qwen2", "qwen3", "roberta")
@@ -115,8 +115,8 @@ def _read(source: str, dtype: str, local_files_only: bool) -> Loaded:
         heads = {name.rpartition("For")[2] for name in config.architectures or []}
         masked = "MaskedLM" in heads or (config.model_type in MASKED and "CausalLM" not in heads)
         auto = AutoModelForMaskedLM if masked else AutoModelForCausalLM
-        reason = check_model(auto, config, weights)
-    if reason:
+        described = skeleton(auto, config, 20 * weights.tensors + 1000 if weights.tensors else MOST_MODULES)
+    if reason := why_not(described, weights):
         raise ValueError(f"the model {source} cannot be loaded: {reason}.")
     with _one_sentence(source):
         tokenizer = _tokenizer(source, config, options)
