@@ -9,7 +9,6 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-sys.path.insert(0, str(HERE))  # its own files by their names, as tests import theirs
 
 KEPT = HERE.parents[1] / "runs" / "fuzz"
 
@@ -23,7 +22,7 @@ def main() -> int:
     parser.add_argument("--number", type=int, metavar="INTEGER", help="try one input of a loader again, and tell what it does")
     options = parser.parse_args()
 
-    from campaign import LOADERS, Campaign
+    from .campaign import LOADERS, Campaign
 
     unknown = set(options.loader or []) - set(LOADERS)
     if unknown:

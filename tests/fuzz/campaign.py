@@ -4,9 +4,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from commands import COMMANDS
-from loaders import DIRECT
-from trials import Case, Outcome, Trials
+from .commands import COMMANDS
+from .loaders import DIRECT
+from .trials import Case, Outcome, Trials
 
 LOADERS = {loader.name: loader for loader in (*DIRECT, *COMMANDS)}
 
@@ -64,9 +64,10 @@ class Campaign:
         self.found[key] = outcome
         folder = self.kept / f"{name}-{case.seed}-{case.number}"
         folder.mkdir(parents=True, exist_ok=True)
-        file, content, _ = outcome.case.changed(trials.base)
+        file, content, resealed = outcome.case.changed(trials.base)
         (folder / Path(file).name).write_bytes(content)
         again = f"python -m tests.fuzz --loader {name} --seed {case.seed} --number {case.number}"
-        (folder / "finding.txt").write_text(f"{outcome.kind}\n{again}\n\n{outcome.told}\n", errors="backslashreplace")
+        seal = "digests made anew" if resealed else "digests as they were"
+        (folder / "finding.txt").write_text(f"{outcome.kind}, {seal}\n{again}\n\n{outcome.told}\n", errors="backslashreplace")
         last = outcome.told.strip().splitlines()[-1][:300] if outcome.told.strip() else ""
-        print(f"{outcome.kind} in {name} ({outcome.place}): {last}\n  {folder}\n  {again}", flush=True)
+        print(f"{outcome.kind} in {name} ({outcome.place}; {seal}): {last}\n  {folder}\n  {again}", flush=True)

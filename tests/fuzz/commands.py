@@ -1,5 +1,6 @@
 """Whole commands on folders whose files were changed: what they print, and what they leave behind."""
 
+import atexit
 import contextlib
 import io
 import json
@@ -9,13 +10,14 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from loaders import Loader, text_of
-
 from zolab.__main__ import main
 from zolab.records import load_record
 
+from .loaders import Loader, text_of
+
 SMALL = ["--model=tiny-random-llama", "--steps=4", "--batch_size=2", "--train=4", "--dev=2"]
-FINETUNE = ["finetune", "--task=reviews_sentence", "--test=2", "--eval_every=2", "--checkpoint_every=2", "--lr=1e-3", *SMALL]
+FINETUNE = ["finetune", "--task=reviews_sentence", "--test=2", "--eval_every=2", "--checkpoint_every=2", *SMALL]
+FINETUNE += ["--lr=3e-2", "--seed=1"]  # with which step 2 is the best of 4
 METATRAIN = ["metatrain", "--tasks=reviews_sentence", "--period=2", "--hidden=3", "--outer=adam", "--lr_zo=1e-4"]
 METATRAIN += ["--model=tiny-random-llama", "--steps=4", "--batch_size=2", "--train=4"]
 EVOLVE = ["evolve", "--tasks=reviews_sentence", "--pairs=2", *SMALL]
@@ -48,6 +50,7 @@ def result_of(record: Path) -> str:
 def finished(command: str) -> Path:
     """A folder in which a command ran to its end."""
     folder = Path(mkdtemp(prefix="zolab-fuzz-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     told([*{"finetune": FINETUNE, "metatrain": METATRAIN, "evolve": EVOLVE}[command], f"--out={folder}"])
     return folder
 

@@ -1,5 +1,6 @@
 """Ways to change an input: as bytes, and as what its format holds, with the checks that the format has made anew."""
 
+import hashlib
 import io
 import json
 import random
@@ -8,6 +9,7 @@ import struct
 import zipfile
 import zlib
 
+from zolab.optim.archive import DIGEST
 from zolab.records.log import MARK
 from zolab.records.sealed import seal
 
@@ -158,15 +160,21 @@ def of_zip(content: bytes, source: random.Random, reseal: bool = False) -> bytes
     """Change an entry, and write the archive anew with right sizes and checksums."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as old:
-            entries = [(entry, old.read(entry)) for entry in old.infolist()]
+            entries, comment = [(entry, old.read(entry)) for entry in old.infolist()], old.comment
     except Exception:  # an earlier change has damaged it
+        return of_bytes(content, source)
+    if not entries:
         return of_bytes(content, source)
     at, written = source.randrange(len(entries)), io.BytesIO()
     with zipfile.ZipFile(written, "w") as new:
+        new.comment = comment
         for number, (entry, part) in enumerate(entries):
             change = of_text if source.random() < 0.3 else of_bytes
             new.writestr(entry.filename, change(part, source) if number == at else part, entry.compress_type)
-    return written.getvalue()
+    changed = written.getvalue()
+    if len(comment) == DIGEST and reseal:
+        changed = changed[:-DIGEST] + hashlib.sha256(changed[:-DIGEST]).hexdigest().encode()
+    return changed
 
 
 def of_tensors(content: bytes, source: random.Random, reseal: bool = False) -> bytes:

@@ -10,20 +10,21 @@ import signal
 import sys
 import time
 import traceback
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 
-from loaders import Loader
-from mutations import mutated
+from .loaders import Loader
+from .mutations import mutated
 
 SECONDS, PATIENCE = 5.0, 60.0  # of a process's own time, and of the clock on a busy machine
 MEMORY = 200_000_000  # bytes beyond the file's own size
 SPACE = 4_000_000_000  # bytes of addresses beyond what the process has: a safety net for the machine
 LENGTH = 1000  # characters of a sentence
 RIGHT = ("refused", "same", "other")  # "other" where nothing says what was written
-CAUGHT = (ValueError, OSError, RuntimeError, FloatingPointError)  # by `zolab.cli.errors.reported`
+CAUGHT = (ValueError, OSError, RuntimeError, ArithmeticError)  # by `zolab.cli.errors.reported`
 BARE = (RecursionError, NotImplementedError, UnicodeError, json.JSONDecodeError)  # of those, what no sentence was written for
 
 
@@ -65,8 +66,9 @@ class Trials:
     """A loader with its valid input and what that is loaded as."""
 
     def __init__(self, loader: Loader):
-        self.loader, self.folder = loader, TemporaryDirectory(prefix=f"zolab-fuzz-{loader.name}-")
-        self.base = Path(self.folder.name) / "valid"
+        self.loader, self.folder = loader, Path(mkdtemp(prefix=f"zolab-fuzz-{loader.name}-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self.base = self.folder / "valid"
         self.base.mkdir()
         loader.make(self.base)
         self.expected = {name: loader.load(self._copy(), name) for name in loader.files}
@@ -81,7 +83,7 @@ class Trials:
             cases = cases[done:]
 
     def _copy(self) -> Path:
-        work = Path(self.folder.name) / "work"
+        work = self.folder / "work"
         shutil.rmtree(work, ignore_errors=True)
         shutil.copytree(self.base, work)
         return work
@@ -148,12 +150,9 @@ class Trials:
         try:
             found = self.loader.load(folder, name)
         except CAUGHT as error:
-            sentence = str(error)
-            if not isinstance(error, BARE) and 0 < len(sentence) < LENGTH and "Traceback" not in sentence:
-                return {"kind": "refused", "told": sentence}
-            kind = "bare" if isinstance(error, BARE) else "long" if sentence else "empty"
-            told = f"{_trace(error)}\n{len(sentence):,} characters: {sentence[:400]}"
-            return {"kind": kind, "told": told[-4000:], "place": _place(error)}
+            if not isinstance(error, BARE) and str(error).strip():
+                return {"kind": "refused", "told": str(error)[:LENGTH]}  # the command line shows no more, either
+            return {"kind": "bare", "told": _trace(error), "place": _place(error)}
         except BaseException as error:  # a panic of a library in Rust is not even an Exception
             return {"kind": "traceback", "told": _trace(error), "place": _place(error)}
         if self.loader.same(found, self.expected[name]):

@@ -1,0 +1,52 @@
+"""Half a minute of the fuzzer; and it finds what is planted."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fuzz.loaders import Loader
+from fuzz.trials import Case, Trials
+
+ROOT = Path(__file__).resolve().parents[2]
+RAISED = {
+    "key": KeyError("x"),
+    "deep": RecursionError("x"),
+    "panic": BaseException("x"),
+    "plain": ValueError("no."),
+    "": ValueError(),
+}
+
+
+def fall(folder, name):
+    """Do what the file's content says."""
+    told = (folder / name).read_text()
+    if told in RAISED:
+        raise RAISED[told]
+    if told == "large":
+        return len(bytearray(300_000_000))
+    if told == "hang":
+        while True:
+            pass
+    if told == "crash":
+        os.abort()
+    return told
+
+
+def test_what_is_planted_is_found(monkeypatch):
+    monkeypatch.setattr("fuzz.trials.SECONDS", 0.3)
+    planted = Loader("planted", {"a.txt": "text"}, lambda folder: (folder / "a.txt").write_text("valid") and None, fall)
+    contents = ("valid", "other", "plain", "", "key", "deep", "panic", "large", "hang", "crash", "valid")
+    cases = [Case(planted, 0, number, content=("a.txt", told.encode())) for number, told in enumerate(contents)]
+    kinds = [outcome.kind for outcome in Trials(planted).run(cases)]
+    wanted = ["same", "other", "refused", "bare", "traceback", "bare", "traceback", "memory", "hang", "crash", "same"]
+    assert kinds == wanted
+
+
+@pytest.mark.slow
+def test_half_a_minute_without_a_finding():
+    words = [sys.executable, "-m", "tests.fuzz", "--seconds", "30"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " inputs in " in done.stdout
