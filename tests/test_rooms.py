@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "zolab"
 FLOORS = (
-    ("noise", "models", "records"),
+    ("noise", "records"),
+    ("models",),
     ("probe", "tasks"),
     ("pertnn", "theory", "tiny_reviews"),
     ("optim",),
