@@ -352,6 +352,7 @@ def test_a_scripted_model_is_refused():
         through(torch.jit.script(network()))
 
 
+@pytest.mark.filterwarnings("ignore:.*was changed by something else")  # by the other optimizer
 @WAYS
 def test_a_step_inside_a_closure_of_the_same_model_is_refused(spare):
     model, good = network(), loss_of(network())
