@@ -233,6 +233,17 @@ def test_an_error_is_one_bounded_line(error, sentence, capsys):
     assert capsys.readouterr() == ("", sentence)
 
 
+def test_ctrl_c_that_a_library_made_an_error_of_its_own_is_still_ctrl_c(capsys):
+    def command():
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise ModuleNotFoundError("Could not import module") from error
+
+    assert reported(command) == 130
+    assert capsys.readouterr().err.startswith("stopped; ")
+
+
 # --- options
 
 

@@ -1,13 +1,9 @@
 """`python -m zolab COMMAND ...`: finds the command among those of `zolab.cli` and runs it."""
 
-import shlex
 import sys
 from functools import partial
-from pathlib import Path
 
-from zolab.cli import COMMANDS
 from zolab.cli.errors import reported
-from zolab.cli.parser import module_of, parser_of, program_parser
 
 
 def main(words: list[str] | None = None) -> int:
@@ -16,6 +12,11 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> None:
+    import shlex  # all but the least is imported in here, where Ctrl-C has its sentence
+
+    from zolab.cli import COMMANDS
+    from zolab.cli.parser import module_of, parser_of, program_parser
+
     if not words:
         program_parser().print_help()
         return
@@ -29,6 +30,8 @@ def _run(words: list[str]) -> None:
 
 def _without_folder(word: str) -> str:
     """A word of a command line as records may keep it: of a path from the root of a machine, the last part."""
+    from pathlib import Path
+
     start = word.find("=") + 1 if word.startswith("--") else 0
     return word[:start] + (Path(word[start:]).name if Path(word[start:]).is_absolute() else word[start:])
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 
+CAUSED = (ValueError, OSError, RuntimeError, ArithmeticError, MemoryError)  # by what a user gave
 LONGEST = 1000  # letters of a sentence
 
 
@@ -10,16 +11,25 @@ def reported(command: Callable[[], None]) -> int:
     """Run a command and return its exit status; an error that a user can cause becomes one sentence, without a traceback."""
     try:
         command()
-    except (ValueError, OSError, RuntimeError, ArithmeticError, MemoryError) as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if _interrupted(error):
+            print("stopped; the same command goes on from what a run has logged.", file=sys.stderr)
+            return 130
+        if not isinstance(error, CAUSED):
+            raise
         print(f"error: {_sentence(error)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from what a run has logged.", file=sys.stderr)
-        return 130
     return 0
 
 
-def _sentence(error: Exception) -> str:
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is at the root of an error: some libraries turn it into one of theirs while they are imported."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _sentence(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "there is not enough memory; choose smaller numbers or a smaller model."
     text = " ".join(str(error).split()) or type(error).__name__
