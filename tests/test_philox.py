@@ -164,7 +164,13 @@ def test_the_default_sizes_are_those_of_a_llama_config(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["{}", "[]", "{oops", '{"model_type": "clip"}', '{"model_type": "qwen2", "hidden_size": "x"}']
+    "content",
+    [
+        *("{}", "[]", "{oops", '{"model_type": "clip"}', '{"model_type": "qwen2", "hidden_size": "x"}'),
+        '{"model_type": "qwen2", "num_hidden_layers": 100000000}',
+        '{"model_type": "qwen2", "hidden_size": null}',
+        "[" * 100_000,
+    ],
 )
 def test_a_config_of_something_else_is_refused(tmp_path, content):
     (tmp_path / "config.json").write_text(content)

@@ -187,7 +187,7 @@ def of_tensors(content: bytes, source: random.Random, reseal: bool = False) -> b
             text = json.dumps(header).encode()
         else:
             text = of_json(content[8 : 8 + size], source)
-    except (ValueError, RecursionError, AttributeError):
+    except (ValueError, RecursionError, AttributeError, TypeError):
         return of_bytes(content, source)
     return struct.pack("<Q", len(text)) + text + content[8 + size :]
 

@@ -22,6 +22,7 @@ from .mutations import mutated
 SECONDS, PATIENCE = 5.0, 60.0  # of a process's own time, and of the clock on a busy machine
 MEMORY = 200_000_000  # bytes beyond the file's own size
 SPACE = 4_000_000_000  # bytes of addresses beyond what the process has: a safety net for the machine
+SEAL = (b'"sealed"', b'"digest"')
 LENGTH = 1000  # characters of a sentence
 RIGHT = ("refused", "same", "other")  # "other" where nothing says what was written
 CAUGHT = (ValueError, OSError, RuntimeError, ArithmeticError)  # by `zolab.cli.errors.reported`
@@ -39,13 +40,16 @@ class Case:
     content: tuple[str, bytes] | None = None
 
     def changed(self, base: Path) -> tuple[str, bytes, bool]:
-        """Name and content of the file that differs, and whether its digests were made anew."""
+        """Name and content of the file that differs, and whether its digests were made anew, or it lost its seal: then it is
+        as files were before they had any."""
         if self.content:
             return *self.content, True
         source = random.Random(f"{self.seed} {self.loader.name} {self.number}")
         name = source.choice(sorted(self.loader.files))
         reseal = source.random() < 0.3
-        return name, mutated((base / name).read_bytes(), self.loader.files[name], source, reseal, self.only), reseal
+        valid = (base / name).read_bytes()
+        content = mutated(valid, self.loader.files[name], source, reseal, self.only)
+        return name, content, reseal or any(mark in valid for mark in SEAL) > any(mark in content for mark in SEAL)
 
 
 @dataclass(frozen=True)

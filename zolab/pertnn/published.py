@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from zolab.models.folder import check_config, skeleton
 from zolab.pertnn import FEATURES, PertNN, features
 from zolab.pertnn.card import brief
 from zolab.pertnn.philox import OFFSETS, cuda_linear
@@ -52,12 +53,14 @@ def sizes_of(config: str | os.PathLike) -> dict[str, int]:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    if not Path(config).exists():
-        raise FileNotFoundError(f"there is no {config}; give a config.json, or the folder that has it.")
+    file = Path(config) / "config.json" if Path(config).is_dir() else Path(config)
+    if not file.exists():
+        raise FileNotFoundError(f"there is no {file}; give a config.json, or the folder that has it.")
     try:
-        known = AutoConfig.from_pretrained(config, local_files_only=True, trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(known, trust_remote_code=False)
+        check_config(file)
+        known = AutoConfig.from_pretrained(file, local_files_only=True, trust_remote_code=False)
+        model = skeleton(AutoModelForCausalLM, known)
+        model.tie_weights()
     except Exception as error:  # wrong values raise what each model's code happens to raise
         raise ValueError(f"{config} does not describe a causal language model ({brief(error)}).") from error
     return {name: parameter.numel() for name, parameter in model.named_parameters()}
