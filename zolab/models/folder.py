@@ -20,7 +20,7 @@ from zolab.records.files import read_json
 FILES = ("config", "generation_config", "tokenizer", "tokenizer_config", "special_tokens_map", "added_tokens")
 INDEX = "model.safetensors.index.json"
 LARGEST_FILE = 2**27  # bytes: the longest tokenizer.json of today has a quarter of it
-LARGEST_NUMBER, MOST_LAYERS, MOST_MODULES = 10**12, 10**4, 10**5
+LARGEST_NUMBER, MOST_LAYERS, MOST_MODULES = 10**12, 10**4, 20_000
 COUNTS = re.compile(
     r"vocab_size|hidden_size|intermediate_size|ffn_dim|d_model|head_dim|n_embd|n_positions|max_position_embeddings"
     r"|num_(hidden_)?layers|n_layers?|num_(attention|key_value)_heads|n_heads?"
