@@ -198,6 +198,8 @@ class _Session:
     def _weights_at(self, step: int, records: list[StepRecord]) -> None:
         """Bring the base model to a step: from the last checkpoint before it, then by replay."""
         self.optimizer = make_optimizer(self.config, self.model.named_parameters())
+        for known in self.log.of("optimizer") or ([{"settings": {}}] if records else []):
+            self.optimizer.rounding = known["settings"].get("rounding", "nearest")  # as runs did that are older than it
         self.scheduler = get_scheduler(self.config.schedule, self.optimizer, 0, self.config.steps)
         saved = max((at for at in self.checkpoints.steps() if at <= step), default=0)
         if saved:
