@@ -171,7 +171,7 @@ def test_listed_names_are_those_of_the_tables():
         (["finetune", "--out=x", "--eps=0"], 1, "eps must be > 0, got 0.0"),
         (["evaluate", "--test", "3", "4"], 1, "--test has 2 numbers for 1 tasks"),
         (["evaluate", "--task", "sst2", "sst2"], 1, "--task names a task twice"),
-        (["evaluate", "--data-seed=-1"], 1, "--data_seed must be at least 0"),
+        (["evaluate", "--data-seed=-1"], 1, "data_seed must be at least 0"),
         (["replay", "nowhere", "--out=x"], 1, "there is no nowhere/record.json"),
         (["metatrain", "--out=x", "--period=0"], 1, "period must be at least 1"),
         (["evolve", "--out=x", "--tasks=a,,b"], 1, "tasks 'a,,b' names an empty task"),

@@ -433,7 +433,7 @@ def test_the_command_line_calibrates(evaluate):
     assert "after calibration" in shown.out
     assert "AUC" in shown.out
     code, shown = evaluate("--test=12", "--calibrate=-1")
-    assert (code, shown.err) == (1, "error: --calibrate must be at least 0, got -1.\n")
+    assert (code, shown.err) == (1, "error: calibrate must be at least 0, got -1.\n")
 
 
 @pytest.mark.parametrize("shots", [0, 2])
@@ -506,7 +506,7 @@ def test_answers_that_do_not_read_the_prompt():
         (["--test=0"], "error: test must be at least 1"),
         (["--task", "sst2", "rte", "cb", "--test", "1", "2"], "error: --test has 2 numbers for 3 tasks; give one, or one"),
         (["--shots=-3"], "error: shots must be between 0"),
-        (["--data_seed=-1"], "error: --data_seed must be at least 0, got -1"),
+        (["--data_seed=-1"], "error: data_seed must be at least 0, got -1"),
         (["--task", "sst2", "rte", "sst2"], "error: --task names a task twice: sst2 rte sst2; give each once"),
         (["--out=zolab"], "error: zolab cannot be written (it is a folder); choose another place"),
     ],

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from zolab.runs.config import check_range
 from zolab.runs.names import DTYPE_NAMES, TASK_NAMES
 
 EXAMPLE = "--model tiny-reviews --task reviews_sentence reviews_writer --test 100 --out runs/evaluation.json"
@@ -34,10 +35,10 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"--test has {len(sizes)} numbers for {len(options.task)} tasks; give one, or one for each.")
     if len(set(options.task)) < len(options.task):
         raise ValueError(f"--task names a task twice: {' '.join(options.task)}; give each once.")
-    if options.data_seed < 0:
-        raise ValueError(f"--data_seed must be at least 0, got {options.data_seed}.")
-    if options.calibrate < 0:
-        raise ValueError(f"--calibrate must be at least 0, got {options.calibrate}.")
+    for name in ("shots", "calibrate", "data_seed"):
+        check_range(name, getattr(options, name))
+    for size in sizes:
+        check_range("test", size)
     from zolab.models import load_model
     from zolab.records import environment, save_record
     from zolab.records.files import ready

@@ -1,6 +1,7 @@
 """Evolve a PertNN's sigma from whole runs, by forward passes alone; started again in the same folder, it goes on."""
 
 import argparse
+from pathlib import Path
 
 from zolab.cli.parser import add_settings, settings_of
 from zolab.l2l.config import EvolveConfig
@@ -9,7 +10,7 @@ EXAMPLE = "--model tiny-reviews --tasks reviews_sentence --pairs 3 --steps 10 --
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder of PertNN, its card and the record")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of PertNN, its card and the record")
     add_settings(parser, EvolveConfig)
 
 

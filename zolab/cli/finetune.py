@@ -12,7 +12,9 @@ EXAMPLE = (
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder of the run; a stopped run in it goes on")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="folder of the run; a stopped run in it goes on"
+    )
     parser.add_argument("--overwrite", action="store_true", help="discard an earlier run in the folder")
     add_settings(parser, Config)
 

@@ -1,6 +1,7 @@
 """Train a PertNN for a model; started again in the same folder, it goes on with the period that it was in."""
 
 import argparse
+from pathlib import Path
 
 from zolab.cli.parser import add_settings, settings_of
 from zolab.l2l.config import MetaConfig
@@ -9,7 +10,7 @@ EXAMPLE = "--model tiny-reviews --tasks reviews_sentence --steps 20 --period 10 
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder of PertNN, its card and the record")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of PertNN, its card and the record")
     add_settings(parser, MetaConfig)
 
 

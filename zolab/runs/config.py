@@ -21,6 +21,7 @@ RANGES: dict[str, tuple[float, float]] = {  # the least and the greatest value o
     **dict.fromkeys(("steps", "period", "pairs", "eval_every"), (1, COUNT)),
     **dict.fromkeys(("patience", "checkpoint_every"), (0, COUNT)),
     **dict.fromkeys(("batch_size", "train", "dev", "test", "measured", "minibatches"), (1, 10**7)),
+    **dict.fromkeys(("calibrate", "shots"), (0, 10**7)),
     "samples": (1, 10**4),
     "hidden": (1, 2**14),
     "seed": (0, 2**64 - 1),  # of directions, and of torch
@@ -161,12 +162,17 @@ def check_ranges(settings: Any, **hints: str) -> None:
         hints: for names of fields what the sentence ends with.
     """
     for name in get_type_hints(type(settings)):
-        value, (least, greatest) = getattr(settings, name), RANGES.get(name, (None, None))
-        if least is None or greatest is None or value is None or least <= value <= greatest:
-            continue
-        bound = f"at most {_written(greatest)}" if value > greatest else f"at least {_written(least)}"
-        bound = "> 0" if 0 < least < 1 and not value > 0 else bound
-        raise ValueError(f"{name} must be {bound}, got {shown(value)}{hints.get(name, '.')}")
+        check_range(name, getattr(settings, name), hints.get(name, "."))
+
+
+def check_range(name: str, value: Any, hint: str = ".") -> None:
+    """The same for one value, None being none; the sentence ends with `hint`."""
+    least, greatest = RANGES.get(name, (None, None))
+    if least is None or greatest is None or value is None or least <= value <= greatest:
+        return
+    bound = f"at most {_written(greatest)}" if value > greatest else f"at least {_written(least)}"
+    bound = "> 0" if 0 < least < 1 and not value > 0 else bound
+    raise ValueError(f"{name} must be {bound}, got {shown(value)}{hint}")
 
 
 def _written(bound: float) -> str:
