@@ -57,7 +57,8 @@ def test_so_it_is_in_half_precision(tmp_path, chosen, dtype):
 
 def test_a_run_that_is_older_than_the_setting_goes_on_in_place(in_place, tmp_path, chosen):
     out, done = in_place
-    lines = (out / "log.jsonl").read_text().splitlines()
+    lines = (out / "log.jsonl").read_text().splitlines()[1:]
+    lines = [line.rpartition(', "crc"')[0] + "}" for line in lines]  # without checksums, as such logs are
     started = json.loads(lines[0])
     del started["config"]["probe"]
     half = next(i for i, line in enumerate(lines) if '"event": "step"' in line) + 4

@@ -505,7 +505,7 @@ def test_answers_that_do_not_read_the_prompt():
         (["--task=sst9"], "error: unknown task 'sst9'"),
         (["--test=0"], "error: test must be at least 1"),
         (["--task", "sst2", "rte", "cb", "--test", "1", "2"], "error: --test has 2 numbers for 3 tasks; give one, or one"),
-        (["--shots=-3"], "error: shots must be between 0"),
+        (["--shots=-3"], "error: shots must be at least 0, got -3"),
         (["--data_seed=-1"], "error: data_seed must be at least 0, got -1"),
         (["--task", "sst2", "rte", "sst2"], "error: --task names a task twice: sst2 rte sst2; give each once"),
         (["--out=zolab"], "error: zolab cannot be written (it is a folder); choose another place"),
