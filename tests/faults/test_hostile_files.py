@@ -16,7 +16,6 @@ from zolab.pertnn import SHIPPED_FINETUNERS, PertNN
 from zolab.pertnn.published import import_published
 from zolab.probe.blocks import split
 from zolab.records.sealed import seal
-from zolab.studies import controls, draws, recipes, scales  # noqa: F401 (an import is not what is timed)
 
 # ---- released files
 
