@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 from zolab.records import load_record
+from zolab.records.files import read_json
+from zolab.records.sealed import unseal
 from zolab.studies.cells import Cell, final_loss
 from zolab.studies.plan import check_plan, configuration, load_plan
 from zolab.studies.run import run_study
@@ -114,7 +116,7 @@ def test_a_cell_is_absent_resumable_or_complete(tmp_path):
     assert cell.state(tmp_path) == "resumable"
     outcome = cell.run(tmp_path)
     assert cell.state(tmp_path) == "complete"
-    assert cell.run(tmp_path) == outcome == json.loads((tmp_path / cell.name / "outcome.json").read_text())
+    assert cell.run(tmp_path) == outcome == unseal(read_json(tmp_path / cell.name / "outcome.json"), "the outcome")
 
 
 def test_a_run_that_diverges_loses_the_search_and_is_kept(tmp_path):

@@ -16,9 +16,10 @@ def run(options: argparse.Namespace) -> None:
     from zolab.optim import Trajectory, replay
     from zolab.records import load_record
     from zolab.records.files import check_new, new_folder
+    from zolab.runs.events import RECORD
     from zolab.runs.identity import check_same, identity_of_model
 
-    record = load_record(options.run / "record.json")
+    record = load_record(options.run / "record.json", RECORD)
     check_new(options.out)
     config = record["config"]
     trajectory = Trajectory.load(options.run / "trajectory.npz")

@@ -10,6 +10,7 @@ comes out is a number for each block.
 import math
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,10 +25,13 @@ from zolab.pertnn import PertNN
 from zolab.probe.blocks import split, weights_of
 from zolab.records import environment, load_record, save_record
 from zolab.records.log import RunLog
+from zolab.records.shapes import NUMBER, check_events
+from zolab.runs.events import IDENTITY
 from zolab.runs.finetune import batch_at
 from zolab.runs.identity import check_same, identity
 from zolab.tasks import load_task
 
+EVENTS = {"start": {"config": dict, **IDENTITY}, "pair": {"losses": lambda pair: _is_pair(pair)}}
 LARGEST = 2.0  # of a pair's difference, in typical ones: a run that broke must not decide alone
 
 
@@ -50,6 +54,7 @@ def evolve(config: EvolveConfig, out: str | Path, *, progress: bool = True) -> M
     config.validate()
     runs, log = _Runs(config), RunLog(Path(out) / "log.jsonl")
     try:
+        check_events(log.events, EVENTS, str(log.path))
         started = log.of("start")
         if started and started[0]["config"] != asdict(config):
             raise ValueError(f"{out} holds an evolution with other settings; choose another folder.")
@@ -69,6 +74,11 @@ def evolve(config: EvolveConfig, out: str | Path, *, progress: bool = True) -> M
         return _finish(config, Path(out), runs, search, known)
     finally:
         log.close()
+
+
+def _is_pair(losses: Any) -> bool:
+    """Two losses, None for a run that broke."""
+    return isinstance(losses, list) and len(losses) == 2 and all(isinstance(loss, (*NUMBER, type(None))) for loss in losses)
 
 
 class Evolution:

@@ -203,7 +203,9 @@ class MetaStep:
             with torch.no_grad():
                 move.leave()
         if not np.isfinite(loss.item()) or not np.isfinite(products).all():
-            raise FloatingPointError(f"step {self.steps}: the loss after the zeroth-order step is {loss.item()}; lower lr_zo.")
+            raise FloatingPointError(
+                f"step {self.steps}: the loss after the zeroth-order step is {loss.item()}; lower lr or lr_zo."
+            )
         return loss.item(), products
 
     def _clean(self, closure: Closure, direction: Direction) -> tuple[float, np.ndarray, np.ndarray]:

@@ -25,7 +25,9 @@ from zolab.probe.blocks import kind_of, published_weights, split, weights_of
 from zolab.records import environment, load_record, peak_memory, reset_peak_memory, save_record
 from zolab.records.log import RunLog
 from zolab.records.sealed import read_tensors, write_tensors
+from zolab.records.shapes import NUMBER, check_events
 from zolab.runs.config import require
+from zolab.runs.events import IDENTITY
 from zolab.runs.finetune import batch_at
 from zolab.runs.identity import check_same, identity
 from zolab.tasks import Example, Splits, Task, load_task
@@ -35,6 +37,19 @@ from zolab.theory.terms import StepTerms
 RULES = {"tensor": "tensor", "layer": "layer", "kind": kind_of}
 OUTER = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 SHARED = ("lr", "momentum", "lr_zo", "eps", "gradient", "through_budget", "exact", "fused", "seed")  # with `MetaStep`
+EVENTS = {
+    "start": {"config": dict, **IDENTITY},
+    "step": {
+        "step": int,
+        "task": str,
+        "meta_loss": NUMBER,
+        "loss": NUMBER,
+        "losses": [NUMBER],
+        "projected_grad": NUMBER,
+        "sigma?": [NUMBER],
+    },
+    "period": {"steps": int, "histories": [{"losses": [NUMBER], "raw": [NUMBER]}]},
+}
 LOOK_BACK = 10  # steps whose mean loss ends a period early
 
 
@@ -75,6 +90,7 @@ def meta_train(config: MetaConfig, out: str | Path, *, progress: bool = True) ->
     tasks = [load_task(name) for name in config.task_names]
     log = RunLog(Path(out) / "log.jsonl")
     try:
+        check_events(log.events, EVENTS, str(log.path))
         return _MetaSession(config, Path(out), tasks, log, progress).run()
     finally:
         log.close()

@@ -9,9 +9,12 @@ import math
 import zipfile
 import zlib
 from collections.abc import Mapping
+from tokenize import TokenError
 
 import numpy as np
 
+# What zipfile, zlib and NumPy's reader of headers, which takes them for Python, raise at damage.
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, LookupError, OSError, RuntimeError, SyntaxError, TokenError, TypeError)
 END = b"PK\5\6"  # begins the last 22 bytes of a zip archive, but for its comment
 DIGEST = 64  # hex digits of SHA-256, the archive's last bytes
 ROOM, RATIO = 160 << 20, 40  # bytes that a file may unpack to: so many, and so many times its own size
@@ -41,7 +44,7 @@ def unpack(content: bytes) -> dict[str, np.ndarray]:
             if sum(info.file_size for info in archive.infolist()) > ROOM + RATIO * len(content):
                 raise ValueError("it claims more content than it can hold")
             return {info.filename.removesuffix(".npy"): _array(archive.read(info)) for info in archive.infolist()}
-    except (zipfile.BadZipFile, zlib.error, EOFError, LookupError, OSError, NotImplementedError, RuntimeError) as error:
+    except DAMAGE as error:
         raise ValueError(f"it is no whole archive: {str(error)[:100]}") from error
 
 

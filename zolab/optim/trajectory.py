@@ -137,7 +137,9 @@ class Trajectory:
                 raise ValueError("its parameters are not described as they should be")
         if not set(StepRecord._fields[:4]) <= arrays.keys() <= set(StepRecord._fields):
             raise ValueError("its columns are not those of a trajectory")
-        if arrays["step"].ndim != 1 or not all(array.ndim == 2 for name, array in arrays.items() if name != "step"):
+        if arrays["step"].ndim != 1 or not all(
+            array.ndim == 2 or array.shape == (0,) for name, array in arrays.items() if name != "step"
+        ):
             raise ValueError("its columns do not have the form of steps")
         if not all(array.dtype.kind in "if" for array in arrays.values()):
             raise ValueError("its columns are not numbers")

@@ -15,6 +15,7 @@ import torch
 
 from zolab.records.files import read_json, write_json
 from zolab.records.sealed import seal, unseal
+from zolab.records.shapes import Shape, check_shape
 
 command: str | None = None
 """The command line that this process's records say they were made by; set by `zolab.__main__`."""
@@ -77,8 +78,17 @@ def save_record(record: dict[str, Any], path: str | os.PathLike) -> None:
     write_json(path, seal(record))
 
 
-def load_record(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a record. Raises ValueError if the file is damaged, was changed, or is not a record."""
+def load_record(path: str | os.PathLike, shape: Shape = dict) -> dict[str, Any]:
+    """Read a record.
+
+    Args:
+        path: the file.
+        shape: what its reader needs, for `zolab.records.shapes.check_shape`.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        ValueError: it is damaged, was changed, is not a record, or one of another shape.
+    """
     try:
         record = unseal(read_json(path), str(path))
     except FileNotFoundError as error:
@@ -87,6 +97,7 @@ def load_record(path: str | os.PathLike) -> dict[str, Any]:
         raise ValueError(f"{error} Delete it and run again: it is made from the run's log.") from error
     if not {"config", "result"} <= record.keys():
         raise ValueError(f"{path} is not a zolab run record: it has no config and result.")
+    check_shape(record, shape, str(path))
     return record
 
 

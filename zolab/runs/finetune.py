@@ -25,6 +25,7 @@ from zolab.records import environment, load_record, peak_memory, reset_peak_memo
 from zolab.records.log import RunLog
 from zolab.runs.checkpoints import Checkpoints
 from zolab.runs.config import Config, make_optimizer, require
+from zolab.runs.events import RECORD, check_log
 from zolab.runs.identity import check_same, identity
 from zolab.tasks import Evaluation, Example, Splits, Task, cut, load_task
 
@@ -59,6 +60,7 @@ def finetune(config: Config, out: str | Path, *, overwrite: bool = False, progre
     task = load_task(config.task, config.autocast)
     log = RunLog(Path(out) / "log.jsonl", unread=overwrite)
     try:
+        check_log(log)
         return _Session(config, Path(out), task, log, overwrite, progress).run()
     finally:
         log.close()
@@ -96,7 +98,7 @@ class _Session:
             self.optimizer.trajectory.save(self.out / "trajectory.npz")
         if not (self.out / "record.json").exists():
             save_record(self._record(), self.out / "record.json")
-        return Run(load_record(self.out / "record.json"), self.model, self.tokenizer, self.task, self.examples)
+        return Run(load_record(self.out / "record.json", RECORD), self.model, self.tokenizer, self.task, self.examples)
 
     def _start(self) -> None:
         self._warm_up()  # before the log says that a run began: it may refuse

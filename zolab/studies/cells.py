@@ -6,7 +6,9 @@ from typing import Any
 
 from zolab.records.files import read_json, write_json
 from zolab.records.sealed import seal, unseal
+from zolab.records.shapes import check_shape
 from zolab.runs.config import Config
+from zolab.studies.outcomes import CELL
 from zolab.studies.plan import configuration
 
 OUTCOME = "outcome.json"
@@ -56,7 +58,9 @@ class Cell:
         """
         path = out / self.name / OUTCOME
         if path.exists():
-            return unseal(read_json(path), str(path))
+            found = unseal(read_json(path), str(path))
+            check_shape(found, CELL, str(path))
+            return found
         found: dict[str, Any] = {"task": self.task, "method": self.method, "lr": self.lr, "seed": self.seed}
         try:
             found |= _outcome(_record(configuration(self.settings), path.parent))

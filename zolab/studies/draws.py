@@ -27,7 +27,7 @@ def check(plan: Plan) -> None:
 def expand(tasks: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """Every task once for each model, as TASK@SEED."""
     seeds = options["model_seeds"]
-    fits = isinstance(seeds, list) and bool(seeds) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    fits = isinstance(seeds, list) and bool(seeds) and all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
     require(fits, f"model_seeds must be a list of whole seeds, got {seeds!r}.")
     return {f"{name}@{seed}": own for seed in seeds for name, own in tasks.items()}
 

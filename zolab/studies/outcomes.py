@@ -3,15 +3,37 @@
 import os
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from zolab.records import load_record
+from zolab.records.shapes import NUMBER, check_shape
 from zolab.studies.plan import BASE
 from zolab.studies.statistics import Runs
 
 FORMAT = "zolab study 1"
+
+
+def _is_curve(value: Any) -> bool:
+    """One or more pairs of forward passes, ever more of them, and dev loss."""
+    pairs = value if isinstance(value, list) else []
+    if not pairs or not all(isinstance(p, list) and len(p) == 2 and all(type(n) in NUMBER for n in p) for p in pairs):
+        return False
+    return all(one[0] < next_[0] for one, next_ in pairwise(pairs))
+
+
+CELL = {
+    **{"task": str, "method": str, "lr": NUMBER, "seed": int, "curve?": _is_curve, "diverged?": str},
+    **{"test_before?": (*NUMBER, type(None)), "test_after?": NUMBER, "train_loss_last?": NUMBER},
+    **{"forwards?": int, "seconds?": NUMBER, "peak_bytes?": (int, type(None))},
+}
+FOUND = {"lr": NUMBER, "edge": bool, "rounds": [{"seeds": [int], "losses": {str: (*NUMBER, type(None))}}]}
+STUDY = {
+    "config": {"seeds": [int], "search": {"seeds": [int]}, "tasks": {str: dict}},
+    "result": {"search": {str: {str: FOUND}}, "cells": [CELL], "measured": dict, "failed": [{"cell": str, "error": str}]},
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +55,13 @@ class Record:
         content = load_record(path)
         if content.get("format") != FORMAT:
             raise ValueError(f"{path} is not the record of a study; `zolab study PLAN --record FILE` writes one.")
+        check_shape(content, STUDY, str(path))
+        search = content["result"]["search"]
+        for cell in content["result"]["cells"]:
+            if cell["method"] not in search.get(cell["task"], {}):
+                raise ValueError(
+                    f"{path} is damaged: it has a run of {cell['method'][:80]}, for which no rate was searched; restore it."
+                )
         return cls(content)
 
     @property

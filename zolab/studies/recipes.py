@@ -80,7 +80,8 @@ def settled(told: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     settings: dict[str, dict[str, Any]] = {}
     for name, own in told.items():
         after = own.get("after", "base")
-        require(name == "base" or after in settings, f"the recipe {name} follows {after!r}, which is not one before it.")
+        known = name == "base" or (isinstance(after, str) and after in settings)
+        require(known, f"the recipe {name} follows {after!r}, which is not one before it.")
         settings[name] = {**settings.get(after, {}), **{key: value for key, value in own.items() if key != "after"}}
     return {name: own for name, own in settings.items() if name != "base"}
 

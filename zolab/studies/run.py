@@ -13,10 +13,12 @@ from filelock import FileLock, Timeout
 from zolab.records import environment, save_record
 from zolab.records.files import read_json, ready, sweep, write_json
 from zolab.records.sealed import seal, unseal
+from zolab.records.shapes import check_shape
 from zolab.runs.config import require
 from zolab.studies.cells import Cell, final_loss
 from zolab.studies.outcomes import FORMAT, Record
 from zolab.studies.plan import Plan, Prepared, check_run, differences
+from zolab.studies.reading import check_named
 from zolab.studies.search import best_rate
 from zolab.studies.workers import Processes, tried
 
@@ -93,7 +95,10 @@ class _Session:
         if not path.exists():
             found = self.plan.kind.prepare(self.plan, task, self.out)
             write_json(path, seal({"methods": found.methods, "measured": found.measured}))
-        found = Prepared(**unseal(read_json(path), str(path)))
+        held = unseal(read_json(path), str(path))
+        check_shape(held, {"methods": {str: dict}, "measured": dict}, str(path))
+        check_named("methods", held["methods"])
+        found = Prepared(held["methods"], held["measured"])
         for own in found.methods.values():
             check_run(self.plan, task, own)
         return found

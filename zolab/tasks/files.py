@@ -23,7 +23,9 @@ def read_rows(path: Path) -> datasets.Dataset:
         return _from_lines(path)
     with open(path, "rb") as file:
         try:
-            return datasets.Dataset(datasets.table.InMemoryTable(parquet.read_table(file)))
+            table = parquet.read_table(file)
+            table.validate(full=True)  # its texts are UTF-8
+            return datasets.Dataset(datasets.table.InMemoryTable(table))
         except (pyarrow.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
             raise _refusal(path, "parquet", error) from error
 
