@@ -168,6 +168,21 @@ def test_learnability_is_mezos_share_of_adams_gain(tmp_path):
     assert again.cells("sentence", "Adam") == record.cells("sentence", "Adam")
 
 
+def test_what_a_study_measured_is_not_taken_for_another_model(tmp_path):
+    model, tokenizer = load_model("tiny-reviews")
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "base")
+    plan = {"study": "learnability", "methods": ADAM, "base": {**PLAN["base"], "model": str(tmp_path / "base")}}
+    assert made(tmp_path, **plan).measured["sentence"]
+    with torch.no_grad():
+        next(model.parameters()).add_(1e-3)
+    model.save_pretrained(tmp_path / "base")
+    with pytest.raises(
+        ValueError, match=r"the base model's weights are no longer what .*prepared-sentence\.json was started with"
+    ):
+        made(tmp_path, **plan)
+
+
 @pytest.mark.parametrize(
     ("adam", "mezo", "closed"), [([0.7, 0.8], [0.6, 0.65], 0.5), ([0.505], [0.9], None), ([0.4], [0.6], None)]
 )

@@ -42,6 +42,7 @@ def run(options: argparse.Namespace) -> None:
     from zolab.models import load_model
     from zolab.records import environment, save_record
     from zolab.records.files import ready
+    from zolab.runs.identity import identity
     from zolab.tasks import load_task
     from zolab.tasks.judgement import check_same_candidates, judge
 
@@ -57,6 +58,7 @@ def run(options: argparse.Namespace) -> None:
             check_same_candidates(task, solved, examples)
             training[name] = task.demonstrate(solved, options.shots, options.data_seed)
     model, tokenizer = load_model(options.model, options.dtype, options.device)
+    known = identity(model, tokenizer, {name: examples for name, (_, examples) in drawn.items()})
     manner, result = f"{options.shots} demonstrations" if options.shots else "zero-shot", {}
     for name, (task, examples) in drawn.items():
         result[name] = found = _tested(task, model, tokenizer, examples)
@@ -74,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
             print(f"  {judged}")
         if options.out:  # after each task: a later one may fail
             config = {key: value for key, value in vars(options).items() if key != "out"}
-            save_record({"config": config, "result": result, **environment()}, options.out)
+            save_record({"config": config, "result": result, **known, **environment()}, options.out)
 
 
 def _tested(task: Any, model: Any, tokenizer: Any, examples: list[Any]) -> dict[str, Any]:

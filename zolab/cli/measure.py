@@ -24,6 +24,7 @@ def run(options: argparse.Namespace) -> None:
     from zolab.models import load_model
     from zolab.records import environment, peak_memory, reset_peak_memory, save_record
     from zolab.records.files import ready
+    from zolab.runs.identity import identity
     from zolab.tasks import load_task
     from zolab.theory.measure import block_statistics
 
@@ -38,4 +39,5 @@ def run(options: argparse.Namespace) -> None:
     print(found.table())
     print(f"{len(found.names)} blocks in {spent['minutes']:.1f} minutes and {spent['gigabytes']:.2f} GB")
     settings = {name: getattr(options, name) for name in ("model", "task", "examples", "probes")}
-    save_record({"config": settings, "result": {"blocks": found.record(), **spent}, **environment()}, options.record)
+    known = identity(model, tokenizer, {"train": examples})
+    save_record({"config": settings, "result": {"blocks": found.record(), **spent}, **known, **environment()}, options.record)

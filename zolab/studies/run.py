@@ -10,17 +10,20 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from zolab.models import load_model
 from zolab.records import environment, save_record
 from zolab.records.files import read_json, ready, sweep, write_json
 from zolab.records.sealed import seal, unseal
 from zolab.records.shapes import check_shape
 from zolab.runs.config import require
+from zolab.runs.identity import check_same, identity
 from zolab.studies.cells import Cell, final_loss
 from zolab.studies.outcomes import FORMAT, Record
 from zolab.studies.plan import Plan, Prepared, check_run, differences
 from zolab.studies.reading import check_named
 from zolab.studies.search import best_rate
 from zolab.studies.workers import Processes, tried
+from zolab.tasks import load_task
 
 Walk = Generator[list[Cell], dict[str, Any], None]
 
@@ -51,13 +54,13 @@ def run_study(plan: Plan, out: Path, record: Path, workers: int = 1, progress: b
         with FileLock(out / "study.lock", timeout=0):
             sweep(out)
             sweep(record.parent, record.name)
-            _check_same(plan, out)
+            _check_plan(plan, out)
             return _Session(plan, out, record, workers, progress).run()
     except Timeout as error:
         raise OSError(f"another process is running the study in {out}; wait for it or choose another folder.") from error
 
 
-def _check_same(plan: Plan, out: Path) -> None:
+def _check_plan(plan: Plan, out: Path) -> None:
     """Keep the plan in the folder. Raises ValueError, naming the keys, if it holds cells of another one."""
     path, ours = out / "plan.json", plan.record()
     if path.exists():
@@ -91,16 +94,19 @@ class _Session:
 
     def _prepared(self, task: str) -> Prepared:
         """What the study makes for a task; kept in the folder, since it may take long."""
-        path = self.out / f"prepared-{task}.json"
+        path, fresh = self.out / f"prepared-{task}.json", None
         if not path.exists():
-            found = self.plan.kind.prepare(self.plan, task, self.out)
-            write_json(path, seal({"methods": found.methods, "measured": found.measured}))
+            fresh = self.plan.kind.prepare(self.plan, task, self.out)
+            rests_on = _rests_on(self.plan, task, fresh)
+            write_json(path, seal({"methods": fresh.methods, "measured": fresh.measured, "identity": rests_on}))
         held = unseal(read_json(path), str(path))
-        check_shape(held, {"methods": {str: dict}, "measured": dict}, str(path))
+        check_shape(held, {"methods": {str: dict}, "measured": dict, "identity?": dict}, str(path))
         check_named("methods", held["methods"])
         found = Prepared(held["methods"], held["measured"])
         for own in found.methods.values():
             check_run(self.plan, task, own)
+        if not fresh and "identity" in held:
+            check_same(_rests_on(self.plan, task, found), held["identity"], path, "bring it back, or choose another folder")
         return found
 
     def _walk(self, task: str, name: str, own: dict[str, Any]) -> Walk:
@@ -183,6 +189,15 @@ class _Session:
             print(f"{self.workers} workers ran {self.busy / 60:.1f} minutes of cells: {self.busy / seconds:.2f} times as fast")
         for entry in self.failed:
             print(f"failed: {entry['cell']}: {entry['error']}", file=sys.stderr)
+
+
+def _rests_on(plan: Plan, task: str, prepared: Prepared) -> dict[str, Any]:
+    """What the numbers that a study measured before its runs are of; the runs themselves see to it that nothing changes."""
+    if not prepared.measured or not prepared.methods:
+        return {}
+    config = check_run(plan, task, next(iter(prepared.methods.values())))
+    examples = load_task(config.task).sample(config.data_seed, config.train, config.dev, config.test)
+    return identity(*load_model(config.model, config.dtype, config.device), examples._asdict())
 
 
 def _next_cells(walk: Walk, outcomes: dict[str, dict[str, Any] | None]) -> list[Cell]:
