@@ -208,7 +208,7 @@ def test_models_from_several_seeds_are_made_once_and_studied_alike(tmp_path, mon
     assert prints[4] != prints[5]
     monkeypatch.delattr(make, "train")  # nothing is trained a second time
     assert run_study(check_plan(plan), tmp_path / "runs", tmp_path / "record.json", progress=False).tasks == record.tasks
-    with pytest.raises(ValueError, match="model_seeds must be a list of whole seeds"):
+    with pytest.raises(ValueError, match="model_seeds must be a list"):
         check_plan({**plan, "model_seeds": "all"})
 
 

@@ -10,6 +10,7 @@ import time
 
 import pytest
 import yaml
+from small import command
 
 from zolab.records import load_record
 from zolab.records.files import read_json
@@ -158,7 +159,7 @@ def written(path, **changes):
 
 
 def test_a_second_process_in_the_same_folder_is_refused_and_a_killed_one_can_be_taken_up(tmp_path):
-    long = {**PLAN, "base": {**PLAN["base"], "steps": 150, "eval_every": 150}, "methods": {"MeZO": PLAN["methods"]["MeZO"]}}
+    long = {**PLAN, "base": {**PLAN["base"], "steps": 60, "eval_every": 60}, "methods": {"MeZO": PLAN["methods"]["MeZO"]}}
     path = written(tmp_path / "plan.yaml", **long)
     words = [sys.executable, "-m", "zolab", "study", str(path), "--out", str(tmp_path / "out"), "--record"]
     words += [str(tmp_path / "record.json"), "--workers", "2"]
@@ -168,10 +169,10 @@ def test_a_second_process_in_the_same_folder_is_refused_and_a_killed_one_can_be_
             if list((tmp_path / "out").glob("*/log.jsonl")):
                 break
             time.sleep(0.1)
-        second = subprocess.run(words, capture_output=True, text=True)
-        assert second.returncode == 1
-        assert "another process is running the study" in second.stderr
-        assert second.stderr.count("\n") == 1
+        second = command(*words[3:])
+        assert second.status == 1
+        assert "another process is running the study" in second.errors
+        assert second.errors.count("\n") == 1
     finally:
         first.send_signal(signal.SIGKILL)
         first.wait()

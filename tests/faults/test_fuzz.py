@@ -37,7 +37,7 @@ def fall(folder, name):
 
 
 def test_what_is_planted_is_found(monkeypatch):
-    monkeypatch.setattr("fuzz.trials.SECONDS", 0.3)
+    monkeypatch.setattr("fuzz.trials.SECONDS", 2)
     planted = Loader("planted", {"a.txt": "text"}, lambda folder: (folder / "a.txt").write_text("valid") and None, fall)
     contents = ("valid", "other", "plain", "", "key", "deep", "panic", "large", "hang", "crash", "valid")
     cases = [Case(planted, 0, number, content=("a.txt", told.encode())) for number, told in enumerate(contents)]

@@ -1,6 +1,7 @@
 """Walking on a landscape with any torch optimizer, one evaluation of f at a time."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ from torch import nn
 from zolab.landscapes.functions import LANDSCAPES, Landscape, Point, Protocol
 from zolab.noise import GivenDirection
 from zolab.optim import AdaMeZO, MeZO, ZeroOrderOptimizer
+from zolab.optim.changes import StandstillWarning
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,8 @@ def run(
     closure = forward if zeroth_order else _with_backward(forward, landscape, position, params)
     positions, losses, forwards = np.empty((steps + 1, 2)), np.empty(steps + 1), np.zeros(steps + 1, dtype=int)
     positions[0], losses[0], stopped = position, landscape(*position.tolist()), None
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", StandstillWarning)  # a walk that has come to rest is seen to
         for step in range(1, steps + 1):
             try:
                 walker.step(closure)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from zolab.noise import Direction
-from zolab.optim.changes import Changes, Standstill
+from zolab.optim.changes import Changes, Standstill, StandstillWarning
 from zolab.optim.checks import ROUNDINGS, check_groups, finite_number, plain, whole
 from zolab.optim.method import Method
 from zolab.optim.parameters import Trainable, difference, layout, trainable
@@ -158,7 +158,7 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
             factors = [record.lrs[g] * scale for g, scale in zip(groups, scales, strict=True)]
             nothing = self.standstill.after(changes, record, factors, self.rounding == "nearest")
         if nothing:
-            warnings.warn(nothing, stacklevel=4)  # the caller of what torch wraps a step in
+            warnings.warn(nothing, StandstillWarning, stacklevel=4)  # the caller of what torch wraps a step in
         return sum(losses) / len(losses)
 
     @torch.no_grad()

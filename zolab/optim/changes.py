@@ -21,6 +21,10 @@ ELSEWHERE = 64  # steps between two looks on another device than the CPU
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
+class StandstillWarning(UserWarning):
+    """Steps have no effect, and the warning says why."""
+
+
 class Changes:
     """The trained tensors as they were left.
 
