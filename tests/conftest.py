@@ -5,9 +5,14 @@ import pytest
 # What takes longest, so that all that `make check` does takes less than a minute and a half on two cores.
 SLOW = {
     "test_browser",  # a JupyterLab and a Chromium
-    "test_finetune",  # runs that are killed and go on
+    "test_caches",
+    "test_finetune",
+    "test_folders",  # processes and disks
+    "test_fuzz",
     "test_gpu_check",
+    "test_interrupts",
     "test_kernels_cuda",  # an interpreter of GPU code
+    "test_kills",
     "test_l2l",
     "test_plain_scorer",
     "test_step_kernels",  # the same interpreter
@@ -21,6 +26,9 @@ SLOW = {
     # single ones of files that are fast
     "test_a_forked_child_can_use_the_engine",
     "test_another_process_makes_the_same_bits",
+    "test_both_roundings_are_replayed_and_resumed_to_the_bit",
+    "test_small_steps_arrive_in_half_precision",
+    "test_what_once_failed",
     "test_published_finals_on_beale",
     "test_moments_summed_while_stepping_are_those_of_a_pass_of_their_own",
     "test_100_steps_are_those_of_the_probe_in_place",
