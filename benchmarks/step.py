@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 
 import torch
 
@@ -203,6 +204,7 @@ def measured(options):
 
 def main():
     options = arguments(__doc__).parse_args()
+    warnings.filterwarnings("ignore", message=".*was changed by something else")  # all ways step on the same weights
     if options.memory_of:
         memory_of(options.memory_of, options)
         return
