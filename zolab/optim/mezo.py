@@ -19,7 +19,7 @@ class MeZO(ZeroOrderOptimizer):
     direction of ZO Fine-tuner (arXiv 2510.00419) with scales that stay as they are.
 
     Args:
-        params, lr, eps, weight_decay, seed, samples, rounding: as in `ZeroOrderOptimizer`.
+        params, lr, eps, weight_decay, seed, samples, rounding, directions: as in `ZeroOrderOptimizer`.
         sigma: standard deviation of each parameter's directions, in the order of the parameters, frozen ones included; all
             one by default.
 
@@ -41,11 +41,20 @@ class MeZO(ZeroOrderOptimizer):
         samples: int = 1,
         sigma: Sequence[float] | None = None,
         rounding: str | None = None,
+        directions: str = "gaussian",
     ):
         self.sigma = None if sigma is None else tuple(map(float, sigma))
         settings = {} if self.sigma is None else {"sigma": list(self.sigma)}
         super().__init__(
-            params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, samples=samples, rounding=rounding, settings=settings
+            params,
+            lr=lr,
+            eps=eps,
+            weight_decay=weight_decay,
+            seed=seed,
+            samples=samples,
+            rounding=rounding,
+            directions=directions,
+            settings=settings,
         )
 
     @classmethod
