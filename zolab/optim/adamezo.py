@@ -24,7 +24,8 @@ class AdaMeZO(ZeroOrderOptimizer):
     "code", steps 0 ... horizon are MeZO's, as are all if horizon is 1, and b2 = 0 divides by one.
 
     Not for work where time matters more than memory: each step generates `horizon` directions. And in high dimension all
-    coordinates share one second moment; MEAZO then does the same for the price of a scalar.
+    coordinates share one second moment, as they do along Rademacher directions in any; MEAZO then does the same for the price
+    of a scalar.
 
     Args:
         params, eps, weight_decay, seed, rounding, directions: as in `ZeroOrderOptimizer`.

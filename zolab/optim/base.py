@@ -69,12 +69,12 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         super().__init__(unique(params), {"lr": lr, "eps": eps, "weight_decay": weight_decay})
         check_groups(self.param_groups)
         eps = float(self.param_groups[0]["eps"])
-        self.trajectory = Trajectory(type(self).__name__, seed, eps, samples, plain(settings or {}))
+        family = {} if directions == FAMILIES[0] else {"directions": directions}
+        self.trajectory = Trajectory(type(self).__name__, seed, eps, samples, plain({**(settings or {}), **family}))
         self.viewed: ModelView | None = None
         self.changes: Changes | None = Changes(self.trained())
         half = any(tensor.element_size() < 4 for tensor in self.changes.tensors)
         self.rounding = rounding or ("stochastic" if half else "nearest")
-        self.directions = directions
         self.standstill = Standstill()
         self.begin()
         self.fits()

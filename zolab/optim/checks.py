@@ -45,7 +45,7 @@ def whole(name: str, value: Any, least: int = 0) -> int:
 
 
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
-    """Raise ValueError unless a value is one of the choices, of which None goes without saying."""
+    """Raise ValueError unless a value is one of the choices; the sentence leaves None out."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(filter(None, choices))}, got {value!r}.")
 

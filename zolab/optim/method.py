@@ -34,12 +34,6 @@ class Method(ABC):
         """The family of the directions, one of `zolab.noise.FAMILIES`; a part of the trajectory's settings."""
         return self.trajectory.settings.get("directions", FAMILIES[0])  # as of all runs that are older than the setting
 
-    @directions.setter
-    def directions(self, value: str) -> None:
-        self.trajectory.settings.pop("directions", None)
-        if value != FAMILIES[0]:
-            self.trajectory.settings["directions"] = value
-
     def fits(self) -> None:  # noqa: B027  (most methods are told nothing that must fit)
         """Raise ValueError unless what a method was told fits its parameters; extended by methods that are told more."""
 

@@ -11,9 +11,9 @@ from zolab.probe.in_place import Update
 class MeZO(ZeroOrderOptimizer):
     """Step against the two-point estimate of the gradient, theta <- theta - lr p z (Algorithm 1).
 
-    p = (L(theta + eps z) - L(theta - eps z)) / (2 eps) with z ~ N(0, I); several samples are averaged (n-SPSA,
-    Definition 1). State: none; a step costs two forward passes a sample. Not for problems where gradients are affordable:
-    first-order methods need far fewer steps.
+    p = (L(theta + eps z) - L(theta - eps z)) / (2 eps) with z ~ N(0, I) or of random signs; several samples are averaged
+    (n-SPSA, Definition 1). State: none; a step costs two forward passes a sample. Not for problems where gradients are
+    affordable: first-order methods need far fewer steps.
 
     With `sigma`, block j is probed along sigma_j z_j and steps along it, so that its learning rate is lr sigma_j^2: the
     direction of ZO Fine-tuner (arXiv 2510.00419) with scales that stay as they are.

@@ -13,7 +13,7 @@ class MeZOAdam(StatefulOptimizer):
     """AdamW's step with p z for the gradient.
 
     State: two tensors as large as the weights, in float32 whatever the weights are. Not where that does not fit: see
-    `AdaMeZO` and `MEAZO`.
+    `AdaMeZO` and `MEAZO`. With one Rademacher direction a step, v is the same in every coordinate.
 
     Args:
         params, eps, weight_decay, seed, samples, rounding, directions: as in `MeZO`.

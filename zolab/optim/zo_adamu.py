@@ -28,7 +28,8 @@ class ZOAdaMU(StatefulOptimizer):
 
     p is measured along m_t. The mix is annealed: all ones before step T1 (then m / sqrt(v) is the sign of the noise), a
     shortening half-cosine until T2, constants after it. This is the paper's Algorithm 1; its published code does not run.
-    State: m, one tensor as large as the weights; v is made again. Not where memory is short.
+    State: m, one tensor as large as the weights; v is made again. Not where memory is short. With Rademacher directions the
+    noise is of random signs, with the same mean and variance.
 
     Args:
         params, lr, eps, weight_decay, seed, rounding, directions: as in `MeZO`.
