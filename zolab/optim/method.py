@@ -31,7 +31,10 @@ class Method(ABC):
 
     @property
     def directions(self) -> str:
-        """The family of the directions, one of `zolab.noise.FAMILIES`; a part of the trajectory's settings."""
+        """The family of the directions, one of `zolab.noise.FAMILIES`; a part of the trajectory's settings.
+
+        A method whose algebra holds for normal directions only leaves the setting out of its constructor.
+        """
         return self.trajectory.settings.get("directions", FAMILIES[0])  # as of all runs that are older than the setting
 
     def fits(self) -> None:  # noqa: B027  (most methods are told nothing that must fit)
