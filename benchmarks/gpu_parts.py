@@ -5,6 +5,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from torch import nn
 from benchmarks.shapes import shaped
 from benchmarks.step import EPS, LR, SEED, interleaved, peaks, published_step, seconds, setting, ways
 from zolab import METHODS, MeZO
-from zolab.noise import NOT_GIVEN, Direction, Source
+from zolab.noise import FAMILIES, NOT_GIVEN, Direction, Source
 from zolab.optim import StepRecord
 from zolab.pertnn import PertNN
 from zolab.probe.blocks import split
@@ -67,12 +68,14 @@ def exactness(machine: Machine) -> Iterator[Row]:
     names = ("mezo", "adamezo") if machine.small else METHODS
     for dtype in ("bfloat16",) if machine.small else ("float32", "bfloat16", "float16"):
         for name in names:
-            for through in (False, True):
-                found = exact(machine, name, dtype, through)
-                yield {"name": f"{name}, {dtype}, {'through' if through else 'in place'}", **found}
+            families = FAMILIES if name in ("mezo", "adamezo") else FAMILIES[:1]  # they run all kernels of a direction
+            for family, through in product(families, (False, True)):
+                found = exact(machine, name, dtype, through, {} if family == FAMILIES[0] else {"directions": family})
+                shown = name if family == FAMILIES[0] else f"{name}, {family}"
+                yield {"name": f"{shown}, {dtype}, {'through' if through else 'in place'}", **found}
 
 
-def exact(machine: Machine, name: str, dtype: str, through: bool) -> Row:
+def exact(machine: Machine, name: str, dtype: str, through: bool, settings: dict[str, Any]) -> Row:
     torch.manual_seed(SEED)
     model = nn.Sequential(nn.Linear(37, 51), nn.Tanh(), nn.Linear(51, 3, bias=False)).to(machine.device, getattr(torch, dtype))
     x = torch.randn(8, 37, device=machine.device, dtype=getattr(torch, dtype))
@@ -87,16 +90,16 @@ def exact(machine: Machine, name: str, dtype: str, through: bool) -> Row:
     start = bits(params)
     values = [p.detach().clone() for p in params]
     try:
-        optimizer_of(name, model, through).step(loss)
+        optimizer_of(name, model, through, **settings).step(loss)
     except InterruptedError:
         back = same(bits(params), start)
-    optimizer = optimizer_of(name, model, through)
+    optimizer = optimizer_of(name, model, through, **settings)
     for _ in range(1 if machine.small else 5):
         optimizer.step(loss)
     there = bits(params)
     for p, value in zip(params, values, strict=True):
         p.data.copy_(value)
-    optimizer_of(name, model, False).replay(optimizer.trajectory.records)
+    optimizer_of(name, model, False, **settings).replay(optimizer.trajectory.records)
     return {"exact": back, "replay": same(bits(params), there), "moved": not same(there, start)}
 
 
@@ -108,6 +111,7 @@ def passes(machine: Machine) -> Iterator[Row]:
     out = torch.empty_like(w)
     keys = Direction(SEED, 1).keys(tuple(range(horizon + 1)))
     one, many, none = (Source(keys[:n], NOT_GIVEN) for n in (1, horizon, 0))
+    signs = Source(keys[:1], NOT_GIVEN, True)
     step, tiny = np.zeros(1, np.float32), np.full(horizon, 1e-9, np.float32)
     squares, journal = np.full(horizon, 1e-3, np.float32), []
 
@@ -126,6 +130,7 @@ def passes(machine: Machine) -> Iterator[Row]:
     ways: dict[str, tuple[float, Callable]] = {
         "copy": (2, lambda: out.copy_(w)),
         "weights moved into scratch": (2, lambda: kernels.perturbed(out, w, 0, one, EPS)),
+        "the same along random signs": (2, lambda: kernels.perturbed(out, w, 0, signs, EPS)),
         "update": (2, lambda: kernels.update(w, 0, one, step, 1.0)),
         "update, rounded at random": (2, lambda: kernels.update(w, 0, one, step, 1.0, keys[-1])),
         f"update by moments of {horizon}": (2, lambda: kernels.update_by_moments(w, 0, many, tiny, squares, 1.0, 1e-3, 0.0)),

@@ -43,9 +43,9 @@ def published_step(params, loss):
     published_pass(params, -LR * (plus - minus) / (2 * EPS))
 
 
-def direction_pass(params, scale):
+def direction_pass(params, scale, **family):
     blocks = tuple(range(len(params)))
-    apply(params, Update(blocks, [Direction(SEED, 0)], [[scale] * len(params)], [1.0] * len(params)))
+    apply(params, Update(blocks, [Direction(SEED, 0, **family)], [[scale] * len(params)], [1.0] * len(params)))
 
 
 def setting(model_name, batch, length, shape=None, dtype="float32", device="cpu"):
@@ -86,11 +86,11 @@ def interleaved(repeats, **functions):
     return {name: statistics.median(values[1:]) for name, values in times.items()}
 
 
-def ways(model, loss):
-    """The ways to take a step, and its floor: two losses as numbers."""
+def ways(model, loss, **settings):
+    """The ways to take a step, and its floor: two losses as numbers. The settings are the optimizer's."""
 
     def ours(through):
-        optimizer = MeZO(model.named_parameters(), lr=LR, eps=EPS, seed=SEED)
+        optimizer = MeZO(model.named_parameters(), lr=LR, eps=EPS, seed=SEED, **settings)
         if hasattr(optimizer, "look_through"):
             optimizer.look_through(model if through else None)
         return lambda: optimizer.step(loss)
@@ -165,11 +165,18 @@ def peaks(steps, device):
     return found
 
 
+def family_of(options):
+    """The settings of an optimizer, and those of a direction, that choose a family: none for normal directions."""
+    family = options.directions
+    return ({}, {}) if family == "gaussian" else ({"directions": family}, {"family": family})
+
+
 def memory_of(part, options):
     model, loss = setting_of(options)
+    settings, _ = family_of(options)
     MeZO([torch.nn.Parameter(torch.zeros(1))]).step(lambda: 0.0)  # the compiled kernels are in memory in any process
     params = list(model.parameters())
-    actions = {**ways(model, loss), "published": lambda: published_step(params, loss)}
+    actions = {**ways(model, loss, **settings), "published": lambda: published_step(params, loss)}
     reset_peak_memory()
     for _ in range(3):
         with torch.no_grad():
@@ -183,16 +190,17 @@ def measured(options):
     parts = ["forwards", "ours", "published", *(["through"] if hasattr(MeZO, "look_through") else [])]
     memory = {} if on_gpu else {part: peak_of("step", part, options) for part in parts}
     model, loss = setting_of(options)
+    settings, family = family_of(options)
     error = restore_error(model)
     params = list(model.parameters())
     with torch.no_grad():
         passes = interleaved(
             options.repeats,
-            ours=lambda: direction_pass(params, 1e-6),
+            ours=lambda: direction_pass(params, 1e-6, **family),
             floor=lambda: [p.data.add_(1e-9) for p in params],
         )
-        steps = interleaved(options.repeats, **ways(model, loss))
-        memory |= peaks(ways(model, loss), options.device) if on_gpu else {}
+        steps = interleaved(options.repeats, **ways(model, loss, **settings))
+        memory |= peaks(ways(model, loss, **settings), options.device) if on_gpu else {}
         # Last, since it gives the weights new places, which ours would have to find in each step.
         passes |= interleaved(options.repeats, published=lambda: published_pass(params, 1e-6))
         last = {"forwards": ways(model, loss)["forwards"], "published": lambda: published_step(params, loss)}
@@ -203,7 +211,9 @@ def measured(options):
 
 
 def main():
-    options = arguments(__doc__).parse_args()
+    parser = arguments(__doc__)
+    parser.add_argument("--directions", choices=("gaussian", "rademacher"), default="gaussian", help="family of the directions")
+    options = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*was changed by something else")  # all ways step on the same weights
     if options.memory_of:
         memory_of(options.memory_of, options)
@@ -224,7 +234,7 @@ def main():
         "step_seconds": steps["ours"],
         "memory_bytes": memory,
     }
-    name, where = options.shape or options.model, f"{options.dtype}, {options.device}"
+    name, where = options.shape or options.model, f"{options.dtype}, {options.device}, {options.directions} directions"
     print(f"{name}, {elements:,} weights, batch {options.batch} x {options.length} tokens, {where}")
     report(passes, steps, memory, result, 8, options.json)
 

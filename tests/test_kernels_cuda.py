@@ -23,6 +23,7 @@ from zolab.noise.kernels.threefry import PAIRS, threefry2x32
 SIZES = (1, 2, 5, 1023, 1024, 1025, 2047, 2048, 2049, 6000)
 TILES = (0, 7)
 KEYS = ((0, 0), (1, 0xFFFFFFFF), (0x9E3779B9, 0x7F4A7C15))
+SIGNS = {"gaussian": False, "rademacher": True}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 GUARD = 8  # elements kept on each side of a chunk, to see writes outside it
 
@@ -47,9 +48,9 @@ def wrong_words(cuda, device: str) -> int:
     return wrong
 
 
-def cpu_normals(size: int, key: tuple[int, int], tile: int) -> np.ndarray:
+def made_by_cpu(size: int, key: tuple[int, int], tile: int, signs: bool = False) -> np.ndarray:
     z = torch.empty(size)
-    cpu.fill(cpu.view(z), *key, tile)
+    cpu.fill(cpu.view(z), *key, tile, signs)
     return z.numpy()
 
 
@@ -68,7 +69,7 @@ def fill_errors(cuda, device: str) -> dict:
         for tile in TILES:
             worst = 0.0
             for key in KEYS:
-                expected = cpu_normals(size, key, tile)
+                expected = made_by_cpu(size, key, tile)
                 chunk, untouched = guarded(torch.zeros(size), device)
                 cuda.fill(chunk, *key, tile)
                 assert untouched(), f"fill wrote outside {size} elements"
@@ -78,7 +79,20 @@ def fill_errors(cuda, device: str) -> dict:
     return errors
 
 
-def add_scaled_errors(cuda, device: str, scale: float = 0.37) -> dict:
+def wrong_signs(cuda, device: str) -> int:
+    """How many elements of Rademacher directions differ from the CPU's, over sizes, tiles and keys."""
+    wrong = 0
+    for size in SIZES:
+        for tile in TILES:
+            for key in KEYS:
+                chunk, untouched = guarded(torch.zeros(size), device)
+                cuda.fill(chunk, *key, tile, True)
+                assert untouched(), f"fill wrote outside {size} elements"
+                wrong += int((chunk.cpu().numpy() != made_by_cpu(size, key, tile, True)).sum())
+    return wrong
+
+
+def add_scaled_errors(cuda, device: str, signs: bool, scale: float = 0.37) -> dict:
     """By type: how many weights are not the correctly rounded ones, and the largest error in eps of the larger term."""
     errors = {}
     for name, dtype in DTYPES.items():
@@ -87,11 +101,11 @@ def add_scaled_errors(cuda, device: str, scale: float = 0.37) -> dict:
             for tile in TILES:
                 w = torch.randn(size, generator=torch.Generator().manual_seed(size)).to(dtype)
                 w[::3] = 0
-                z = cpu_normals(size, KEYS[2], tile).astype(np.float64)
+                z = made_by_cpu(size, KEYS[2], tile, signs).astype(np.float64)
                 moved = w.double().numpy() + float(np.float32(scale)) * z
                 expected = torch.from_numpy(moved.astype(np.float32)).to(dtype)
                 chunk, untouched = guarded(w, device)
-                cuda.add_scaled(chunk, *KEYS[2], tile, scale)
+                cuda.add_scaled(chunk, *KEYS[2], tile, scale, signs)
                 assert untouched(), f"add_scaled wrote outside {size} elements"
                 different += int((chunk.cpu() != expected).sum())
                 larger = np.maximum(np.abs(w.double().numpy()), np.abs(scale * z))
@@ -101,7 +115,7 @@ def add_scaled_errors(cuda, device: str, scale: float = 0.37) -> dict:
     return errors
 
 
-def dot_errors(cuda, device: str) -> dict:
+def dot_errors(cuda, device: str, signs: bool) -> dict:
     """By type: the largest error of a dot product, relative to the sum of its terms' sizes."""
     errors = {}
     for name, dtype in DTYPES.items():
@@ -109,9 +123,9 @@ def dot_errors(cuda, device: str) -> dict:
         for size in SIZES:
             for tile in TILES:
                 w = torch.randn(size, generator=torch.Generator().manual_seed(size)).to(dtype)
-                terms = w.double().numpy() * cpu_normals(size, KEYS[2], tile)
+                terms = w.double().numpy() * made_by_cpu(size, KEYS[2], tile, signs)
                 chunk, _ = guarded(w, device)
-                error = abs(cuda.dot(chunk, *KEYS[2], tile) - terms.sum()) / np.abs(terms).sum()
+                error = abs(cuda.dot(chunk, *KEYS[2], tile, signs) - terms.sum()) / np.abs(terms).sum()
                 errors[name] = max(errors[name], float(error))
     return errors
 
@@ -122,8 +136,9 @@ def measure(cuda, device: str) -> dict:
     return {
         "wrong words": wrong_words(cuda, device),
         "fill": fill_errors(cuda, device),
-        "add_scaled": add_scaled_errors(cuda, device),
-        "dot": dot_errors(cuda, device),
+        "wrong signs": wrong_signs(cuda, device),
+        "add_scaled": {family: add_scaled_errors(cuda, device, signs) for family, signs in SIGNS.items()},
+        "dot": {family: dot_errors(cuda, device, signs) for family, signs in SIGNS.items()},
         "dot of nothing": cuda.dot(empty, 1, 2, 3),
     }
 
@@ -154,19 +169,22 @@ def compiled(cuda) -> dict:
     from zolab.noise.kernels import cuda_update
 
     counts = {}
-    for name, chunk, size, more in (
-        ("words", "*i64", "i32", {}),
-        ("fill", "*fp32", "i32", {}),
-        ("fill", "*fp32", 1, {}),
-        ("dot", "*bf16", "i32", {"partial": "*fp32"}),
-        *(("add_scaled", chunk, "i64", {"scale": "fp32"}) for chunk in ("*fp32", "*bf16", "*fp16")),
+    for name, chunk, size, signs, *more in (
+        ("words", "*i64", "i32", None),
+        ("fill", "*fp32", "i32", False),
+        ("fill", "*fp32", 1, False),
+        ("fill", "*fp32", "i32", True),
+        ("dot", "*bf16", "i32", False, "*fp32"),
+        *(("add_scaled", chunk, "i64", signs, "fp32") for chunk in ("*fp32", "*bf16", "*fp16") for signs in (False, True)),
     ):
         home = cuda if hasattr(cuda, f"{name}_kernel") else cuda_update
         kernel = getattr(home, f"{name}_kernel")
-        kinds = (chunk, "constexpr" if size == 1 else size, "u32", "u32", "u32", *more.values())
-        source = ASTSource(kernel, dict(zip(kernel.arg_names, kinds, strict=True)), {"size": 1} if size == 1 else {})
+        fixed = {"size": size, "SIGNS": signs} if size == 1 else {} if signs is None else {"SIGNS": signs}
+        kinds = (chunk, "constexpr" if size == 1 else size, "u32", "u32", "u32", *more, *(["constexpr"] * ("SIGNS" in fixed)))
+        source = ASTSource(kernel, dict(zip(kernel.arg_names, kinds, strict=True)), fixed)
         ptx = compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
-        counts[f"{name} {chunk} {size}"] = Counter(re.findall(r"^\s+(?:@\S+ )?([a-z]+[\w.:]*)\s", ptx, re.M))
+        family = "signs" if signs else "normals"
+        counts[f"{name} {chunk} {size} {family}"] = Counter(re.findall(r"^\s+(?:@\S+ )?([a-z]+[\w.:]*)\s", ptx, re.M))
     return counts
 
 
@@ -218,17 +236,23 @@ def test_with_a_fused_multiply_add_the_normals_have_the_cpu_kernels_bits(measure
     assert 0 < max(measured["fill as it is"].values()) <= 4
 
 
+def test_the_signs_are_the_cpu_kernels(measured):
+    assert measured["wrong signs"] == 0
+
+
+@pytest.mark.parametrize("family", SIGNS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_add_scaled_rounds_the_float32_result_to_nearest_even(measured, dtype):
-    errors = measured["add_scaled"][dtype]
+def test_add_scaled_rounds_the_float32_result_to_nearest_even(measured, dtype, family):
+    errors = measured["add_scaled"][family][dtype]
     assert errors["eps"] <= 4
     if measured["way"] == "interpreter":
         assert errors["different"] == 0
 
 
+@pytest.mark.parametrize("family", SIGNS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_dot_is_that_of_the_materialised_direction(measured, dtype):
-    assert measured["dot"][dtype] < 1e-6
+def test_dot_is_that_of_the_materialised_direction(measured, dtype, family):
+    assert measured["dot"][family][dtype] < 1e-6
 
 
 def test_a_chunk_may_be_empty(measured):
@@ -238,12 +262,13 @@ def test_a_chunk_may_be_empty(measured):
 def test_compiled_for_a_gpu_the_kernels_keep_every_rounding(tmp_path):
     """The source's 18 fma a pair, so no product was contracted into one; IEEE roots; nothing in float64."""
     kernels = run("compiler", tmp_path)
-    fill = kernels["fill *fp32 i32"]
+    fill = kernels["fill *fp32 i32 normals"]
     assert fill["fma.rn.f32"] == 18 * fill["sqrt.rn.f32"] > 0
+    assert not kernels["fill *fp32 i32 signs"].keys() & {"fma.rn.f32", "sqrt.rn.f32"}
     for name, counts in kernels.items():
         assert not [op for op in counts if re.search("f64|approx|ftz", op)], name
-    assert any(op.startswith("cvt.rn.bf16") for op in kernels["add_scaled *bf16 i64"])
-    assert any(op.startswith("cvt.rn.f16") for op in kernels["add_scaled *fp16 i64"])
+    assert any(op.startswith("cvt.rn.bf16") for op in kernels["add_scaled *bf16 i64 normals"])
+    assert any(op.startswith("cvt.rn.f16") for op in kernels["add_scaled *fp16 i64 normals"])
 
 
 if __name__ == "__main__":

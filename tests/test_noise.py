@@ -201,7 +201,7 @@ from zolab.noise.kernels import cpu
 
 for dtype in sys.argv[1].split(","):
     w = np.zeros(512, dtype)
-    cpu._add_scaled(w, np.uint32(1), np.uint32(2), 0, np.float32(1))
+    cpu._add_scaled(w, np.uint32(1), np.uint32(2), 0, np.float32(1), False)
     print(dtype, w.view(np.uint8).sum(), sum(cpu._add_scaled.stats.cache_hits.values()))
 """
 

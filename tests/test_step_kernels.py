@@ -9,11 +9,12 @@ import json
 import re
 import sys
 from collections import Counter
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
-from test_kernels_cuda import DTYPES, guarded, needs_gpu, needs_triton, round_as_a_gpu_does, run
+from test_kernels_cuda import DTYPES, SIGNS, guarded, needs_gpu, needs_triton, round_as_a_gpu_does, run
 
 from zolab.noise import NOT_GIVEN, Chunk, Direction, Source, per_tensor
 from zolab.noise.kernels import cpu
@@ -42,32 +43,33 @@ def different(a, b) -> int:
     return int((bits(a) != bits(b)).sum())
 
 
-def source(cuda, keys, values=None):
-    return Source(keys, NOT_GIVEN if values is None else cuda.given(values))
+def source(cuda, keys, signs, values=None):
+    return Source(keys, NOT_GIVEN if values is None else cuda.given(values), signs)
 
 
 def by_type(measure, *arguments) -> dict:
-    """What a measurement says, summed over sizes, for each type of weights."""
-    return {name: sum(measure(*arguments, size, dtype) for size in SIZES) for name, dtype in DTYPES.items()}
+    """What a measurement says, summed over sizes and both families, for each type of weights."""
+    cases = [(size, signs) for size in SIZES for signs in SIGNS.values()]
+    return {name: sum(measure(*arguments, *case, dtype) for case in cases) for name, dtype in DTYPES.items()}
 
 
-def perturbed_errors(cuda, device, size, dtype) -> int:
+def perturbed_errors(cuda, device, size, signs, dtype) -> int:
     w = weights(size, dtype)
     chunk, untouched = guarded(torch.full_like(w, 5), device)
     wrong = 0
     for scale in (1e-3, -0.3):
         there = torch.empty_like(w)
-        cpu.perturbed(cpu.view(there), cpu.view(w), 7, Source(KEYS[:1], NOT_GIVEN), scale)
-        cuda.perturbed(chunk, w.to(device), 7, source(cuda, KEYS[:1]), scale)
+        cpu.perturbed(cpu.view(there), cpu.view(w), 7, Source(KEYS[:1], NOT_GIVEN, signs), scale)
+        cuda.perturbed(chunk, w.to(device), 7, source(cuda, KEYS[:1], signs), scale)
         wrong += different(chunk, there)
         values = torch.randn(size)
         cpu.perturbed(cpu.view(there), cpu.view(w), 7, Source(KEYS[:1], values.numpy()[None]), scale)
-        cuda.perturbed(chunk, w.to(device), 7, source(cuda, KEYS[:1], [values.to(device)]), scale)
+        cuda.perturbed(chunk, w.to(device), 7, source(cuda, KEYS[:1], signs, [values.to(device)]), scale)
         wrong += different(chunk, there)
     return wrong + (not untouched())
 
 
-def update_errors(cuda, device, size, dtype) -> int:
+def update_errors(cuda, device, size, signs, dtype) -> int:
     """One direction, several, none; made or given; rounded to nearest and at random."""
     wrong = 0
     values = [torch.randn(size, generator=torch.Generator().manual_seed(k)) for k in range(3)]
@@ -77,28 +79,28 @@ def update_errors(cuda, device, size, dtype) -> int:
             for given in (None, values[:count]) if count else (None,):
                 there, chunk = weights(size, dtype), weights(size, dtype)
                 there, (chunk, untouched) = there.clone(), guarded(chunk, device)
-                cpu.update(cpu.view(there), 7, source(cpu, KEYS[:count], given), coefficients, decay, rounding)
+                cpu.update(cpu.view(there), 7, source(cpu, KEYS[:count], signs, given), coefficients, decay, rounding)
                 moved = given and [value.to(device) for value in given]
-                cuda.update(chunk, 7, source(cuda, KEYS[:count], moved), coefficients, decay, rounding)
+                cuda.update(chunk, 7, source(cuda, KEYS[:count], signs, moved), coefficients, decay, rounding)
                 wrong += different(chunk, there) + (not untouched())
     return wrong
 
 
-def moments_update_errors(cuda, device, size, dtype) -> int:
+def moments_update_errors(cuda, device, size, signs, dtype) -> int:
     wrong = 0
     values = [torch.randn(size, generator=torch.Generator().manual_seed(k)) for k in range(3)]
     first, second = np.array([0.1, -0.2, 0.3], np.float32), np.array([0.1, 0.2, 0.3], np.float32)
     for rounding, given in ((None, None), (KEYS[1], None), (None, values)):
         there, (chunk, untouched) = weights(size, dtype), guarded(weights(size, dtype), device)
         rest = first, second, 0.99, 1e-3, 0.01, rounding
-        length = cpu.update_by_moments(cpu.view(there), 7, source(cpu, KEYS, given), *rest)
+        length = cpu.update_by_moments(cpu.view(there), 7, source(cpu, KEYS, signs, given), *rest)
         moved = given and [value.to(device) for value in given]
-        other = float(cuda.update_by_moments(chunk, 7, source(cuda, KEYS, moved), *rest))
+        other = float(cuda.update_by_moments(chunk, 7, source(cuda, KEYS, signs, moved), *rest))
         wrong += different(chunk, there) + (not untouched()) + (abs(other - length) > 1e-5 * length)
     return wrong
 
 
-def reversible_errors(cuda, device, size, dtype) -> int:
+def reversible_errors(cuda, device, size, signs, dtype) -> int:
     """From w to both sides with the CPU's bits, from either side back to the bit, with an update and without."""
     wrong = 0
     key, values = KEYS[:1], torch.randn(size, generator=torch.Generator().manual_seed(3))
@@ -112,14 +114,14 @@ def reversible_errors(cuda, device, size, dtype) -> int:
         (1e-9, None, True, False),
     ):
         there, (chunk, untouched) = start.clone(), guarded(start, device)
-        at_cpu, at = source(cpu, key, given), source(cuda, key, given and [values.to(device)])
+        at_cpu, at = source(cpu, key, signs, given), source(cuda, key, signs, given and [values.to(device)])
         theirs, ours = cpu.perturb(cpu.view(there), 7, at_cpu, scale), cuda.perturb(chunk, 7, at, scale)
         wrong += different(chunk, there) + (int(theirs[0].sum()) != sum(int(part.counts.sum()) for part in ours))
         if flipped:
             cpu.flip(cpu.view(there), 7, at_cpu, scale, theirs)
             cuda.flip(chunk, 7, at, scale, ours)
             wrong += different(chunk, there)
-        here, coefficients = (at, step) if updated else (source(cuda, KEYS[:0]), nothing)
+        here, coefficients = (at, step) if updated else (source(cuda, KEYS[:0], signs), nothing)
         cuda.restore(chunk, 7, at, -scale if flipped else scale, ours, False, here, coefficients, 1.0, empty)
         back = start.clone()
         if updated:
@@ -132,13 +134,15 @@ def broken_off(cuda, device) -> dict:
     """A chunk of several launches, the last of which finds no memory for its journal."""
     cuda.JOURNAL, whole = 2048, cuda.JOURNAL
     w = weights(6000, torch.bfloat16)
-    chunk, here = w.clone().to(device), source(cuda, KEYS[:1])
+    chunk, here = w.clone().to(device), source(cuda, KEYS[:1], False)
     journals = cuda.perturb(chunk, 7, here, 1e-3)
     there = w.clone()
     cpu.perturb(cpu.view(there), 7, here, 1e-3)
     moved = different(chunk, there)
     cuda.flip(chunk, 7, here, 1e-3, journals)
-    cuda.restore(chunk, 7, here, -1e-3, journals, False, source(cuda, KEYS[:0]), np.empty(0, np.float32), 1.0, np.empty(0))
+    cuda.restore(
+        chunk, 7, here, -1e-3, journals, False, source(cuda, KEYS[:0], False), np.empty(0, np.float32), 1.0, np.empty(0)
+    )
     back = different(chunk, w)
     made, journal = [], cuda.Journal
 
@@ -186,12 +190,12 @@ def measure(cuda, device: str) -> dict:
 
 # Each kernel with its arguments beyond the weights: for a compiler without a GPU, and as types of weights `like` says.
 SIGNATURES = {
-    ("cuda_probe", "perturbed"): "i64 u32 u32 u32 like none fp32",
-    ("cuda_probe", "perturb"): "i64 u32 u32 u32 none fp32 *i32 *i32 *i32 *i16 like",
-    ("cuda_probe", "undo"): "i64 u32 u32 u32 none fp32 *i32 *i32 *i16 like true",
-    ("cuda_update", "update"): "i64 u32 u32 u32 none fp32 fp32 u32 u32 true",
-    ("cuda_update", "update_many"): "i64 *i32 i32 u32 *fp32 fp32 u32 u32 false",
-    ("cuda_update", "update_by_moments"): "i64 *i32 i32 u32 none fp32 fp32 fp32 *fp32 u32 u32 false",
+    ("cuda_probe", "perturbed"): "i64 u32 u32 u32 like none signs fp32",
+    ("cuda_probe", "perturb"): "i64 u32 u32 u32 none signs fp32 *i32 *i32 *i32 *i16 like",
+    ("cuda_probe", "undo"): "i64 u32 u32 u32 none signs fp32 *i32 *i32 *i16 like true",
+    ("cuda_update", "update"): "i64 u32 u32 u32 none signs fp32 fp32 u32 u32 true",
+    ("cuda_update", "update_many"): "i64 *i32 i32 u32 *fp32 false fp32 u32 u32 false",
+    ("cuda_update", "update_by_moments"): "i64 *i32 i32 u32 none signs fp32 fp32 fp32 *fp32 u32 u32 false",
     ("cuda_update", "moments"): "i64 *fp32 *fp32",
 }
 
@@ -202,16 +206,16 @@ def compiled(capability: int) -> dict:
     from triton.compiler import ASTSource, compile
 
     counts = {}
-    for (module, name), more in SIGNATURES.items():
+    for ((module, name), more), (family, signs) in product(SIGNATURES.items(), SIGNS.items()):
         kernel = getattr(importlib.import_module(f"zolab.noise.kernels.{module}"), f"{name}_kernel")
         for like in ("*fp32", "*bf16", "*fp16"):
             kinds = dict(zip(kernel.arg_names, [like, *more.replace("like", like).split()], strict=True))
-            constants = {"none": None, "true": like != "*fp32", "false": False}
+            constants = {"none": None, "true": like != "*fp32", "false": False, "signs": signs}
             fixed = {(kernel.arg_names.index(n),): constants[kind] for n, kind in kinds.items() if kind in constants}
             kinds = {n: "constexpr" if kind in constants else kind for n, kind in kinds.items()}
             target = GPUTarget("cuda", capability, 32)
             ptx = compile(ASTSource(kernel, kinds, fixed), target, {"enable_fp_fusion": False}).asm["ptx"]
-            counts[f"{name} {like}"] = Counter(re.findall(r"^\s+(?:@\S+ )?([a-z]+[\w.:]*)\s", ptx, re.M))
+            counts[f"{name} {like} {family}"] = Counter(re.findall(r"^\s+(?:@\S+ )?([a-z]+[\w.:]*)\s", ptx, re.M))
     return counts
 
 
@@ -264,8 +268,9 @@ def test_compiled_for_a_gpu_no_sum_takes_in_a_product(tmp_path, architecture):
     kernels = run(architecture, tmp_path, __file__)
     for name in ("perturbed", "perturb", "undo"):
         for like in ("*fp32", "*bf16", "*fp16"):
-            counts = kernels[f"{name} {like}"]
+            counts = kernels[f"{name} {like} gaussian"]
             assert counts["fma.rn.f32"] == 18 * counts["sqrt.rn.f32"] > 0, (name, like)
+            assert not kernels[f"{name} {like} rademacher"].keys() & {"fma.rn.f32", "sqrt.rn.f32"}, (name, like)
     for name, counts in kernels.items():
         assert not [op for op in counts if re.search("f64|approx|ftz", op)], name
         assert name.startswith(("update_by", "moments")) or "div.rn.f32" not in counts, name

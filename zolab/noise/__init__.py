@@ -1,11 +1,10 @@
 """Random directions, addressed instead of stored; the kernels behind them are in `zolab.noise.kernels`."""
 
+from zolab.noise.addresses import FAMILIES, Direction, GivenDirection
 from zolab.noise.directions import (
     NOT_GIVEN,
     SLICE,
     Chunk,
-    Direction,
-    GivenDirection,
     Source,
     Sources,
     add_,
@@ -22,6 +21,7 @@ from zolab.noise.directions import (
 )
 
 __all__ = [
+    "FAMILIES",
     "NOT_GIVEN",
     "SLICE",
     "Chunk",

@@ -1,20 +1,19 @@
 """Random directions, addressed instead of stored: any slice of any direction, in any order, on any device.
 
-A direction z ~ N(0, I) is named by (seed, step, sample); its part for parameter block j is made by a counter-based
-generator from a key that depends on (seed, step, sample, j) only. Adding it to a weight tensor or taking a dot product
-with it touches each weight once and never holds z. Nothing here reads or seeds torch's global generator.
+A direction z, normal or of random signs, is named by (seed, step, sample); its part for parameter block j is made by a
+counter-based generator from a key that depends on (seed, step, sample, j) only. Adding it to a weight tensor or taking a dot
+product with it touches each weight once and never holds z. Nothing here reads or seeds torch's global generator.
 
     key(direction)   = threefry(seed,           (step, sample))
     key(block j)     = threefry(key(direction), (j, 0))
-    z[i], z[i+1024]  = box_muller(threefry(key(block j), (pair number, 0)))      within each tile of 2048 elements
+    z[i], z[i+1024]  = box_muller(threefry(key(block j), (pair number, 0)))      within each tile of 2048 elements; or
+    z[64b + j]       = 1 - 2 * (bit b of word j of threefry(key(block j), (call number, 2))), 32 calls to a tile
 """
 
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -22,50 +21,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zolab.noise.addresses import Direction, GivenDirection
 from zolab.noise.kernels import backend_for
-from zolab.noise.kernels.threefry import TILE, threefry2x32
+from zolab.noise.kernels.threefry import TILE
 
 SLICE = 1 << 20
 _INLINE = 1 << 20  # fewer elements take less time on one thread than waking others does
-ERA = 64
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 NOT_GIVEN = np.empty((0, 0), dtype=np.float32)
 _pool: ThreadPoolExecutor | None = None
-
-
-@dataclass(frozen=True)
-class Direction:
-    """The name of one random direction over all parameter blocks.
-
-    Args:
-        seed: 0 <= seed < 2**64. Zero is as good as any.
-        step: 0 <= step < 2**32.
-        sample: which of several directions drawn in the same step.
-    """
-
-    seed: int
-    step: int
-    sample: int = 0
-
-    def __post_init__(self):
-        for name, limit in (("seed", 2**64), ("step", 2**32), ("sample", 2**32)):
-            if not 0 <= getattr(self, name) < limit:
-                raise ValueError(f"{name} must lie in [0, {limit}), got {getattr(self, name)}; choose another {name}.")
-
-    def keys(self, blocks: tuple[int, ...]) -> np.ndarray:
-        """The generator keys of the given blocks, uint32 of shape (len(blocks), 2)."""
-        return _keys(self.seed, self.sample, blocks, self.step // ERA)[self.step % ERA]
-
-
-@dataclass(frozen=True, eq=False)
-class GivenDirection:
-    """A direction that is values instead of a key: a stored one, or one made by hand for a toy problem.
-
-    Args:
-        values: one flat tensor for each parameter block, numbered as the blocks are.
-    """
-
-    values: Sequence[Tensor]
 
 
 class Source(NamedTuple):
@@ -74,42 +38,44 @@ class Source(NamedTuple):
     Args:
         keys: generator keys, uint32 of shape (directions, 2).
         given: the directions' values on this chunk, one row each; empty if they are made from the keys.
+        signs: whether the keys' directions are of the Rademacher family.
     """
 
     keys: np.ndarray
     given: Any
+    signs: bool = False
 
 
 class Sources:
     """Several directions over several tensors, handed out chunk by chunk.
 
     Args:
-        directions: all addressed by keys, or all given.
+        directions: all addressed by keys of one family, or all given.
         blocks: block number of each tensor.
+
+    Raises:
+        ValueError: the families differ.
     """
 
     def __init__(self, directions: Sequence[Direction | GivenDirection], blocks: tuple[int, ...]):
         self.directions, self.blocks = directions, blocks
         self.given = [direction for direction in directions if isinstance(direction, GivenDirection)]
         self.keys = np.zeros((len(blocks), len(directions), 2), np.uint32)
+        families = set()
         for k, direction in enumerate(directions):
             if isinstance(direction, Direction):
                 self.keys[:, k] = direction.keys(blocks)
+                families.add(direction.signs)
+        if len(families) > 1:
+            raise ValueError("an update cannot sum directions of two families; make one update for each family.")
+        self.signs = True in families
 
     def at(self, piece: "Chunk") -> Source:
         if not self.given:
-            return Source(self.keys[piece.tensor], NOT_GIVEN)
+            return Source(self.keys[piece.tensor], NOT_GIVEN, self.signs)
         block, part = self.blocks[piece.tensor], slice(piece.tile * TILE, piece.tile * TILE + len(piece.data))
         values = [direction.values[block].view(-1)[part] for direction in self.given]
         return Source(self.keys[piece.tensor], piece.kernels.given(values))
-
-
-@lru_cache(maxsize=16)
-def _keys(seed: int, sample: int, blocks: tuple[int, ...], era: int) -> np.ndarray:
-    """The keys of ERA steps at once, since NumPy takes as long for one."""
-    steps = np.arange(ERA, dtype=np.uint32) + np.uint32(era * ERA)
-    k0, k1 = threefry2x32((seed & 0xFFFFFFFF, seed >> 32), (steps, sample))
-    return np.stack(threefry2x32((k0[:, None], k1[:, None]), (np.array(blocks, dtype=np.uint32), 0)), axis=-1)
 
 
 class Chunk(NamedTuple):
@@ -229,7 +195,7 @@ def direction(
     ((k0, k1),) = name.keys((block,))
     if math.prod(shape):
         kernels = backend_for(out)
-        kernels.fill(kernels.view(out), k0, k1, offset // TILE)
+        kernels.fill(kernels.view(out), k0, k1, offset // TILE, name.signs)
     return (out[lead:] if lead else out).to(dtype).view(shape)
 
 
@@ -255,7 +221,11 @@ def add_(tensor: Tensor, name: Direction, block: int, scale: float) -> Tensor:
     check(tensor)
     ((k0, k1),) = name.keys((block,))
     pieces = chunks([tensor])
-    for_each(pieces, lambda i: pieces[i].kernels.add_scaled(pieces[i].data, k0, k1, pieces[i].tile, scale), tensor.numel())
+
+    def work(i):
+        pieces[i].kernels.add_scaled(pieces[i].data, k0, k1, pieces[i].tile, scale, name.signs)
+
+    for_each(pieces, work, tensor.numel())
     return tensor
 
 
@@ -284,7 +254,7 @@ def dot(tensor: Tensor, name: Direction, block: int) -> float:
     parts = [0.0] * len(pieces)
 
     def work(i):
-        parts[i] = pieces[i].kernels.dot(pieces[i].data, k0, k1, pieces[i].tile)
+        parts[i] = pieces[i].kernels.dot(pieces[i].data, k0, k1, pieces[i].tile, name.signs)
 
     for_each(pieces, work, tensor.numel())
     return float(sum(parts))

@@ -24,10 +24,11 @@ class AdaMeZO(ZeroOrderOptimizer):
     "code", steps 0 ... horizon are MeZO's, as are all if horizon is 1, and b2 = 0 divides by one.
 
     Not for work where time matters more than memory: each step generates `horizon` directions. And in high dimension all
-    coordinates share one second moment; MEAZO then does the same for the price of a scalar.
+    coordinates share one second moment, as they do along Rademacher directions in any; MEAZO then does the same for the price
+    of a scalar.
 
     Args:
-        params, eps, weight_decay, seed, rounding: as in `ZeroOrderOptimizer`.
+        params, eps, weight_decay, seed, rounding, directions: as in `ZeroOrderOptimizer`.
         lr: learning rate. A step has about lr ("paper") or, past the warm-up, gain lr / 2 ("code") in every coordinate,
             whatever the slopes are. A learning rate of "code" must suit MeZO as well.
         betas: decay rates of the first and second moment, in [0, 1).
@@ -53,6 +54,7 @@ class AdaMeZO(ZeroOrderOptimizer):
         weight_decay: float = 0.0,
         seed: int = 0,
         rounding: str | None = None,
+        directions: str = "gaussian",
     ):
         if scaling not in SCALINGS:
             raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, got {scaling!r}.")
@@ -64,7 +66,16 @@ class AdaMeZO(ZeroOrderOptimizer):
         self.gain, self.delta = float(gain), float(delta)
         numbers = {"betas": list(self.betas), "horizon": self.horizon, "gain": self.gain, "delta": self.delta}
         settings = {**numbers, "scaling": scaling}
-        super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, rounding=rounding, settings=settings)
+        super().__init__(
+            params,
+            lr=lr,
+            eps=eps,
+            weight_decay=weight_decay,
+            seed=seed,
+            rounding=rounding,
+            directions=directions,
+            settings=settings,
+        )
 
     def begin(self) -> None:
         super().begin()

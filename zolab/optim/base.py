@@ -12,9 +12,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from zolab.noise import Direction
+from zolab.noise import FAMILIES, Direction
 from zolab.optim.changes import Changes, Standstill, StandstillWarning
-from zolab.optim.checks import ROUNDINGS, check_groups, finite_number, plain, whole
+from zolab.optim.checks import ROUNDINGS, check_choice, check_groups, finite_number, plain, whole
 from zolab.optim.method import Method
 from zolab.optim.parameters import Trainable, difference, layout, trainable
 from zolab.optim.trajectory import StepRecord, Trajectory
@@ -42,6 +42,7 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         rounding: how weights of half precision take a step: "nearest" loses steps that are smaller than half the spacing of
             their numbers, "stochastic" goes up or down at random, without bias and the same again in a replay. By default
             "stochastic" where there are such weights; others do not change.
+        directions: the family of the directions, "gaussian" or "rademacher", see `zolab.noise.Direction`.
         settings: further hyperparameters of a method, as its constructor names them; they travel with the trajectory.
 
     Raises:
@@ -58,16 +59,18 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         seed: int,
         samples: int = 1,
         rounding: str | None = None,
+        directions: str = "gaussian",
         settings: dict[str, Any] | None = None,
     ):
         seed, samples = whole("seed", seed), whole("samples", samples, 1)
         Direction(seed, 0)
-        if rounding not in (None, *ROUNDINGS):
-            raise ValueError(f"rounding must be one of {', '.join(ROUNDINGS)}, got {rounding!r}.")
+        check_choice("rounding", rounding, (None, *ROUNDINGS))
+        check_choice("directions", directions, FAMILIES)
         super().__init__(unique(params), {"lr": lr, "eps": eps, "weight_decay": weight_decay})
         check_groups(self.param_groups)
         eps = float(self.param_groups[0]["eps"])
-        self.trajectory = Trajectory(type(self).__name__, seed, eps, samples, plain(settings or {}))
+        family = {} if directions == FAMILIES[0] else {"directions": directions}
+        self.trajectory = Trajectory(type(self).__name__, seed, eps, samples, plain({**(settings or {}), **family}))
         self.viewed: ModelView | None = None
         self.changes: Changes | None = Changes(self.trained())
         half = any(tensor.element_size() < 4 for tensor in self.changes.tensors)
@@ -217,9 +220,7 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
             raise ValueError(f"this state belongs to {saved['method']}, not to {self.trajectory.method}.")
         mine, theirs = ({**settings, "rounding": None} for settings in (self.trajectory.settings, saved["settings"]))
         if mine != theirs:
-            raise ValueError(
-                f"this state was made with {saved['settings']}, but this optimizer has {self.trajectory.settings}."
-            )
+            raise ValueError(f"this state was made with {saved['settings']}, this optimizer with {self.trajectory.settings}.")
         if saved.get("parameters") and (other := difference(self.param_groups, saved["parameters"])):
             raise ValueError(f"this state belongs to other parameters ({other}); give those of the run, frozen as they were.")
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "trajectory"})

@@ -44,6 +44,12 @@ def whole(name: str, value: Any, least: int = 0) -> int:
     return number
 
 
+def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
+    """Raise ValueError unless a value is one of the choices; the sentence leaves None out."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(filter(None, choices))}, got {value!r}.")
+
+
 def check_groups(groups: Sequence[Mapping[str, Any]]) -> None:
     """Raise ValueError unless the settings of parameter groups are in range, and eps is one for all."""
     for group in groups:

@@ -17,7 +17,7 @@ class MEAZO(ZeroOrderOptimizer):
     moment. With several samples, p_t^2 is their mean. Not for problems with few dimensions, where coordinates differ.
 
     Args:
-        params, eps, weight_decay, seed, samples, rounding: as in `MeZO`.
+        params, eps, weight_decay, seed, samples, rounding, directions: as in `MeZO`.
         lr: learning rate; a step has about lr in every coordinate, whatever the slopes are.
         beta: decay rate of v, in [0, 1). The paper's value is not known to us; 0.9 to 0.99 is usual.
         delta: what keeps the denominator from zero.
@@ -37,13 +37,22 @@ class MEAZO(ZeroOrderOptimizer):
         seed: int = 0,
         samples: int = 1,
         rounding: str | None = None,
+        directions: str = "gaussian",
     ):
         check_fraction("beta", beta)
         check_range("delta", delta, delta >= 0)
         self.beta, self.delta = float(beta), float(delta)
         settings = {"beta": self.beta, "delta": self.delta}
         super().__init__(
-            params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, samples=samples, rounding=rounding, settings=settings
+            params,
+            lr=lr,
+            eps=eps,
+            weight_decay=weight_decay,
+            seed=seed,
+            samples=samples,
+            rounding=rounding,
+            directions=directions,
+            settings=settings,
         )
 
     def begin(self) -> None:

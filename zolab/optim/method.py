@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 from torch import Tensor
 
-from zolab.noise import Direction, GivenDirection
+from zolab.noise import FAMILIES, Direction, GivenDirection
 from zolab.optim.checks import ROUNDINGS
 from zolab.optim.trajectory import StepRecord, Trajectory
 from zolab.probe.in_place import MomentsUpdate, Perturbation, Update
@@ -29,6 +29,14 @@ class Method(ABC):
         if value != ROUNDINGS[0]:
             self.trajectory.settings["rounding"] = value
 
+    @property
+    def directions(self) -> str:
+        """The family of the directions, one of `zolab.noise.FAMILIES`; a part of the trajectory's settings.
+
+        A method whose algebra holds for normal directions only leaves the setting out of its constructor.
+        """
+        return self.trajectory.settings.get("directions", FAMILIES[0])  # as of all runs that are older than the setting
+
     def fits(self) -> None:  # noqa: B027  (most methods are told nothing that must fit)
         """Raise ValueError unless what a method was told fits its parameters; extended by methods that are told more."""
 
@@ -44,7 +52,7 @@ class Method(ABC):
 
     def direction(self, step: int, sample: int = 0) -> Direction | GivenDirection:
         """A random direction of a step. Replace this on an instance to prescribe directions, as toy problems do."""
-        return Direction(self.trajectory.seed, step, sample)
+        return Direction(self.trajectory.seed, step, sample, self.directions)
 
     def probe(self, step: int, sample: int = 0) -> Direction | GivenDirection:
         """What a step measures the two losses along: its direction, here."""

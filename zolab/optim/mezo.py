@@ -11,15 +11,15 @@ from zolab.probe.in_place import Update
 class MeZO(ZeroOrderOptimizer):
     """Step against the two-point estimate of the gradient, theta <- theta - lr p z (Algorithm 1).
 
-    p = (L(theta + eps z) - L(theta - eps z)) / (2 eps) with z ~ N(0, I); several samples are averaged (n-SPSA,
-    Definition 1). State: none; a step costs two forward passes a sample. Not for problems where gradients are affordable:
-    first-order methods need far fewer steps.
+    p = (L(theta + eps z) - L(theta - eps z)) / (2 eps) with z ~ N(0, I) or of random signs; several samples are averaged
+    (n-SPSA, Definition 1). State: none; a step costs two forward passes a sample. Not for problems where gradients are
+    affordable: first-order methods need far fewer steps.
 
     With `sigma`, block j is probed along sigma_j z_j and steps along it, so that its learning rate is lr sigma_j^2: the
     direction of ZO Fine-tuner (arXiv 2510.00419) with scales that stay as they are.
 
     Args:
-        params, lr, eps, weight_decay, seed, samples, rounding: as in `ZeroOrderOptimizer`.
+        params, lr, eps, weight_decay, seed, samples, rounding, directions: as in `ZeroOrderOptimizer`.
         sigma: standard deviation of each parameter's directions, in the order of the parameters, frozen ones included; all
             one by default.
 
@@ -41,11 +41,20 @@ class MeZO(ZeroOrderOptimizer):
         samples: int = 1,
         sigma: Sequence[float] | None = None,
         rounding: str | None = None,
+        directions: str = "gaussian",
     ):
         self.sigma = None if sigma is None else tuple(map(float, sigma))
         settings = {} if self.sigma is None else {"sigma": list(self.sigma)}
         super().__init__(
-            params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, samples=samples, rounding=rounding, settings=settings
+            params,
+            lr=lr,
+            eps=eps,
+            weight_decay=weight_decay,
+            seed=seed,
+            samples=samples,
+            rounding=rounding,
+            directions=directions,
+            settings=settings,
         )
 
     @classmethod

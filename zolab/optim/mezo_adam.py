@@ -13,10 +13,10 @@ class MeZOAdam(StatefulOptimizer):
     """AdamW's step with p z for the gradient.
 
     State: two tensors as large as the weights, in float32 whatever the weights are. Not where that does not fit: see
-    `AdaMeZO` and `MEAZO`.
+    `AdaMeZO` and `MEAZO`. With one Rademacher direction a step, v is the same in every coordinate.
 
     Args:
-        params, eps, weight_decay, seed, samples, rounding: as in `MeZO`.
+        params, eps, weight_decay, seed, samples, rounding, directions: as in `MeZO`.
         lr: learning rate; a step has about lr in every coordinate, whatever the slopes are.
         betas: decay rates of the first and second moment, in [0, 1).
         delta: what keeps the denominator from zero (Adam's own eps).
@@ -38,12 +38,21 @@ class MeZOAdam(StatefulOptimizer):
         seed: int = 0,
         samples: int = 1,
         rounding: str | None = None,
+        directions: str = "gaussian",
     ):
         check_range("delta", delta, delta >= 0)
         self.betas, self.delta = check_betas(betas), float(delta)
         own = {"betas": list(self.betas), "delta": self.delta}
         super().__init__(
-            params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, samples=samples, rounding=rounding, settings=own
+            params,
+            lr=lr,
+            eps=eps,
+            weight_decay=weight_decay,
+            seed=seed,
+            samples=samples,
+            rounding=rounding,
+            directions=directions,
+            settings=own,
         )
 
     def change(self, part: Slice, state: dict[str, Tensor], record: StepRecord) -> None:

@@ -16,7 +16,7 @@ class MeZOMomentum(StatefulOptimizer):
     "code" makes a truncated m without storing it.
 
     Args:
-        params, lr, eps, weight_decay, seed, samples, rounding: as in `MeZO`.
+        params, lr, eps, weight_decay, seed, samples, rounding, directions: as in `MeZO`.
         momentum: decay rate of m, in [0, 1).
 
     Raises:
@@ -35,12 +35,21 @@ class MeZOMomentum(StatefulOptimizer):
         seed: int = 0,
         samples: int = 1,
         rounding: str | None = None,
+        directions: str = "gaussian",
     ):
         check_fraction("momentum", momentum)
         self.momentum = float(momentum)
         own = {"momentum": self.momentum}
         super().__init__(
-            params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, samples=samples, rounding=rounding, settings=own
+            params,
+            lr=lr,
+            eps=eps,
+            weight_decay=weight_decay,
+            seed=seed,
+            samples=samples,
+            rounding=rounding,
+            directions=directions,
+            settings=own,
         )
 
     def change(self, part: Slice, state: dict[str, Tensor], record: StepRecord) -> None:

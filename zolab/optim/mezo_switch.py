@@ -16,7 +16,7 @@ class MeZOSwitch(ZeroOrderOptimizer):
     paths are equally long; its code can also follow recorded lengths, as here. A control, not a method to train with.
 
     Args:
-        params, lr, eps, weight_decay, seed, rounding: as in `MeZO`.
+        params, lr, eps, weight_decay, seed, rounding, directions: as in `MeZO`.
         lengths: Euclidean length of each step, or None for MeZO's own; `AdaMeZO.lengths` has them.
 
     Raises:
@@ -32,12 +32,22 @@ class MeZOSwitch(ZeroOrderOptimizer):
         weight_decay: float = 0.0,
         seed: int = 0,
         rounding: str | None = None,
+        directions: str = "gaussian",
     ):
         for length in lengths:
             check_range("lengths", length or 0.0, (length or 0.0) >= 0)
         self.lengths = [None if length is None else float(length) for length in lengths]
         settings = {"lengths": self.lengths}
-        super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, rounding=rounding, settings=settings)
+        super().__init__(
+            params,
+            lr=lr,
+            eps=eps,
+            weight_decay=weight_decay,
+            seed=seed,
+            rounding=rounding,
+            directions=directions,
+            settings=settings,
+        )
 
     def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update:
         length = self.lengths[record.step] if record.step < len(self.lengths) else None

@@ -28,10 +28,11 @@ class ZOAdaMU(StatefulOptimizer):
 
     p is measured along m_t. The mix is annealed: all ones before step T1 (then m / sqrt(v) is the sign of the noise), a
     shortening half-cosine until T2, constants after it. This is the paper's Algorithm 1; its published code does not run.
-    State: m, one tensor as large as the weights; v is made again. Not where memory is short.
+    State: m, one tensor as large as the weights; v is made again. Not where memory is short. With Rademacher directions the
+    noise is of random signs, with the same mean and variance.
 
     Args:
-        params, lr, eps, weight_decay, seed, rounding: as in `MeZO`.
+        params, lr, eps, weight_decay, seed, rounding, directions: as in `MeZO`.
         mix: (alpha, beta1, beta2) after T2, each in [0, 1]; the paper's are (0.5, 0.9, 0.01).
         phases: (T1, T2, T3) in steps, T1 <= T2 <= T3; the paper's for 20,000 steps. T1 = T2 leaves the cosine out.
         delta: what keeps the denominator from zero.
@@ -53,6 +54,7 @@ class ZOAdaMU(StatefulOptimizer):
         weight_decay: float = 0.0,
         seed: int = 0,
         rounding: str | None = None,
+        directions: str = "gaussian",
     ):
         if len(mix) != 3 or not all(0 <= value <= 1 for value in mix) or (mix[1] == 1 and mix[2] < 1):
             raise ValueError(f"mix must be (alpha, beta1, beta2) in [0, 1], with beta1 < 1 unless beta2 is 1; got {mix}.")
@@ -62,7 +64,16 @@ class ZOAdaMU(StatefulOptimizer):
         self.mix, self.delta = Mix(*map(float, mix)), float(delta)
         self.phases = tuple(plain(phases))
         settings = {"mix": list(self.mix), "phases": list(self.phases), "delta": self.delta}
-        super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, rounding=rounding, settings=settings)
+        super().__init__(
+            params,
+            lr=lr,
+            eps=eps,
+            weight_decay=weight_decay,
+            seed=seed,
+            rounding=rounding,
+            directions=directions,
+            settings=settings,
+        )
 
     def mix_at(self, step: int) -> Mix:
         """The annealed coefficients (Algorithm 1 and section 3.3; the horizon of the cosine shrinks as it is walked)."""

@@ -30,7 +30,7 @@ class ZOFineTuner(ZeroOrderOptimizer):
     Args:
         params: as in `MeZO`; the tensors of the PertNN's blocks, with their names, or without and in the blocks' order.
         pertnn: the network, its folder, or the name of a shipped one; the last two take parameters with names.
-        lr, eps, weight_decay, seed, samples, rounding: as in `MeZO`; block j has the learning rate lr f^2 sigma_j^2.
+        lr, eps, weight_decay, seed, samples, rounding, directions: as in `MeZO`; block j learns at the rate lr f^2 sigma_j^2.
         freeze: keep the sigma of the first step, as a control.
         kept: what a trajectory holds of a PertNN; with it alone, steps can be replayed, and taken only after `attach`.
 
@@ -55,15 +55,23 @@ class ZOFineTuner(ZeroOrderOptimizer):
         freeze: bool = False,
         kept: dict[str, Any] | None = None,
         rounding: str | None = None,
+        directions: str = "gaussian",
     ):
         if (pertnn is None) == (kept is None):
             raise ValueError("give pertnn: a PertNN, its folder, or the name of a shipped one.")
         self.pertnn: PertNN | None = None
         self.kept = cast(Any, kept)  # a dictionary once this constructor is done
         self.freeze = freeze
-        settings = {"freeze": freeze, "kept": kept}
         super().__init__(
-            params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, samples=samples, rounding=rounding, settings=settings
+            params,
+            lr=lr,
+            eps=eps,
+            weight_decay=weight_decay,
+            seed=seed,
+            samples=samples,
+            rounding=rounding,
+            directions=directions,
+            settings={"freeze": freeze, "kept": kept},
         )
         if pertnn is not None:
             self.attach(pertnn)

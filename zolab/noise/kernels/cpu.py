@@ -27,38 +27,38 @@ def _words(out, k0, k1, tile):
 
 
 @kernel
-def _fill(out, k0, k1, tile):
+def _fill(out, k0, k1, tile, signs):
     """out[i] = z[i] for a float32 chunk that starts at the given tile."""
     wide_vectors()
     z = scratch(TILE)
     for start in range(0, out.size, TILE):
         part = out[start : start + TILE]
-        fill_tile(z, k0, k1, tile + start // TILE, part.size)
+        fill_tile(z, k0, k1, signs, tile + start // TILE, part.size)
         for i in range(part.size):
             part[i] = z[i]
 
 
 @kernel
-def _add_scaled(w, k0, k1, tile, scale):
+def _add_scaled(w, k0, k1, tile, scale, signs):
     """w += scale * z, each weight read and written once."""
     wide_vectors()
     z = scratch(TILE)
     for start in range(0, w.size, TILE):
         part = w[start : start + TILE]
-        fill_tile(z, k0, k1, tile + start // TILE, part.size)
+        fill_tile(z, k0, k1, signs, tile + start // TILE, part.size)
         for i in range(part.size):
             part[i] = from_float(fma(scale, z[i], to_float(part[i])), part[i])
 
 
 @kernel
-def _dot(w, k0, k1, tile):
+def _dot(w, k0, k1, tile, signs):
     """Sum of w[i] * z[i]: float32 over the tiles of a chunk for each place in the tile, float64 over the places."""
     wide_vectors()
     z, sums = scratch(TILE), scratch(TILE)
     sums[:] = f32(0)
     for start in range(0, w.size, TILE):
         part = w[start : start + TILE]
-        fill_tile(z, k0, k1, tile + start // TILE, part.size)
+        fill_tile(z, k0, k1, signs, tile + start // TILE, part.size)
         for i in range(part.size):
             sums[i] = fma(to_float(part[i]), z[i], sums[i])
     return total_of(sums)
@@ -95,19 +95,19 @@ def words(k0: int, k1: int, tile: int) -> np.ndarray:
     return out
 
 
-def fill(out, k0, k1, tile):
+def fill(out, k0, k1, tile, signs=False):
     """out = z, float32."""
-    _fill(out, u32(k0), u32(k1), tile)
+    _fill(out, u32(k0), u32(k1), tile, signs)
 
 
-def add_scaled(w, k0, k1, tile, scale):
+def add_scaled(w, k0, k1, tile, scale, signs=False):
     """w += scale * z."""
-    _add_scaled(w, u32(k0), u32(k1), tile, f32(scale))
+    _add_scaled(w, u32(k0), u32(k1), tile, f32(scale), signs)
 
 
-def dot(w, k0, k1, tile) -> float:
+def dot(w, k0, k1, tile, signs=False) -> float:
     """Sum of w * z."""
-    return _dot(w, u32(k0), u32(k1), tile)
+    return _dot(w, u32(k0), u32(k1), tile, signs)
 
 
 def moments(w, wait=True) -> np.ndarray:
@@ -165,9 +165,9 @@ def _rounding_key(w, rounding):
 
 def update_by_moments(w, tile, sources, first, second, decay, inside, outside, rounding=None) -> float:
     """w = decay * w + m / (sqrt(v + inside) + outside); returns the squared length of what was added."""
-    keys, values = sources
+    keys, values, signs = sources
     if first.size % 2:  # a direction with weight zero makes the number even
         keys, first, second = np.vstack((keys, keys[-1:])), np.append(first, f32(0)), np.append(second, f32(0))
         values = np.vstack((values, values[-1:])) if values.size else values
     sizes = f32(decay), f32(inside), f32(outside)
-    return _update_by_moments(w, tile, keys, values, first, second, *sizes, _rounding_key(w, rounding))
+    return _update_by_moments(w, tile, keys, values, signs, first, second, *sizes, _rounding_key(w, rounding))

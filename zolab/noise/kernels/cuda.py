@@ -19,7 +19,7 @@ from torch import Tensor
 from zolab.noise.kernels import cuda_probe, cuda_update, threefry
 from zolab.noise.kernels.cuda_journal import Journal
 from zolab.noise.kernels.cuda_launch import launch
-from zolab.noise.kernels.cuda_tiles import PAIRS, TILE, kernel, normals, pairs_of, store_halves, threefry_words
+from zolab.noise.kernels.cuda_tiles import PAIRS, TILE, direction, kernel, pairs_of, store_halves, threefry_words
 from zolab.noise.kernels.plain import view
 
 CHUNK = 1 << 40  # one launch a tensor
@@ -37,10 +37,10 @@ def words_kernel(out, size, k0: tl.uint32, k1: tl.uint32, tile: tl.uint32):
 
 
 @kernel
-def fill_kernel(out, size, k0: tl.uint32, k1: tl.uint32, tile: tl.uint32):
+def fill_kernel(out, size, k0: tl.uint32, k1: tl.uint32, tile: tl.uint32, SIGNS: tl.constexpr):
     start = tl.program_id(0).to(tl.int64) * TILE
     i = tl.arange(0, PAIRS)
-    z0, z1 = normals(k0, k1, pairs_of(tile + tl.program_id(0)))
+    z0, z1 = direction(k0, k1, None, SIGNS, start, i, size - start, tile + tl.program_id(0))
     store_halves(out + start, i, size - start, z0, z1)
 
 
@@ -53,11 +53,11 @@ def _launch(function: Any, chunk: Tensor, *more) -> None:
     launch(function, _tiles(chunk), chunk, *more)
 
 
-def _single(source) -> tuple[int, int, Tensor | None]:
-    """The first direction of a source: its key, and its values if it is given."""
-    keys, given = source
+def _single(source) -> tuple[int, int, Tensor | None, bool]:
+    """The first direction of a source: its key, its values if it is given, and whether it is of signs."""
+    keys, given, signs = source
     k0, k1 = keys[0]
-    return int(k0), int(k1), given[0] if len(given) else None
+    return int(k0), int(k1), given[0] if len(given) else None, signs
 
 
 def _rounding(w: Tensor, key) -> tuple[int, int, bool]:
@@ -77,20 +77,20 @@ def words(k0: int, k1: int, tile: int, device: str = "cuda") -> Tensor:
     return out
 
 
-def fill(out: Tensor, k0: int, k1: int, tile: int) -> None:
+def fill(out: Tensor, k0: int, k1: int, tile: int, signs: bool = False) -> None:
     """out = z, float32."""
-    _launch(fill_kernel, out, int(k0), int(k1), int(tile))
+    _launch(fill_kernel, out, int(k0), int(k1), int(tile), signs)
 
 
-def add_scaled(w: Tensor, k0: int, k1: int, tile: int, scale: float) -> None:
+def add_scaled(w: Tensor, k0: int, k1: int, tile: int, scale: float, signs: bool = False) -> None:
     """w += scale * z in float32, rounded to nearest even into w's type, each weight read and written once."""
-    _launch(cuda_update.add_scaled_kernel, w, int(k0), int(k1), int(tile), float(scale))
+    _launch(cuda_update.add_scaled_kernel, w, int(k0), int(k1), int(tile), float(scale), signs)
 
 
-def dot(w: Tensor, k0: int, k1: int, tile: int) -> float:
+def dot(w: Tensor, k0: int, k1: int, tile: int, signs: bool = False) -> float:
     """Sum of w * z, float32 within a tile and float64 across tiles; waits for the device."""
     partial = torch.empty(_tiles(w), dtype=torch.float32, device=w.device)
-    _launch(cuda_update.dot_kernel, w, int(k0), int(k1), int(tile), partial)
+    _launch(cuda_update.dot_kernel, w, int(k0), int(k1), int(tile), partial, signs)
     return partial.sum(dtype=torch.float64).item()
 
 
@@ -114,16 +114,16 @@ def given(parts: list[Tensor]) -> Tensor:
 
 def perturbed(out: Tensor, w: Tensor, tile: int, source, scale: float) -> None:
     """out = w + scale * z, with the bits that `perturb` and `flip` give; w stays as it is."""
-    k0, k1, values = _single(source)
-    _launch(cuda_probe.perturbed_kernel, out, k0, k1, int(tile), w, values, float(scale))
+    k0, k1, values, signs = _single(source)
+    _launch(cuda_probe.perturbed_kernel, out, k0, k1, int(tile), w, values, signs, float(scale))
 
 
 def _parts(w: Tensor, tile: int, source):
-    """A chunk in the parts that are moved in place by a launch each: weights, tile, key and values."""
-    k0, k1, values = _single(source)
+    """A chunk in the parts that are moved in place by a launch each: weights, key, tile, values and family."""
+    k0, k1, values, signs = _single(source)
     for start in range(0, w.numel(), JOURNAL):
         here = slice(start, start + JOURNAL)
-        yield w[here], k0, k1, int(tile) + start // threefry.TILE, None if values is None else values[here]
+        yield w[here], k0, k1, int(tile) + start // threefry.TILE, None if values is None else values[here], signs
 
 
 def perturb(w: Tensor, tile: int, source, scale: float) -> list[Journal]:
@@ -167,23 +167,23 @@ def update(w: Tensor, tile: int, sources, coefficients, decay: float, rounding=N
     count = len(coefficients)
     if count == 1:
         settings = float(coefficients[0]), float(decay), *_rounding(w, rounding)
-        k0, k1, values = _single(sources)
-        _launch(cuda_update.update_kernel, w, k0, k1, int(tile), values, *settings)
+        k0, k1, values, signs = _single(sources)
+        _launch(cuda_update.update_kernel, w, k0, k1, int(tile), values, signs, *settings)
     elif count or decay != 1:
-        keys, values = sources
-        values = values if len(values) else None
+        keys, values, signs = sources
+        made = (values if len(values) else None, signs)
         table = _table(w, keys, coefficients)
-        _launch(cuda_update.update_many_kernel, w, table, count, int(tile), values, float(decay), *_rounding(w, rounding))
+        _launch(cuda_update.update_many_kernel, w, table, count, int(tile), *made, float(decay), *_rounding(w, rounding))
 
 
 def update_by_moments(w, tile, sources, first, second, decay, inside, outside, rounding=None) -> Tensor:
     """w = decay * w + m / (sqrt(v + inside) + outside); returns the squared length of what was added, on the device."""
-    keys, values = sources
-    values = values if len(values) else None
+    keys, values, signs = sources
+    made = (values if len(values) else None, signs)
     partial = torch.empty(_tiles(w), dtype=torch.float32, device=w.device)
     settings = float(decay), float(inside), float(outside), partial, *_rounding(w, rounding)
     table = _table(w, keys, first, second)
-    _launch(cuda_update.update_by_moments_kernel, w, table, len(first), int(tile), values, *settings)
+    _launch(cuda_update.update_by_moments_kernel, w, table, len(first), int(tile), *made, *settings)
     return partial.sum(dtype=torch.float64)
 
 

@@ -15,6 +15,7 @@ from zolab.noise.kernels.cuda_tiles import (
     kernel,
     normals,
     raw_halves,
+    sign_at,
     store_halves,
 )
 
@@ -22,11 +23,13 @@ GROUP = tl.constexpr(128)  # entries that are put back together
 
 
 @kernel
-def perturbed_kernel(out, size, k0: tl.uint32, k1: tl.uint32, tile: tl.uint32, w, given, scale: tl.float32):
+def perturbed_kernel(
+    out, size, k0: tl.uint32, k1: tl.uint32, tile: tl.uint32, w, given, SIGNS: tl.constexpr, scale: tl.float32
+):
     start = tl.program_id(0).to(tl.int64) * TILE
     i = tl.arange(0, PAIRS)
     raw0, raw1 = raw_halves(w + start, i, size - start)
-    z0, z1 = direction(k0, k1, given, start, i, size - start, tile + tl.program_id(0))
+    z0, z1 = direction(k0, k1, given, SIGNS, start, i, size - start, tile + tl.program_id(0))
     plus0, plus1 = raw0.to(tl.float32) + z0 * scale, raw1.to(tl.float32) + z1 * scale
     store_halves(out + start, i, size - start, plus0, plus1)
 
@@ -48,6 +51,7 @@ def perturb_kernel(
     k1: tl.uint32,
     tile: tl.uint32,
     given,
+    SIGNS: tl.constexpr,
     scale: tl.float32,
     total,
     firsts,
@@ -62,7 +66,7 @@ def perturb_kernel(
     w += start
     raw0, raw1 = raw_halves(w, i, left)
     w0, w1 = raw0.to(tl.float32), raw1.to(tl.float32)
-    z0, z1 = direction(k0, k1, given, start, i, left, tile + tl.program_id(0))
+    z0, z1 = direction(k0, k1, given, SIGNS, start, i, left, tile + tl.program_id(0))
     delta0, delta1 = z0 * scale, z1 * scale
     lost0, lost1 = is_lost(w0, delta0, w) & (i < left), is_lost(w1, delta1, w) & (i + PAIRS < left)
     running0, running1 = tl.cumsum(lost0.to(tl.int32), 0), tl.cumsum(lost1.to(tl.int32), 0)
@@ -86,6 +90,7 @@ def undo_kernel(
     k1: tl.uint32,
     tile: tl.uint32,
     given,
+    SIGNS: tl.constexpr,
     scale: tl.float32,
     firsts,
     counts,
@@ -99,7 +104,7 @@ def undo_kernel(
     left, tile = size - start, tile + tl.program_id(0)
     w += start
     raw0, raw1 = raw_halves(w, i, left)
-    z0, z1 = direction(k0, k1, given, start, i, left, tile)
+    z0, z1 = direction(k0, k1, given, SIGNS, start, i, left, tile)
     w0, w1 = as_stored(raw0.to(tl.float32) - z0 * scale, w), as_stored(raw1.to(tl.float32) - z1 * scale, w)
     if ONWARDS:
         w0, w1 = w0 - z0 * scale, w1 - z1 * scale
@@ -111,10 +116,12 @@ def undo_kernel(
         at = tl.load(where + first + entry, entry < count, other=0).to(tl.int32)
         weight = tl.load(kept + first + entry, entry < count, other=0.0)
         if ONWARDS:
-            if given is None:
+            if given is not None:
+                z = tl.load(given + start + at, entry < count, other=0.0)
+            elif SIGNS:
+                z = sign_at(k0, k1, tile, at)
+            else:
                 a, b = normals(k0, k1, tile.to(tl.uint32) * PAIRS + (at % PAIRS).to(tl.uint32))
                 z = tl.where(at < PAIRS, a, b)
-            else:
-                z = tl.load(given + start + at, entry < count, other=0.0)
             weight = (weight.to(tl.float32) - z * scale).to(weight.dtype)
         tl.store(w + at, weight, entry < count)

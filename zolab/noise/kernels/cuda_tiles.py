@@ -12,6 +12,8 @@ import triton.language as tl
 from zolab.noise.kernels import threefry
 
 TILE, PAIRS = tl.constexpr(threefry.TILE), tl.constexpr(threefry.PAIRS)
+SIGN_CALLS, SIGN_COUNTER = tl.constexpr(threefry.SIGN_CALLS), tl.constexpr(threefry.SIGN_COUNTER)
+SIGN_WORDS = tl.constexpr(2 * threefry.SIGN_CALLS)
 ROUNDS, ROTATIONS, PARITY = map(tl.constexpr, (threefry.ROUNDS, threefry.ROTATIONS, threefry.PARITY))
 QUARTER_TURN = tl.constexpr(math.pi / 2 * 2.0**-32)
 
@@ -87,6 +89,31 @@ def normals(k0, k1, pair):
 
 
 @triton.jit
+def sign_of(word, bit):
+    return tl.where(((word >> bit) & 1) != 0, -1.0, 1.0)
+
+
+@triton.jit
+def random_signs(k0, k1, tile):
+    """A tile of a Rademacher direction in its halves, as `zolab.noise.kernels.tiles.fill_signs` has it."""
+    calls = tile.to(tl.uint32) * SIGN_CALLS + tl.arange(0, SIGN_CALLS).to(tl.uint32)
+    word0, word1 = threefry_words(k0, k1, calls, SIGN_COUNTER)
+    words = tl.interleave(word0, word1)[None, :]
+    bit = tl.arange(0, PAIRS // SIGN_WORDS).to(tl.uint32)[:, None]
+    first, second = sign_of(words, bit), sign_of(words, bit + PAIRS // SIGN_WORDS)
+    return tl.reshape(first, (PAIRS,)), tl.reshape(second, (PAIRS,))
+
+
+@triton.jit
+def sign_at(k0, k1, tile, at):
+    """The elements `at` of a tile of `random_signs`."""
+    call = tile.to(tl.uint32) * SIGN_CALLS + (at % SIGN_WORDS // 2).to(tl.uint32)
+    word0, word1 = threefry_words(k0, k1, call, SIGN_COUNTER)
+    word = tl.where(at % 2 == 0, word0, word1)
+    return sign_of(word, (at // SIGN_WORDS).to(tl.uint32))
+
+
+@triton.jit
 def raw_halves(source, i, left):
     """The two halves of a tile as they are stored, `left` elements of it; `source` points at its first."""
     return tl.load(source + i, i < left, other=0.0), tl.load(source + PAIRS + i, i + PAIRS < left, other=0.0)
@@ -140,9 +167,11 @@ def put_halves(target, i, left, first, second, r0, r1, tile, ROUND: tl.constexpr
 
 
 @triton.jit
-def direction(k0, k1, given, start, i, left, tile):
-    """A tile of a direction: from its key, or from the values `given`."""
-    if given is None:
-        return normals(k0, k1, pairs_of(tile))
-    else:
+def direction(k0, k1, given, SIGNS: tl.constexpr, start, i, left, tile):
+    """A tile of a direction: from its key, as normals or SIGNS, or from the values `given`."""
+    if given is not None:
         return halves(given + start, i, left)
+    elif SIGNS:
+        return random_signs(k0, k1, tile)
+    else:
+        return normals(k0, k1, pairs_of(tile))

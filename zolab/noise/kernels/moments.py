@@ -5,6 +5,7 @@ from numba import njit
 
 from zolab.noise.kernels.compiled import kernel
 from zolab.noise.kernels.llvm import add, fma, over, sqrt, times, to_float, wide_vectors
+from zolab.noise.kernels.probe import direction_tile
 from zolab.noise.kernels.threefry import PAIRS, TILE
 from zolab.noise.kernels.tiles import put_tile, scratch, threefry, total_of, two_normals
 
@@ -12,8 +13,8 @@ f32, u32 = np.float32, np.uint32
 
 
 @njit(inline="always")
-def moments_tile(m, v, keys, first, second, tile, size):
-    """m += sum_k first[k] * z_k and v += sum_k second[k] * z_k^2 over one tile; directions two by two, as lanes."""
+def normal_moments(m, v, keys, first, second, tile, size):
+    """m += sum_k first[k] * z_k and v += sum_k second[k] * z_k^2 over one tile; normal directions two by two, as lanes."""
     pair = u32(tile * PAIRS)
     for k in range(0, first.size, 2):
         k0, k1 = (keys[k, 0], keys[k + 1, 0]), (keys[k, 1], keys[k + 1, 1])
@@ -30,7 +31,7 @@ def moments_tile(m, v, keys, first, second, tile, size):
 
 
 @kernel
-def update_by_moments(w, tile, keys, given, first, second, decay, inside, outside, rounding):
+def update_by_moments(w, tile, keys, given, signs, first, second, decay, inside, outside, rounding):
     """w = decay * w + m / (sqrt(v + inside) + outside), where m = sum_k first[k] * z_k and v = sum_k second[k] * z_k^2.
 
     The number of directions is even; `rounding` is as in `put_tile`. Returns the squared length of what was added.
@@ -38,19 +39,19 @@ def update_by_moments(w, tile, keys, given, first, second, decay, inside, outsid
     wide_vectors()
     room = scratch(2 * TILE + 256)
     m, v, squares = room[:TILE], room[TILE + 256 :], scratch(TILE)
-    words = np.empty(TILE, np.uint32)
+    z, words = scratch(TILE), np.empty(TILE, np.uint32)
     squares[:] = f32(0)
     for start in range(0, w.size, TILE):
         part = w[start : start + TILE]
         room[:] = f32(0)
-        if given.size:
+        if given.size or signs:
             for k in range(first.size):
+                direction_tile(z, keys, given, signs, k, tile + start // TILE, start, part.size)
                 for i in range(part.size):
-                    z = given[k, start + i]
-                    m[i] = fma(first[k], z, m[i])
-                    v[i] = fma(second[k] * z, z, v[i])
+                    m[i] = fma(first[k], z[i], m[i])
+                    v[i] = fma(second[k] * z[i], z[i], v[i])
         else:
-            moments_tile(m, v, keys, first, second, tile + start // TILE, part.size)
+            normal_moments(m, v, keys, first, second, tile + start // TILE, part.size)
         for i in range(part.size):
             added = over(m[i], sqrt(v[i] + inside) + outside)
             squares[i] = fma(added, added, squares[i])

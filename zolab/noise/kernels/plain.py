@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zolab.noise.kernels.threefry import PAIRS, PARITY, ROTATIONS, ROUNDS, TILE
+from zolab.noise.kernels.threefry import PAIRS, PARITY, ROTATIONS, ROUNDS, SIGN_CALLS, SIGN_COUNTER, TILE
 
 CHUNK = 512 * TILE
 THREADED = False
@@ -87,9 +87,20 @@ def in_order(first: Tensor, second: Tensor, size: int) -> Tensor:
     return torch.stack((first.view(-1, PAIRS), second.view(-1, PAIRS)), dim=1).view(-1)[:size]
 
 
-def fill(out: Tensor, k0, k1, tile):
+def random_signs(out: Tensor, k0: int, k1: int, tile: int) -> Tensor:
+    """A Rademacher direction on a chunk, as `zolab.noise.kernels.tiles.fill_signs` has it."""
+    calls = torch.arange(tile * SIGN_CALLS, (tile - (-out.numel() // TILE)) * SIGN_CALLS, device=out.device)
+    words = torch.stack(threefry(k0, k1, calls, SIGN_COUNTER), dim=1).view(-1, 1, 2 * SIGN_CALLS)
+    bits = (words >> torch.arange(32, device=out.device).view(32, 1)) & 1
+    return (1 - 2 * bits).view(-1)[: out.numel()]
+
+
+def fill(out: Tensor, k0, k1, tile, signs=False):
     """out = z, float32."""
-    out.copy_(in_order(*two_normals(*threefry(int(k0), int(k1), counters(out, tile))), out.numel()))
+    if signs:
+        out.copy_(random_signs(out, int(k0), int(k1), tile))
+    else:
+        out.copy_(in_order(*two_normals(*threefry(int(k0), int(k1), counters(out, tile))), out.numel()))
 
 
 def rounding_words(w: Tensor, tile: int, k0: int, k1: int) -> Tensor:
@@ -121,18 +132,18 @@ class Kernels:
 
     def _scaled(self, w: Tensor, tile, source, k: int, scale: float) -> Tensor:
         """scale * z_k in the precision that the kernels compute in: float32, or float64 for float64 weights."""
-        keys, values = source
+        keys, values, signs = source
         if len(values):
             return values[k].to(_compute(w)) * scale
         z = torch.empty(w.numel(), dtype=torch.float32, device=w.device)
-        self.fill(z, *keys[k], tile)
+        self.fill(z, *keys[k], tile, signs)
         return z.to(_compute(w)) * scale
 
-    def add_scaled(self, w: Tensor, k0, k1, tile, scale):
-        w.copy_(w.to(_compute(w)) + self._scaled(w, tile, (((k0, k1),), ()), 0, scale))
+    def add_scaled(self, w: Tensor, k0, k1, tile, scale, signs=False):
+        w.copy_(w.to(_compute(w)) + self._scaled(w, tile, (((k0, k1),), (), signs), 0, scale))
 
-    def dot(self, w: Tensor, k0, k1, tile) -> float:
-        return float((w.to(_compute(w)) * self._scaled(w, tile, (((k0, k1),), ()), 0, 1.0)).sum(dtype=torch.float64))
+    def dot(self, w: Tensor, k0, k1, tile, signs=False) -> float:
+        return float((w.to(_compute(w)) * self._scaled(w, tile, (((k0, k1),), (), signs), 0, 1.0)).sum(dtype=torch.float64))
 
     def moments(self, w: Tensor, wait: bool = True) -> tuple[float, float]:
         x = w.to(torch.float64)

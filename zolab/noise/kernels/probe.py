@@ -28,22 +28,22 @@ def rounded(value, like):
 
 
 @njit(inline="always")
-def direction_tile(z, keys, given, k, tile, start, size):
+def direction_tile(z, keys, given, signs, k, tile, start, size):
     """One tile of direction k: from its key, or copied where the direction itself is given."""
     if given.size:
         for i in range(size):
             z[i] = given[k, start + i]
     else:
-        fill_tile(z, keys[k, 0], keys[k, 1], tile, size)
+        fill_tile(z, keys[k, 0], keys[k, 1], signs, tile, size)
 
 
 @kernel
-def perturb(w, tile, keys, given, scale, counts, where, kept):
+def perturb(w, tile, keys, given, signs, scale, counts, where, kept):
     """w += scale * z, writing down every weight that -scale * z, or the same with both signs turned, would not bring back.
 
     Args:
         w: the chunk; float32, bfloat16 bits (uint16) or float16 bits (int16).
-        tile, keys, given: the direction, as `zolab.noise.Source` has it.
+        tile, keys, given, signs: the direction, as `zolab.noise.Source` has it.
         scale: eps times the block's scale.
         counts: receives the number of entries of each tile, uint16.
         where, kept: room for as many entries as the chunk has weights; receive positions in the tile and weights.
@@ -61,7 +61,7 @@ def perturb(w, tile, keys, given, scale, counts, where, kept):
     for start in range(0, w.size, TILE):
         part = w[start : start + TILE]
         size = part.size
-        direction_tile(z, keys, given, 0, tile + start // TILE, start, size)
+        direction_tile(z, keys, given, signs, 0, tile + start // TILE, start, size)
         for i in range(size):
             delta = scale * z[i]
             weight = to_float(part[i])
@@ -92,13 +92,13 @@ def perturb(w, tile, keys, given, scale, counts, where, kept):
 
 
 @kernel
-def perturbed(out, w, tile, keys, given, scale):
+def perturbed(out, w, tile, keys, given, signs, scale):
     """out = w + scale * z, with the bits that `perturb` gives; out is a chunk like w."""
     wide_vectors()
     z = scratch(TILE)
     for start in range(0, w.size, TILE):
         part, there = w[start : start + TILE], out[start : start + TILE]
-        direction_tile(z, keys, given, 0, tile + start // TILE, start, part.size)
+        direction_tile(z, keys, given, signs, 0, tile + start // TILE, start, part.size)
         for i in range(part.size):
             there[i] = from_float(to_float(part[i]) + scale * z[i], part[i])
 
@@ -113,7 +113,7 @@ def undo_tile(now, part, z, scale, count, where, kept, first):
 
 
 @kernel
-def flip(w, tile, keys, given, scale, counts, where, kept):
+def flip(w, tile, keys, given, signs, scale, counts, where, kept):
     """From w + scale * z to w - scale * z, through w itself."""
     wide_vectors()
     z, now = scratch(TILE), scratch(TILE)
@@ -121,7 +121,7 @@ def flip(w, tile, keys, given, scale, counts, where, kept):
     for start in range(0, w.size, TILE):
         part = w[start : start + TILE]
         here = start // TILE
-        direction_tile(z, keys, given, 0, tile + here, start, part.size)
+        direction_tile(z, keys, given, signs, 0, tile + here, start, part.size)
         undo_tile(now, part, z, scale, counts[here], where, kept, entry)
         entry += counts[here]
         for i in range(part.size):
@@ -129,20 +129,38 @@ def flip(w, tile, keys, given, scale, counts, where, kept):
 
 
 @njit(inline="always")
-def update_tile(now, z, made, keys, given, coefficients, decay, tile, start, size):
+def update_tile(now, z, made, keys, given, signs, coefficients, decay, tile, start, size):
     """now = decay * now + sum_k coefficients[k] * z_k; z holds the tile of direction 0 already if `made` says so."""
     if decay != f32(1):
         for i in range(size):
             now[i] *= decay
     for k in range(coefficients.size):
         if k > 0 or not made:
-            direction_tile(z, keys, given, k, tile, start, size)
+            direction_tile(z, keys, given, signs, k, tile, start, size)
         for i in range(size):
             now[i] = fma(coefficients[k], z[i], now[i])
 
 
 @kernel
-def restore(w, tile, back_keys, back_given, scale, counts, where, kept, same, keys, given, coefficients, decay, rounding, out):
+def restore(
+    w,
+    tile,
+    back_keys,
+    back_given,
+    back_signs,
+    scale,
+    counts,
+    where,
+    kept,
+    same,
+    keys,
+    given,
+    signs,
+    coefficients,
+    decay,
+    rounding,
+    out,
+):
     """From w + scale * z back to w, then w = decay * w + sum_k coefficients[k] * z_k in the same pass.
 
     `same` says that the first direction of the sum is the one that is taken back. `out` receives the sum and the sum of
@@ -157,11 +175,11 @@ def restore(w, tile, back_keys, back_given, scale, counts, where, kept, same, ke
     for start in range(0, w.size, TILE):
         part = w[start : start + TILE]
         here = start // TILE
-        direction_tile(z, back_keys, back_given, 0, tile + here, start, part.size)
+        direction_tile(z, back_keys, back_given, back_signs, 0, tile + here, start, part.size)
         undo_tile(now, part, z, scale, counts[here], where, kept, entry)
         first = entry
         entry += counts[here]
-        update_tile(now, z, same, keys, given, coefficients, decay, tile + here, start, part.size)
+        update_tile(now, z, same, keys, given, signs, coefficients, decay, tile + here, start, part.size)
         put_tile(part, now, rounding, words, tile + here)
         if coefficients.size == 0 and decay == f32(1):
             for e in range(first, entry):
@@ -173,7 +191,7 @@ def restore(w, tile, back_keys, back_given, scale, counts, where, kept, same, ke
 
 
 @kernel
-def update(w, tile, keys, given, coefficients, decay, rounding):
+def update(w, tile, keys, given, signs, coefficients, decay, rounding):
     """w = decay * w + sum_k coefficients[k] * z_k: the second half of `restore`, to the bit."""
     wide_vectors()
     z, now, words = scratch(TILE), scratch(TILE), np.empty(TILE, np.uint32)
@@ -181,5 +199,5 @@ def update(w, tile, keys, given, coefficients, decay, rounding):
         part = w[start : start + TILE]
         for i in range(part.size):
             now[i] = to_float(part[i])
-        update_tile(now, z, False, keys, given, coefficients, decay, tile + start // TILE, start, part.size)
+        update_tile(now, z, False, keys, given, signs, coefficients, decay, tile + start // TILE, start, part.size)
         put_tile(part, now, rounding, words, tile + start // TILE)

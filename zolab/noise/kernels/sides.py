@@ -10,12 +10,12 @@ from zolab.noise.kernels.tiles import scratch
 
 
 @kernel
-def _both(plus, minus, w, tile, keys, given, scale):
+def _both(plus, minus, w, tile, keys, given, signs, scale):
     wide_vectors()
     z = scratch(TILE)
     for start in range(0, w.size, TILE):
         part, above, below = w[start : start + TILE], plus[start : start + TILE], minus[start : start + TILE]
-        direction_tile(z, keys, given, 0, tile + start // TILE, start, part.size)
+        direction_tile(z, keys, given, signs, 0, tile + start // TILE, start, part.size)
         for i in range(part.size):
             above[i] = from_float(to_float(part[i]) + scale * z[i], part[i])
         for i in range(part.size):
@@ -23,13 +23,13 @@ def _both(plus, minus, w, tile, keys, given, scale):
 
 
 @kernel
-def _some(out, w, tiles, keys, given, scale):
+def _some(out, w, tiles, keys, given, signs, scale):
     wide_vectors()
     z = scratch(TILE)
     for tile in tiles:
         start = tile * TILE
         part, there = w[start : start + TILE], out[start : start + TILE]
-        direction_tile(z, keys, given, 0, tile, start, part.size)
+        direction_tile(z, keys, given, signs, 0, tile, start, part.size)
         for i in range(part.size):
             there[i] = from_float(to_float(part[i]) + scale * z[i], part[i])
 

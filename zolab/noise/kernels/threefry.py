@@ -18,6 +18,10 @@ ROUNDS = 13
 TILE = 2048
 PAIRS = TILE // 2
 
+# A tile of random signs takes one bit an element: the words of 32 calls, whose counters (n, 2) nothing else uses. Normals have
+# (n, 0), and rounding at random has (n, 1).
+SIGN_CALLS, SIGN_COUNTER = TILE // 64, 2
+
 Words = tuple[np.ndarray, np.ndarray]
 
 

@@ -1,4 +1,4 @@
-"""One tile of a direction, for the Numba kernels: Threefry words turned into normals by Box-Muller.
+"""One tile of a direction, for the Numba kernels: Threefry words turned into normals by Box-Muller, or into signs.
 
 Everything is written with explicit fused multiply-adds and no fast-math, so an element gets the same bits whether a vector
 or a scalar instruction computes it. Every function takes numbers or tuples of them (`zolab.noise.kernels.llvm`).
@@ -30,7 +30,7 @@ from zolab.noise.kernels.llvm import (
     to_float,
     xor,
 )
-from zolab.noise.kernels.threefry import PAIRS, PARITY
+from zolab.noise.kernels.threefry import PAIRS, PARITY, SIGN_CALLS, SIGN_COUNTER
 
 f32, u32 = np.float32, np.uint32
 
@@ -146,8 +146,21 @@ def add_moments(sums, squares, part):
 
 
 @njit(inline="always")
-def fill_tile(z, k0, k1, tile, size):
-    """One tile of a direction: pair i of the tile gives element i and element i + PAIRS; two pairs at a time, as lanes."""
+def fill_signs(z, k0, k1, tile):
+    """One tile of a Rademacher direction: bit b of word j says whether element 64 b + j of the tile is -1."""
+    words = np.empty(2 * SIGN_CALLS, np.uint32)
+    for call in range(SIGN_CALLS):
+        counter = add(u32(tile * SIGN_CALLS), u32(call))
+        words[2 * call], words[2 * call + 1] = threefry(k0, k1, counter, u32(SIGN_COUNTER))
+    for bit in range(32):
+        for j in range(words.size):
+            sign = and_(shl(words[j], u32(31 - bit)), u32(0x80000000))
+            z[bit * words.size + j] = as_float(or_(sign, u32(0x3F800000)))  # the bits of 1.0
+
+
+@njit(inline="always")
+def fill_normals(z, k0, k1, tile, size):
+    """One tile of a normal one: pair i of the tile gives element i and element i + PAIRS; two pairs at a time, as lanes."""
     half = PAIRS // 2
     first = u32(tile * PAIRS)
     for i in range(min(size, half)):
@@ -155,3 +168,12 @@ def fill_tile(z, k0, k1, tile, size):
         word0, word1 = threefry(k0, k1, (counter, add(counter, u32(half))), u32(0))
         a, b = two_normals(word0, word1)
         z[i], z[i + half], z[i + PAIRS], z[i + PAIRS + half] = a[0], a[1], b[0], b[1]
+
+
+@njit(inline="always")
+def fill_tile(z, k0, k1, signs, tile, size):
+    """One tile of a direction of either family; z has room for a whole tile, whatever its size."""
+    if signs:
+        fill_signs(z, k0, k1, tile)
+    else:
+        fill_normals(z, k0, k1, tile, size)
