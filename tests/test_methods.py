@@ -8,7 +8,7 @@ import torch
 from small import equal, loss_of, network, weights
 from torch import nn
 
-from zolab import MEAZO, AdaMeZO, Direction, MeZO, MeZOAdam, MeZOMomentum, MeZOSwitch, Trajectory, ZOAdaMU, replay
+from zolab import MEAZO, AdaMeZO, Direction, HiZOO, MeZO, MeZOAdam, MeZOMomentum, MeZOSwitch, Trajectory, ZOAdaMU, replay
 from zolab.noise import GivenDirection, direction, squared_length
 from zolab.optim import METHODS, reference
 from zolab.pertnn import PertNN
@@ -165,6 +165,7 @@ SETTINGS = {
     "adamezo": {"lr": 1e-3, "horizon": 3},
     "meazo": {"lr": 1e-3},
     "zo_adamu": {"lr": 1e-4, "phases": (3, 8, 12)},
+    "hizoo": {"lr": 1e-3, "alpha": 1e-3},
     "zo_finetuner": {"lr": 1e-3, "pertnn": PertNN(split(network()))},
 }
 
@@ -216,6 +217,7 @@ def changed(name):
         "adamezo": {"horizon": 4},
         "meazo": {"beta": 0.5},
         "zo_adamu": {"mix": (0.2, 0.5, 0.5)},
+        "hizoo": {"estimator": "unbiased"},
         "zo_finetuner": {"freeze": True},
     }[name]
 
@@ -258,7 +260,7 @@ def test_moments_are_not_stored():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", ["mezo", "adamezo", "meazo", "mezo_adam"])
+@pytest.mark.parametrize("name", ["mezo", "adamezo", "meazo", "mezo_adam", "hizoo"])
 def test_prescribed_directions_are_the_ones_that_are_walked(name, dtype):
     """Two given directions, taken in turn: the same steps as when the same values come from their keys."""
     free, told = network(dtype), network(dtype)
@@ -301,6 +303,14 @@ def test_squared_length_is_that_of_the_direction():
         (lambda p: ZOAdaMU(p, mix=(0.5, 1.0, 0.5)), "mix"),
         (lambda p: ZOAdaMU(p, mix=(0.5, 0.9)), "mix"),
         (lambda p: ZOAdaMU(p, phases=(10, 5, 20)), "phases"),
+        (lambda p: HiZOO(p, alpha=1.0), "alpha"),
+        (lambda p: HiZOO(p, alpha=-1e-8), "alpha"),
+        (lambda p: HiZOO(p, alpha=math.nan), "alpha"),
+        (lambda p: HiZOO(p, estimator="theirs"), "estimator must be one of published, unbiased"),
+        (lambda p: HiZOO(p, bounds=(2.0, 3.0)), "bounds"),
+        (lambda p: HiZOO(p, bounds=(0.0, 3.0)), "bounds"),
+        (lambda p: HiZOO(p, bounds=(0.1, math.inf)), "bounds"),
+        (lambda p: HiZOO(p, bounds=(0.1,)), "bounds"),
         (lambda p: MeZO(p, lr=-1.0), "lr"),
     ],
 )

@@ -7,6 +7,7 @@ from torch import nn
 
 from zolab.optim.adamezo import AdaMeZO
 from zolab.optim.base import ZeroOrderOptimizer
+from zolab.optim.hizoo import HiZOO
 from zolab.optim.meazo import MEAZO
 from zolab.optim.mezo import MeZO
 from zolab.optim.mezo_adam import MeZOAdam
@@ -26,6 +27,7 @@ METHODS: dict[str, type[ZeroOrderOptimizer]] = {
     "adamezo": AdaMeZO,
     "meazo": MEAZO,
     "zo_adamu": ZOAdaMU,
+    "hizoo": HiZOO,
     "zo_finetuner": ZOFineTuner,
 }
 
@@ -71,6 +73,7 @@ __all__ = [
     "MEAZO",
     "METHODS",
     "AdaMeZO",
+    "HiZOO",
     "MeZO",
     "MeZOAdam",
     "MeZOMomentum",

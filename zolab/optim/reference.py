@@ -206,6 +206,35 @@ def adamu_step(
 
 
 @torch.no_grad()
+def hizoo_step(
+    params: Params,
+    closure: Closure,
+    memory: dict[str, Any],
+    *,
+    step: int,
+    lr: float,
+    eps: float,
+    alpha: float,
+    estimator: str,
+    bounds: tuple[float, float],
+    seed: int = 0,
+) -> float:
+    """HiZOO (arXiv 2402.15173, Algorithm 1): memory["h"] is the diagonal of the inverse of its Sigma."""
+    z, old = draw(params, seed, step), memory.get("h", [torch.ones_like(theta) for theta in params])
+    centre = float(closure())
+    p, loss = probe(params, closure, [z_j / h.sqrt() for z_j, h in zip(z, old, strict=True)], eps)
+    curvature = 2 * (loss - centre) / eps**2
+    if estimator == "published":
+        estimates = [abs(curvature) / 2 * h * z_j**2 for z_j, h in zip(z, old, strict=True)]
+    else:
+        estimates = [curvature / 2 * h * (z_j**2 - 1) for z_j, h in zip(z, old, strict=True)]
+    memory["h"] = [((1 - alpha) * h + alpha * e).clamp(*bounds) for h, e in zip(old, estimates, strict=True)]
+    for theta, z_j, h in zip(params, z, memory["h"], strict=True):
+        theta -= lr * p * z_j / h.sqrt()
+    return loss
+
+
+@torch.no_grad()
 def zo_finetuner_step(
     params: Params,
     closure: Closure,
