@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # `__getattr__` imports the same when first asked: --help mus
         Trajectory,
         ZOAdaMU,
         ZOFineTuner,
+        ZOSignSGD,
         replay,
     )
 
@@ -34,6 +35,7 @@ __all__ = [
     "Trajectory",
     "ZOAdaMU",
     "ZOFineTuner",
+    "ZOSignSGD",
     "replay",
 ]
 

@@ -17,6 +17,7 @@ from zolab.optim.parameters import difference, grouped, named
 from zolab.optim.trajectory import StepRecord, Trajectory
 from zolab.optim.zo_adamu import ZOAdaMU
 from zolab.optim.zo_finetuner import ZOFineTuner
+from zolab.optim.zo_sign_sgd import ZOSignSGD
 from zolab.probe.blocks import unique
 
 METHODS: dict[str, type[ZeroOrderOptimizer]] = {
@@ -27,6 +28,7 @@ METHODS: dict[str, type[ZeroOrderOptimizer]] = {
     "adamezo": AdaMeZO,
     "meazo": MEAZO,
     "zo_adamu": ZOAdaMU,
+    "zo_sign_sgd": ZOSignSGD,
     "hizoo": HiZOO,
     "zo_finetuner": ZOFineTuner,
 }
@@ -82,6 +84,7 @@ __all__ = [
     "Trajectory",
     "ZOAdaMU",
     "ZOFineTuner",
+    "ZOSignSGD",
     "ZeroOrderOptimizer",
     "replay",
 ]

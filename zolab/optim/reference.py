@@ -235,6 +235,23 @@ def hizoo_step(
 
 
 @torch.no_grad()
+def sign_step(
+    params: Params, closure: Closure, *, step: int, lr: float, eps: float, sign: str, samples: int = 1, seed: int = 0
+) -> float:
+    """ZO-signSGD: the sign of the slope (the code of arXiv 2402.11592), or of the estimated gradient."""
+    gradient, losses = [torch.zeros_like(p) for p in params], []
+    for sample in range(samples):
+        z = draw(params, seed, step, sample)
+        p, loss = probe(params, closure, z, eps)
+        losses.append(loss)
+        factor = p if sign == "estimate" else (p > 0) - (p < 0)
+        gradient = [g + factor * z_j / samples for g, z_j in zip(gradient, z, strict=True)]
+    for theta, g in zip(params, gradient, strict=True):
+        theta -= lr * (g.sign() if sign == "estimate" else g)
+    return sum(losses) / samples
+
+
+@torch.no_grad()
 def zo_finetuner_step(
     params: Params,
     closure: Closure,
