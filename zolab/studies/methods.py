@@ -10,9 +10,17 @@ OPTIONS: dict[str, Any] = {}
 BEFORE = ""
 
 
+def check_runs(plan: Plan) -> None:
+    """Raise ValueError unless every method can run on every task."""
+    require(bool(plan.methods), "methods must be one or more names with settings of their own.")
+    for task in plan.tasks:
+        for own in plan.methods.values():
+            check_run(plan, task, own)
+
+
 def check(plan: Plan) -> None:
     """Raise ValueError unless every method can run on every task, with as many forward passes as the others."""
-    require(bool(plan.methods), "methods must be one or more names with settings of their own.")
+    check_runs(plan)
     for task in plan.tasks:
         configs = {name: check_run(plan, task, own) for name, own in plan.methods.items()}
         passes = {name: forwards(config) for name, config in configs.items()}
