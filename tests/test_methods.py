@@ -8,7 +8,20 @@ import torch
 from small import equal, loss_of, network, weights
 from torch import nn
 
-from zolab import MEAZO, AdaMeZO, Direction, MeZO, MeZOAdam, MeZOMomentum, MeZOSwitch, Trajectory, ZOAdaMU, replay
+from zolab import (
+    MEAZO,
+    AdaMeZO,
+    Direction,
+    HiZOO,
+    MeZO,
+    MeZOAdam,
+    MeZOMomentum,
+    MeZOSwitch,
+    Trajectory,
+    ZOAdaMU,
+    ZOSignSGD,
+    replay,
+)
 from zolab.noise import GivenDirection, direction, squared_length
 from zolab.optim import METHODS, reference
 from zolab.pertnn import PertNN
@@ -103,6 +116,45 @@ def test_meazo_equals_its_reference():
     )
 
 
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("sign", ["slope", "estimate"])
+def test_sign_sgd_equals_its_reference(sign, samples):
+    beside(
+        lambda params: ZOSignSGD(params, lr=1e-4, sign=sign, samples=samples),
+        lambda p, f, t: reference.sign_step(p, f, step=t, lr=1e-4, eps=1e-3, sign=sign, samples=samples),
+        losses=told_losses,  # or rounding would turn the sign of a small slope
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sign_sgd_moves_by_the_learning_rate_whatever_the_slope(dtype):
+    """Each weight by lr, or by lr times its z; a loss 1,000 times as large gives the same walk."""
+    walks = {}
+    for sign in ("slope", "estimate"):
+        for scale in (1.0, 1000.0):
+            model = network(dtype)
+            before, loss = weights(model), loss_of(model)
+            ZOSignSGD(model.parameters(), lr=1e-2, sign=sign).step(lambda loss=loss, scale=scale: scale * loss())
+            walks[sign, scale] = torch.cat(
+                [(p.detach() - b).flatten() for p, b in zip(model.parameters(), before, strict=True)]
+            )
+        assert torch.equal(walks[sign, 1.0], walks[sign, 1000.0])
+    torch.testing.assert_close(
+        walks["estimate", 1.0].abs(), torch.full_like(walks["estimate", 1.0], 1e-2), rtol=1e-4, atol=1e-7
+    )
+    z = torch.cat([direction(Direction(0, 0), j, p.numel(), dtype=dtype) for j, p in enumerate(network(dtype).parameters())])
+    torch.testing.assert_close(walks["slope", 1.0].abs(), 1e-2 * z.abs(), rtol=1e-3, atol=1e-6)
+    assert torch.equal(walks["estimate", 1.0].sign(), walks["slope", 1.0].sign())
+
+
+def test_sign_sgd_stays_where_the_loss_is_flat():
+    model = network()
+    before = weights(model)
+    for sign in ("slope", "estimate"):
+        ZOSignSGD(model.parameters(), lr=1.0, sign=sign).step(lambda: 1.0)
+    assert equal(before, weights(model))
+
+
 @pytest.mark.parametrize("phases", [(0, 0, 100), (10, 10, 100), PHASES], ids=["constant", "warm", "annealed"])
 def test_adamu_equals_its_reference_through_every_phase(phases):
     memory, schedule = {}, ZOAdaMU(network().parameters(), mix=MIX, phases=phases)
@@ -165,6 +217,8 @@ SETTINGS = {
     "adamezo": {"lr": 1e-3, "horizon": 3},
     "meazo": {"lr": 1e-3},
     "zo_adamu": {"lr": 1e-4, "phases": (3, 8, 12)},
+    "zo_sign_sgd": {"lr": 1e-3, "sign": "estimate"},
+    "hizoo": {"lr": 1e-3, "alpha": 1e-3},
     "zo_finetuner": {"lr": 1e-3, "pertnn": PertNN(split(network()))},
 }
 
@@ -216,6 +270,8 @@ def changed(name):
         "adamezo": {"horizon": 4},
         "meazo": {"beta": 0.5},
         "zo_adamu": {"mix": (0.2, 0.5, 0.5)},
+        "hizoo": {"estimator": "unbiased"},
+        "zo_sign_sgd": {"sign": "slope"},
         "zo_finetuner": {"freeze": True},
     }[name]
 
@@ -258,7 +314,7 @@ def test_moments_are_not_stored():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", ["mezo", "adamezo", "meazo", "mezo_adam"])
+@pytest.mark.parametrize("name", ["mezo", "adamezo", "meazo", "mezo_adam", "hizoo"])
 def test_prescribed_directions_are_the_ones_that_are_walked(name, dtype):
     """Two given directions, taken in turn: the same steps as when the same values come from their keys."""
     free, told = network(dtype), network(dtype)
@@ -301,6 +357,15 @@ def test_squared_length_is_that_of_the_direction():
         (lambda p: ZOAdaMU(p, mix=(0.5, 1.0, 0.5)), "mix"),
         (lambda p: ZOAdaMU(p, mix=(0.5, 0.9)), "mix"),
         (lambda p: ZOAdaMU(p, phases=(10, 5, 20)), "phases"),
+        (lambda p: HiZOO(p, alpha=1.0), "alpha"),
+        (lambda p: HiZOO(p, alpha=-1e-8), "alpha"),
+        (lambda p: HiZOO(p, alpha=math.nan), "alpha"),
+        (lambda p: HiZOO(p, estimator="theirs"), "estimator must be one of published, unbiased"),
+        (lambda p: HiZOO(p, bounds=(2.0, 3.0)), "bounds"),
+        (lambda p: HiZOO(p, bounds=(0.0, 3.0)), "bounds"),
+        (lambda p: HiZOO(p, bounds=(0.1, math.inf)), "bounds"),
+        (lambda p: HiZOO(p, bounds=(0.1,)), "bounds"),
+        (lambda p: ZOSignSGD(p, sign="theirs"), "sign must be one of slope, estimate"),
         (lambda p: MeZO(p, lr=-1.0), "lr"),
     ],
 )

@@ -13,7 +13,8 @@ from zolab.landscapes import LANDSCAPES, run
 from zolab.plots import METHOD_COLOURS, bars, landscape_map, look, meta_training, save_figure, training_curve
 
 RECORD = {
-    "config": {"model": "m", "task": "t", "samples": 2},
+    "config": {"model": "m", "task": "t"},
+    "result": {"steps": 50, "forwards": 200},
     "steps": [{"loss": 1.0 - 0.01 * i} for i in range(50)],
     "evaluations": [{"split": "dev", "forwards": f, "loss": 1 - f / 400} for f in (0, 100, 200)],
 }

@@ -9,6 +9,7 @@ if TYPE_CHECKING:  # `__getattr__` imports the same when first asked: --help mus
         MEAZO,
         METHODS,
         AdaMeZO,
+        HiZOO,
         MeZO,
         MeZOAdam,
         MeZOMomentum,
@@ -16,6 +17,7 @@ if TYPE_CHECKING:  # `__getattr__` imports the same when first asked: --help mus
         Trajectory,
         ZOAdaMU,
         ZOFineTuner,
+        ZOSignSGD,
         replay,
     )
 
@@ -25,6 +27,7 @@ __all__ = [
     "METHODS",
     "AdaMeZO",
     "Direction",
+    "HiZOO",
     "MeZO",
     "MeZOAdam",
     "MeZOMomentum",
@@ -32,6 +35,7 @@ __all__ = [
     "Trajectory",
     "ZOAdaMU",
     "ZOFineTuner",
+    "ZOSignSGD",
     "replay",
 ]
 

@@ -97,7 +97,7 @@ def training_curve(record: dict[str, Any], axes: Axes | None = None) -> Figure:
     """Probed training loss and dev loss of a run against forward passes."""
     with look():
         axes = axes or plt.figure().subplots()
-        per_step = 2 * record["config"]["samples"]
+        config, per_step = record["config"], record["result"]["forwards"] // record["result"]["steps"]
         losses = np.array([step["loss"] for step in record["steps"]])
         forwards = per_step * (np.arange(len(losses)) + 1)
         axes.plot(forwards, losses, color=SKY, linewidth=0.9, label="training batches")
@@ -107,7 +107,7 @@ def training_curve(record: dict[str, Any], axes: Axes | None = None) -> Figure:
         dev = [entry for entry in record["evaluations"] if entry["split"] == "dev"]
         axes.plot([e["forwards"] for e in dev], [e["loss"] for e in dev], "o-", color=RED, label="dev examples")
         axes.set(xlabel="forward passes", ylabel="loss (nats)", ylim=(0, None))
-        axes.set_title(f"{record['config']['model']} on {record['config']['task']}, forward passes only")
+        axes.set_title(f"{config['model']} on {config['task']}, forward passes only")
         axes.legend()
         return cast(Figure, axes.figure)
 

@@ -24,6 +24,8 @@ SETTINGS = {
     "adamezo": {"lr": 1e-3, "horizon": 3},
     "meazo": {"lr": 1e-3},
     "zo_adamu": {"lr": 1e-4, "phases": (3, 8, 12)},
+    "zo_sign_sgd": {"lr": 1e-3, "sign": "estimate"},
+    "hizoo": {"lr": 1e-3, "alpha": 1e-3},
     "zo_finetuner": {"lr": 1e-3, "pertnn": PertNN(split(network()))},
 }
 

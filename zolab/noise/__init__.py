@@ -19,6 +19,7 @@ from zolab.noise.directions import (
     squared_length,
     store_,
 )
+from zolab.noise.made import MadeDirection
 
 __all__ = [
     "FAMILIES",
@@ -27,6 +28,7 @@ __all__ = [
     "Chunk",
     "Direction",
     "GivenDirection",
+    "MadeDirection",
     "Source",
     "Sources",
     "add_",

@@ -61,6 +61,10 @@ class GivenDirection:
 
     values: Sequence[Tensor]
 
+    def part(self, block: int, span: slice) -> Tensor:
+        """The values of some elements of a flat block."""
+        return self.values[block].view(-1)[span]
+
 
 @lru_cache(maxsize=16)
 def _keys(seed: int, sample: int, blocks: tuple[int, ...], era: int) -> np.ndarray:

@@ -74,7 +74,7 @@ class Sources:
         if not self.given:
             return Source(self.keys[piece.tensor], NOT_GIVEN, self.signs)
         block, part = self.blocks[piece.tensor], slice(piece.tile * TILE, piece.tile * TILE + len(piece.data))
-        values = [direction.values[block].view(-1)[part] for direction in self.given]
+        values = [direction.part(block, part) for direction in self.given]
         return Source(self.keys[piece.tensor], piece.kernels.given(values))
 
 
@@ -203,7 +203,7 @@ def materialise(name: Direction | GivenDirection, block: int, like: Tensor, offs
     """A slice of z in the shape, device and precision (float32 or wider) of the weights there."""
     dtype = torch.promote_types(like.dtype, torch.float32)
     if isinstance(name, GivenDirection):
-        return name.values[block].view(-1)[offset : offset + like.numel()].to(dtype).view(like.shape)
+        return name.part(block, slice(offset, offset + like.numel())).to(dtype).view(like.shape)
     return direction(name, block, like.shape, offset=offset, dtype=dtype, device=like.device)
 
 

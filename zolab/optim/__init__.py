@@ -7,6 +7,7 @@ from torch import nn
 
 from zolab.optim.adamezo import AdaMeZO
 from zolab.optim.base import ZeroOrderOptimizer
+from zolab.optim.hizoo import HiZOO
 from zolab.optim.meazo import MEAZO
 from zolab.optim.mezo import MeZO
 from zolab.optim.mezo_adam import MeZOAdam
@@ -16,6 +17,7 @@ from zolab.optim.parameters import difference, grouped, named
 from zolab.optim.trajectory import StepRecord, Trajectory
 from zolab.optim.zo_adamu import ZOAdaMU
 from zolab.optim.zo_finetuner import ZOFineTuner
+from zolab.optim.zo_sign_sgd import ZOSignSGD
 from zolab.probe.blocks import unique
 
 METHODS: dict[str, type[ZeroOrderOptimizer]] = {
@@ -26,6 +28,8 @@ METHODS: dict[str, type[ZeroOrderOptimizer]] = {
     "adamezo": AdaMeZO,
     "meazo": MEAZO,
     "zo_adamu": ZOAdaMU,
+    "zo_sign_sgd": ZOSignSGD,
+    "hizoo": HiZOO,
     "zo_finetuner": ZOFineTuner,
 }
 
@@ -71,6 +75,7 @@ __all__ = [
     "MEAZO",
     "METHODS",
     "AdaMeZO",
+    "HiZOO",
     "MeZO",
     "MeZOAdam",
     "MeZOMomentum",
@@ -79,6 +84,7 @@ __all__ = [
     "Trajectory",
     "ZOAdaMU",
     "ZOFineTuner",
+    "ZOSignSGD",
     "ZeroOrderOptimizer",
     "replay",
 ]

@@ -7,6 +7,8 @@ A method says how the two losses become an update; the probe, its safety and its
 
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -19,7 +21,7 @@ from zolab.optim.method import Method
 from zolab.optim.parameters import Trainable, difference, layout, trainable
 from zolab.optim.trajectory import StepRecord, Trajectory
 from zolab.probe.blocks import unique
-from zolab.probe.in_place import MomentsUpdate, Perturbation, Update, apply
+from zolab.probe.in_place import Perturbation, apply
 from zolab.probe.interrupts import DeferInterrupts
 from zolab.probe.model_view import ModelView
 from zolab.probe.through import ModuleProbe
@@ -38,7 +40,7 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         eps: finite-difference radius, > 0, in units of the weights; one for all groups.
         weight_decay: decoupled, >= 0: each step multiplies the weights by 1 - lr * weight_decay.
         seed: names the sequence of directions; 0 <= seed < 2**64.
-        samples: directions averaged in each step, >= 1; a step takes 2 * samples forward passes.
+        samples: directions averaged in each step, >= 1; each takes two forward passes.
         rounding: how weights of half precision take a step: "nearest" loses steps that are smaller than half the spacing of
             their numbers, "stochastic" goes up or down at random, without bias and the same again in a replay. By default
             "stochastic" where there are such weights; others do not change.
@@ -107,7 +109,7 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         """Probe the loss on both sides of the weights and step.
 
         Args:
-            closure: returns the loss of the current weights on this step's batch, as one number; called twice a sample. It
+            closure: returns the loss of the current weights on this step's batch, as one number; called `forwards` times. It
                 leaves the weights where they are.
 
         Returns:
@@ -135,13 +137,15 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         sigmas = self.propose(tensors, blocks)
         scales = [eps * scale for scale in self.scales(sigmas, blocks)]
         with DeferInterrupts() as interrupts:
+            evaluate = partial(self._evaluate, closure, interrupts, changes)
+            centre = [evaluate(nullcontext())] if self.uses_centre else []
             for sample in range(self.trajectory.samples):
                 perturbation = self._perturbation(tensors, blocks, self.probe(self.steps, sample), scales)
                 try:
                     perturbation.plus()
-                    plus = self._evaluate(closure, perturbation, interrupts, changes)
+                    plus = evaluate(perturbation.evaluated())
                     perturbation.minus()
-                    minus = self._evaluate(closure, perturbation, interrupts, changes)
+                    minus = evaluate(perturbation.evaluated())
                 except BaseException:
                     perturbation.leave()
                     raise
@@ -150,7 +154,7 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
                 if sample < self.trajectory.samples - 1:
                     perturbation.leave()
             columns = self._column("lr"), self._column("weight_decay")
-            record = StepRecord(self.steps, tuple(projected_grads), *columns, sigmas, tuple(losses))
+            record = StepRecord(self.steps, tuple(projected_grads), *columns, sigmas, (*losses, *centre))
             try:
                 update = self._rounded_update(record, blocks, groups)
             except BaseException:
@@ -246,11 +250,6 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
             )
         return found
 
-    def _rounded_update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update | MomentsUpdate:
-        update = self.update(record, blocks, groups)
-        update.rounding = self.rounding_keys(record.step, blocks)
-        return update
-
     def _look_after(self, trained: Trainable) -> Changes:
         """The tensors as the last step left them; it is said if they are no longer so."""
         self.changes = Changes(trained) if self.changes is None else self.changes.fit(trained)
@@ -272,9 +271,9 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         return self.viewed.probe(*settings)
 
     def _evaluate(
-        self, closure: Callable, perturbation: Perturbation | ModuleProbe, interrupts: DeferInterrupts, changes: Changes
+        self, closure: Callable, interrupts: DeferInterrupts, changes: Changes, around: AbstractContextManager
     ) -> float:
-        with perturbation.evaluated():
+        with around:
             try:
                 interrupts.allow()
                 loss = closure()

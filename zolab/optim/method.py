@@ -1,6 +1,7 @@
 """What a method says about its steps: along which directions, how far, and what it remembers of them."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -17,6 +18,13 @@ class Method(ABC):
 
     trajectory: Trajectory
     steps: int
+    uses_centre: ClassVar[bool] = False
+    """Whether a step also needs the loss at the weights themselves, between the two that it probes."""
+
+    @classmethod
+    def forwards(cls, samples: int = 1) -> int:
+        """Forward passes of a step that averages so many directions."""
+        return 2 * samples + cls.uses_centre
 
     @property
     def rounding(self) -> str:
@@ -49,6 +57,11 @@ class Method(ABC):
             blocks: block number of each trainable tensor.
             groups: index of the parameter group of each trainable tensor.
         """
+
+    def _rounded_update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update | MomentsUpdate:
+        update = self.update(record, blocks, groups)
+        update.rounding = self.rounding_keys(record.step, blocks)
+        return update
 
     def direction(self, step: int, sample: int = 0) -> Direction | GivenDirection:
         """A random direction of a step. Replace this on an instance to prescribe directions, as toy problems do."""

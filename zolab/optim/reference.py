@@ -206,6 +206,52 @@ def adamu_step(
 
 
 @torch.no_grad()
+def hizoo_step(
+    params: Params,
+    closure: Closure,
+    memory: dict[str, Any],
+    *,
+    step: int,
+    lr: float,
+    eps: float,
+    alpha: float,
+    estimator: str,
+    bounds: tuple[float, float],
+    seed: int = 0,
+) -> float:
+    """HiZOO (arXiv 2402.15173, Algorithm 1): memory["h"] is the diagonal of the inverse of its Sigma."""
+    z, old = draw(params, seed, step), memory.get("h", [torch.ones_like(theta) for theta in params])
+    centre = float(closure())
+    p, loss = probe(params, closure, [z_j / h.sqrt() for z_j, h in zip(z, old, strict=True)], eps)
+    curvature = 2 * (loss - centre) / eps**2
+    if estimator == "published":
+        estimates = [abs(curvature) / 2 * h * z_j**2 for z_j, h in zip(z, old, strict=True)]
+    else:
+        estimates = [curvature / 2 * h * (z_j**2 - 1) for z_j, h in zip(z, old, strict=True)]
+    memory["h"] = [((1 - alpha) * h + alpha * e).clamp(*bounds) for h, e in zip(old, estimates, strict=True)]
+    for theta, z_j, h in zip(params, z, memory["h"], strict=True):
+        theta -= lr * p * z_j / h.sqrt()
+    return loss
+
+
+@torch.no_grad()
+def sign_step(
+    params: Params, closure: Closure, *, step: int, lr: float, eps: float, sign: str, samples: int = 1, seed: int = 0
+) -> float:
+    """ZO-signSGD: the sign of the slope (the code of arXiv 2402.11592), or of the estimated gradient."""
+    gradient, losses = [torch.zeros_like(p) for p in params], []
+    for sample in range(samples):
+        z = draw(params, seed, step, sample)
+        p, loss = probe(params, closure, z, eps)
+        losses.append(loss)
+        factor = p if sign == "estimate" else (p > 0) - (p < 0)
+        gradient = [g + factor * z_j / samples for g, z_j in zip(gradient, z, strict=True)]
+    for theta, g in zip(params, gradient, strict=True):
+        theta -= lr * (g.sign() if sign == "estimate" else g)
+    return sum(losses) / samples
+
+
+@torch.no_grad()
 def zo_finetuner_step(
     params: Params,
     closure: Closure,

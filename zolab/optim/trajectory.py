@@ -37,7 +37,7 @@ class StepRecord(NamedTuple):
         lrs: learning rate of each parameter group.
         weight_decays: weight decay of each parameter group.
         sigmas: what the method chose about its scales, empty if nothing.
-        losses: loss_plus and loss_minus of each sample.
+        losses: loss_plus and loss_minus of each sample, then the loss at the weights themselves if the method uses it.
     """
 
     step: int

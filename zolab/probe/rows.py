@@ -1,13 +1,12 @@
 """An embedding reads a few rows of its weight: only they need to be moved."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zolab.noise import Chunk, Source
+from zolab.noise import Chunk, MadeDirection, Sources
 from zolab.noise.kernels.threefry import TILE
 from zolab.probe.owners import Owner
 from zolab.probe.scratch import Slot
@@ -38,10 +37,16 @@ def tiles_read(owner: Owner, args: tuple[Any, ...]) -> np.ndarray | None:
     return there if 2 * len(there) * TILE < part.weight.numel() else None
 
 
-def move_tiles(slot: Slot, tiles: np.ndarray, source_of: Callable[[Chunk], Source], scale: float) -> None:
+def move_tiles(slot: Slot, tiles: np.ndarray, sources: Sources, scale: float) -> None:
     """Some tiles of a part, moved into its slot."""
     from zolab.noise.kernels.sides import some  # with its compiler, only when it is used
 
     kernels = slot.part.pieces[0].kernels
     w, out = kernels.view(slot.part.weight.view(-1)), kernels.view(slot.views[0].view(-1))
-    some(out, w, tiles, source_of(Chunk(slot.part.number, kernels, w, 0)), scale)
+    if not any(isinstance(direction, MadeDirection) for direction in sources.directions):
+        some(out, w, tiles, sources.at(Chunk(slot.part.number, kernels, w, 0)), scale)
+        return
+    for tile in tiles.tolist():  # one by one, since values for the whole tensor would take its memory
+        span = slice(tile * TILE, (tile + 1) * TILE)
+        piece = Chunk(slot.part.number, kernels, w[span], tile)
+        kernels.perturbed(out[span], piece.data, tile, sources.at(piece), scale)

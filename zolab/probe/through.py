@@ -168,7 +168,7 @@ class Through(ModuleProbe):
             part, pieces, views = slot
             scale = self.side * self.scales[part.number]
             if tiles is not None:
-                move_tiles(slot, tiles, self.sources.at, scale)
+                move_tiles(slot, tiles, self.sources, scale)
             elif len(pieces) == 1:
                 ((piece, out),) = pieces
                 piece.kernels.perturbed(out, piece.data, piece.tile, self.sources.at(piece), scale)

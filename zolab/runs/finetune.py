@@ -20,7 +20,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
 from zolab.models import load_model
-from zolab.optim import StepRecord
+from zolab.optim import METHODS, StepRecord
 from zolab.records import environment, load_record, peak_memory, reset_peak_memory, save_record
 from zolab.records.log import RunLog
 from zolab.runs.checkpoints import Checkpoints
@@ -244,7 +244,7 @@ class _Session:
         return min(self._dev(), key=lambda entry: entry["loss"])
 
     def _forwards(self, step: int) -> int:
-        return 2 * self.config.samples * step
+        return METHODS[self.config.optimizer].forwards(self.config.samples) * step
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.clock

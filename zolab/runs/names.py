@@ -1,7 +1,10 @@
 """Names that --help lists, of what would be slow to import for that; tests compare them with the tables of what they name."""
 
 # Of `zolab.optim.METHODS`.
-METHOD_NAMES = ("mezo", "mezo_momentum", "mezo_adam", "mezo_switch", "adamezo", "meazo", "zo_adamu", "zo_finetuner")
+METHOD_NAMES = (
+    *("mezo", "mezo_momentum", "mezo_adam", "mezo_switch", "adamezo", "meazo", "zo_adamu"),
+    *("zo_sign_sgd", "hizoo", "zo_finetuner"),
+)
 # Of `zolab.tasks.TASKS`.
 TASK_NAMES = (
     *("rotten_tomatoes", "rotten_tomatoes_short"),

@@ -8,7 +8,7 @@ import torch
 
 from zolab.models import load_model
 from zolab.runs.config import Config
-from zolab.studies.plan import Plan, configuration
+from zolab.studies.plan import Plan, configuration, forwards
 from zolab.tasks import load_task
 
 TIMED = 32  # dev examples
@@ -44,7 +44,7 @@ def costs(plan: Plan) -> list[Cost]:
             key = config.model, config.task, config.batch_size, config.dtype, config.device
             if key not in known:
                 known[key] = _timed(config)
-            found.append(Cost(task, method, cells, _forwards(config), _seconds(config, known[key])))
+            found.append(Cost(task, method, cells, forwards(config), _seconds(config, known[key])))
     return found
 
 
@@ -69,12 +69,6 @@ def written(plan: Plan, found: list[Cost], workers: int = 1) -> str:
     if plan.kind.BEFORE:
         lines.append(f"not counted: {plan.kind.BEFORE}")
     return "\n".join(lines)
-
-
-def _forwards(config: Config) -> int:
-    from zolab.runs.first_order import FIRST_ORDER, FORWARDS
-
-    return config.steps * (FORWARDS if config.optimizer in FIRST_ORDER else 2 * config.samples)
 
 
 def _timed(config: Config) -> dict[str, float] | None:
@@ -104,4 +98,4 @@ def _seconds(config: Config, timed: dict[str, float] | None) -> float | None:
     task: Any = load_task(config.task)
     dev, test = (getattr(config, split) or getattr(task, split) for split in ("dev", "test"))
     evaluated = (config.steps // config.eval_every + 3) * dev + 2 * test
-    return 1.25 * _forwards(config) * timed["forward"] + evaluated * timed["example"]
+    return 1.25 * forwards(config) * timed["forward"] + evaluated * timed["example"]

@@ -22,7 +22,7 @@ BEFORE = ""
 ADAM = "Adam"
 GAP = 0.01  # of accuracy or F1: below it there is no gap that could be closed
 
-check, names = methods.check, methods.names
+check, names = methods.check_runs, methods.names
 
 
 def prepare(plan: Plan, task: str, out: Path) -> Prepared:

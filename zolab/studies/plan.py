@@ -177,6 +177,14 @@ def check_run(plan: Plan, task: str, own: dict[str, Any]) -> Config:
     return configuration(plan.settings(task, own, float(lr), plan.seeds[0]))
 
 
+def forwards(config: Config) -> int:
+    """Forward passes of a run's training; a backward pass counts as two."""
+    from zolab.optim import METHODS
+    from zolab.runs.first_order import FIRST_ORDER, FORWARDS
+
+    return config.steps * (FORWARDS if config.optimizer in FIRST_ORDER else METHODS[config.optimizer].forwards(config.samples))
+
+
 def configuration(settings: dict[str, Any]) -> Config:
     """A checked configuration from settings; those of first-order methods are checked as MeZO's are.
 
