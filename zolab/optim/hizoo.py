@@ -23,7 +23,7 @@ class HiZOO(ZeroOrderOptimizer):
         "published":  e = |c| / 2 h z^2, as the authors' code has it
         "unbiased":   e = c / 2 h (z^2 - 1), whose expectation is the diagonal of C
 
-    The mean of the published e is too large by h times half the trace of Sigma^(1/2) C Sigma^(1/2): on a quadratic with d
+    Where C is positive, the mean of the published e is too large by h / 2 times the trace of Sigma^(1/2) C Sigma^(1/2): with d
     weights and a diagonal C, h tends to (1 + d / 2) diag C, and as h grows, the steps shrink. The code takes a fourth forward
     pass to report a loss; it is left out. With alpha = 0 a step is MeZO's, and the third forward pass is wasted.
 
