@@ -27,6 +27,8 @@ class HiZOO(ZeroOrderOptimizer):
     weights and a diagonal C, h tends to (1 + d / 2) diag C, and as h grows, the steps shrink. The code takes a fourth forward
     pass to report a loss; it is left out. With alpha = 0 a step is MeZO's, and the third forward pass is wasted.
 
+    Directions are normal: along random signs z^2 is one everywhere, which tells no weight from another.
+
     State: h, one tensor as large as the weights, in float32 whatever the weights are; a change of h by less than 6e-8 h is
     lost. h is not part of `state_dict`: `load_state_dict` makes it again from the trajectory, at the price of one pass over
     the weights for each step. Not for models in which many weights share the curvature: c is a sum over all of them, and what

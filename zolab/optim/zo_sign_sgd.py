@@ -23,7 +23,7 @@ class ZOSignSGD(ZeroOrderOptimizer):
     of the averaged p z. State: none. Not for long runs at a constant lr: steps do not become shorter near a minimum.
 
     Args:
-        params, eps, weight_decay, seed, samples, rounding: as in `MeZO`.
+        params, eps, weight_decay, seed, samples, rounding, directions: as in `MeZO`.
         lr: learning rate; a step moves a weight by about lr, whatever the slopes are.
         sign: "slope" or "estimate".
 
@@ -41,12 +41,21 @@ class ZOSignSGD(ZeroOrderOptimizer):
         seed: int = 0,
         samples: int = 1,
         rounding: str | None = None,
+        directions: str = "gaussian",
     ):
         if sign not in SIGNS:
             raise ValueError(f"sign must be one of {', '.join(SIGNS)}, got {sign!r}.")
         self.sign, own = sign, {"sign": sign}
         super().__init__(
-            params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, samples=samples, rounding=rounding, settings=own
+            params,
+            lr=lr,
+            eps=eps,
+            weight_decay=weight_decay,
+            seed=seed,
+            samples=samples,
+            rounding=rounding,
+            directions=directions,
+            settings=own,
         )
 
     def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update:
