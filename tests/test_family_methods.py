@@ -150,7 +150,7 @@ def test_adamezos_second_moment_is_one_number():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_mean_step_of_an_optimizer_is_the_gradient(family):
-    weight, draws = nn.Parameter(torch.tensor([1.0, -0.5, 2.0, 0.0], dtype=torch.float64)), 400
+    weight, draws = nn.Parameter(torch.tensor([1.0, -0.5, 2.0, 0.0], dtype=torch.float64)), 1000
     hessian = torch.tensor([2.0, 1.0, 0.5, 3.0], dtype=torch.float64)
     slope = torch.tensor([0.3, -1.0, 0.2, 2.0], dtype=torch.float64)
     optimizer = MeZO([weight], lr=0.0, eps=1e-3, directions=family)
