@@ -27,7 +27,7 @@ PLAN = {
     "tasks": {"short": {}},
     "search": {"factor": 10, "extend": 1, "seeds": [7]},
     "seeds": [0, 1],
-    "methods": {"MeZO": {"optimizer": "mezo", "lr": 1e-3}, "Adam": {"optimizer": "adam", "lr": 1e-4}},
+    "methods": {"MeZO": {"optimizer": "mezo", "lr": 1e-3}, "Adam": {"optimizer": "adam", "lr": 1e-4, "steps": 4, "eval_every": 2}},
 }
 COMMANDS = {
     "finetune": ["finetune", *FINETUNE],
