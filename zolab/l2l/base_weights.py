@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zolab.records.files import writing
+
 
 class BaseWeights:
     """Tensors as they are now, in a file as long as its `with` block lasts; at most one of them is in memory a second time.
@@ -23,12 +25,12 @@ class BaseWeights:
     def __init__(self, tensors: Sequence[Tensor], path: str | os.PathLike):
         self.tensors, self.path = tensors, path
         try:
-            with open(path, "wb") as file:
+            with writing(path), open(path, "wb") as file:
                 for tensor in tensors:
                     file.write(_bytes_of(tensor.detach().cpu().contiguous()).data)
-        except OSError as error:
+        except OSError:
             Path(path).unlink(missing_ok=True)
-            raise OSError(f"could not write {path} ({error}); free some space or choose another folder.") from error
+            raise
 
     @torch.no_grad()
     def put_back(self) -> None:

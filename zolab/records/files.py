@@ -30,6 +30,15 @@ def ready(path: str | os.PathLike) -> None:
 
 
 @contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Inside this block a file or folder is written: what prevents it becomes one OSError with one sentence."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"could not write {path} ({error}); free some space or choose another folder.") from error
+
+
+@contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Give a temporary path to write to; on success it takes the place of `path`, on failure `path` stays as it was.
 
@@ -37,13 +46,12 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         OSError: the file could not be written (full disk, no permission); the previous file is intact.
     """
     path = Path(path)
-    temporary = _temporary(path)
+    temporary = temporary_for(path)
     try:
-        yield temporary
-        _settle(temporary)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise OSError(f"could not write {path} ({error}); free some space or choose another folder.") from error
+        with writing(path):
+            yield temporary
+            _settle(temporary)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -63,15 +71,14 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     check_new(path)
-    temporary = _temporary(path)
+    temporary = temporary_for(path)
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        for file in filter(Path.is_file, temporary.rglob("*")):
-            _settle(file)
-        temporary.rename(path)
-    except (OSError, SafetensorError) as error:
-        raise OSError(f"could not write {path} ({error}); free some space or choose another folder.") from error
+        with writing(path):
+            temporary.mkdir(parents=True)
+            yield temporary
+            for file in filter(Path.is_file, temporary.rglob("*")):
+                _settle(file)
+            temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -144,7 +151,8 @@ def write_json(path: str | os.PathLike, content: Any, indent: int | None = 1) ->
     write_atomically(path, (text + "\n").encode())
 
 
-def _temporary(path: Path) -> Path:
+def temporary_for(path: Path) -> Path:
+    """Where this process writes what will take the place of `path`; `sweep` finds it after a kill."""
     return path.with_name(NAMES.format(name=path.name, pid=os.getpid()))
 
 

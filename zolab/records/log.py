@@ -16,7 +16,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from zolab.records.files import LARGEST, parse_json, sweep
+from zolab.records.files import LARGEST, parse_json, sweep, temporary_for
 
 MARK = b', "crc": "'
 
@@ -80,7 +80,7 @@ class RunLog:
 
     def clear(self) -> None:
         """Begin anew with an empty file in the place of this one; a process that is killed here leaves one or the other."""
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        temporary = temporary_for(self.path)
         file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
         fcntl.flock(file, fcntl.LOCK_EX)
         os.replace(temporary, self.path)

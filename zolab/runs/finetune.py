@@ -288,10 +288,7 @@ def batch_at(examples: list[Example], size: int, seed: int, step: int) -> list[E
 
 
 def _step_record(entry: dict[str, Any]) -> StepRecord:
-    try:
-        values: Any = [tuple(entry[name]) if isinstance(entry[name], list) else entry[name] for name in StepRecord._fields]
-    except KeyError as error:
-        raise ValueError(f"a step in the log has no {error}; restore the log, or start afresh with --overwrite.") from error
+    values: Any = (tuple(entry[name]) if isinstance(entry[name], list) else entry[name] for name in StepRecord._fields)
     return StepRecord(*values)
 
 
