@@ -4,7 +4,7 @@
 # make gpu-check   all that only a machine with a GPU can tell
 PYTHON ?= python3
 BIN := .venv/bin
-PARALLEL := --numprocesses=logical --maxprocesses=4 --maxschedchunk=1
+PARALLEL := --numprocesses=logical --maxprocesses=4
 STAMP := .venv/installed
 export HF_HUB_DISABLE_TELEMETRY := 1
 
@@ -19,12 +19,12 @@ start: install
 
 check: export OMP_NUM_THREADS := 1
 check: install lint types
-	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" --durations=5
+	$(BIN)/python -m pytest $(PARALLEL) --dist=loadgroup -m "not slow" --durations=5
 
 test: export OMP_NUM_THREADS := 1
 test: install lint types
-	$(BIN)/python -m pytest $(PARALLEL)
-	$(BIN)/python -m pytest $(PARALLEL) --nbmake --nbmake-timeout=900 --timeout=1800 -p no:cacheprovider notebooks
+	$(BIN)/python -m pytest $(PARALLEL) --dist=loadgroup
+	$(BIN)/python -m pytest $(PARALLEL) --maxschedchunk=1 --nbmake --nbmake-timeout=900 --timeout=1800 -p no:cacheprovider notebooks
 
 # on loopback, with a token; root, as in a container, is refused by JupyterLab unless it is told so
 lab: install

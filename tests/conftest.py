@@ -1,4 +1,7 @@
-"""Which tests `make check` leaves out: files, fixtures and single tests, here in one list, or by `@pytest.mark.slow`."""
+"""Which tests `make check` leaves out: files, fixtures and single tests, here in one list, or by `@pytest.mark.slow`.
+
+And which tests go to one worker, since they share a fixture that takes long.
+"""
 
 import pytest
 
@@ -42,6 +45,9 @@ SLOW = {
     "test_two_processes_may_compile_a_kernel_at_once",
 }
 
+SHARED = {"converted", "measured"}
+"""Fixtures of a module or session that take so long that one worker should make them, for all tests that use them."""
+
 
 def pytest_ignore_collect(collection_path, config):
     """Do not even import a slow file that -m leaves out."""
@@ -53,3 +59,5 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if SLOW & {item.path.stem, item.originalname, *item.fixturenames}:
             item.add_marker(pytest.mark.slow)
+        for name in SHARED.intersection(item.fixturenames):
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {name}"))

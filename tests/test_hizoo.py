@@ -18,7 +18,7 @@ from zolab.records import load_record
 from zolab.runs.config import Config
 from zolab.runs.finetune import finetune
 from zolab.studies.cost import costs
-from zolab.studies.plan import check_plan
+from zolab.studies.plan import check_plan, check_run
 from zolab.tasks import load_task
 
 estimators = pytest.mark.parametrize("estimator", ["published", "unbiased"])
@@ -317,9 +317,34 @@ def test_a_study_of_methods_gives_each_the_same_forward_passes():
         "search": {"factor": 3, "extend": 0, "seeds": [9]},
         "seeds": [0],
     }
-    with pytest.raises(ValueError, match="on sentence, HiZOO takes 450 forward passes and MeZO 300: give HiZOO 100 steps"):
+    with pytest.raises(ValueError, match="on sentence, HiZOO takes 450 forward passes and MeZO 300: give all of them"):
         check_plan(content)
     content["methods"]["HiZOO"]["steps"] = 100
     assert [cost.forwards for cost in costs(check_plan(content))] == [300, 300]
     content["base"]["steps"], content["methods"]["HiZOO"]["steps"] = 100, 66
     assert [cost.forwards for cost in costs(check_plan(content))] == [200, 198]
+    del content["base"]["steps"], content["methods"]["HiZOO"]["steps"], content["base"]["eval_every"]
+    content["base"] |= {"forwards": 301, "evaluations": 5}
+    plan = check_plan(content)
+    runs = [check_run(plan, "sentence", own) for own in plan.methods.values()]
+    assert [(config.steps, config.eval_every) for config in runs] == [(150, 30), (100, 20)]
+    assert [cost.forwards for cost in costs(plan)] == [300, 300]
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"forwards": 300}, "evaluations must be a whole number of at least 1, got None"),
+        ({"forwards": 1, "evaluations": 1}, "forwards is 1, and a step of mezo takes 2; give more"),
+        ({"forwards": 2.5, "evaluations": 1}, "forwards must be a whole number of at least 1, got 2.5"),
+        ({"forwards": 300, "evaluations": 5, "steps": 3}, "forwards and steps are both given"),
+        ({"evaluations": 5, "steps": 3}, "evaluations goes with forwards"),
+        ({"forwards": 300, "evaluations": 5, "optimizer": "luck"}, "unknown optimizer 'luck'"),
+        ({"forwards": 300, "evaluations": 5, "samples": 0}, "samples must be a whole number of at least 1, got 0"),
+    ],
+)
+def test_a_budget_that_makes_no_sense_is_refused(more, sentence):
+    base = {name: value for name, value in RUN.items() if name not in ("task", "optimizer", "steps", "eval_every")}
+    content = {"base": {**base, **more}, "tasks": {"sentence": {"task": "reviews_sentence"}}, "methods": {"MeZO": None}}
+    with pytest.raises(ValueError, match=sentence):
+        check_plan({**content, "search": {"factor": 3, "extend": 0, "seeds": [9]}, "seeds": [0]})

@@ -16,6 +16,7 @@ from zolab.pertnn import SHIPPED_FINETUNERS, PertNN
 from zolab.probe.blocks import split
 from zolab.records import load_record
 from zolab.studies import controls, draws, learnability
+from zolab.studies.methods import compare
 from zolab.studies.outcomes import Record
 from zolab.studies.plan import STUDIES, check_plan, load_plan
 from zolab.studies.recipes import changes, configurations, single_changes
@@ -210,6 +211,22 @@ def test_models_from_several_seeds_are_made_once_and_studied_alike(tmp_path, mon
     assert run_study(check_plan(plan), tmp_path / "runs", tmp_path / "record.json", progress=False).tasks == record.tasks
     with pytest.raises(ValueError, match="model_seeds must be a list"):
         check_plan({**plan, "model_seeds": "all"})
+
+
+def test_compare_is_a_plan_in_one_call(tmp_path):
+    shared = {"model": "tiny-reviews", "lr": 1e-4, "batch_size": 2, "train": 8, "dev": 4, "test": 2}
+    methods = {"MeZO": {"optimizer": "mezo"}, "HiZOO": {"optimizer": "hizoo", "lr": 2e-4}, "Adam": {"optimizer": "adam"}}
+    settings = {"forwards": 12, "evaluations": 2, "seeds": [0], "search_seeds": [9], "extend": 0, **shared}
+    record = compare(methods, "reviews_sentence", out=tmp_path, **settings)
+    for name in methods:
+        (cell,) = record.cells("reviews_sentence", name)
+        assert (cell["forwards"], [at for at, _ in cell["curve"]]) == (12, [0, 6, 12]), name
+    rates = sorted(map(float, record.search("reviews_sentence", "HiZOO")["rounds"][0]["losses"]))
+    assert rates == pytest.approx([2e-4 / 10 ** (1 / 3), 2e-4, 2e-4 * 10 ** (1 / 3)], rel=1e-2)
+    with pytest.raises(ValueError, match="another plan"):
+        compare(methods, "reviews_sentence", out=tmp_path, **{**settings, "seeds": [1]})
+    with pytest.raises(ValueError, match="at least 3 a decade, got 2"):
+        compare(methods, "reviews_sentence", out=tmp_path, rates=2, **settings)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks" / "plans").glob("*.yaml")), ids=lambda path: path.stem)

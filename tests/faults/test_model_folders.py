@@ -12,6 +12,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 
 from zolab.models import SHIPPED, architecture, fingerprint, load_model, tiny_model, tokenizer_digest
 from zolab.models.load import _quiet
+from zolab.tasks.generation import generate
+from zolab.tasks.scoring import encode, token_log_probs
 
 
 @pytest.fixture
@@ -113,7 +115,16 @@ def test_a_special_token_that_no_text_is_made_of_needs_no_row(folder):
     tokenizer = load_model(str(folder))[1]
     tokenizer.add_tokens(["<picture>"], special_tokens=True)
     tokenizer.save_pretrained(folder)
-    assert len(load_model(str(folder))[1]) == 2049
+    model, tokenizer = load_model(str(folder))
+    assert len(tokenizer) == 2049
+    batch = encode(tokenizer, [("It was", (" bad", " good"), 1)])
+    assert token_log_probs(model, batch).isfinite().all()
+    told = "a text holds the token of number 2048, and the model has 2048 rows of embeddings"
+    for question in (("A <picture> was", (" bad", " good"), 1), ("It was", (" bad", " <picture>"), 0)):
+        with pytest.raises(ValueError, match=told):
+            token_log_probs(model, encode(tokenizer, [question]))
+    with pytest.raises(ValueError, match=told):
+        generate(model, tokenizer, ["It was", "A <picture> was"], max_new_tokens=1)
 
 
 # --- damaged files

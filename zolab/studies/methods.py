@@ -1,10 +1,12 @@
 """Which method wins at equal forward passes? The plan's own methods, each at its own best learning rate."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from zolab.runs.config import require
-from zolab.studies.plan import Plan, Prepared, check_run, forwards
+from zolab.studies.outcomes import Record
+from zolab.studies.plan import Plan, Prepared, check_plan, check_run, forwards
 
 OPTIONS: dict[str, Any] = {}
 BEFORE = ""
@@ -28,8 +30,8 @@ def check(plan: Plan) -> None:
         few, many = min(passes, key=passes.__getitem__), max(passes, key=passes.__getitem__)
         require(
             passes[many] - passes[few] < max(a_step.values()),  # the numbers of steps may not divide evenly
-            f"on {task}, {many} takes {passes[many]:,} forward passes and {few} {passes[few]:,}: give {many} "
-            f"{passes[few] // a_step[many]:,} steps, so that they can be compared.",
+            f"on {task}, {many} takes {passes[many]:,} forward passes and {few} {passes[few]:,}: give all of them the same "
+            "`forwards` (and `evaluations`) instead of steps, so that they can be compared.",
         )
 
 
@@ -40,3 +42,53 @@ def names(plan: Plan) -> list[str]:
 def prepare(plan: Plan, task: str, out: Path) -> Prepared:
     """The settings of the plan's methods."""
     return Prepared(plan.methods)
+
+
+def compare(
+    methods: Mapping[str, dict[str, Any]],
+    task: str,
+    model: str,
+    out: Path,
+    *,
+    forwards: int,
+    seeds: Sequence[int],
+    search_seeds: Sequence[int],
+    rates: int = 3,
+    extend: int = 3,
+    evaluations: int = 20,
+    workers: int = 1,
+    **base: Any,
+) -> Record:
+    """Give each method the same forward passes and its own best learning rate, without writing a plan.
+
+    Args:
+        methods: for each name its settings, as `zolab finetune` has them: `optimizer`, `lr` (where its search starts), others.
+        task, model: their names.
+        out: folder of the runs and of record.json; a second call goes on there.
+        forwards: forward passes of training, for each run.
+        seeds: those that are reported.
+        search_seeds: others, on which the rates are chosen.
+        rates: learning rates tried a decade, at least 3; a grid whose best rate is at its edge grows, `extend` times at most.
+        evaluations: on dev examples, evenly apart.
+        workers: as in `zolab.studies.run.run_study`.
+        base: further settings that all runs share, such as `batch_size` and `dev`.
+
+    Returns:
+        The record; `zolab.studies.compare` has the tables and verdicts that are read from it.
+
+    Raises:
+        ValueError: a setting is wrong, or `out` holds another comparison.
+        OSError: as from `run_study`.
+    """
+    from zolab.studies.run import run_study
+
+    require(type(rates) is int and rates >= 3, f"rates must be a whole number of at least 3 a decade, got {rates!r}.")
+    content = {
+        "about": f"{len(methods)} methods on {task}",
+        "base": {"model": model, "forwards": forwards, "evaluations": evaluations, **base},
+        "tasks": {task: {"task": task}},
+        "methods": {name: dict(own) for name, own in methods.items()},
+        "search": {"factor": 10 ** (1 / rates), "extend": extend, "seeds": list(search_seeds)},
+        "seeds": list(seeds),
+    }
+    return run_study(check_plan(content), out, out / "record.json", workers)

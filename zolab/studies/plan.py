@@ -2,7 +2,8 @@
 
 study: controls                     # whose methods: a name of STUDIES, "methods" by default
 about: Is it learned?               # for people
-base: {model: tiny-reviews, steps: 150, batch_size: 16}       # settings that all runs share, as `zolab finetune` has them
+base: {model: tiny-reviews, steps: 150, batch_size: 16}       # settings that all runs share, as `zolab finetune` has them;
+                                    # forwards: 300, evaluations: 10 instead of steps, eval_every: the same budget for all
 tasks:                              # for each name the settings that differ; lr is where the search starts
   sentence: {task: reviews_sentence, lr: 5.0e-4}
 methods:                            # for each name the settings that differ, or a list of names that the study knows
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
-from zolab.runs.config import Config, require, shown
+from zolab.runs.config import COUNT, Config, require, shown
 from zolab.studies.reading import check_named, check_option, check_values, read_yaml
 
 STUDIES = {
@@ -72,7 +73,8 @@ class Plan:
 
     def settings(self, task: str, own: dict[str, Any], lr: float, seed: int) -> dict[str, Any]:
         """Of one run; directions, batches and data all follow the seed."""
-        return {**self.base, **self.tasks[task], **own, "lr": lr, "seed": seed, "data_seed": seed}
+        shared = {**self.base, **self.tasks[task], **own}
+        return {**in_steps(shared), "lr": lr, "seed": seed, "data_seed": seed}
 
     def record(self) -> dict[str, Any]:
         """As it stands in a file."""
@@ -177,12 +179,43 @@ def check_run(plan: Plan, task: str, own: dict[str, Any]) -> Config:
     return configuration(plan.settings(task, own, float(lr), plan.seeds[0]))
 
 
-def forwards(config: Config) -> int:
-    """Forward passes of a run's training; a backward pass counts as two."""
+def in_steps(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a run whose budget may be given as `forwards`, passes of training, and `evaluations`, evenly apart.
+
+    A method that takes three forward passes a step has two thirds of the steps that one with two has. Raises ValueError if the
+    budget is too small for a step, or given in steps too.
+    """
+    settings = dict(settings)
+    budget, evaluations = settings.pop("forwards", None), settings.pop("evaluations", None)
+    if budget is None:
+        require(evaluations is None, "evaluations goes with forwards; give eval_every beside steps.")
+        return settings
+    both = [name for name in ("steps", "eval_every") if name in settings]
+    require(not both, f"forwards and {' and '.join(both)} are both given; leave out one of the two ways.")
+    for name, value in (("forwards", budget), ("evaluations", evaluations)):
+        require(type(value) is int and 1 <= value <= COUNT, f"{name} must be a whole number of at least 1, got {shown(value)}.")
+    optimizer, samples = settings.get("optimizer", Config.optimizer), settings.get("samples", Config.samples)
+    each = forwards_a_step(optimizer, samples)
+    require(budget >= each, f"forwards is {budget:,}, and a step of {optimizer} takes {each:,}; give more.")
+    steps = budget // each
+    return {**settings, "steps": steps, "eval_every": max(1, steps // evaluations)}
+
+
+def forwards_a_step(optimizer: str, samples: int) -> int:
+    """Forward passes of a training step; a backward pass counts as two. Raises ValueError for a name that nothing has."""
     from zolab.optim import METHODS
     from zolab.runs.first_order import FIRST_ORDER, FORWARDS
 
-    return config.steps * (FORWARDS if config.optimizer in FIRST_ORDER else METHODS[config.optimizer].forwards(config.samples))
+    if optimizer in FIRST_ORDER:
+        return FORWARDS
+    require(optimizer in METHODS, f"unknown optimizer {shown(optimizer)}; choose {', '.join((*METHODS, *FIRST_ORDER))}.")
+    require(type(samples) is int and samples >= 1, f"samples must be a whole number of at least 1, got {shown(samples)}.")
+    return METHODS[optimizer].forwards(samples)
+
+
+def forwards(config: Config) -> int:
+    """Forward passes of a run's training."""
+    return config.steps * forwards_a_step(config.optimizer, config.samples)
 
 
 def configuration(settings: dict[str, Any]) -> Config:

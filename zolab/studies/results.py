@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from zolab.runs.config import Config
 from zolab.studies import draws, learnability
 from zolab.studies.compare import overall, searched_on_reported
 from zolab.studies.outcomes import FORMAT, Record
@@ -109,8 +110,9 @@ def _study(content: dict[str, Any]) -> Section:
     record = Record(content)
     plan, lines = record.plan, []
     base = plan["base"]
+    budget = f"{base['forwards']:,} forward passes" if "forwards" in base else f"{base.get('steps', Config.steps)} steps"
     lines.append(
-        f"{base.get('model')}, {base['steps']} steps of batch {base['batch_size']}; seeds {_list(plan['seeds'])}; "
+        f"{base.get('model')}, {budget} of batch {base.get('batch_size', Config.batch_size)}; seeds {_list(plan['seeds'])}; "
         f"rates a factor of {plan['search']['factor']} apart, searched on seeds {_list(plan['search']['seeds'])}"
         + (", which are reported too." if searched_on_reported(record) else ".")
     )
@@ -232,7 +234,14 @@ def _benchmark(content: dict[str, Any]) -> Section:
     result = content.get("result", content)
     rows = [[key, f"{value:.4g}"] for key, value in result.items() if isinstance(value, int | float)]
     name = content.get("config", {}).get("benchmark") or content["command"].split("benchmarks.")[1].split()[0]
-    return f"Benchmark: {name}", _table(["measured", "value"], rows)
+    lines = _table(["measured", "value"], rows) if rows else []
+    for key, table in result.items():
+        if (
+            isinstance(table, dict) and table and all(isinstance(row, dict) for row in table.values())
+        ):  # such as a row for each method
+            head = [key, *(column.replace("_", " ") for column in next(iter(table.values())))]
+            lines += _table(head, [[name, *(f"{number:.3g}" for number in row.values())] for name, row in table.items()])
+    return f"Benchmark: {name}", lines
 
 
 def _gpu(content: dict[str, Any]) -> Section:

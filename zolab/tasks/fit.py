@@ -29,12 +29,13 @@ def check_causal(model: PreTrainedModel) -> None:
         raise ValueError(f"this task continues a text: it needs a causal language model, which {kind} is not.")
 
 
-def check_fits(model: PreTrainedModel, longest: int, masked: bool) -> None:
+def check_fits(model: PreTrainedModel, longest: int, largest: int, masked: bool) -> None:
     """Raise ValueError unless a model scores packed texts as it scores each alone.
 
     Args:
         model: the model; whether it keeps texts apart is measured once for each model.
         longest: number of tokens of the longest text.
+        largest: number of the token with the highest one.
         masked: whether a masked language model is wanted, instead of a causal one.
     """
     kind = type(model).__name__
@@ -50,8 +51,21 @@ def check_fits(model: PreTrainedModel, longest: int, masked: bool) -> None:
         raise ValueError(f"a text of {longest} tokens exceeds the {context} of {kind}; encode with max_length={context}.")
     if longest > (window := getattr(model.config, "sliding_window", None) or math.inf):  # the packs' mask has no window
         raise ValueError(f"a text of {longest} tokens exceeds the sliding window of {window}; encode with that max_length.")
+    check_embedded(model, largest)
     if model not in _apart:
         _check_apart(model, masked)
+
+
+def check_embedded(model: PreTrainedModel, largest: int) -> None:
+    """Raise ValueError unless a model has a row of embeddings for a token of this number.
+
+    A model may lack those of special tokens, as for pictures; a text becomes one where it spells its name.
+    """
+    if largest >= (rows := len(cast(nn.Embedding, model.get_input_embeddings()).weight)):
+        raise ValueError(
+            f"a text holds the token of number {largest}, and the model has {rows} rows of embeddings: take the special token "
+            "out of the data, or use a model that knows it."
+        )
 
 
 def _check_apart(model: PreTrainedModel, masked: bool) -> None:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from zolab.models import context_of
 from zolab.tasks.base import Example, Scores, Task, chunks, device_of, dtype_of
-from zolab.tasks.fit import check_causal
+from zolab.tasks.fit import check_causal, check_embedded
 from zolab.tasks.logits import autocasting
 from zolab.tasks.tokens import bare, shorten, tokenize
 
@@ -71,7 +71,7 @@ def generate(model: PreTrainedModel, tokenizer, prompts: Sequence[str], max_new_
         max_new_tokens: tokens written at most.
 
     Raises:
-        ValueError: the model is not causal, or its context is not longer than `max_new_tokens`.
+        ValueError: the model is not causal, lacks a token, or its context is not longer than `max_new_tokens`.
         FloatingPointError: the model gives a token a score that is no finite number.
     """
     check_causal(model)
@@ -79,6 +79,7 @@ def generate(model: PreTrainedModel, tokenizer, prompts: Sequence[str], max_new_
     if room < 1:
         raise ValueError(f"the model's context leaves no room for a prompt before {max_new_tokens} new tokens; write fewer.")
     texts = [shorten(ids, room) for ids in tokenize(tokenizer, [bare(prompt) for prompt in prompts])]
+    check_embedded(model, max(max(ids, default=0) for ids in texts))
     width, device = max(map(len, texts)), device_of(model)
     ids = torch.tensor([[0] * (width - len(text)) + text for text in texts], device=device)
     mask = torch.tensor([[0] * (width - len(text)) + [1] * len(text) for text in texts], device=device)

@@ -33,6 +33,7 @@ class Batch:
         sizes: number of candidates of each example.
         answers: index of the right candidate of each example.
         longest: number of tokens of the longest text.
+        largest: number of the token with the highest one.
         masked: for a masked language model instead of a causal one.
     """
 
@@ -44,6 +45,7 @@ class Batch:
     sizes: list[int]
     answers: list[int]
     longest: int
+    largest: int
     masked: bool = False
 
     def to(self, device: torch.device | str) -> "Batch":
@@ -107,8 +109,9 @@ def batch_of(
     )
     numbers, rows, wanted, options = torch.tensor(scored).T.contiguous()
     sizes, answers = [len(candidates) for _, candidates, _ in questions], [answer for _, _, answer in questions]
-    longest = max(map(len, texts))
-    return Batch(tuple(packs), wanted, rows, options, numbers.bincount().tolist(), sizes, answers, longest, masked)
+    longest, largest = max(map(len, texts)), max(map(max, (*texts, *targets)))
+    counts = numbers.bincount().tolist()
+    return Batch(tuple(packs), wanted, rows, options, counts, sizes, answers, longest, largest, masked)
 
 
 def token_log_probs(model: PreTrainedModel, batch: Batch, autocast: bool = False) -> Tensor:
@@ -120,9 +123,9 @@ def token_log_probs(model: PreTrainedModel, batch: Batch, autocast: bool = False
         autocast: run the model in bfloat16 where torch deems it safe; weights and log-probabilities keep their precision.
 
     Raises:
-        ValueError: the model is of the other kind, a text is longer than its context, or it does not keep packed texts apart.
+        ValueError: the model is of the other kind, lacks a token, has a shorter context, or does not keep packed texts apart.
     """
-    check_fits(model, batch.longest, batch.masked)
+    check_fits(model, batch.longest, batch.largest, batch.masked)
     tokens = []
     scored = zip(batch.packs, batch.rows.split(batch.scored), batch.targets.split(batch.scored), strict=True)
     for part, rows, targets in scored:

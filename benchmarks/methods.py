@@ -1,0 +1,76 @@
+"""What a step of every method costs beyond its forward passes: time in passes along a direction, and memory in weights.
+
+A pass along a direction reads and writes every weight once and makes its z; MeZO's step has three. Times are medians measured
+in turn in one process, forward passes and steps; memory is the peak of a fresh process for each method, loading left out,
+beyond that of forward passes alone, so that what a method stores shows. Steps are those after the warm-up of AdaMeZO's moments.
+"""
+
+import warnings
+from functools import partial
+
+import torch
+
+from benchmarks.gpu_parts import optimizer_of
+from benchmarks.step import arguments, direction_pass, interleaved, peak_of, report, setting_of
+from zolab import METHODS
+from zolab.optim import StepRecord
+from zolab.records import peak_memory, reset_peak_memory
+
+LR, HORIZON = 1e-6, 10
+
+
+def stepping(name, model, through=False):
+    """A method's optimizer, its moments full where they are made again from the last steps."""
+    optimizer = optimizer_of(name, model, through)
+    if name in ("adamezo", "mezo_switch"):
+        optimizer.skip([StepRecord(step, (1.0 + step,), (LR,), (0.0,)) for step in range(HORIZON + 1)])
+    return optimizer
+
+
+def memory_of(part, options):
+    """Print the peak memory of three steps of a method, or of as many forward passes."""
+    model, loss = setting_of(options)
+    small = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    stepping("adamezo", small).step(lambda: 0.0)  # the compiled kernels are in memory in any process
+    action = loss if part == "forwards" else partial(stepping(part, model).step, loss)
+    reset_peak_memory()
+    for _ in range(3):
+        action()
+    print(peak_memory())
+
+
+def main():
+    parser = arguments(__doc__)
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore", message=".*was changed by something else")  # all methods step on the same weights
+    if options.memory_of:
+        memory_of(options.memory_of, options)
+        return
+    memory = {part: peak_of("methods", part, options) for part in ("forwards", *METHODS)}
+    model, loss = setting_of(options)
+    params = list(model.parameters())
+    weights = sum(p.numel() * p.element_size() for p in params)
+    steps, over = {}, {}
+    with torch.no_grad():
+        for name, method in METHODS.items():  # one method's state at a time, beside forward passes of the same minute
+            optimizer = stepping(name, model)
+            actions = {"direction": partial(direction_pass, params, 1e-9), "step": partial(optimizer.step, loss)}
+            found = interleaved(options.repeats, forward=loss, **actions)
+            count, steps[name] = method.forwards(optimizer.trajectory.samples), found["step"]
+            over[name] = {
+                "forwards": count,
+                "step_over_forwards": found["step"] / (count * found["forward"]),
+                "direction_passes": (found["step"] - count * found["forward"]) / found["direction"],
+                "stored_weights": (memory[name] - memory["forwards"]) / weights,
+                "memory_over_forwards": memory[name] / memory["forwards"],
+            }
+            del optimizer, actions
+    print(f"{options.shape or options.model}, batch {options.batch} x {options.length} tokens, {options.dtype}")
+    print(f"  {'':16}" + "".join(f"{column.replace('_', ' '):>22}" for column in over["mezo"]))
+    for name, row in over.items():
+        print(f"  {name:16}" + "".join(f"{value:22.3g}" for value in row.values()))
+    report({}, steps, memory, {"methods": over, "step_seconds": steps, "memory_bytes": memory}, 0, options.json)
+
+
+if __name__ == "__main__":
+    main()
