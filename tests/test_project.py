@@ -107,6 +107,17 @@ class TestNotebook:
             assert isinstance(statement, ast.Assign)
             ast.literal_eval(statement.value)
 
+    def test_what_tests_shrink_are_numbers_of_the_work(self, path):
+        """nbmake sets these after the cell, so that `make test` does less of the same; papermill and readers do all of it."""
+        tagged, *others = self.cells(path)
+        assert not any(cell.metadata.get("nbmake") for cell in others)
+        whole = {s.targets[0].id: ast.literal_eval(s.value) for s in ast.parse(tagged.source).body}
+        for name, less in tagged.metadata.get("nbmake", {}).get("mock", {}).items():
+            assert type(less) is type(whole[name]), name
+            assert (
+                (len(less), max(less)) <= (len(whole[name]), max(whole[name])) if type(less) is list else 0 < less < whole[name]
+            )
+
     def test_nothing_forbidden(self, path):
         for cell in self.cells(path):
             assert "skip-execution" not in cell.metadata.get("tags", [])
