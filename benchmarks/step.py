@@ -235,8 +235,8 @@ def main():
         "step_seconds": steps["ours"],
         "memory_bytes": memory,
     }
-    name, where = options.shape or options.model, f"{options.method}, {options.dtype}, {options.device}, {options.directions} directions"
-    print(f"{name}, {elements:,} weights, batch {options.batch} x {options.length} tokens, {where}")
+    name, where = options.shape or options.model, f"{options.dtype}, {options.device}, {options.directions} directions"
+    print(f"{options.method} on {name}, {elements:,} weights, batch {options.batch} x {options.length} tokens, {where}")
     report(passes, steps, memory, result, 8, options.json)
 
 
