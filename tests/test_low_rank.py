@@ -264,7 +264,7 @@ def test_ties_and_modules_called_twice(dtype, spare):
 
 
 def test_a_gradient_sees_the_moved_weights_and_reaches_what_is_before_them():
-    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
     x, slopes, optimizer = torch.randn(3, 8), [], through(model, lr=0.0)
 
     def closure():

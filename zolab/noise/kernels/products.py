@@ -29,4 +29,3 @@ def product(out, u, v, skip):
                 for i in range(size):
                     part[i] = fma(scale, column[i], part[i])
         start += size
-
