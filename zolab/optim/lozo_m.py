@@ -111,7 +111,7 @@ class LOZOM(LOZO):
         return after
 
     def _carried_over(self, step: int, block: int) -> Tensor:
-        """N (V_old^T V_new) / n; the small product is summed on the CPU and in one order, so that a replay has the same bits."""
+        """N (V_old^T V_new) / n; the small product is summed on the CPU, in one order: a replay has the same bits."""
         new, old = (LOZO.direction(self, then).right(block, "cpu").double().numpy() for then in (step, step - 1))
         shares = [(row * new).sum(1) / new.shape[1] for row in old]
         n = self.held[block]

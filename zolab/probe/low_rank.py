@@ -43,7 +43,7 @@ class ThroughLowRank(Through):
                 self.handles.append(owner.module.register_forward_hook(add, prepend=True, with_kwargs=True))
 
     def _lightened(self, owner: Owner) -> Owner:
-        """The owner without the weight that it leaves where it is; kept from step to step, as its place in scratch memory is."""
+        """The owner without the weight that it leaves where it is; kept for later steps, as its place in scratch is."""
         if owner.number not in self.apart:
             return owner
         known = self.viewed.lightened
@@ -86,10 +86,7 @@ def _weight_apart(owner: Owner) -> Part | None:
     A hook of somebody else might read the weight, and then has to find it moved.
     """
     module = owner.module
-    if type(module) is nn.Embedding:
-        plain = module.max_norm is None
-    else:
-        plain = type(module) is nn.Linear
+    plain = type(module) is nn.Linear or (type(module) is nn.Embedding and module.max_norm is None)
     if not plain or "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks:
         return None
     for part in owner.parts.values():
