@@ -158,7 +158,7 @@ def steps(machine: Machine, shape: str, dtype: str, batch: int, length: int) -> 
     params = list(model.parameters())
     bytes_of_weights = sum(p.numel() * p.element_size() for p in params)
     with torch.no_grad():
-        made = ways(model, loss)
+        made = {**ways(model, loss), "low rank": ways(model, loss, "lozo")["through"]}
         times = interleaved(rounds(machine), **made)
         memory = peaks(made, machine.device) if machine.device == "cuda" else {}
         del made
@@ -166,7 +166,7 @@ def steps(machine: Machine, shape: str, dtype: str, batch: int, length: int) -> 
         beside = interleaved(rounds(machine), **last)
         memory |= peaks({"published": last["published"]}, machine.device) if memory else {}
     times["published"] = beside["published"] / beside["forwards"] * times["forwards"]
-    moved = {"ours": 8, "through": 6, "published": 24}  # passes that read and write the weights, by count
+    moved = {"ours": 8, "through": 6, "low rank": 2, "published": 24}  # passes that read and write the weights, by count
     for name, time in times.items():
         yield {
             "name": f"{shape}, {dtype}, {batch} x {length}: {name}",

@@ -1,4 +1,4 @@
-"""A MeZO step beside its floor (two forward passes) and beside the published way, on the same batch.
+"""A step of MeZO, or of another method, beside its floor (two forward passes) and beside the published way, on the same batch.
 
 The published way draws each direction four times with `torch.normal` of the whole tensor and adds it out of place. Ours moves
 the weights in place, or looks at moved ones through the modules. Times are medians measured in turn, A B C A B C, in one
@@ -17,7 +17,7 @@ import warnings
 import torch
 
 from benchmarks.shapes import SHAPES, shaped
-from zolab import MeZO
+from zolab import METHODS, MeZO
 from zolab.models import load_model
 from zolab.noise import Direction
 from zolab.probe.in_place import Perturbation, Update, apply
@@ -86,11 +86,11 @@ def interleaved(repeats, **functions):
     return {name: statistics.median(values[1:]) for name, values in times.items()}
 
 
-def ways(model, loss, **settings):
+def ways(model, loss, method="mezo", **settings):
     """The ways to take a step, and its floor: two losses as numbers. The settings are the optimizer's."""
 
     def ours(through):
-        optimizer = MeZO(model.named_parameters(), lr=LR, eps=EPS, seed=SEED, **settings)
+        optimizer = METHODS[method](model.named_parameters(), lr=LR, eps=EPS, seed=SEED, **settings)
         if hasattr(optimizer, "look_through"):
             optimizer.look_through(model if through else None)
         return lambda: optimizer.step(loss)
@@ -166,9 +166,9 @@ def peaks(steps, device):
 
 
 def family_of(options):
-    """The settings of an optimizer, and those of a direction, that choose a family: none for normal directions."""
-    family = options.directions
-    return ({}, {}) if family == "gaussian" else ({"directions": family}, {"family": family})
+    """The settings of an optimizer, its name included, and those of a direction that choose a family: none for normal ones."""
+    family, method = options.directions, {"method": options.method}
+    return (method, {}) if family == "gaussian" else ({**method, "directions": family}, {"family": family})
 
 
 def memory_of(part, options):
@@ -213,6 +213,7 @@ def measured(options):
 def main():
     parser = arguments(__doc__)
     parser.add_argument("--directions", choices=("gaussian", "rademacher"), default="gaussian", help="family of the directions")
+    parser.add_argument("--method", choices=METHODS, default="mezo", help="whose step; the published way is always MeZO's")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*was changed by something else")  # all ways step on the same weights
     if options.memory_of:
@@ -235,7 +236,7 @@ def main():
         "memory_bytes": memory,
     }
     name, where = options.shape or options.model, f"{options.dtype}, {options.device}, {options.directions} directions"
-    print(f"{name}, {elements:,} weights, batch {options.batch} x {options.length} tokens, {where}")
+    print(f"{options.method} on {name}, {elements:,} weights, batch {options.batch} x {options.length} tokens, {where}")
     report(passes, steps, memory, result, 8, options.json)
 
 

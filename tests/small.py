@@ -13,6 +13,8 @@ from zolab.pertnn import PertNN
 from zolab.probe.blocks import split
 from zolab.records.log import RunLog
 
+LOW_RANK = ("lozo", "lozo_m")  # methods whose losses differ by rounding where a module adds what its weight is moved by
+
 
 def network(dtype=torch.float32):
     torch.manual_seed(0)

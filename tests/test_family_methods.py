@@ -20,7 +20,8 @@ from zolab.probe.blocks import split
 from zolab.runs.finetune import Config, finetune
 
 SIGNS = partial(Direction, family="rademacher")
-NAMES = [name for name in METHODS if name != "hizoo"]  # whose curvature is read off the size of z
+OTHERS = ("hizoo", "lozo", "lozo_m")  # curvature is read off the size of z, and LOZO's directions are a family of their own
+NAMES = [name for name in METHODS if name not in OTHERS]
 
 
 def make(name, model, **settings):
@@ -211,9 +212,10 @@ def test_the_command_line_refuses_another_family(text):
         Config(optim_args=text).validate()
 
 
-def test_hizoo_refuses_them():
-    with pytest.raises(ValueError, match="do not fit hizoo"):
-        Config(optimizer="hizoo", optim_args="directions='rademacher'").validate()
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_methods_refuse_them(name):
+    with pytest.raises(ValueError, match=f"do not fit {name}"):
+        Config(optimizer=name, optim_args="directions='rademacher'").validate()
 
 
 def test_every_other_method_takes_it_from_the_command_line():

@@ -92,6 +92,21 @@ def wrong_signs(cuda, device: str) -> int:
     return wrong
 
 
+def wrong_products(cuda, device: str) -> int:
+    """How many elements of slices of U V^T differ from the CPU's, over shapes and places."""
+    wrong, generator = 0, torch.Generator().manual_seed(0)
+    for rows, columns, rank in ((1, 1, 1), (3, 700, 2), (3000, 2, 2), (65, 33, 5)):
+        u, v = torch.randn(rows, rank, generator=generator), torch.randn(rank, columns, generator=generator)
+        for skip in {0, columns // 2, columns - 1}:
+            expected = torch.empty(rows * columns - skip)
+            cpu.product(expected, u, v, skip)
+            chunk, untouched = guarded(torch.zeros(len(expected)), device)
+            cuda.product(chunk, u.to(device), v.to(device), skip)
+            assert untouched(), f"product wrote outside {len(expected)} elements"
+            wrong += int((chunk.cpu() != expected).sum())
+    return wrong
+
+
 def add_scaled_errors(cuda, device: str, signs: bool, scale: float = 0.37) -> dict:
     """By type: how many weights are not the correctly rounded ones, and the largest error in eps of the larger term."""
     errors = {}
@@ -137,6 +152,7 @@ def measure(cuda, device: str) -> dict:
         "wrong words": wrong_words(cuda, device),
         "fill": fill_errors(cuda, device),
         "wrong signs": wrong_signs(cuda, device),
+        "wrong products": wrong_products(cuda, device),
         "add_scaled": {family: add_scaled_errors(cuda, device, signs) for family, signs in SIGNS.items()},
         "dot": {family: dot_errors(cuda, device, signs) for family, signs in SIGNS.items()},
         "dot of nothing": cuda.dot(empty, 1, 2, 3),
@@ -238,6 +254,10 @@ def test_with_a_fused_multiply_add_the_normals_have_the_cpu_kernels_bits(measure
 
 def test_the_signs_are_the_cpu_kernels(measured):
     assert measured["wrong signs"] == 0
+
+
+def test_the_products_of_low_rank_are_the_cpu_kernels(measured):
+    assert measured["wrong products"] == 0
 
 
 @pytest.mark.parametrize("family", SIGNS)

@@ -219,6 +219,8 @@ SETTINGS = {
     "zo_adamu": {"lr": 1e-4, "phases": (3, 8, 12)},
     "zo_sign_sgd": {"lr": 1e-3, "sign": "estimate"},
     "hizoo": {"lr": 1e-3, "alpha": 1e-3},
+    "lozo": {"lr": 1e-3, "interval": 4},
+    "lozo_m": {"lr": 1e-3, "interval": 4},
     "zo_finetuner": {"lr": 1e-3, "pertnn": PertNN(split(network()))},
 }
 
@@ -271,6 +273,8 @@ def changed(name):
         "meazo": {"beta": 0.5},
         "zo_adamu": {"mix": (0.2, 0.5, 0.5)},
         "hizoo": {"estimator": "unbiased"},
+        "lozo": {"rank": 1},
+        "lozo_m": {"momentum": 0.5},
         "zo_sign_sgd": {"sign": "slope"},
         "zo_finetuner": {"freeze": True},
     }[name]

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # `__getattr__` imports the same when first asked: --help must not wait for torch
     from zolab.noise import Direction
     from zolab.optim import (
+        LOZO,
+        LOZOM,
         MEAZO,
         METHODS,
         AdaMeZO,
@@ -23,6 +25,8 @@ if TYPE_CHECKING:  # `__getattr__` imports the same when first asked: --help mus
 
 __version__ = "0.1.0"
 __all__ = [
+    "LOZO",
+    "LOZOM",
     "MEAZO",
     "METHODS",
     "AdaMeZO",

@@ -10,6 +10,7 @@ from zolab.noise.directions import (
     add_,
     check,
     chunks,
+    cut,
     direction,
     dot,
     fetched,
@@ -19,6 +20,7 @@ from zolab.noise.directions import (
     squared_length,
     store_,
 )
+from zolab.noise.low_rank import LowRankDirection, is_matrix
 from zolab.noise.made import MadeDirection
 
 __all__ = [
@@ -28,16 +30,19 @@ __all__ = [
     "Chunk",
     "Direction",
     "GivenDirection",
+    "LowRankDirection",
     "MadeDirection",
     "Source",
     "Sources",
     "add_",
     "check",
     "chunks",
+    "cut",
     "direction",
     "dot",
     "fetched",
     "for_each",
+    "is_matrix",
     "materialise",
     "per_tensor",
     "squared_length",

@@ -26,6 +26,7 @@ from zolab.noise.kernels import backend_for
 from zolab.noise.kernels.threefry import TILE
 
 SLICE = 1 << 20
+GIVEN = 1 << 23  # elements of a given direction that a kernel gets at once: on a GPU, where a piece is a whole tensor
 _INLINE = 1 << 20  # fewer elements take less time on one thread than waking others does
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 NOT_GIVEN = np.empty((0, 0), dtype=np.float32)
@@ -110,6 +111,17 @@ def chunks(tensors: Sequence[Tensor]) -> list[Chunk]:
     return pieces
 
 
+def cut(pieces: Sequence[Chunk], directions: Sequence[Direction | GivenDirection]) -> list[Chunk]:
+    """The pieces, shorter where directions are given and values may have to be made, which takes the room of a piece."""
+    if not any(isinstance(direction, GivenDirection) for direction in directions):
+        return list(pieces)
+    starts = [(piece, start) for piece in pieces for start in range(0, len(piece.data), GIVEN)]
+    return [
+        Chunk(piece.tensor, piece.kernels, piece.data[start : start + GIVEN], piece.tile + start // TILE)
+        for piece, start in starts
+    ]
+
+
 def per_tensor(pieces: Sequence[Chunk], parts: np.ndarray | Sequence[Any], tensors: int) -> np.ndarray:
     """Sums over each tensor's pieces, in their order: from shape (pieces, n) to (tensors, n).
 
@@ -189,14 +201,20 @@ def direction(
         offset: first element, counted in the flattened block.
         dtype, device: of the result; values are computed in float32.
     """
-    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    (key,) = name.keys((block,))
+    return from_key(key, (shape,) if isinstance(shape, int) else tuple(shape), offset, device, name.signs).to(dtype)
+
+
+def from_key(
+    key: np.ndarray, shape: tuple[int, ...], offset: int = 0, device: torch.device | str = "cpu", signs: bool = False
+) -> Tensor:
+    """The same in float32 from a key, for those who have the `keys` of many blocks at hand."""
     lead = offset % TILE
     out = torch.empty(lead + math.prod(shape), dtype=torch.float32, device=device)
-    ((k0, k1),) = name.keys((block,))
     if math.prod(shape):
         kernels = backend_for(out)
-        kernels.fill(kernels.view(out), k0, k1, offset // TILE, name.signs)
-    return (out[lead:] if lead else out).to(dtype).view(shape)
+        kernels.fill(kernels.view(out), *key, offset // TILE, signs)
+    return (out[lead:] if lead else out).view(shape)
 
 
 def materialise(name: Direction | GivenDirection, block: int, like: Tensor, offset: int = 0) -> Tensor:

@@ -8,6 +8,8 @@ from torch import nn
 from zolab.optim.adamezo import AdaMeZO
 from zolab.optim.base import ZeroOrderOptimizer
 from zolab.optim.hizoo import HiZOO
+from zolab.optim.lozo import LOZO
+from zolab.optim.lozo_m import LOZOM
 from zolab.optim.meazo import MEAZO
 from zolab.optim.mezo import MeZO
 from zolab.optim.mezo_adam import MeZOAdam
@@ -30,6 +32,8 @@ METHODS: dict[str, type[ZeroOrderOptimizer]] = {
     "zo_adamu": ZOAdaMU,
     "zo_sign_sgd": ZOSignSGD,
     "hizoo": HiZOO,
+    "lozo": LOZO,
+    "lozo_m": LOZOM,
     "zo_finetuner": ZOFineTuner,
 }
 
@@ -72,6 +76,8 @@ def replay(model: nn.Module | Iterable, trajectory: Trajectory) -> ZeroOrderOpti
 
 
 __all__ = [
+    "LOZO",
+    "LOZOM",
     "MEAZO",
     "METHODS",
     "AdaMeZO",

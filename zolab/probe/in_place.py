@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from zolab.noise import Chunk, Direction, GivenDirection, Source, Sources, chunks, fetched, for_each, per_tensor
+from zolab.noise import Chunk, Direction, GivenDirection, Source, Sources, chunks, cut, fetched, for_each, per_tensor
 
 
 def columns(rows: Sequence[Sequence[float]], tensors: int) -> np.ndarray:
@@ -54,8 +54,9 @@ class Update:
         self.coefficients = columns(coefficients, len(blocks))
         self.decays = decays
 
-    def of(self, piece: Chunk) -> tuple[Source, np.ndarray, float]:
-        return self.sources.at(piece), self.coefficients[piece.tensor], self.decays[piece.tensor]
+    def of(self, piece: Chunk, source: Source | None = None) -> tuple[Source, np.ndarray, float]:
+        """What kernels take for a chunk; `source` if it is at hand."""
+        return source or self.sources.at(piece), self.coefficients[piece.tensor], self.decays[piece.tensor]
 
     def apply(self, piece: Chunk) -> None:
         piece.kernels.update(piece.data, piece.tile, *self.of(piece), self.key(piece))
@@ -115,6 +116,7 @@ def apply(
         With `measure`, what `zolab.probe.blocks.moments` would give now, to the bit.
     """
     pieces = chunks(tensors) if pieces is None else pieces
+    pieces = cut(pieces, update.sources.directions) if update else pieces
     parts: list[Any] = [None] * len(pieces)
 
     def work(i):
@@ -151,7 +153,7 @@ class Perturbation:
         self.sources = Sources([direction], blocks)
         self.blocks, self.tensors = blocks, len(tensors)
         self.numel = sum(t.numel() for t in tensors)
-        self.pieces = chunks(tensors)
+        self.pieces = cut(chunks(tensors), [direction])
         self.signs = [0] * len(self.pieces)
         self.journals = [None] * len(self.pieces)
 
@@ -191,6 +193,7 @@ class Perturbation:
         """
         joined = update if isinstance(update, Update) else Update(self.blocks, [], [], [1.0] * len(self.blocks))
         same = len(joined.directions) > 0 and joined.directions[0] == self.direction
+        alone = same and len(joined.directions) == 1
 
         after = update is not None and joined is not update
         parts: list[Any] = [None] * len(self.pieces)
@@ -202,7 +205,8 @@ class Perturbation:
                 within = measure and not after and piece.kernels.THREADED  # a GPU would have to be waited for in each
                 signed, sums = moved * scale, np.zeros(2 if within else 0)
                 back = (source, signed, self.journals[i], same)
-                piece.kernels.restore(piece.data, piece.tile, *back, *joined.of(piece), sums, joined.key(piece))
+                of = joined.of(piece, source if alone else None)
+                piece.kernels.restore(piece.data, piece.tile, *back, *of, sums, joined.key(piece))
                 self.signs[i], self.journals[i] = 0, None
                 parts[i] = sums if within else None
             elif joined is update:

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zolab.noise import Direction, GivenDirection, chunks
+from zolab.noise import Direction, GivenDirection, LowRankDirection, chunks
 from zolab.probe.copies import Copies
 from zolab.probe.interrupts import DeferInterrupts
-from zolab.probe.owners import check_free, owners_of
+from zolab.probe.low_rank import ThroughLowRank
+from zolab.probe.owners import Owner, check_free, owners_of
 from zolab.probe.scratch import BothSides, ScratchPool
 from zolab.probe.through import Through
 
@@ -41,6 +42,8 @@ class ModelView:
         self.both_sides: BothSides | None = None
         self.watched: set[tuple[int, ...]] = set()
         """Orders of calls that were seen to read no weight elsewhere."""
+        self.lightened: dict[Owner, Owner] = {}
+        """Owners without the weight that a direction of low rank lets them leave where it is."""
 
     def fit(self, tensors: Sequence[Tensor]) -> "ModelView":
         """These, or new ones if the tensors or their owners are others than before.
@@ -59,6 +62,8 @@ class ModelView:
         self, blocks: tuple[int, ...], direction: Direction | GivenDirection, scales: Sequence[float]
     ) -> Through | Copies:
         """What shows the model at w + scale_j z_j and at w - scale_j z_j; arguments as of `Through`."""
+        if isinstance(direction, LowRankDirection):  # in every step, since its losses differ from the others' by rounding
+            return ThroughLowRank(self, blocks, direction, scales)
         if self.both_sides is None and self.watched and self._copies() <= self.spare:
             self.scratches, self.both_sides = ScratchPool(), BothSides(self.tensors, self.pieces, self.owners)
         return (Through if self.both_sides is None else Copies)(self, blocks, direction, scales)

@@ -1,6 +1,6 @@
 """Which module reads which trained weights."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,14 @@ class Owner:
             kind = type(self.module).__name__
             raise ValueError(f"a {kind} has its weights on several devices, {', '.join(map(str, devices))}; give it one.")
         (self.device,) = devices
-        self.starts = list(accumulate((-(-part.bytes // ALIGNMENT) * ALIGNMENT for part in self.parts.values()), initial=0))
+        self.starts = _starts(self.parts.values())
+
+    def without(self, part: Part) -> "Owner":
+        """The same module, which finds a part as it is and the others moved."""
+        other = Owner(self.module, self.number)
+        other.parts = {j: kept for j, kept in self.parts.items() if kept is not part}
+        other.device, other.starts = self.device, _starts(other.parts.values())
+        return other
 
     def restore(self) -> "Scratch | None":
         """The module as it was, from whatever state it is in; returns the scratch that it leaves."""
@@ -70,6 +77,11 @@ class Owner:
     def untouched(self) -> bool:
         """Whether the module still holds the tensors that it did."""
         return all(places[name] is own for part in self.parts.values() for places, name, own in part.places)
+
+
+def _starts(parts: Iterable[Part]) -> list[int]:
+    """Where parts lie one after the other, in bytes, and where the last one ends."""
+    return list(accumulate((-(-part.bytes // ALIGNMENT) * ALIGNMENT for part in parts), initial=0))
 
 
 def owners_of(model: nn.Module, tensors: Sequence[Tensor], pieces: Sequence[Chunk]) -> tuple[list[Owner], list[str]]:

@@ -35,16 +35,16 @@ class Scratch:
 
     def __init__(self, size: int, device: torch.device):
         self.memory = torch.empty(size, dtype=torch.uint8, device=device)
-        self.slots: dict[int, list[Slot]] = {}
+        self.slots: dict[Owner, list[Slot]] = {}
         self.users = 0
 
     def slots_of(self, owner: Owner) -> list[Slot]:
         """A slot for each part of the owner, made once."""
-        if owner.number not in self.slots:
+        if owner not in self.slots:
             parts = zip(owner.parts.values(), owner.starts, strict=False)
-            self.slots[owner.number] = [_slot(part, self.memory[start : start + part.bytes]) for part, start in parts]
+            self.slots[owner] = [_slot(part, self.memory[start : start + part.bytes]) for part, start in parts]
             self.users = _users(self.memory)
-        return self.slots[owner.number]
+        return self.slots[owner]
 
     @property
     def is_still_used(self) -> bool:

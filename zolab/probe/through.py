@@ -79,6 +79,7 @@ class Through(ModuleProbe):
 
     def __init__(self, *settings):
         super().__init__(*settings)
+        self.owners = self.viewed.owners
         self.side, self.thread = 0, threading.get_ident()
         self.handles: list[Any] = []
         self.calls: list[int] = []
@@ -88,7 +89,7 @@ class Through(ModuleProbe):
     def plus(self) -> None:
         """Show w + scale z from now on."""
         self.open()
-        for owner in self.viewed.owners:
+        for owner in self.owners:
             self.handles.append(owner.module.register_forward_pre_hook(partial(self._enter, owner), prepend=True))
             self.handles.append(owner.module.register_forward_hook(partial(self._exit, owner), always_call=True))
         self.side = 1
@@ -134,7 +135,7 @@ class Through(ModuleProbe):
 
     def _tidy(self) -> None:
         """Put modules right that an interrupt broke off."""
-        for owner in self.viewed.owners:
+        for owner in self.owners:
             owner.restore()
 
     def _enter(self, owner: Owner, module: nn.Module, args: Any) -> None:

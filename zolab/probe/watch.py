@@ -31,6 +31,8 @@ class Watch(TorchFunctionMode):
     def __init__(self, tensors: Sequence[Tensor], names: Sequence[str], complain: Callable[[str], None]):
         super().__init__()
         self.complain, self.off = complain, False
+        self.allowed: set[str] = set()
+        """Names of tensors that may be read for now."""
         self.spans: dict[int, list[tuple[int, int, str]]] = {}
         for tensor, name in zip(tensors, names, strict=True):
             if tensor.numel():
@@ -42,7 +44,7 @@ class Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         if self.off or func.__name__ in _FORM:
             return func(*args, **kwargs)
-        read = [name for tensor in _tensors((args, kwargs)) if (name := self._name_of(tensor))]
+        read = [name for tensor in _tensors((args, kwargs)) if (name := self._name_of(tensor)) and name not in self.allowed]
         result = func(*args, **kwargs)
         if read and not (func.__name__ == "__get__" and not isinstance(result, Tensor)):
             self.complain(read[0])

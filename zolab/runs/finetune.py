@@ -79,6 +79,7 @@ class _Session:
             f"batch_size {config.batch_size} exceeds the {len(self.examples.train)} training examples of {config.task}.",
         )
         self.model, self.tokenizer = load_model(config.model, config.dtype, config.device)
+        make_optimizer(config, self.model.named_parameters())  # refused here, what does not fit this model costs nothing
         if config.checkpoint_every:
             self.checkpoints.check_space(self.model)
         self.identity = identity(self.model, self.tokenizer, self.examples._asdict())

@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import torch
 
-from zolab.noise.kernels import probe
+from zolab.noise.kernels import probe, products
 from zolab.noise.kernels.compiled import kernel
 from zolab.noise.kernels.llvm import fma, from_float, to_float, wide_vectors
 from zolab.noise.kernels.moments import update_by_moments as _update_by_moments
@@ -121,6 +121,11 @@ def given(parts: list[torch.Tensor]) -> np.ndarray:
     """Directions that are values instead of keys, one row each."""
     rows = [part.detach().to(torch.float32).numpy() for part in parts]
     return rows[0][None] if len(rows) == 1 else np.stack(rows)
+
+
+def product(out, u, v, skip):
+    """out = elements of u @ v row by row, from `skip` in the first row on; all flat or two-dimensional float32 tensors."""
+    products.product(out.numpy(), u.numpy(), v.numpy(), skip)
 
 
 def perturbed(out, w, tile, source, scale):

@@ -16,7 +16,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from zolab.noise.kernels import cuda_probe, cuda_update, threefry
+from zolab.noise.kernels import cuda_probe, cuda_products, cuda_update, threefry
 from zolab.noise.kernels.cuda_journal import Journal
 from zolab.noise.kernels.cuda_launch import launch
 from zolab.noise.kernels.cuda_tiles import PAIRS, TILE, direction, kernel, pairs_of, store_halves, threefry_words
@@ -112,6 +112,11 @@ def given(parts: list[Tensor]) -> Tensor:
     return rows[0][None] if len(rows) == 1 else torch.stack(rows)
 
 
+def product(out: Tensor, u: Tensor, v: Tensor, skip: int) -> None:
+    """out = elements of u @ v row by row, from `skip` in the first row on; at most 2^30 of them, all in float32."""
+    _launch(cuda_products.product_kernel, out, u, v, v.shape[1], v.shape[0], int(skip))
+
+
 def perturbed(out: Tensor, w: Tensor, tile: int, source, scale: float) -> None:
     """out = w + scale * z, with the bits that `perturb` and `flip` give; w stays as it is."""
     k0, k1, values, signs = _single(source)
@@ -198,6 +203,7 @@ __all__ = [
     "moments",
     "perturb",
     "perturbed",
+    "product",
     "restore",
     "update",
     "update_by_moments",

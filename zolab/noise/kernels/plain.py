@@ -103,6 +103,14 @@ def fill(out: Tensor, k0, k1, tile, signs=False):
         out.copy_(in_order(*two_normals(*threefry(int(k0), int(k1), counters(out, tile))), out.numel()))
 
 
+def product(out: Tensor, u: Tensor, v: Tensor, skip: int) -> None:
+    """`zolab.noise.kernels.products.product`: no product of matrices, which may sum in another order for another slice."""
+    rows = u[:, :1] * v[:1]
+    for k in range(1, len(v)):
+        rows.addcmul_(u[:, k : k + 1], v[k : k + 1])
+    out.copy_(rows.view(-1)[skip : skip + out.numel()])
+
+
 def rounding_words(w: Tensor, tile: int, k0: int, k1: int) -> Tensor:
     """16 random bits for each weight, as `zolab.noise.kernels.tiles.put_tile` takes them."""
     calls = counters(w, tile)[: -(-w.numel() // TILE) * (PAIRS // 2)] - tile * (PAIRS // 2)

@@ -1,0 +1,96 @@
+"""The probe through modules for directions of low rank: a linear layer or an embedding adds what its weight would be moved by.
+
+    x (W + s U V^T)^T = x W^T + s (x V) U^T,     (W + s U V^T)[i] = W[i] + s U[i] V^T
+
+So their weights need no scratch memory and no pass. All other tensors are moved as `Through` moves them, and so is a weight
+whose module is not exactly torch's own, has hooks of somebody else, or limits its rows' norms.
+
+Directions are those of the probe in place; the losses differ by rounding. With u half the spacing of the weights' type at one,
+and S the sum |x| (|W| + |s| |U| |V|^T)^T + |b| with n inputs, an output is off by at most (n + r + 6) u S. One of moved weights
+is off by as much, and by (r + 1) 2^-24 S more in float64, since a direction's values are float32.
+"""
+
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from zolab.noise import LowRankDirection, is_matrix
+from zolab.probe.owners import Owner, Part
+from zolab.probe.through import Through
+
+
+class ThroughLowRank(Through):
+    """A model that can be seen at w + scale_j z_j and at w - scale_j z_j, z of low rank; it is used as `Perturbation` is."""
+
+    def __init__(self, viewed, blocks: tuple[int, ...], direction: LowRankDirection, scales):
+        super().__init__(viewed, blocks, direction, scales)
+        self.direction, self.blocks = direction, blocks
+        self.apart: dict[int, Part] = {}
+        """The weight of each owner that adds its part of the direction to its output."""
+        self.factors: dict[int, tuple[Tensor, Tensor]] = {}
+        """U and V^T of those, made for the first side and used again for the second."""
+
+    def plus(self) -> None:
+        """Show w + scale z from now on."""
+        self.apart = {owner.number: weight for owner in self.viewed.owners if (weight := _weight_apart(owner))}
+        self.owners = [self._lightened(owner) for owner in self.viewed.owners]
+        super().plus()
+        for owner in self.owners:
+            if weight := self.apart.get(owner.number):
+                add = partial(self._add, weight)
+                self.handles.append(owner.module.register_forward_hook(add, prepend=True, with_kwargs=True))
+
+    def _lightened(self, owner: Owner) -> Owner:
+        """The owner without the weight that it leaves where it is; kept for later steps, as its place in scratch is."""
+        if owner.number not in self.apart:
+            return owner
+        known = self.viewed.lightened
+        if owner not in known:
+            known[owner] = owner.without(self.apart[owner.number])
+        return known[owner]
+
+    def _move(self, owner: Owner, args: Any) -> None:
+        if self.watch and (weight := self.apart.get(owner.number)):
+            self.watch.allowed = {self.viewed.names[weight.number]}
+        if owner.parts:
+            super()._move(owner, args)
+
+    def _exit(self, owner: Owner, *more: Any) -> None:
+        super()._exit(owner, *more)
+        if self.watch:
+            self.watch.allowed = set()
+
+    def _add(self, weight: Part, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> None:
+        x, (u, v) = args[0] if args else kwargs["input"], self._factors_of(weight)
+        if isinstance(module, nn.Embedding):
+            left, right = functional.embedding(x, u), v
+        else:
+            left, right = functional.linear(x, v), u.T
+        left, right = (part.to(output.dtype) for part in (left.reshape(-1, len(v)), right))  # autocast may have chosen another
+        output.view(-1, output.shape[-1]).addmm_(left, right, alpha=self.side * self.scales[weight.number])
+
+    def _factors_of(self, weight: Part) -> tuple[Tensor, Tensor]:
+        j, dtype = weight.number, weight.weight.dtype
+        if j not in self.factors:
+            block = self.blocks[j]
+            u, v = self.direction.left(block, slice(0, len(weight.weight))), self.direction.right(block)
+            self.factors[j] = u.to(dtype), v.to(dtype)
+        return self.factors[j]
+
+
+def _weight_apart(owner: Owner) -> Part | None:
+    """The trained weight of a module that may add what moves it to its output; asked before any hook of ours is there.
+
+    A hook of somebody else might read the weight, and then has to find it moved.
+    """
+    module = owner.module
+    plain = type(module) is nn.Linear or (type(module) is nn.Embedding and module.max_norm is None)
+    if not plain or "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks:
+        return None
+    for part in owner.parts.values():
+        same = all(own.shape == part.weight.shape and own.is_contiguous() for _, _, own in part.places)
+        if same and is_matrix(part.weight) and [name for _, name, _ in part.places] == ["weight"]:
+            return part
+    return None
