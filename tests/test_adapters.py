@@ -38,6 +38,7 @@ from zolab.tasks.packing import pack
 CONFIG = Config(
     model="tiny-random-llama", lr=1e-2, eps=1e-2, steps=8, eval_every=4, batch_size=4, train=16, dev=6, test=6, tuning="lora"
 )
+OF_PEFT = "ignore:.*is_gradient_checkpointing:FutureWarning"  # what its PeftModel asks transformers for
 BOTH = [LoRA(r=4), Prefix()]
 TEXTS = [tuple(range(3, 40)), tuple(range(50, 64)), tuple(range(7, 100, 3))]
 
@@ -98,7 +99,7 @@ def bits(folder):
 
 
 def test_the_command_line_knows_every_adapter():
-    assert TUNINGS == ("full", *ADAPTERS)
+    assert ("full", *ADAPTERS) == TUNINGS
 
 
 def test_lora_begins_as_the_model_and_trains_its_own_weights_alone():
@@ -236,6 +237,7 @@ def test_lora_in_a_masked_model(tmp_path):
     assert not torch.equal(before, other(input_ids=text).logits)
 
 
+@pytest.mark.filterwarnings(OF_PEFT)
 @pytest.mark.parametrize("adapter", [LoRA(r=4, alpha=6, targets=["k_proj"]), Prefix(tokens=3)], ids=named)
 @pytest.mark.parametrize("family", ["llama", "opt"])
 def test_peft_reads_what_is_saved(adapter, family, tmp_path):
@@ -253,6 +255,7 @@ def test_peft_reads_what_is_saved(adapter, family, tmp_path):
     assert torch.equal(logits_of(ours), logits_of(model))
 
 
+@pytest.mark.filterwarnings(OF_PEFT)
 def test_what_peft_saves_is_read(tmp_path):
     from peft import LoraConfig, get_peft_model
 
@@ -372,14 +375,14 @@ def test_bad_settings_are_refused_before_any_work(tmp_path, change, sentence):
 
 
 @pytest.fixture(scope="module", params=["lora", "prefix"])
-def finished(request, tmp_path_factory):
+def finished_adapter(request, tmp_path_factory):
     out = tmp_path_factory.mktemp(request.param)
     config = replace(CONFIG, tuning=request.param, checkpoint_every=3)
     return config, out, run(config, out)
 
 
-def test_a_run_trains_and_keeps_its_adapter(finished):
-    config, out, done = finished
+def test_a_run_trains_and_keeps_its_adapter(finished_adapter):
+    config, out, done = finished_adapter
     record = load_record(out / "record.json")
     assert record["trained"] == trained_weights(done.model) < 3000
     assert record["base"] == fingerprint(load_model(config.model)[0])
@@ -393,16 +396,16 @@ def test_a_run_trains_and_keeps_its_adapter(finished):
         assert file.stat().st_size < 4 * record["trained"] + 3000  # the base weights are nowhere in it
 
 
-def test_replay_writes_the_adapter_again(finished, tmp_path):
-    _, out, _ = finished
+def test_replay_writes_the_adapter_again(finished_adapter, tmp_path):
+    _, out, _ = finished_adapter
     shown = command("replay", out, f"--out={tmp_path / 'again'}")
     assert shown.status == 0, shown.errors
     assert "the adapter is in" in shown.out
     assert bits(tmp_path / "again") == bits(out / "adapter")
 
 
-def test_a_stopped_run_goes_on_to_the_same_adapter(finished, tmp_path):
-    config, out, done = finished
+def test_a_stopped_run_goes_on_to_the_same_adapter(finished_adapter, tmp_path):
+    config, out, done = finished_adapter
     lines = (out / "log.jsonl").read_bytes().splitlines(keepends=True)
     steps = [i for i, line in enumerate(lines) if b'"event": "step"' in line]
     (tmp_path / "log.jsonl").write_bytes(b"".join(lines[: steps[6] + 1]))
@@ -412,21 +415,21 @@ def test_a_stopped_run_goes_on_to_the_same_adapter(finished, tmp_path):
     assert bits(tmp_path / "adapter") == bits(out / "adapter")
 
 
-def test_a_finished_run_makes_a_lost_adapter_again_and_another_adapter_is_another_run(finished, tmp_path):
-    config, out, _ = finished
+def test_a_finished_run_makes_a_lost_adapter_again_and_another_adapter_is_another_run(finished_adapter, tmp_path):
+    config, out, _ = finished_adapter
     for name in ("log.jsonl", "record.json", "trajectory.npz"):
         (tmp_path / name).write_bytes((out / name).read_bytes())
     run(config, tmp_path)
     assert bits(tmp_path / "adapter") == bits(out / "adapter")
     args = {"lora": "r=4", "prefix": "tokens=4"}[config.tuning]
-    with pytest.raises(ValueError, match="holds another run .*tuning_args '' there"):
+    with pytest.raises(ValueError, match=r"holds another run .*tuning_args '' there"):
         run(replace(config, tuning_args=args), tmp_path)
     run(replace(config, tuning="full", tuning_args="", steps=1), tmp_path, overwrite=True)
     assert not list((tmp_path / "adapter").iterdir())
 
 
-def test_an_adapter_is_evaluated(finished, tmp_path):
-    config, out, done = finished
+def test_an_adapter_is_evaluated(finished_adapter, tmp_path):
+    config, out, done = finished_adapter
     arguments = (f"--model={config.model}", "--task=rotten_tomatoes", "--test=6", f"--out={tmp_path / 'numbers.json'}")
     shown = command("evaluate", *arguments, f"--adapter={out / 'adapter'}")
     assert shown.status == 0, shown.errors
@@ -438,8 +441,8 @@ def test_an_adapter_is_evaluated(finished, tmp_path):
     assert "give its base model here and the folder as --adapter" in refused.errors
 
 
-def test_the_probe_does_not_change_a_run(finished, tmp_path):
-    config, out, done = finished
+def test_the_probe_does_not_change_a_run(finished_adapter, tmp_path):
+    config, out, done = finished_adapter
     other = run(replace(config, probe="through"), tmp_path)
     assert other.record["steps"] == done.record["steps"]
     assert bits(tmp_path / "adapter") == bits(out / "adapter")

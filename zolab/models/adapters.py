@@ -9,7 +9,7 @@ are float32 in every dtype of the model, since a step must not be lost in their 
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,7 +41,7 @@ class LoRA:
 
     r: int = 8
     alpha: float = 16
-    targets: tuple[str, ...] | list[str] | None = None
+    targets: Sequence[str] | None = None
 
     def __post_init__(self):
         _check_whole("r", self.r)
@@ -68,13 +68,14 @@ class LoRA:
         from peft import LoraConfig  # seconds, which only runs with an adapter wait
 
         _check_without(model)
-        targets = self.targets or _usual_targets(model)
+        targets = tuple(self.targets or _usual_targets(model))
         for name, module in _matched(model, targets).items():
             if self.r > min(module.weight.shape):
                 shape = " x ".join(map(str, module.weight.shape))
                 raise ValueError(f"r={self.r} exceeds the smaller side of {name}, a matrix of {shape}; lower r.")
         kind = "CAUSAL_LM" if model.can_generate() else None
-        config = LoraConfig(r=self.r, lora_alpha=self.alpha, target_modules=list(targets), task_type=kind)
+        alpha: Any = self.alpha  # peft says int, and multiplies by any number
+        config = LoraConfig(r=self.r, lora_alpha=alpha, target_modules=list(targets), task_type=kind)
         with torch.random.fork_rng(devices=[]):  # peft draws first weights, too
             model.add_adapter(config)
         generator = torch.Generator().manual_seed(seed)
@@ -158,8 +159,8 @@ class Prefix:
         ids = torch.randint(len(embedding.weight), (1, self.tokens), generator=generator).to(embedding.weight.device)
         for _ in range(2):  # the first pass of a process may differ in the last bit while libraries set up
             cache = getattr(model(input_ids=ids, use_cache=True), "past_key_values", None)
-        layers = [(getattr(layer, "keys", None), getattr(layer, "values", None)) for layer in getattr(cache, "layers", ())]
-        found = [side for layer in layers for side in layer]
+        layers: Any = getattr(cache, "layers", ())
+        found: Any = [getattr(layer, side, None) for layer in layers for side in ("keys", "values")]
         shapes = {tuple(side.shape) if isinstance(side, Tensor) else None for side in found}
         shape = next(iter(shapes), None)
         if len(shapes) != 1 or shape is None or len(shape) != 4 or (shape[0], shape[2]) != (1, self.tokens):
