@@ -24,10 +24,12 @@ SLOW = {
     "test_theory",  # Hessians
     "test_tiny",
     "test_widgets",
-    # a fixture: the embedded model, converted again
+    # fixtures: the embedded model, converted again; runs that train an adapter
     "converted",
+    "finished_adapter",
     # single ones of files that are fast
     "test_a_forked_child_can_use_the_engine",
+    "test_a_run_that_is_older_than_the_setting_goes_on",
     "test_another_process_makes_the_same_bits",
     "test_both_roundings_are_replayed_and_resumed_to_the_bit",
     "test_small_steps_arrive_in_half_precision",
@@ -38,6 +40,7 @@ SLOW = {
     "test_10_steps_on_a_language_model",
     "test_adamezo_equals_the_dense_reference_in_float64",
     "test_both_editions_of_boolq_ask_the_same",
+    "test_every_method_on_both_probes_and_replayed",
     "test_expected_step_is_the_gradient",
     "test_only_drawn_rows_are_judged",
     "test_published_path_lengths_come_out",

@@ -62,7 +62,7 @@ def test_a_quantised_folder_is_refused(folder, method):
 def test_an_adapter_folder_is_refused(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "x"}))
     save_file({"base_model.model.lora_A.weight": torch.zeros(2, 2)}, tmp_path / "adapter_model.safetensors")
-    refused(tmp_path, "PEFT adapter: merge it into its base model first, .*merge_and_unload")
+    refused(tmp_path, "PEFT adapter: give its base model here and the folder as --adapter, .*merge_and_unload")
 
 
 SIZES = {"vocab_size": 260, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}

@@ -18,6 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     out = "file for a record of the numbers, with versions and machine (JSON)"
     whole = {"type": int, "metavar": "INTEGER"}
     parser.add_argument("--model", default="smollm2-135m", help="embedded name, local folder or Hub id of the model")
+    parser.add_argument("--adapter", type=Path, metavar="FOLDER", help="a peft adapter of the model, such as RUN/adapter")
     parser.add_argument("--task", nargs="+", default=["rotten_tomatoes"], metavar="NAME", help=tasks)
     parser.add_argument("--shots", default=0, **whole, help="solved training examples shown before each test example")
     parser.add_argument("--test", nargs="+", **whole, help=count)
@@ -39,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
         check_range(name, getattr(options, name))
     for size in sizes:
         check_range("test", size)
-    from zolab.models import load_model
+    from zolab.models import fit_length, load_model, read_adapter
     from zolab.records import environment, save_record
     from zolab.records.files import ready
     from zolab.runs.identity import identity
@@ -48,6 +49,7 @@ def run(options: argparse.Namespace) -> None:
 
     if options.out:
         ready(options.out)
+    adapter = read_adapter(options.adapter) if options.adapter else None
     drawn, training = {}, {}
     for name, size in zip(options.task, sizes * len(options.task), strict=False):
         task = load_task(name, options.autocast)
@@ -58,11 +60,15 @@ def run(options: argparse.Namespace) -> None:
             check_same_candidates(task, solved, examples)
             training[name] = task.demonstrate(solved, options.shots, options.data_seed)
     model, tokenizer = load_model(options.model, options.dtype, options.device)
+    if adapter:
+        adapter.attach(model)
+        fit_length(tokenizer, model)
     known = identity(model, tokenizer, {name: examples for name, (_, examples) in drawn.items()})
+    with_adapter = f" with {options.adapter}" if options.adapter else ""
     manner, result = f"{options.shots} demonstrations" if options.shots else "zero-shot", {}
     for name, (task, examples) in drawn.items():
         result[name] = found = _tested(task, model, tokenizer, examples)
-        print(f"{options.model} on {name}, {manner}, {len(examples)} examples: loss {found['loss']:.3f}")
+        print(f"{options.model}{with_adapter} on {name}, {manner}, {len(examples)} examples: loss {found['loss']:.3f}")
         if found["cut"]:
             print(f"  {found['cut']} of the prompts were cut: with an answer they are longer than the task or the model takes")
         for metric, entry in found["metrics"].items():
@@ -75,7 +81,8 @@ def run(options: argparse.Namespace) -> None:
             found["judgement"] = vars(judged)
             print(f"  {judged}")
         if options.out:  # after each task: a later one may fail
-            config = {key: value for key, value in vars(options).items() if key != "out"}
+            config = {key: value for key, value in vars(options).items() if key not in ("out", "adapter")}
+            config |= {"adapter": str(options.adapter)} if options.adapter else {}
             save_record({"config": config, "result": result, **known, **environment()}, options.out)
 
 

@@ -33,6 +33,9 @@ def run(options: argparse.Namespace) -> None:
             f"  {split:5} loss {before['loss']:.3f} -> {after['loss']:.3f}   "
             f"{metric} {100 * before['metric']:.1f} % -> {100 * after['metric']:.1f} %   ({after['examples']} examples)"
         )
+    if config.tuning != "full":
+        where = Path(options.out) / "adapter"
+        print(f"  {run.record['trained']:,} weights were trained ({config.tuning}); the adapter is in {where}")
     if any(cut := run.record.get("cut", {}).values()):
         print(
             f"  {sum(cut)} texts were longer than the model or the task takes, and lost tokens from the left of their prompts"

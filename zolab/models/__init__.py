@@ -1,27 +1,40 @@
-"""Language models: loaded by name, from a folder or from the Hub; and backward passes in little memory."""
+"""Language models: loaded by name, from a folder or from the Hub; adapters in them; and backward passes in little memory."""
 
-from zolab.models.identity import architecture, fingerprint, tokenizer_digest
+from zolab.models.adapter_folder import ADAPTER_FILES, read_adapter, save_adapter
+from zolab.models.adapters import ADAPTERS, Adapter, LoRA, Prefix, trained_weights
+from zolab.models.identity import adapter_digest, architecture, fingerprint, tokenizer_digest
 from zolab.models.load import (
     DTYPES,
     EMBEDDED,
     SHIPPED,
     context_of,
     first_position,
+    fit_length,
     load_model,
     model_bytes,
     tiny_model,
 )
 
 __all__ = [
+    "ADAPTERS",
+    "ADAPTER_FILES",
     "DTYPES",
     "EMBEDDED",
     "SHIPPED",
+    "Adapter",
+    "LoRA",
+    "Prefix",
+    "adapter_digest",
     "architecture",
     "context_of",
     "fingerprint",
     "first_position",
+    "fit_length",
     "load_model",
     "model_bytes",
+    "read_adapter",
+    "save_adapter",
     "tiny_model",
     "tokenizer_digest",
+    "trained_weights",
 ]

@@ -27,7 +27,7 @@ COUNTS = re.compile(
 )
 QUANTISED = "it is quantised, and a step must move weights in full precision: give the folder of the model before quantisation"
 ADAPTER = (
-    "it is a PEFT adapter: merge it into its base model first, "
+    "it is a PEFT adapter: give its base model here and the folder as --adapter, or merge the two first, "
     "AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload().save_pretrained(NEW), and save the tokenizer there too"
 )
 

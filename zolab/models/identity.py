@@ -2,10 +2,14 @@
 
 import hashlib
 import json
+from dataclasses import asdict
 from typing import Any
 
 import torch
 import transformers
+
+from zolab.models.adapters import adapter_of, adapter_weights, base_parameters
+from zolab.records.sealed import tensors_digest
 
 # What a configuration tells of a file or of a call, and not of the function that the weights make.
 NOT_THE_FUNCTION = {
@@ -26,9 +30,12 @@ NOT_THE_FUNCTION = {
 
 
 def fingerprint(model: torch.nn.Module) -> str:
-    """16 hex digits of the SHA-256 over names, shapes, dtypes and bytes of the parameters, one tensor at a time."""
+    """16 hex digits of the SHA-256 over names, shapes, dtypes and bytes of the parameters, one tensor at a time.
+
+    An adapter in the model is not seen: the base weights have the digest that they have without it.
+    """
     digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
+    for name, parameter in base_parameters(model):
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())
         digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
@@ -44,6 +51,15 @@ def architecture(model: torch.nn.Module) -> str:
     settings, usual = config.to_dict(), config.default_config_fields()
     told = {name: value for name, value in settings.items() if name not in usual or value != usual[name]}
     return _digest({"class": type(model).__name__, **_function(told)})
+
+
+def adapter_digest(model: torch.nn.Module) -> str | None:
+    """16 hex digits of the SHA-256 over a model's adapter: its kind, settings and weights; None if there is none."""
+    adapter = adapter_of(model)
+    if adapter is None:
+        return None
+    weights = tensors_digest(adapter_weights(model))
+    return _digest({"kind": type(adapter).__name__, **asdict(adapter), "weights": weights})
 
 
 def tokenizer_digest(tokenizer: transformers.PreTrainedTokenizerBase) -> str:

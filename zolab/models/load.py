@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 from transformers.utils import cached_file, logging
 
+from zolab.models.adapters import prefix_length
 from zolab.models.embedded import EMBEDDED, embedded_folder
 from zolab.models.folder import ADAPTER, MOST_MODULES, brief, check_folder, left_out, skeleton, why_not
 
@@ -67,7 +68,7 @@ def load_model(name: str = EMBEDDED, dtype: str = "float32", device: str | torch
             model, tokenizer = _from_folder(folder, dtype) if folder.is_dir() else _from_hub(name, dtype)
     for tensor in chain(model.parameters(), model.buffers()):  # in place: ties survive; one by one: memory is spared
         tensor.data = tensor.data.to(device, copy=True, memory_format=torch.contiguous_format)
-    tokenizer.model_max_length = int(min(tokenizer.model_max_length, context_of(model)))  # many leave it open
+    fit_length(tokenizer, model)
     return model.eval(), tokenizer
 
 
@@ -97,9 +98,14 @@ def model_bytes(model: torch.nn.Module) -> int:
 
 
 def context_of(model: transformers.PreTrainedModel) -> float:
-    """Number of tokens that a model takes at once, infinity if it does not say."""
-    masked = 0 if model.can_generate() else first_position(model)
-    return getattr(model.config, "max_position_embeddings", math.inf) - masked
+    """Number of tokens of text that a model takes at once, infinity if it does not say."""
+    taken = 0 if model.can_generate() else first_position(model)
+    return getattr(model.config, "max_position_embeddings", math.inf) - taken - prefix_length(model)
+
+
+def fit_length(tokenizer: transformers.PreTrainedTokenizerBase, model: transformers.PreTrainedModel) -> None:
+    """Let a tokenizer know how many tokens of text its model takes, which many leave open and a prefix changes."""
+    tokenizer.model_max_length = int(min(tokenizer.model_max_length, context_of(model)))
 
 
 def first_position(model: transformers.PreTrainedModel) -> int:

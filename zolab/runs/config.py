@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from zolab.runs.names import DTYPE_NAMES, METHOD_NAMES, TASK_NAMES
 
 if TYPE_CHECKING:  # the command line's --help reads this file, and torch takes seconds
+    from zolab.models import Adapter
     from zolab.optim import ZeroOrderOptimizer
 
 SCHEDULES = ("constant", "linear", "cosine")
 PROBES = ("auto", "in_place", "through")
+TUNINGS = ("full", "lora", "prefix")
+# What settings stood at in runs that are older than these settings.
+OLDER = {"probe": "in_place", "tuning": "full", "tuning_args": ""}
 COUNT = 10**9  # of what is done one after the other
 LARGEST = 1.7e308  # about what a float holds
 HELD = 1e-37, 1e37  # what float32 holds with all its digits, twice and half of it too
@@ -33,7 +37,7 @@ RANGES: dict[str, tuple[float, float]] = {  # the least and the greatest value o
     "rate": (1e-9, 10),
     "eps": HELD,
 }
-LONGEST = 1 << 16  # characters of optim_args, which may hold a scale for each tensor
+LONGEST = 1 << 16  # characters of optim_args or tuning_args; the former may hold a scale for each tensor
 _SHOWN = reprlib.Repr()
 _SHOWN.maxstring = _SHOWN.maxother = 80
 
@@ -55,6 +59,15 @@ class Config:
     weight_decay: float = option(0.0, "decoupled weight decay, per unit of learning rate")
     samples: int = option(1, "directions averaged in a step; each costs two forward passes")
     optim_args: str = option("", "the method's own settings, such as 'horizon=10, betas=(0.7, 0.9)'")
+    tuning: str = option(
+        "full",
+        "what is trained: full is every weight, lora and prefix are adapters of peft; as starting points MeZO's lr and eps on "
+        "OPT-13B are 1e-7 to 1e-6 and 1e-3 for full, 5e-5 to 1e-4 and 1e-2 for lora, 1e-3 to 1e-2 and 1e-1 for prefix",
+        TUNINGS,
+    )
+    tuning_args: str = option(
+        "", "the adapter's own settings, such as 'r=8, alpha=16, targets=[\"q_proj\", \"v_proj\"]' or 'tokens=5'"
+    )
     schedule: str = option("constant", "learning-rate schedule over the steps", SCHEDULES)
     steps: int = option(1000, "optimizer steps")
     batch_size: int = option(16, "examples in a batch")
@@ -84,6 +97,8 @@ class Config:
         require(self.schedule in SCHEDULES, f"unknown schedule {shown(self.schedule)}; choose {', '.join(SCHEDULES)}.")
         require(self.probe in PROBES, f"unknown probe {shown(self.probe)}; choose {', '.join(PROBES)}.")
         require(self.optimizer in METHODS, f"unknown optimizer {shown(self.optimizer)}; choose {', '.join(METHODS)}.")
+        require(self.tuning in TUNINGS, f"unknown tuning {shown(self.tuning)}; choose {', '.join(TUNINGS)}.")
+        make_adapter(self)
         _fit(self, METHODS[self.optimizer].try_settings)
 
 
@@ -94,18 +109,38 @@ def make_optimizer(config: Config, params: Iterable) -> "ZeroOrderOptimizer":
     return _fit(config, partial(METHODS[config.optimizer], params))
 
 
+def make_adapter(config: Config) -> "Adapter | None":
+    """The adapter that a configuration asks for, in no model yet; None where every weight is trained.
+
+    Raises:
+        ValueError: it does not take the settings.
+    """
+    if config.tuning == TUNINGS[0]:
+        require(not config.tuning_args, "tuning_args are for an adapter: choose --tuning lora or prefix, or leave them out.")
+        return None
+    from zolab.models import ADAPTERS
+
+    told = f"tuning_args {shown(config.tuning_args)} do not fit {config.tuning}"
+    return _made(ADAPTERS[config.tuning], config.tuning_args, told)
+
+
 def _fit(config: Config, method: Callable) -> Any:
     """Call a method with the settings of a configuration."""
     settings = {name: getattr(config, name) for name in ("lr", "eps", "weight_decay", "seed")}
     if config.samples > 1:
         settings["samples"] = config.samples
     told = f"optim_args {shown(config.optim_args)} do not fit {config.optimizer}"
+    return _made(partial(method, **settings), config.optim_args, told)
+
+
+def _made(make: Callable, text: str, told: str) -> Any:
+    """Call something with the settings that a text holds; `told` begins the sentence that says why it does not take them."""
     try:
-        own = _own_settings(config.optim_args)
+        own = _own_settings(text)
     except ValueError as error:
         raise ValueError(f"{told}: write name=value, ... ({error}).") from error
     try:
-        return method(**settings, **own)
+        return make(**own)
     except (TypeError, LookupError, ArithmeticError, AttributeError) as error:  # at values of other types than it takes
         raise ValueError(f"{told} ({str(error)[:200]}).") from error
     except ValueError as error:

@@ -4,12 +4,12 @@ from zolab.records.log import RunLog
 from zolab.records.shapes import NUMBER, check_events
 from zolab.runs.config import require
 
-IDENTITY = {"base": str, "architecture?": str, "tokenizer?": str, "data?": {str: str}}
+IDENTITY = {"base": str, "architecture?": str, "adapter?": str, "tokenizer?": str, "data?": {str: str}}
 
 STEP = {"step": int, "projected_grads": [NUMBER], "lrs": [NUMBER], "weight_decays": [NUMBER], "losses": [NUMBER]}
 EVALUATION = {"step": int, "split": str, "loss": NUMBER, "metric": NUMBER, "examples": int, "forwards": int}
 EVENTS = {
-    "start": {"config": dict, "cut?": {str: int}, **IDENTITY},
+    "start": {"config": dict, "trained?": int, "cut?": {str: int}, **IDENTITY},
     "step": {**STEP, "loss": NUMBER, "sigmas": [NUMBER]},
     "evaluation": EVALUATION,
     "time": {"seconds": NUMBER, "peak_bytes": int},
@@ -19,7 +19,8 @@ EVENTS = {
 SPLIT = {"before": EVALUATION, "after": EVALUATION}
 RESULT = {"best_step": int, "steps": int, "forwards": int, "dev": EVALUATION, "train": SPLIT, "test": SPLIT}
 RECORD = {
-    "config": {"model": str, "dtype": str, "device": str},
+    "config": {"model": str, "dtype": str, "device": str, "seed?": int, "tuning?": str, "tuning_args?": str},
+    "trained?": int,
     "steps": [{"projected_grads": [NUMBER], "loss": NUMBER}],
     "evaluations": [EVALUATION],
     "result": RESULT,

@@ -1,9 +1,9 @@
 """Fine-tune a model on a task with a zeroth-order optimizer: batches, evaluations, checkpoints, resume, run record.
 
 A run lives in a folder: `log.jsonl` (every event as it happens), `weights-N.safetensors` (optional checkpoints),
-`trajectory.npz` (the fine-tuned weights in a few kilobytes) and `record.json` (everything, at the end). Starting the same
-configuration again in the same folder goes on where it stopped, to the bit; a finished run is only read. Base model, tokenizer
-and examples must be what they were, to the bit.
+`trajectory.npz` (the fine-tuned weights in a few kilobytes), `adapter` (if one is trained) and `record.json` (everything, at
+the end). Starting the same configuration again in the same folder goes on where it stopped, to the bit; a finished run is only
+read. Base model, tokenizer and examples must be what they were, to the bit.
 """
 
 import json
@@ -19,14 +19,15 @@ from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
-from zolab.models import load_model
+from zolab.models import trained_weights
 from zolab.optim import METHODS, StepRecord
 from zolab.records import environment, load_record, peak_memory, reset_peak_memory, save_record
 from zolab.records.log import RunLog
 from zolab.runs.checkpoints import Checkpoints
-from zolab.runs.config import Config, make_optimizer, require
+from zolab.runs.config import OLDER, Config, make_optimizer, require
 from zolab.runs.events import RECORD, check_log
 from zolab.runs.identity import check_same, identity
+from zolab.runs.tuning import discard_adapter, keep_adapter, load_tuned
 from zolab.tasks import Evaluation, Example, Splits, Task, cut, load_task
 
 
@@ -78,7 +79,7 @@ class _Session:
             config.batch_size <= len(self.examples.train),
             f"batch_size {config.batch_size} exceeds the {len(self.examples.train)} training examples of {config.task}.",
         )
-        self.model, self.tokenizer = load_model(config.model, config.dtype, config.device)
+        self.model, self.tokenizer = load_tuned(config)
         make_optimizer(config, self.model.named_parameters())  # refused here, what does not fit this model costs nothing
         if config.checkpoint_every:
             self.checkpoints.check_space(self.model)
@@ -97,6 +98,7 @@ class _Session:
             self._rebuild(self.log.of("end")[0]["best_step"])
         if not (self.out / "trajectory.npz").exists():
             self.optimizer.trajectory.save(self.out / "trajectory.npz")
+        keep_adapter(self.model, self.out, self.config.model)
         if not (self.out / "record.json").exists():
             save_record(self._record(), self.out / "record.json")
         return Run(load_record(self.out / "record.json", RECORD), self.model, self.tokenizer, self.task, self.examples)
@@ -105,7 +107,8 @@ class _Session:
         self._warm_up()  # before the log says that a run began: it may refuse
         if not self.log.of("start"):
             shortened = {split: cut(self.task, self.tokenizer, drawn) for split, drawn in self.examples._asdict().items()}
-            self.log.append("start", config=asdict(self.config), **self.identity, cut=shortened, **environment())
+            known = {**self.identity, "trained": trained_weights(self.model), "cut": shortened}
+            self.log.append("start", config=asdict(self.config), **known, **environment())
             self._discard()
         reset_peak_memory(self.config.device)
         previous = self.log.of("time")
@@ -219,7 +222,7 @@ class _Session:
         del self.model
         for name in ("optimizer", "scheduler"):  # their memory goes before the next ones' comes
             vars(self).pop(name, None)
-        self.model, _ = load_model(self.config.model, self.config.dtype, self.config.device)
+        self.model, _ = load_tuned(self.config)
         self._weights_at(step, [_step_record(entry) for entry in self.log.of("step")])
 
     def _batch(self, step: int) -> list[Example]:
@@ -261,7 +264,7 @@ class _Session:
     def _check_same_configuration(self) -> None:
         require(not self.log.of("step") or bool(self.log.of("start")), f"{self.log.path} lacks its beginning; use --overwrite.")
         for started in self.log.of("start"):
-            found = {"probe": "in_place", **started["config"]}  # as runs did that are older than the setting
+            found = {**OLDER, **started["config"]}
             if "probe" not in started["config"] and self.config.probe == "auto":
                 self.config = replace(self.config, probe="in_place")
             wanted = asdict(self.config)
@@ -277,6 +280,7 @@ class _Session:
     def _discard(self) -> None:
         """What an earlier run left in the folder."""
         self.checkpoints.discard()
+        discard_adapter(self.out)
         for name in ("trajectory.npz", "record.json"):
             (self.out / name).unlink(missing_ok=True)
 

@@ -5,12 +5,13 @@ from typing import Any
 
 from torch import nn
 
-from zolab.models import architecture, fingerprint, tokenizer_digest
+from zolab.models import adapter_digest, architecture, fingerprint, tokenizer_digest
 from zolab.tasks import Example, digest
 
 PARTS = {
     "base": "the base model's weights are",
     "architecture": "the base model's config.json is",
+    "adapter": "the adapter's settings or first weights are",
     "tokenizer": "the tokenizer is",
     "data": "the examples of {} are",
 }
@@ -30,7 +31,8 @@ def identity(model: nn.Module, tokenizer: Any, examples: Mapping[str, Iterable[E
 
 def identity_of_model(model: nn.Module) -> dict[str, str]:
     """The parts that decide what a trajectory leads to."""
-    return {"base": fingerprint(model), "architecture": architecture(model)}
+    adapter = adapter_digest(model)
+    return {"base": fingerprint(model), "architecture": architecture(model), **({"adapter": adapter} if adapter else {})}
 
 
 def check_same(now: Mapping[str, Any], known: Mapping[str, Any], where: Any, advice: str) -> None:

@@ -1,0 +1,43 @@
+"""What of a model a run trains: all of its weights, or an adapter, which is saved with the run."""
+
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from zolab.models import ADAPTER_FILES, adapter_digest, fit_length, load_model, save_adapter
+from zolab.runs.config import Config, make_adapter
+
+FOLDER = "adapter"  # in that of the run
+
+
+def load_tuned(config: Config) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model of a configuration as its run begins: with the adapter that it asks for, whose weights alone are trained.
+
+    Raises:
+        ValueError: the adapter does not fit the model; or as `load_model` and `make_adapter`.
+        OSError, RuntimeError: as `load_model`.
+    """
+    adapter = make_adapter(config)
+    model, tokenizer = load_model(config.model, config.dtype, config.device)
+    if adapter:
+        adapter.attach(model, config.seed)
+        fit_length(tokenizer, model)
+    return model, tokenizer
+
+
+def keep_adapter(model: PreTrainedModel, run: Path, base: str) -> None:
+    """Save a model's adapter, if it has one, in the folder of its run, unless it is there already.
+
+    Args:
+        model: at the step that the run keeps.
+        run: its folder.
+        base: what the base model is called.
+    """
+    if adapter_digest(model) and not all((run / FOLDER / name).exists() for name in ADAPTER_FILES):
+        save_adapter(model, run / FOLDER, base)
+
+
+def discard_adapter(run: Path) -> None:
+    """Remove the adapter that an earlier run left in a folder."""
+    for name in ADAPTER_FILES:  # one by one: the folder may hold more
+        (run / FOLDER / name).unlink(missing_ok=True)
