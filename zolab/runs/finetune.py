@@ -27,6 +27,7 @@ from zolab.runs.checkpoints import Checkpoints
 from zolab.runs.config import Config, make_optimizer, require
 from zolab.runs.events import RECORD, check_log
 from zolab.runs.identity import check_same, identity
+from zolab.runs.objectives import check_objective, closure, rank
 from zolab.tasks import Evaluation, Example, Splits, Task, cut, load_task
 
 
@@ -58,6 +59,7 @@ def finetune(config: Config, out: str | Path, *, overwrite: bool = False, progre
     """
     config.validate()
     task = load_task(config.task, config.autocast)
+    check_objective(config.objective, task)
     log = RunLog(Path(out) / "log.jsonl", unread=overwrite)
     try:
         check_log(log)
@@ -161,8 +163,7 @@ class _Session:
             self.optimizer.look_through(None)
 
     def _step(self, step: int) -> None:
-        batch = self.task.encode(self.tokenizer, self._batch(step)).to(self.config.device)
-        loss = self.optimizer.step(lambda: self.task.loss(self.model, batch))
+        loss = self.optimizer.step(closure(self.config.objective, self.task, self.model, self.tokenizer, self._batch(step)))
         self.scheduler.step()
         record = self.optimizer.trajectory.records[-1]
         self.log.append("step", loss=loss, **record._asdict())
@@ -240,8 +241,11 @@ class _Session:
         return [entry for entry in self.log.of("evaluation") if entry["split"] == "dev"]
 
     def _best(self) -> dict[str, Any]:
-        """The first evaluation with the lowest dev loss."""
-        return min(self._dev(), key=lambda entry: entry["loss"])
+        """The first of the best evaluations on dev."""
+        return min(self._dev(), key=self._rank)
+
+    def _rank(self, entry: dict[str, Any]) -> tuple[float, ...]:
+        return rank(self.config.objective, entry)
 
     def _forwards(self, step: int) -> int:
         return METHODS[self.config.optimizer].forwards(self.config.samples) * step
@@ -251,7 +255,7 @@ class _Session:
 
     def _out_of_patience(self, step: int) -> bool:
         dev = [entry for entry in self._dev() if entry["step"] <= step]
-        since_best = len(dev) - 1 - dev.index(min(dev, key=lambda entry: entry["loss"]))
+        since_best = len(dev) - 1 - dev.index(min(dev, key=self._rank))
         return bool(self.config.patience) and since_best >= self.config.patience
 
     def _status(self, dev: Evaluation) -> str:
@@ -260,7 +264,7 @@ class _Session:
     def _check_same_configuration(self) -> None:
         require(not self.log.of("step") or bool(self.log.of("start")), f"{self.log.path} lacks its beginning; use --overwrite.")
         for started in self.log.of("start"):
-            found = {"probe": "in_place", **started["config"]}  # as runs did that are older than the setting
+            found = {"probe": "in_place", "objective": "loss", **started["config"]}  # of older runs
             if "probe" not in started["config"] and self.config.probe == "auto":
                 self.config = replace(self.config, probe="in_place")
             wanted = asdict(self.config)

@@ -5,6 +5,7 @@ about: Is it learned?               # for people
 base: {model: tiny-reviews, steps: 150, batch_size: 16}       # settings that all runs share, as `zolab finetune` has them
 tasks:                              # for each name the settings that differ; lr is where the search starts
   sentence: {task: reviews_sentence, lr: 5.0e-4}
+  mine: {task: {data: my.jsonl, prompt: "{text} It was", candidates: [" terrible", " great"]}}     # a zolab.tasks.Description
 methods:                            # for each name the settings that differ, or a list of names that the study knows
   MeZO: {optimizer: mezo}
 search: {factor: 2, extend: 2, seeds: [100, 101]}             # rates are a factor apart, chosen by the mean on these seeds
@@ -192,15 +193,18 @@ def configuration(settings: dict[str, Any]) -> Config:
         ValueError: a setting is wrong.
     """
     from zolab.runs.first_order import FIRST_ORDER
-    from zolab.tasks import load_task
+    from zolab.runs.objectives import check_objective
+    from zolab.tasks import Description, load_task
 
+    if isinstance(settings.get("task"), dict):
+        settings = settings | {"task": str(Description.of(settings["task"]))}
     try:
         config = Config(**settings)
     except TypeError as error:
         raise ValueError(f"{shown(settings.get('task'))}: these settings are not a configuration ({error}).") from error
     checked = replace(config, optimizer="mezo") if config.optimizer in FIRST_ORDER else config
     checked.validate()
-    load_task(config.task)
+    check_objective(config.objective, load_task(config.task), gradient=config.optimizer in FIRST_ORDER)
     return config
 
 
