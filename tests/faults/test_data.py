@@ -7,12 +7,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import datasets
 import huggingface_hub
+import pyarrow
 import pytest
 from huggingface_hub.utils import close_session
+from pyarrow import parquet
+from refusals import refused
 
 from zolab.models.hub import OfflineError, require_hub
-from zolab.tasks import Example, digest, load_task
+from zolab.tasks import Description, Example, digest, load_task
 from zolab.tasks.data import Source
+from zolab.tasks.files import read_rows
 
 ROWS = [{"sentence": f"film {n}", "label": n % 2} for n in range(12)]
 
@@ -126,6 +130,53 @@ def test_a_damaged_parquet_file(folder):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"validation\.parquet cannot be read as parquet .*; repair or replace it"):
             load_task("sst2").held_out()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("text,label\ncafé,1\n".encode("latin-1"), r"csv \('utf-8' codec can't decode byte 0xe9"),
+        (b"text,label\na,1\nb\n", r"csv \(row 2 has 1 fields, the first line names 2 columns\)"),
+        (b"text,label\na,1,2\n", r"csv \(row 1 has 3 fields"),
+        (b"text,label,text\na,1,b\n", r"csv \('text' is there twice\)"),
+        (b'text,label\n"a"b,1\n', r"csv after row 0 \(',' expected after '\"'\)"),
+        (b'text,label\na,1\n"b,0\n', r"csv after row 1 \(unexpected end of data\)"),
+        (b"text,label\n" + b"a" * 200_000 + b",1\n", r"csv after row 0 \(field larger than field limit"),
+    ],
+)
+def test_a_file_of_values_that_is_none(tmp_path, content, message):
+    (tmp_path / "my.csv").write_bytes(content)
+    refused(lambda: read_rows(tmp_path / "my.csv"), rf"my\.csv cannot be read as {message}.*; repair or replace it\.$")
+
+
+def test_a_file_of_values_as_other_programs_write_it(tmp_path):
+    written = '\ufefftext, label\r\n"one, ""two""\nthree",1\r\n\r\n2019-01-01,0\r\n'
+    (tmp_path / "my.csv").write_bytes(written.encode())
+    rows = read_rows(tmp_path / "my.csv")
+    assert rows[:] == {"text": ['one, "two"\nthree', "2019-01-01"], "label": ["1", "0"]}
+    (tmp_path / "my.csv").write_bytes(b"")
+    assert len(read_rows(tmp_path / "my.csv")) == 0
+
+
+def test_a_column_that_is_there_twice(tmp_path):
+    (tmp_path / "my.jsonl").write_text('{"text": "a"}\n{"text": "b", "text": "c"}\n')
+    refused(lambda: read_rows(tmp_path / "my.jsonl"), r"my\.jsonl cannot be read as json, line 2 \('text' is there twice\)")
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"])
+    parquet.write_table(table, tmp_path / "my.parquet")
+    refused(lambda: read_rows(tmp_path / "my.parquet"), r"my\.parquet cannot be read as parquet \('text' is there twice\)")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_a_file_that_is_too_large_or_none(tmp_path, suffix):
+    path = tmp_path / f"my.{suffix}"
+    path.touch()
+    os.truncate(path, 2**31)  # sparse
+    refused(lambda: read_rows(path), r"has 2,147,483,648 bytes, where at most 1,073,741,824 are expected")
+    path.unlink()
+    os.mkfifo(path)
+    refused(lambda: read_rows(path), "is not a file with content of its own")
+    own = Description(str(path), "{text}", ("a", "b"))
+    refused(lambda: load_task(str(own)), "there is no file")
 
 
 def test_a_row_of_drop_whose_lists_differ_is_named(folder):

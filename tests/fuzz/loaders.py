@@ -5,7 +5,7 @@ import json
 import operator
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from zolab.runs.config import Config
 from zolab.studies.compare import beside_table, final_table
 from zolab.studies.outcomes import Record
 from zolab.studies.plan import load_plan
-from zolab.tasks import load_task
+from zolab.tasks import Description, load_task
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -181,6 +181,21 @@ def _load_data(folder: Path, name: str) -> str:
     return text_of([[example.prompt, example.answer] for part in (drawn.train, drawn.dev, drawn.test) for example in part])
 
 
+OWN = Description("my.csv", "{sentence} It was", ("terrible", "great"))
+
+
+def _make_own(folder: Path) -> None:
+    lines = ["sentence,label", *(f'"{row["sentence"]}, {count}",{row["label"]}' for count, row in enumerate(ROWS * 2))]
+    (folder / "my.csv").write_text("\n".join(lines) + "\n")
+    (folder / "task.json").write_text(str(OWN))
+
+
+def _load_own(folder: Path, name: str) -> str:
+    own = Description.parse((folder / "task.json").read_bytes().decode("utf-8", "surrogateescape"))
+    drawn = load_task(str(replace(own, data=str(folder / "my.csv")))).sample(0, 3, 2, 2)
+    return text_of([[example.prompt, example.answer] for part in (drawn.train, drawn.dev, drawn.test) for example in part])
+
+
 def _make_model(folder: Path) -> None:
     model, tokenizer = load_model("tiny-random-llama")
     model.save_pretrained(folder)
@@ -238,6 +253,7 @@ DIRECT = (
     Loader("plan", dict.fromkeys(PLANS, "text"), _make_plans, _load_plan, batch=50),
     Loader("jsonl", {f"{name}.jsonl": "lines" for name in SST2}, _make_data, _load_data, batch=20),
     Loader("parquet", {f"{name}.parquet": "bytes" for name in SST2}, _make_parquet, _load_data, batch=20),
+    Loader("own", {"my.csv": "text", "task.json": "json"}, _make_own, _load_own, batch=20),
     Loader("model", MODEL, _make_model, _load_folder, batch=20),
     Loader("published", {"x.pth": "zip"}, _make_published, _load_published),
     Loader("optim_args", dict.fromkeys(OPTIM_ARGS, "text"), _make_optim_args, _load_optim_args),

@@ -4,14 +4,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from zolab.cli.own_data import add_own_data, described
 from zolab.runs.config import check_range
-from zolab.runs.names import DTYPE_NAMES, TASK_NAMES
+from zolab.runs.names import DTYPE_NAMES, OWN_TASKS, TASK_NAMES
 
 EXAMPLE = "--model tiny-reviews --task reviews_sentence reviews_writer --test 100 --out runs/evaluation.json"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    tasks = f"one or more of {', '.join(TASK_NAMES)}"
+    tasks = f"one or more of {', '.join(TASK_NAMES)}; or {OWN_TASKS}"
     count = "number of test examples, for all tasks or for each; by default the papers'"
     calibrate = "training examples on which an offset for each candidate is fitted; AUC is told too; 0 leaves this out"
     autocast = "compute in bfloat16 where torch deems it safe"
@@ -28,6 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda:0")
     parser.add_argument("--autocast", action="store_true", help=autocast)
     parser.add_argument("--out", type=Path, metavar="FILE", help=out)
+    add_own_data(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -47,6 +49,7 @@ def run(options: argparse.Namespace) -> None:
     from zolab.tasks import load_task
     from zolab.tasks.judgement import check_same_candidates, judge
 
+    options.task = described(options, options.task)
     if options.out:
         ready(options.out)
     adapter = read_adapter(options.adapter) if options.adapter else None
@@ -68,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
     manner, result = f"{options.shots} demonstrations" if options.shots else "zero-shot", {}
     for name, (task, examples) in drawn.items():
         result[name] = found = _tested(task, model, tokenizer, examples)
-        print(f"{options.model}{with_adapter} on {name}, {manner}, {len(examples)} examples: loss {found['loss']:.3f}")
+        print(f"{options.model}{with_adapter} on {task.name}, {manner}, {len(examples)} examples: loss {found['loss']:.3f}")
         if found["cut"]:
             print(f"  {found['cut']} of the prompts were cut: with an answer they are longer than the task or the model takes")
         for metric, entry in found["metrics"].items():

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from zolab.cli.own_data import add_own_data, describe_tasks
 from zolab.cli.parser import add_settings, settings_of
 from zolab.l2l.config import EvolveConfig
 
@@ -12,12 +13,14 @@ EXAMPLE = "--model tiny-reviews --tasks reviews_sentence --pairs 3 --steps 10 --
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of PertNN, its card and the record")
     add_settings(parser, EvolveConfig)
+    add_own_data(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     from zolab.cli.sigma import print_largest
     from zolab.l2l.evolution import evolve
 
+    describe_tasks(options)
     config = settings_of(options, EvolveConfig)
     result = evolve(config, options.out).record["result"]
     print(f"{config.pairs} pairs of {config.steps} steps on {config.tasks}; lr {config.lr:.2e} -> {result['lr']:.2e}")

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from zolab.cli.own_data import add_own_data, described
 from zolab.cli.parser import add_settings, settings_of
 from zolab.runs.config import Config
 
@@ -17,16 +18,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="discard an earlier run in the folder")
     add_settings(parser, Config)
+    add_own_data(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     from zolab.runs.finetune import finetune
+    from zolab.runs.objectives import LOSS, flat
 
+    (options.task,) = described(options, [options.task])
     config = settings_of(options, Config)
     run = finetune(config, options.out, overwrite=options.overwrite)
     result, timing = run.record["result"], run.record["timing"]
     metric = run.task.metric
-    print(f"{config.optimizer} on {config.task}, {config.model}: kept step {result['best_step']} of {result['steps']}")
+    print(f"{config.optimizer} on {run.task.name}, {config.model}: kept step {result['best_step']} of {result['steps']}")
     for split in ("train", "test"):
         before, after = result[split]["before"], result[split]["after"]
         print(
@@ -36,9 +40,16 @@ def run(options: argparse.Namespace) -> None:
     if config.tuning != "full":
         where = Path(options.out) / "adapter"
         print(f"  {run.record['trained']:,} weights were trained ({config.tuning}); the adapter is in {where}")
+    if config.objective != LOSS and (count := flat(run.record["steps"])):
+        print(
+            f"  {count} steps measured the same {config.objective} on both sides, which says nothing about where to go: ",
+            end="",
+        )
+        print("raise eps or batch_size")
     if any(cut := run.record.get("cut", {}).values()):
         print(
             f"  {sum(cut)} texts were longer than the model or the task takes, and lost tokens from the left of their prompts"
         )
-    print(f"  {result['forwards']} forward passes, {timing['wall_seconds'] / 60:.1f} minutes", end="")
+    counted = "evaluations of f1" if config.objective == "f1" else "forward passes"
+    print(f"  {result['forwards']} {counted}, {timing['wall_seconds'] / 60:.1f} minutes", end="")
     print(f", peak memory {timing['peak_bytes'] / 1e9:.2f} GB; record: {Path(options.out) / 'record.json'}")

@@ -4,17 +4,20 @@ import argparse
 import time
 from pathlib import Path
 
+from zolab.cli.own_data import add_own_data, described
+from zolab.runs.names import OWN_TASKS, TASK_NAMES
+
 EXAMPLE = "--model tiny-reviews --task reviews_sentence --examples 16 --probes 2 --record runs/blocks.json"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    from zolab.runs.names import TASK_NAMES
-
     parser.add_argument("--model", default="smollm2-135m", help="embedded name, local folder or Hub id of the model")
-    parser.add_argument("--task", default="rotten_tomatoes_short", help=f"name of the task: {', '.join(TASK_NAMES)}")
+    tasks = f"name of the task: {', '.join(TASK_NAMES)}; or {OWN_TASKS}"
+    parser.add_argument("--task", default="rotten_tomatoes_short", help=tasks)
     parser.add_argument("--examples", type=int, default=64, metavar="INTEGER", help="examples behind each number")
     parser.add_argument("--probes", type=int, default=8, metavar="INTEGER", help="Hessian-vector products")
     parser.add_argument("--record", type=Path, required=True, metavar="FILE", help="file of the record (JSON)")
+    add_own_data(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -28,10 +31,11 @@ def run(options: argparse.Namespace) -> None:
     from zolab.tasks import load_task
     from zolab.theory.measure import block_statistics
 
-    ready(options.record)
+    (options.task,) = described(options, [options.task])
     task = load_task(options.task)
-    model, tokenizer = load_model(options.model)
+    ready(options.record)
     examples = task.sample(0, options.examples, 2, 2).train
+    model, tokenizer = load_model(options.model)
     reset_peak_memory()
     start = time.perf_counter()
     found = block_statistics(model, task, tokenizer, examples, options.probes)

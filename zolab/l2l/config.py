@@ -1,9 +1,10 @@
 """The settings of learning to learn, each with the sentence that the command line shows for it."""
 
+import json
 from dataclasses import dataclass
 
 from zolab.runs.config import check_ranges, check_types, option, require, shown
-from zolab.runs.names import DTYPE_NAMES, TASK_NAMES
+from zolab.runs.names import DTYPE_NAMES, OWN_TASKS, TASK_NAMES
 
 GRADIENTS = {
     "sample": "through theta' along the one direction, as published: p is a constant",
@@ -16,21 +17,37 @@ MEASURED = ("curved", "gain")
 RULE_NAMES = ("tensor", "layer", "kind")
 OUTER_NAMES = ("sgd", "adam")
 BUDGET_NAMES = ("paper", "code", "none")
+NAMES = f"{', '.join(TASK_NAMES)}; or {OWN_TASKS}"
 
 
 @dataclass(frozen=True)
 class TaskNames:
-    """Of a configuration: what `tasks`, names with commas between them, stands for."""
+    """Of a configuration: what `tasks`, names with commas between them, stands for; one in braces is a description, as JSON."""
 
     tasks: str
 
     @property
     def task_names(self) -> list[str]:
-        return [name.strip() for name in self.tasks.split(",")]
+        """Raises ValueError where a description does not end."""
+        names, rest, comma = [], self.tasks, ","
+        while comma:
+            rest = rest.lstrip()
+            end = _end_of_json(rest) if rest.startswith("{") else 0
+            more, comma, after = rest[end:].partition(",")
+            names.append((rest[:end] + more).rstrip())
+            rest = after
+        return names
 
     def check_task_names(self) -> None:
         require(all(self.task_names), f"tasks {shown(self.tasks)} names an empty task; write NAME,NAME.")
         require(len(set(self.task_names)) == len(self.task_names), f"tasks {shown(self.tasks)} names a task twice.")
+
+
+def _end_of_json(text: str) -> int:
+    try:
+        return json.JSONDecoder().raw_decode(text)[1]
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"tasks has a description that is no JSON, {shown(text)} ({error}); correct it.") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +55,7 @@ class MetaConfig(TaskNames):
     """What decides the result of meta-training."""
 
     model: str = option("smollm2-135m", "embedded name, local folder or Hub id of the model")
-    tasks: str = option("rotten_tomatoes", f"with commas between them; batches take turns. The tasks: {', '.join(TASK_NAMES)}")
+    tasks: str = option("rotten_tomatoes", f"with commas between them; batches take turns. The tasks: {NAMES}")
     steps: int = option(570, "meta-steps")
     period: int = option(190, "steps after which the model is put back; as many as steps never does")
     reset_below: float = option(0.0, "put it back earlier once the mean of ten losses is below this; 0 never does")
@@ -93,7 +110,7 @@ class EvolveConfig(TaskNames):
     """What decides the result of an evolution."""
 
     model: str = option("tiny-reviews", "embedded name, local folder or Hub id of the model")
-    tasks: str = option("reviews_sentence", f"with commas between them; pairs take turns. The tasks: {', '.join(TASK_NAMES)}")
+    tasks: str = option("reviews_sentence", f"with commas between them; pairs take turns. The tasks: {NAMES}")
     pairs: int = option(300, "pairs of runs")
     steps: int = option(100, "zeroth-order steps of a run")
     batch_size: int = option(16, "examples in a batch")

@@ -133,7 +133,7 @@ class Standstill:
         if self.flat == PATIENCE:
             return self._tell(
                 f"the two losses of a step were equal {PATIENCE} times in a row, so that nothing is learned: raise eps, "
-                "compute the loss in float32, or see that it depends on the weights."
+                "compute the loss in float32, on more examples if it is a metric, or see that it depends on the weights."
             )
         meant = np.array(factors)[changes.owners] != 0
         if not (due and walks and meant.any() and before is not None and changes.bits is not None):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from zolab.runs.names import DTYPE_NAMES, METHOD_NAMES, TASK_NAMES
+from zolab.runs.names import DTYPE_NAMES, METHOD_NAMES, OWN_TASKS, TASK_NAMES
 
 if TYPE_CHECKING:  # the command line's --help reads this file, and torch takes seconds
     from zolab.models import Adapter
@@ -17,7 +17,7 @@ SCHEDULES = ("constant", "linear", "cosine")
 PROBES = ("auto", "in_place", "through")
 TUNINGS = ("full", "lora", "prefix")
 # What settings stood at in runs that are older than these settings.
-OLDER = {"probe": "in_place", "tuning": "full", "tuning_args": ""}
+OLDER = {"probe": "in_place", "tuning": "full", "tuning_args": "", "objective": "loss"}
 COUNT = 10**9  # of what is done one after the other
 LARGEST = 1.7e308  # about what a float holds
 HELD = 1e-37, 1e37  # what float32 holds with all its digits, twice and half of it too
@@ -52,7 +52,12 @@ class Config:
     """What decides the result of a run. The same configuration gives the same weights on the same machine."""
 
     model: str = option("smollm2-135m", "embedded name, local folder or Hub id of the model")
-    task: str = option("rotten_tomatoes", f"name of the task: {', '.join(TASK_NAMES)}")
+    task: str = option("rotten_tomatoes", f"name of the task: {', '.join(TASK_NAMES)}; or {OWN_TASKS}")
+    objective: str = option(
+        "loss",
+        "what a step lowers, and a step is kept by: loss, or what the task's metric lacks to 1, accuracy or f1. Equal on both "
+        "sides of a step, a metric says nothing about where to go: take a larger eps and batch_size for it",
+    )
     optimizer: str = option("mezo", "name of the optimizer", METHOD_NAMES)
     lr: float = option(3e-5, "learning rate, in weight units per unit of projected gradient")
     eps: float = option(1e-3, "finite-difference radius, in weight units")
@@ -74,8 +79,8 @@ class Config:
     train: int | None = option(None, "training examples (of each class for masked models), by default the papers' number")
     dev: int | None = option(None, "examples for choosing the best step, by default the papers' number")
     test: int | None = option(None, "examples for the reported metric, by default the papers' number")
-    eval_every: int = option(100, "steps between evaluations on dev; the step with the lowest dev loss is kept")
-    patience: int = option(0, "stop after this many evaluations without a new lowest dev loss; 0 never stops early")
+    eval_every: int = option(100, "steps between evaluations on dev; the best step there, by the objective, is kept")
+    patience: int = option(0, "stop after this many evaluations without a new best; 0 never stops early")
     checkpoint_every: int = option(0, "steps between saved weights; 0 keeps only the log, from which weights are replayed")
     seed: int = option(0, "seed of the directions and of the order of batches")
     data_seed: int = option(0, "seed of the draw of train, dev and test examples")

@@ -27,6 +27,7 @@ from zolab.runs.checkpoints import Checkpoints
 from zolab.runs.config import OLDER, Config, make_optimizer, require
 from zolab.runs.events import RECORD, check_log
 from zolab.runs.identity import check_same, identity
+from zolab.runs.objectives import check_objective, closure, rank
 from zolab.runs.tuning import discard_adapter, keep_adapter, load_tuned
 from zolab.tasks import Evaluation, Example, Splits, Task, cut, load_task
 
@@ -59,6 +60,7 @@ def finetune(config: Config, out: str | Path, *, overwrite: bool = False, progre
     """
     config.validate()
     task = load_task(config.task, config.autocast)
+    check_objective(config.objective, task)
     log = RunLog(Path(out) / "log.jsonl", unread=overwrite)
     try:
         check_log(log)
@@ -165,8 +167,7 @@ class _Session:
             self.optimizer.look_through(None)
 
     def _step(self, step: int) -> None:
-        batch = self.task.encode(self.tokenizer, self._batch(step)).to(self.config.device)
-        loss = self.optimizer.step(lambda: self.task.loss(self.model, batch))
+        loss = self.optimizer.step(closure(self.config.objective, self.task, self.model, self.tokenizer, self._batch(step)))
         self.scheduler.step()
         record = self.optimizer.trajectory.records[-1]
         self.log.append("step", loss=loss, **record._asdict())
@@ -244,8 +245,11 @@ class _Session:
         return [entry for entry in self.log.of("evaluation") if entry["split"] == "dev"]
 
     def _best(self) -> dict[str, Any]:
-        """The first evaluation with the lowest dev loss."""
-        return min(self._dev(), key=lambda entry: entry["loss"])
+        """The first of the best evaluations on dev."""
+        return min(self._dev(), key=self._rank)
+
+    def _rank(self, entry: dict[str, Any]) -> tuple[float, ...]:
+        return rank(self.config.objective, entry)
 
     def _forwards(self, step: int) -> int:
         return METHODS[self.config.optimizer].forwards(self.config.samples) * step
@@ -255,7 +259,7 @@ class _Session:
 
     def _out_of_patience(self, step: int) -> bool:
         dev = [entry for entry in self._dev() if entry["step"] <= step]
-        since_best = len(dev) - 1 - dev.index(min(dev, key=lambda entry: entry["loss"]))
+        since_best = len(dev) - 1 - dev.index(min(dev, key=self._rank))
         return bool(self.config.patience) and since_best >= self.config.patience
 
     def _status(self, dev: Evaluation) -> str:

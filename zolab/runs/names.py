@@ -13,5 +13,9 @@ TASK_NAMES = (
     *("sst2", "rte", "cb", "boolq", "wsc", "wic", "multirc", "copa", "record", "squad", "drop"),
     *("masked_sst2", "masked_sst5", "masked_snli", "masked_mnli", "masked_rte", "masked_trec"),
 )
+OWN_TASKS = (
+    "a file of your own (.jsonl, .csv, .parquet) with --prompt; "
+    "or MODULE:CLASS, a Task of your own, for which this runs that module's Python"
+)
 # Of `zolab.models.DTYPES`.
 DTYPE_NAMES = ("float32", "bfloat16", "float16")

@@ -6,6 +6,7 @@ base: {model: tiny-reviews, steps: 150, batch_size: 16}       # settings that al
                                     # forwards: 300, evaluations: 10 instead of steps, eval_every: the same budget for all
 tasks:                              # for each name the settings that differ; lr is where the search starts
   sentence: {task: reviews_sentence, lr: 5.0e-4}
+  mine: {task: {data: my.jsonl, prompt: "{text} It was", candidates: [" terrible", " great"]}}     # a zolab.tasks.Description
 methods:                            # for each name the settings that differ, or a list of names that the study knows
   MeZO: {optimizer: mezo}
 search: {factor: 2, extend: 2, seeds: [100, 101]}             # rates are a factor apart, chosen by the mean on these seeds
@@ -225,15 +226,18 @@ def configuration(settings: dict[str, Any]) -> Config:
         ValueError: a setting is wrong.
     """
     from zolab.runs.first_order import FIRST_ORDER
-    from zolab.tasks import load_task
+    from zolab.runs.objectives import check_objective
+    from zolab.tasks import Description, load_task
 
+    if isinstance(settings.get("task"), dict):
+        settings = settings | {"task": str(Description.of(settings["task"]))}
     try:
         config = Config(**settings)
     except TypeError as error:
         raise ValueError(f"{shown(settings.get('task'))}: these settings are not a configuration ({error}).") from error
     checked = replace(config, optimizer="mezo") if config.optimizer in FIRST_ORDER else config
     checked.validate()
-    load_task(config.task)
+    check_objective(config.objective, load_task(config.task), gradient=config.optimizer in FIRST_ORDER)
     return config
 
 

@@ -1,7 +1,13 @@
-"""Tasks by name."""
+"""Tasks by name, by description, by import path."""
+
+from pathlib import Path
 
 from zolab.tasks.base import Evaluation, Example, Scores, Splits, Task, cut, digest
+from zolab.tasks.description import Description
+from zolab.tasks.files import SUFFIXES
+from zolab.tasks.local import LocalFile
 from zolab.tasks.masked import MaskedMNLI, MaskedRTE, MaskedSNLI, MaskedSST2, MaskedSST5, MaskedTREC
+from zolab.tasks.own import imported, own_task
 from zolab.tasks.reading import DROP, SQuAD
 from zolab.tasks.reviews import REVIEWS
 from zolab.tasks.scoring import Batch
@@ -17,12 +23,36 @@ def load_task(name: str, autocast: bool = False) -> Task:
     """The task of that name.
 
     Args:
-        name: one of `TASKS`; `ValueError` with the known names for any other.
+        name: one of `TASKS`; the text of a `Description`, for a file of your own; or the import path of a subclass of `Task`,
+            "package.module:MyTask", which runs that module's Python.
         autocast: run models in bfloat16 where torch deems it safe; losses stay float32.
+
+    Raises:
+        ValueError: there is no such task; or a description or its file is wrong.
+        OSError: the file of a description is not there.
     """
-    if name not in TASKS:
-        raise ValueError(f"unknown task {name!r}; the tasks are {', '.join(TASKS)}.")
-    return TASKS[name](autocast)
+    if name in TASKS:
+        return TASKS[name](autocast)
+    if name.startswith("{"):
+        return own_task(Description.parse(name), autocast)
+    if Path(name).suffix in SUFFIXES:
+        raise ValueError(f"{name} needs a prompt, and candidates or an answer, to be a task: see zolab.tasks.Description.")
+    if ":" in name:
+        return imported(name)(autocast)
+    raise ValueError(f"unknown task {name!r}; the tasks are {', '.join(TASKS)}.")
 
 
-__all__ = ["TASKS", "Batch", "Evaluation", "Example", "Scores", "Splits", "Task", "cut", "digest", "load_task"]
+__all__ = [
+    "TASKS",
+    "Batch",
+    "Description",
+    "Evaluation",
+    "Example",
+    "LocalFile",
+    "Scores",
+    "Splits",
+    "Task",
+    "cut",
+    "digest",
+    "load_task",
+]

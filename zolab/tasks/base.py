@@ -87,14 +87,14 @@ class Task(ABC):
         autocast: run models in bfloat16 where torch deems it safe; losses stay float32.
     """
 
-    name: ClassVar[str]
+    name: str
     source: ClassVar[DataSource]
-    metric: ClassVar[str] = "accuracy"
-    objective: ClassVar[str] = "options"
-    train: ClassVar[int] = 1000
-    dev: ClassVar[int] = 500
-    test: ClassVar[int] = 1000
-    max_length: ClassVar[int] = 2048
+    metric: str = "accuracy"
+    objective: str = "options"
+    train: int = 1000
+    dev: int = 500
+    test: int = 1000
+    max_length: int = 2048
 
     def __init__(self, autocast: bool = False):
         self.autocast = autocast
@@ -116,7 +116,10 @@ class Task(ABC):
             OSError: the data cannot be had; the message names the ways out.
         """
         train, dev, test = self._size("train", train), self._size("dev", dev), self._size("test", test)
-        pool = self.source.rows("train")
+        pool, apart = self.source.rows("train"), getattr(self.source, "dev", "train")
+        if apart != "train":  # data of one's own may have dev examples of their own
+            chosen = self._draw(self.source.rows(apart), seed, dev)
+            return Splits(self._draw(pool, seed, train), chosen, self.held_out(seed, test))
         drawn = self._draw(pool, seed, train + dev)
         if len(drawn) <= dev:
             raise ValueError(f"{self.name} has {len(pool)} training rows; dev={dev} leaves none to train on: lower dev.")
@@ -234,11 +237,13 @@ class Task(ABC):
         return [self._example(pool, int(i)) for i in np.random.RandomState(seed).permutation(len(pool))[:size]]
 
     def _example(self, pool: Table, index: int) -> Example:
-        row = pool[index]
+        return self._templated(pool[index], pool.place(index))
+
+    def _templated(self, row: dict[str, Any], place: str) -> Example:
         try:
             return self.template(row)
         except ValueError as error:
-            raise ValueError(f"row {index + 1} of {pool.origin}: {error}") from error
+            raise ValueError(f"{place}: {error}") from error
 
 
 def cut(task: Task, tokenizer, examples: Sequence[Example]) -> int:

@@ -2,7 +2,8 @@
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterable, Sequence
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +28,7 @@ class Table(Sequence[dict[str, Any]]):
         texts: the columns that must hold a text or a list of texts; nested ones, which hold lists, as "column.field".
         label: the column of class labels.
         labels: the values allowed there; none if there is no such column.
+        numbers: of the rows in the file that they are from, counted from 0, for messages; by default they are all of it.
 
     Raises:
         ValueError: no rows, or a missing column; on taking a row, an empty text, one that is no text, or a wrong label.
@@ -37,6 +39,7 @@ class Table(Sequence[dict[str, Any]]):
     texts: tuple[str, ...]
     label: str = "label"
     labels: tuple[int, ...] = ()
+    numbers: Sequence[int] = ()
 
     def __post_init__(self):
         if not len(self.rows):
@@ -51,21 +54,35 @@ class Table(Sequence[dict[str, Any]]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:  # pyrefly: ignore[bad-override]  (no slices)
-        row, found = self.rows[index], f"row {index + 1} of {self.origin} has"
+        return self._checked(self.rows[index], index)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Many times as fast as row by row."""
+        columns = cast(dict[str, list[Any]], self.rows[:])
+        for index, values in enumerate(zip(*columns.values(), strict=True)):
+            yield self._checked(dict(zip(columns, values, strict=True)), index)
+
+    def _checked(self, row: dict[str, Any], index: int) -> dict[str, Any]:
+        found = f"{self.place(index)} has"
         for column in self.texts:
             value = row
             for part in column.split("."):
                 value = value.get(part) if isinstance(value, dict) else None
             if "." in column and isinstance(value, str):
-                raise ValueError(f"{found} {column} {value!r} where a list of texts should be; correct it.")
+                raise ValueError(f"{found} {column} {reprlib.repr(value)} where a list of texts should be; correct it.")
             texts = [value] if isinstance(value, str | None) else value
             if not isinstance(texts, list) or not all(isinstance(text, str | None) for text in texts):
-                raise ValueError(f"{found} {column} {value!r} where a text should be; correct it.")
+                raise ValueError(f"{found} {column} {reprlib.repr(value)} where a text should be; correct it.")
             if not texts or not all(text and text.strip() for text in texts):
                 raise ValueError(f"{found} an empty {column}; remove or fill it.")
         if self.labels and row[self.label] not in self.labels:
-            raise ValueError(f"{found} {self.label} {row[self.label]!r}; allowed are {self.labels}: drop unlabelled rows.")
+            label = reprlib.repr(row[self.label])
+            raise ValueError(f"{found} {self.label} {label}; allowed are {self.labels}: drop unlabelled rows.")
         return row | {self.label: int(row[self.label])} if self.labels else row  # True and 1.0 are 1
+
+    def place(self, index: int) -> str:
+        """Which row that is, for messages."""
+        return f"row {(self.numbers[index] if self.numbers else index) + 1} of {self.origin}"
 
     def classes(self) -> np.ndarray:
         """The label of every row. Raises ValueError if a class has no rows."""

@@ -3,7 +3,6 @@
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ class Generation(Task):
 
     metric = "f1"
     objective = "answer"
-    max_length: ClassVar[int] = PAPERS_LENGTH - MAX_NEW_TOKENS
+    max_length = PAPERS_LENGTH - MAX_NEW_TOKENS
 
     @abstractmethod
     def judge(self, text: str, references: Sequence[Sequence[str]]) -> dict[str, float]:

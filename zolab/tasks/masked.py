@@ -34,9 +34,9 @@ class MaskedTask(Task):
     """
 
     source: ClassVar[Source]
-    train: ClassVar[int] = 16
-    dev: ClassVar[int] = 16
-    max_length: ClassVar[int] = 128
+    train = 16
+    dev = 16
+    max_length = 128
     words: ClassVar[tuple[str, ...]]
     limits: ClassVar[dict[int, int]] = {}
 

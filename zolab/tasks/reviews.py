@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import datasets
 
@@ -144,9 +144,9 @@ def _continuations(split: str) -> Iterator[Row]:
 
 
 class _Reviews(Task):
-    train: ClassVar[int] = 1000
-    dev: ClassVar[int] = 200
-    test: ClassVar[int] = 500
+    train = 1000
+    dev = 200
+    test = 500
 
 
 class Sentence(_Reviews):
@@ -207,7 +207,7 @@ class Genre(_Reviews):
 
     name = "reviews_genre"
     source = Derived(_genres, ("text",), (0, 1))
-    train: ClassVar[int] = 400
+    train = 400
 
     def template(self, row: Row) -> Example:
         return Example(f"{row['text']} The people were", (" laughing", " screaming"), row["label"])

@@ -33,5 +33,5 @@ class ShortRottenTomatoes(RottenTomatoes):
 
     name = "rotten_tomatoes_short"
     source = Embedded(words=12)
-    dev: ClassVar[int] = 200
-    test: ClassVar[int] = 400
+    dev = 200
+    test = 400

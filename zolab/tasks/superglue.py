@@ -26,7 +26,7 @@ class CB(Task):
 
     name = "cb"
     source = Source("cb", (HUB, "cb"), ("premise", "hypothesis"), labels=(0, 1, 2))
-    dev: ClassVar[int] = 100
+    dev = 100
 
     def template(self, row: dict[str, Any]) -> Example:
         prompt = f'Suppose {row["premise"]} Can we infer that "{row["hypothesis"]}"? Yes, No, or Maybe?\n'
@@ -93,7 +93,7 @@ class COPA(Task):
     name = "copa"
     source = Source("copa", (HUB, "copa"), ("premise", "choice1", "choice2", "question"), labels=(0, 1))
     objective = "answer"
-    dev: ClassVar[int] = 100
+    dev = 100
 
     def template(self, row: dict[str, Any]) -> Example:
         conjunctions = {"effect": "so", "cause": "because"}

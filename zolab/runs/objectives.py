@@ -1,0 +1,62 @@
+"""What a run lowers: the training loss, or what a metric lacks to 1, which has no gradient and needs none.
+
+A zeroth-order step asks for nothing but a number, so that any function of the weights will do:
+
+    from zolab import MeZO
+    from zolab.models import load_model
+    from zolab.tasks.generation import generate
+
+    model, tokenizer = load_model("tiny-reviews")
+    optimizer = MeZO(model.named_parameters(), lr=1e-3, eps=1e-2)
+
+    def brevity() -> float:
+        return float(sum(map(len, generate(model, tokenizer, ["The film was", "I did"], max_new_tokens=8))))
+
+    for _ in range(3):
+        print(optimizer.step(brevity))
+
+A metric of few examples takes few values, and is often the same on both sides of the weights. The projected gradient is 0 then:
+the step says nothing about where to go. A larger eps or batch makes that rarer. A run's `forwards` counts evaluations of the
+objective; for F1 each is many forward passes, since the model writes its answers.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from zolab.runs.config import require
+from zolab.tasks import Example, Task
+
+LOSS = "loss"
+
+
+def check_objective(name: str, task: Task, gradient: bool = False) -> None:
+    """Raise ValueError unless an objective is the loss or the task's metric, and has a gradient if the method needs one."""
+    known = f"{task.name} is judged by its {task.metric}; write {LOSS} or {task.metric}."
+    require(name in (LOSS, task.metric), f"there is no objective {name[:80]!r} here: {known}")
+    require(name == LOSS or not gradient, f"{name} has no gradient, which this method needs; write {LOSS}.")
+
+
+def closure(name: str, task: Task, model: Any, tokenizer: Any, examples: Sequence[Example]) -> Callable[[], Tensor | float]:
+    """What an optimizer's step measures on a batch, to make it small.
+
+    Args:
+        name: "loss", or the task's metric: then 1 minus its mean over the batch.
+        task, model, tokenizer: the model is on its device.
+        examples: the batch.
+    """
+    if name == LOSS:
+        batch = task.encode(tokenizer, examples).to(next(model.parameters()).device)
+        return lambda: task.loss(model, batch)
+    return lambda: 1.0 - task.evaluate(model, tokenizer, examples, len(examples)).metric
+
+
+def rank(name: str, evaluation: Mapping[str, Any]) -> tuple[float, ...]:
+    """Of an evaluation on dev, as a log has it: the lowest is kept. The objective decides, then the loss."""
+    return (evaluation["loss"],) if name == LOSS else (-evaluation["metric"], evaluation["loss"])
+
+
+def flat(steps: Sequence[Mapping[str, Any]]) -> int:
+    """How many steps measured the same on both sides of the weights."""
+    return sum(not any(step["projected_grads"]) for step in steps)
