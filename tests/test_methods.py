@@ -219,6 +219,8 @@ SETTINGS = {
     "zo_adamu": {"lr": 1e-4, "phases": (3, 8, 12)},
     "zo_sign_sgd": {"lr": 1e-3, "sign": "estimate"},
     "hizoo": {"lr": 1e-3, "alpha": 1e-3},
+    "fzoo": {"lr": 1e-3, "samples": 3},
+    "mezo_svrg": {"lr": 1e-3, "q": 3},
     "zo_finetuner": {"lr": 1e-3, "pertnn": PertNN(split(network()))},
 }
 
@@ -271,6 +273,8 @@ def changed(name):
         "meazo": {"beta": 0.5},
         "zo_adamu": {"mix": (0.2, 0.5, 0.5)},
         "hizoo": {"estimator": "unbiased"},
+        "fzoo": {"directions": "gaussian"},
+        "mezo_svrg": {"q": 4},
         "zo_sign_sgd": {"sign": "slope"},
         "zo_finetuner": {"freeze": True},
     }[name]

@@ -7,11 +7,13 @@ from torch import nn
 
 from zolab.optim.adamezo import AdaMeZO
 from zolab.optim.base import ZeroOrderOptimizer
+from zolab.optim.fzoo import FZOO
 from zolab.optim.hizoo import HiZOO
 from zolab.optim.meazo import MEAZO
 from zolab.optim.mezo import MeZO
 from zolab.optim.mezo_adam import MeZOAdam
 from zolab.optim.mezo_momentum import MeZOMomentum
+from zolab.optim.mezo_svrg import MeZOSVRG
 from zolab.optim.mezo_switch import MeZOSwitch
 from zolab.optim.parameters import difference, grouped, named
 from zolab.optim.trajectory import StepRecord, Trajectory
@@ -30,6 +32,8 @@ METHODS: dict[str, type[ZeroOrderOptimizer]] = {
     "zo_adamu": ZOAdaMU,
     "zo_sign_sgd": ZOSignSGD,
     "hizoo": HiZOO,
+    "fzoo": FZOO,
+    "mezo_svrg": MeZOSVRG,
     "zo_finetuner": ZOFineTuner,
 }
 
@@ -72,6 +76,7 @@ def replay(model: nn.Module | Iterable, trajectory: Trajectory) -> ZeroOrderOpti
 
 
 __all__ = [
+    "FZOO",
     "MEAZO",
     "METHODS",
     "AdaMeZO",
@@ -79,6 +84,7 @@ __all__ = [
     "MeZO",
     "MeZOAdam",
     "MeZOMomentum",
+    "MeZOSVRG",
     "MeZOSwitch",
     "StepRecord",
     "Trajectory",

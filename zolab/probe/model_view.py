@@ -41,6 +41,8 @@ class ModelView:
         self.both_sides: BothSides | None = None
         self.watched: set[tuple[int, ...]] = set()
         """Orders of calls that were seen to read no weight elsewhere."""
+        self.called: tuple[int, ...] = ()
+        """The order of the last evaluation's calls."""
 
     def fit(self, tensors: Sequence[Tensor]) -> "ModelView":
         """These, or new ones if the tensors or their owners are others than before.

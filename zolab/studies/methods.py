@@ -1,9 +1,11 @@
 """Which method wins at equal forward passes? The plan's own methods, each at its own best learning rate."""
 
+from bisect import bisect_right
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from zolab.runs.config import require
+from zolab.runs.config import Config, require
 from zolab.studies.plan import Plan, Prepared, check_run, forwards
 
 OPTIONS: dict[str, Any] = {}
@@ -24,13 +26,19 @@ def check(plan: Plan) -> None:
     for task in plan.tasks:
         configs = {name: check_run(plan, task, own) for name, own in plan.methods.items()}
         passes = {name: forwards(config) for name, config in configs.items()}
-        a_step = {name: passes[name] // config.steps for name, config in configs.items()}
         few, many = min(passes, key=passes.__getitem__), max(passes, key=passes.__getitem__)
+        steps, taken = range(configs[many].steps + 1), partial(forwards, configs[many])
         require(
-            passes[many] - passes[few] < max(a_step.values()),  # the numbers of steps may not divide evenly
+            passes[many] - passes[few] < max(map(_a_step, configs.values())),  # the numbers of steps may not divide evenly
             f"on {task}, {many} takes {passes[many]:,} forward passes and {few} {passes[few]:,}: give {many} "
-            f"{passes[few] // a_step[many]:,} steps, so that they can be compared.",
+            f"{bisect_right(steps, passes[few], key=taken) - 1:,} steps, so that they can be compared.",
         )
+
+
+def _a_step(config: Config) -> int:
+    """Forward passes of a run's last step, or of one more if that takes more."""
+    before, last, after = (forwards(config, config.steps + more) for more in (-1, 0, 1))
+    return max(last - before, after - last)
 
 
 def names(plan: Plan) -> list[str]:

@@ -177,12 +177,21 @@ def check_run(plan: Plan, task: str, own: dict[str, Any]) -> Config:
     return configuration(plan.settings(task, own, float(lr), plan.seeds[0]))
 
 
-def forwards(config: Config) -> int:
-    """Forward passes of a run's training; a backward pass counts as two."""
-    from zolab.optim import METHODS
-    from zolab.runs.first_order import FIRST_ORDER, FORWARDS
+def forwards(config: Config, steps: int | None = None) -> int:
+    """Forward passes of a run's training, or of its first steps; a backward pass counts as two.
 
-    return config.steps * (FORWARDS if config.optimizer in FIRST_ORDER else METHODS[config.optimizer].forwards(config.samples))
+    Args:
+        config: of the run, valid.
+        steps: how many, all by default.
+    """
+    from zolab.runs import config as runs
+    from zolab.runs.first_order import FIRST_ORDER, FORWARDS
+    from zolab.tasks import load_task
+
+    steps = config.steps if steps is None else steps
+    if config.optimizer in FIRST_ORDER:
+        return FORWARDS * steps
+    return runs.forwards(config, steps, config.train or load_task(config.task).train)
 
 
 def configuration(settings: dict[str, Any]) -> Config:
