@@ -221,6 +221,8 @@ SETTINGS = {
     "hizoo": {"lr": 1e-3, "alpha": 1e-3},
     "lozo": {"lr": 1e-3, "interval": 4},
     "lozo_m": {"lr": 1e-3, "interval": 4},
+    "fzoo": {"lr": 1e-3, "samples": 3},
+    "mezo_svrg": {"lr": 1e-3, "q": 3},
     "zo_finetuner": {"lr": 1e-3, "pertnn": PertNN(split(network()))},
 }
 
@@ -275,6 +277,8 @@ def changed(name):
         "hizoo": {"estimator": "unbiased"},
         "lozo": {"rank": 1},
         "lozo_m": {"momentum": 0.5},
+        "fzoo": {"directions": "gaussian"},
+        "mezo_svrg": {"q": 4},
         "zo_sign_sgd": {"sign": "slope"},
         "zo_finetuner": {"freeze": True},
     }[name]

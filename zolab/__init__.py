@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # `__getattr__` imports the same when first asked: --help must not wait for torch
     from zolab.noise import Direction
     from zolab.optim import (
+        FZOO,
         LOZO,
         LOZOM,
         MEAZO,
@@ -15,6 +16,7 @@ if TYPE_CHECKING:  # `__getattr__` imports the same when first asked: --help mus
         MeZO,
         MeZOAdam,
         MeZOMomentum,
+        MeZOSVRG,
         MeZOSwitch,
         Trajectory,
         ZOAdaMU,
@@ -25,6 +27,7 @@ if TYPE_CHECKING:  # `__getattr__` imports the same when first asked: --help mus
 
 __version__ = "0.1.0"
 __all__ = [
+    "FZOO",
     "LOZO",
     "LOZOM",
     "MEAZO",
@@ -35,6 +38,7 @@ __all__ = [
     "MeZO",
     "MeZOAdam",
     "MeZOMomentum",
+    "MeZOSVRG",
     "MeZOSwitch",
     "Trajectory",
     "ZOAdaMU",

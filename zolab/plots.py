@@ -97,7 +97,7 @@ def training_curve(record: dict[str, Any], axes: Axes | None = None) -> Figure:
     """Probed training loss and dev loss of a run against forward passes."""
     with look():
         axes = axes or plt.figure().subplots()
-        config, per_step = record["config"], record["result"]["forwards"] // record["result"]["steps"]
+        config, per_step = record["config"], record["result"]["forwards"] / record["result"]["steps"]
         losses = np.array([step["loss"] for step in record["steps"]])
         forwards = per_step * (np.arange(len(losses)) + 1)
         axes.plot(forwards, losses, color=SKY, linewidth=0.9, label="training batches")

@@ -7,6 +7,7 @@ from torch import nn
 
 from zolab.optim.adamezo import AdaMeZO
 from zolab.optim.base import ZeroOrderOptimizer
+from zolab.optim.fzoo import FZOO
 from zolab.optim.hizoo import HiZOO
 from zolab.optim.lozo import LOZO
 from zolab.optim.lozo_m import LOZOM
@@ -14,6 +15,7 @@ from zolab.optim.meazo import MEAZO
 from zolab.optim.mezo import MeZO
 from zolab.optim.mezo_adam import MeZOAdam
 from zolab.optim.mezo_momentum import MeZOMomentum
+from zolab.optim.mezo_svrg import MeZOSVRG
 from zolab.optim.mezo_switch import MeZOSwitch
 from zolab.optim.parameters import difference, grouped, named
 from zolab.optim.trajectory import StepRecord, Trajectory
@@ -34,6 +36,8 @@ METHODS: dict[str, type[ZeroOrderOptimizer]] = {
     "hizoo": HiZOO,
     "lozo": LOZO,
     "lozo_m": LOZOM,
+    "fzoo": FZOO,
+    "mezo_svrg": MeZOSVRG,
     "zo_finetuner": ZOFineTuner,
 }
 
@@ -76,6 +80,7 @@ def replay(model: nn.Module | Iterable, trajectory: Trajectory) -> ZeroOrderOpti
 
 
 __all__ = [
+    "FZOO",
     "LOZO",
     "LOZOM",
     "MEAZO",
@@ -85,6 +90,7 @@ __all__ = [
     "MeZO",
     "MeZOAdam",
     "MeZOMomentum",
+    "MeZOSVRG",
     "MeZOSwitch",
     "StepRecord",
     "Trajectory",

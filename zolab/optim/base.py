@@ -2,12 +2,12 @@
 
     +eps z, loss, -2 eps z, loss, back and update                                         (arXiv 2305.17333, Algorithm 1)
 
-A method says how the two losses become an update; the probe, its safety and its bookkeeping live here.
+A method says which losses it needs and how they become an update (`zolab.optim.method`); safety and bookkeeping live here.
 """
 
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ from zolab.optim.changes import Changes, Standstill, StandstillWarning
 from zolab.optim.checks import ROUNDINGS, check_choice, check_groups, finite_number, plain, whole
 from zolab.optim.method import Method
 from zolab.optim.parameters import Trainable, difference, layout, trainable
+from zolab.optim.probing import Closure, Probes
 from zolab.optim.trajectory import StepRecord, Trajectory
 from zolab.probe.blocks import unique
 from zolab.probe.in_place import Perturbation, apply
@@ -105,15 +106,16 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         return self
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor | float] | None = None) -> float:  # pyrefly: ignore[bad-override]
-        """Probe the loss on both sides of the weights and step.
+    def step(self, closure: Closure | None = None) -> float:  # pyrefly: ignore[bad-override]
+        """Probe the loss around the weights and step.
 
         Args:
-            closure: returns the loss of the current weights on this step's batch, as one number; called `forwards` times. It
-                leaves the weights where they are.
+            closure: returns the loss of the current weights on this step's batch, as one number; called as often as
+                `forwards` says. It leaves the weights where they are.
 
         Returns:
-            The mean of the probed losses: the loss at the weights before the step, up to eps**2 times the curvature.
+            The loss at the weights before the step, or the mean of the losses on both sides of them, which is the same up to
+            eps**2 times the curvature.
 
         Raises:
             ValueError: there is no closure, or it returned something other than one number, gave weights other memory, or
@@ -133,40 +135,24 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         tensors, blocks, groups, _ = trained = self.trained()
         changes = self._look_after(trained)
         eps = float(self.param_groups[0]["eps"])
-        losses, projected_grads = [], []
         sigmas = self.propose(tensors, blocks)
         scales = [eps * scale for scale in self.scales(sigmas, blocks)]
         with DeferInterrupts() as interrupts:
-            evaluate = partial(self._evaluate, closure, interrupts, changes)
-            centre = [evaluate(nullcontext())] if self.uses_centre else []
-            for sample in range(self.trajectory.samples):
-                perturbation = self._perturbation(tensors, blocks, self.probe(self.steps, sample), scales)
-                try:
-                    perturbation.plus()
-                    plus = evaluate(perturbation.evaluated())
-                    perturbation.minus()
-                    minus = evaluate(perturbation.evaluated())
-                except BaseException:
-                    perturbation.leave()
-                    raise
-                losses += [plus, minus]
-                projected_grads.append((plus - minus) / (2 * eps))
-                if sample < self.trajectory.samples - 1:
-                    perturbation.leave()
-            columns = self._column("lr"), self._column("weight_decay")
-            record = StepRecord(self.steps, tuple(projected_grads), *columns, sigmas, (*losses, *centre))
-            try:
+            self.depart(tensors, blocks)
+            perturb, evaluate = partial(self._perturbation, tensors, blocks), partial(self._evaluate, interrupts, changes)
+            with Probes(tensors, scales, closure, perturb, evaluate) as probes:
+                found = self.measure(probes, eps)
+                columns = self._column("lr"), self._column("weight_decay")
+                chosen = sigmas if found.sigmas is None else found.sigmas
+                record = StepRecord(self.steps, tuple(found.projected_grads), *columns, chosen, tuple(found.losses))
                 update = self._rounded_update(record, blocks, groups)
-            except BaseException:
-                perturbation.leave()
-                raise
-            self.leave(perturbation, update)
+            self.leave(probes, update)
             self._remember(record, tensors, blocks, groups)
             factors = [record.lrs[g] * scale for g, scale in zip(groups, scales, strict=True)]
             nothing = self.standstill.after(changes, record, factors, self.rounding == "nearest")
         if nothing:
             warnings.warn(nothing, StandstillWarning, stacklevel=4)  # the caller of what torch wraps a step in
-        return sum(losses) / len(losses)
+        return found.loss
 
     @torch.no_grad()
     def replay(self, records: Iterable[StepRecord]) -> None:
@@ -180,6 +166,7 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
             if len(record.lrs) != len(self.param_groups):
                 raise ValueError(f"the run had {len(record.lrs)} parameter groups, and here are {len(self.param_groups)}.")
             with DeferInterrupts():
+                self.depart(tensors, blocks)
                 apply(tensors, self._rounded_update(record, blocks, groups))
                 self._remember(record, tensors, blocks, groups)
         changes.note()
@@ -271,7 +258,7 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         return self.viewed.probe(*settings)
 
     def _evaluate(
-        self, closure: Callable, interrupts: DeferInterrupts, changes: Changes, around: AbstractContextManager
+        self, interrupts: DeferInterrupts, changes: Changes, closure: Closure, around: AbstractContextManager
     ) -> float:
         with around:
             try:

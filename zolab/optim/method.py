@@ -8,9 +8,9 @@ from torch import Tensor
 
 from zolab.noise import FAMILIES, Direction, GivenDirection
 from zolab.optim.checks import ROUNDINGS
+from zolab.optim.probing import Closure, Measured, Probes
 from zolab.optim.trajectory import StepRecord, Trajectory
-from zolab.probe.in_place import MomentsUpdate, Perturbation, Update
-from zolab.probe.through import ModuleProbe
+from zolab.probe.in_place import MomentsUpdate, Update
 
 
 class Method(ABC):
@@ -18,13 +18,43 @@ class Method(ABC):
 
     trajectory: Trajectory
     steps: int
+    sides: ClassVar[int] = 2
+    """Sides of the weights that are probed along a direction: 2, or 1, beside the loss at the weights themselves."""
     uses_centre: ClassVar[bool] = False
-    """Whether a step also needs the loss at the weights themselves, between the two that it probes."""
+    """Whether a step that probes both sides needs the loss at the weights themselves, too."""
+    full_batch: Closure | None = None
+    """Returns the loss over all training data, for the methods that need it; whoever has the data sets it."""
 
     @classmethod
-    def forwards(cls, samples: int = 1) -> int:
-        """Forward passes of a step that averages so many directions."""
-        return 2 * samples + cls.uses_centre
+    def forwards(cls, steps: int = 1, *, samples: int = 1, full: int = 1, **settings) -> int:
+        """Forward passes of a run's first steps.
+
+        Args:
+            steps: how many.
+            samples: directions averaged in each.
+            full: forward passes that one evaluation of `full_batch` takes.
+            settings: the method's other ones.
+        """
+        return steps * (cls.sides * samples + (cls.uses_centre or cls.sides == 1))
+
+    def measure(self, probes: Probes, eps: float) -> Measured:
+        """The losses of a step, and the slopes that follow from them; extended by methods that need others.
+
+        Both sides:  p = (L(theta + eps sigma z) - L(theta - eps sigma z)) / (2 eps)
+        One side:    p = (L(theta + eps sigma z) - L(theta)) / eps
+
+        Args:
+            probes: what moves the weights and evaluates the loss there.
+            eps: the finite-difference radius.
+        """
+        directions = [self.probe(self.steps, sample) for sample in range(self.trajectory.samples)]
+        centre = [probes.centre()] if self.uses_centre or self.sides == 1 else []
+        if self.sides == 1:
+            losses = [probes.plus(direction) for direction in directions]
+            return Measured([(loss - centre[0]) / eps for loss in losses], losses + centre, centre[0])
+        pairs = [probes.both(direction) for direction in directions]
+        losses = [loss for pair in pairs for loss in pair]
+        return Measured([(plus - minus) / (2 * eps) for plus, minus in pairs], losses + centre, sum(losses) / len(losses))
 
     @property
     def rounding(self) -> str:
@@ -97,9 +127,16 @@ class Method(ABC):
         """What rounds the weights of blocks in a step at random, uint32 of shape (blocks, 2); None to nearest."""
         return None if self.rounding == ROUNDINGS[0] else Direction(self.trajectory.seed, step, sample).keys(blocks)
 
-    def leave(self, perturbation: Perturbation | ModuleProbe, update: Update | MomentsUpdate) -> None:
+    def leave(self, probes: Probes, update: Update | MomentsUpdate) -> None:
         """Take the step in the pass that ends the probe; extended by methods that read the weights in that pass."""
-        perturbation.leave(update)
+        probes.leave(update)
+
+    def resumable(self, step: int) -> bool:
+        """Whether the weights before a step, with the records up to it, are all that the method needs to go on there."""
+        return True
+
+    def depart(self, tensors: list[Tensor], blocks: tuple[int, ...]) -> None:  # noqa: B027
+        """Called before each step, of a run or of its replay, while the weights are as the step before left them."""
 
     def begin(self) -> None:
         """Set what a method remembers to what it is before the first step; extended by methods that remember more."""

@@ -6,6 +6,7 @@ leaves no rounding behind, replaying gives the same bits as the run, without a s
 """
 
 import json
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -33,11 +34,12 @@ class StepRecord(NamedTuple):
 
     Args:
         step: number of the step, from 0.
-        projected_grads: (loss_plus - loss_minus) / (2 eps) of each sample, in loss per unit length along z.
+        projected_grads: the slope along each direction that was probed, in loss per unit length along z: of a sample, as
+            `Method.measure` has it.
         lrs: learning rate of each parameter group.
         weight_decays: weight decay of each parameter group.
         sigmas: what the method chose about its scales, empty if nothing.
-        losses: loss_plus and loss_minus of each sample, then the loss at the weights themselves if the method uses it.
+        losses: of each sample on each side that was probed, then at the weights themselves if the method uses that.
     """
 
     step: int
@@ -81,15 +83,15 @@ class Trajectory:
         return {name: value for name, value in vars(self).items() if name != "records"}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The records as arrays, one row a step."""
-        columns = list(zip(*self.records, strict=True)) or [[]] * len(StepRecord._fields)
-        return dict(zip(StepRecord._fields, (np.array(column) for column in columns), strict=True))
+        """The records as arrays, one row a step; shorter rows end with NaN."""
+        steps, *columns = list(zip(*self.records, strict=True)) or [[]] * len(StepRecord._fields)
+        return dict(zip(StepRecord._fields, (np.array(steps), *map(_table, columns)), strict=True))
 
     @staticmethod
     def records_from(arrays: dict[str, np.ndarray]) -> list[StepRecord]:
         missing = [()] * len(arrays["step"])  # by files that are older than the field
         rows = zip(*(np.asarray(arrays.get(name, missing)).tolist() for name in StepRecord._fields), strict=True)
-        return [StepRecord(int(step), *(tuple(values) for values in rest)) for step, *rest in rows]
+        return [StepRecord(int(step), *(tuple(x for x in values if x == x) for values in rest)) for step, *rest in rows]
 
     def check_complete(self) -> None:
         """Raise ValueError if the steps do not give the weights, since something else changed them."""
@@ -147,3 +149,8 @@ class Trajectory:
 
     def extend(self, records: Iterable[StepRecord]) -> None:
         self.records.extend(records)
+
+
+def _table(column: Sequence[tuple[float, ...]]) -> np.ndarray:
+    width = max(map(len, column), default=0)
+    return np.array([(*row, *[math.nan] * (width - len(row))) for row in column])

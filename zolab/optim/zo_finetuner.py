@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from zolab.optim.base import ZeroOrderOptimizer
+from zolab.optim.probing import Probes
 from zolab.optim.trajectory import StepRecord
 from zolab.pertnn import PertNN, features
 from zolab.pertnn.card import check_same_blocks
 from zolab.probe.blocks import budget_factor, mean_and_variance, moments, split
-from zolab.probe.in_place import MomentsUpdate, Perturbation, Update
-from zolab.probe.through import ModuleProbe
+from zolab.probe.in_place import MomentsUpdate, Update
 
 
 class ZOFineTuner(ZeroOrderOptimizer):
@@ -160,8 +160,8 @@ class ZOFineTuner(ZeroOrderOptimizer):
     def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update:
         return self.against(record, blocks, groups)
 
-    def leave(self, perturbation: Perturbation | ModuleProbe, update: Update | MomentsUpdate) -> None:
-        self.measured = perturbation.leave(update, measure=not self.freeze)
+    def leave(self, probes: Probes, update: Update | MomentsUpdate) -> None:
+        self.measured = probes.leave(update, measure=not self.freeze)
 
     def advance(self, record: StepRecord, tensors, blocks, groups) -> None:
         self.raw = record.sigmas

@@ -44,6 +44,8 @@ class ModelView:
         """Orders of calls that were seen to read no weight elsewhere."""
         self.lightened: dict[Owner, Owner] = {}
         """Owners without the weight that a direction of low rank lets them leave where it is."""
+        self.called: tuple[int, ...] = ()
+        """The order of the last evaluation's calls."""
 
     def fit(self, tensors: Sequence[Tensor]) -> "ModelView":
         """These, or new ones if the tensors or their owners are others than before.

@@ -112,14 +112,14 @@ class Through(ModuleProbe):
         """Around each call of a closure: see that every tensor was moved where it was read.
 
         Args:
-            watch: look out for tensors that are read elsewhere; done anyway at the second side, if the first side called
-                modules in an order that has not been watched yet.
+            watch: look out for tensors that are read elsewhere; done anyway if the evaluation before this one called modules
+                in an order that has not been watched yet. So a step that evaluates twice is watched before its update.
 
         Raises:
             ValueError: a tensor was read outside the call of its module, or not at all.
         """
         viewed = self.viewed
-        watch = watch or (self.side < 0 and tuple(self.calls) not in viewed.watched)
+        watch = watch or (bool(viewed.called) and viewed.called not in viewed.watched)
         self.calls = []
         self.watch = Watch(viewed.tensors, viewed.names, self._complain) if watch else None
         with self.watch or nullcontext():
@@ -130,8 +130,9 @@ class Through(ModuleProbe):
         if missing := [name for j, name in enumerate(viewed.names) if j not in reached]:
             more = f" (as none that owns {len(missing) - 1} others)" if len(missing) > 1 else ""
             raise ValueError(f"no module that owns {missing[0]} was called while the closure ran{more}; {REMEDY}.")
+        viewed.called = tuple(self.calls)
         if watch:
-            viewed.watched.add(tuple(self.calls))
+            viewed.watched.add(viewed.called)
 
     def _tidy(self) -> None:
         """Put modules right that an interrupt broke off."""

@@ -62,7 +62,7 @@ class Config:
     lr: float = option(3e-5, "learning rate, in weight units per unit of projected gradient")
     eps: float = option(1e-3, "finite-difference radius, in weight units")
     weight_decay: float = option(0.0, "decoupled weight decay, per unit of learning rate")
-    samples: int = option(1, "directions averaged in a step; each costs two forward passes")
+    samples: int = option(1, "directions averaged in a step, 1 for as many as the method has by itself")
     optim_args: str = option("", "the method's own settings, such as 'horizon=10, betas=(0.7, 0.9)'")
     tuning: str = option(
         "full",
@@ -127,6 +127,19 @@ def make_adapter(config: Config) -> "Adapter | None":
 
     told = f"tuning_args {shown(config.tuning_args)} do not fit {config.tuning}"
     return _made(ADAPTERS[config.tuning], config.tuning_args, told)
+
+
+def forwards(config: Config, steps: int, train: int) -> int:
+    """Forward passes, on a batch each, of a run's first steps.
+
+    Args:
+        config: of the run, valid.
+        steps: how many steps.
+        train: training examples of the run: all of them are the full batch of a method that needs one.
+    """
+    from zolab.optim import METHODS
+
+    return _fit(config, partial(METHODS[config.optimizer].forwards, steps, full=-(-train // config.batch_size)))
 
 
 def _fit(config: Config, method: Callable) -> Any:

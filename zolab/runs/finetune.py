@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
 from zolab.models import trained_weights
-from zolab.optim import METHODS, StepRecord
+from zolab.optim import StepRecord
 from zolab.records import environment, load_record, peak_memory, reset_peak_memory, save_record
 from zolab.records.log import RunLog
 from zolab.runs.checkpoints import Checkpoints
-from zolab.runs.config import OLDER, Config, make_optimizer, require
+from zolab.runs.config import OLDER, Config, forwards, make_optimizer, require
 from zolab.runs.events import RECORD, check_log
+from zolab.runs.full_batch import full_loss
 from zolab.runs.identity import check_same, identity
 from zolab.runs.objectives import check_objective, closure, rank
 from zolab.runs.tuning import discard_adapter, keep_adapter, load_tuned
@@ -205,10 +207,12 @@ class _Session:
     def _weights_at(self, step: int, records: list[StepRecord]) -> None:
         """Bring the base model to a step: from the last checkpoint before it, then by replay."""
         self.optimizer = make_optimizer(self.config, self.model.named_parameters())
+        data = self.tokenizer, self.examples.train, self.config
+        self.optimizer.full_batch = partial(full_loss, self.task, self.model, *data)
         for known in self.log.of("optimizer") or ([{"settings": {}}] if records else []):
             self.optimizer.rounding = known["settings"].get("rounding", "nearest")  # as runs did that are older than it
         self.scheduler = get_scheduler(self.config.schedule, self.optimizer, 0, self.config.steps)
-        saved = max((at for at in self.checkpoints.steps() if at <= step), default=0)
+        saved = max((at for at in self.checkpoints.steps() if at <= step and self.optimizer.resumable(at)), default=0)
         if saved:
             self.checkpoints.load(self.model, saved)
         self.optimizer.skip(records[:saved])
@@ -252,7 +256,7 @@ class _Session:
         return rank(self.config.objective, entry)
 
     def _forwards(self, step: int) -> int:
-        return METHODS[self.config.optimizer].forwards(self.config.samples) * step
+        return forwards(self.config, step, len(self.examples.train))
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.clock

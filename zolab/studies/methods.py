@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zolab.runs.config import require
+from zolab.runs.config import Config, require
 from zolab.studies.outcomes import Record
 from zolab.studies.plan import Plan, Prepared, check_plan, check_run, forwards
 
@@ -26,13 +26,18 @@ def check(plan: Plan) -> None:
     for task in plan.tasks:
         configs = {name: check_run(plan, task, own) for name, own in plan.methods.items()}
         passes = {name: forwards(config) for name, config in configs.items()}
-        a_step = {name: passes[name] // config.steps for name, config in configs.items()}
         few, many = min(passes, key=passes.__getitem__), max(passes, key=passes.__getitem__)
         require(
-            passes[many] - passes[few] < max(a_step.values()),  # the numbers of steps may not divide evenly
+            passes[many] - passes[few] < max(map(_a_step, configs.values())),  # the numbers of steps may not divide evenly
             f"on {task}, {many} takes {passes[many]:,} forward passes and {few} {passes[few]:,}: give all of them the same "
             "`forwards` (and `evaluations`) instead of steps, so that they can be compared.",
         )
+
+
+def _a_step(config: Config) -> int:
+    """Forward passes of a run's last step, or of one more if that takes more."""
+    before, last, after = (forwards(config, config.steps + more) for more in (-1, 0, 1))
+    return max(last - before, after - last)
 
 
 def names(plan: Plan) -> list[str]:

@@ -17,8 +17,10 @@ import importlib
 import json
 import math
 import os
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -195,28 +197,27 @@ def in_steps(settings: dict[str, Any]) -> dict[str, Any]:
     require(not both, f"forwards and {' and '.join(both)} are both given; leave out one of the two ways.")
     for name, value in (("forwards", budget), ("evaluations", evaluations)):
         require(type(value) is int and 1 <= value <= COUNT, f"{name} must be a whole number of at least 1, got {shown(value)}.")
-    optimizer, samples = settings.get("optimizer", Config.optimizer), settings.get("samples", Config.samples)
-    each = forwards_a_step(optimizer, samples)
-    require(budget >= each, f"forwards is {budget:,}, and a step of {optimizer} takes {each:,}; give more.")
-    steps = budget // each
+    passes = partial(forwards, configuration(settings))
+    steps = bisect_right(range(budget + 1), budget, key=passes) - 1
+    require(steps > 0, f"forwards is {budget:,}, and the first step takes {passes(1):,}; give more.")
     return {**settings, "steps": steps, "eval_every": max(1, steps // evaluations)}
 
 
-def forwards_a_step(optimizer: str, samples: int) -> int:
-    """Forward passes of a training step; a backward pass counts as two. Raises ValueError for a name that nothing has."""
-    from zolab.optim import METHODS
+def forwards(config: Config, steps: int | None = None) -> int:
+    """Forward passes of a run's training, or of its first steps; a backward pass counts as two.
+
+    Args:
+        config: of the run, valid.
+        steps: how many, all by default.
+    """
+    from zolab.runs import config as runs
     from zolab.runs.first_order import FIRST_ORDER, FORWARDS
+    from zolab.tasks import load_task
 
-    if optimizer in FIRST_ORDER:
-        return FORWARDS
-    require(optimizer in METHODS, f"unknown optimizer {shown(optimizer)}; choose {', '.join((*METHODS, *FIRST_ORDER))}.")
-    require(type(samples) is int and samples >= 1, f"samples must be a whole number of at least 1, got {shown(samples)}.")
-    return METHODS[optimizer].forwards(samples)
-
-
-def forwards(config: Config) -> int:
-    """Forward passes of a run's training."""
-    return config.steps * forwards_a_step(config.optimizer, config.samples)
+    steps = config.steps if steps is None else steps
+    if config.optimizer in FIRST_ORDER:
+        return FORWARDS * steps
+    return runs.forwards(config, steps, config.train or load_task(config.task).train)
 
 
 def configuration(settings: dict[str, Any]) -> Config:

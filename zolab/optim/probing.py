@@ -1,0 +1,94 @@
+"""How a step measures the loss: at the weights, on one side of them and on the other, along one direction after another."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from zolab.noise import Direction, GivenDirection
+from zolab.probe.in_place import MomentsUpdate, Perturbation, Update, apply
+from zolab.probe.through import ModuleProbe
+
+Closure = Callable[[], Tensor | float]
+
+
+class Measured(NamedTuple):
+    """What a step measured.
+
+    Args:
+        projected_grads: as `StepRecord` has them.
+        losses: likewise.
+        loss: the loss at the weights before the step, or what stands for it: a step returns it.
+        sigmas: likewise, if the method chose them by these losses.
+    """
+
+    projected_grads: list[float]
+    losses: list[float]
+    loss: float
+    sigmas: tuple[float, ...] | None = None
+
+
+class Probes:
+    """The losses of a step. If anything is raised inside the block, the weights are where they were.
+
+    Args:
+        tensors: the trained ones.
+        scales: eps sigma_j of each, as long as a probe is told no others.
+        closure: the step's own, as long as a probe is told no other.
+        perturb: makes a perturbation from a direction and scales.
+        evaluate: takes a closure and what has to be around its call, and returns the loss.
+    """
+
+    def __init__(
+        self,
+        tensors: list[Tensor],
+        scales: list[float],
+        closure: Closure,
+        perturb: Callable[[Direction | GivenDirection, list[float]], Perturbation | ModuleProbe],
+        evaluate: Callable[[Closure, AbstractContextManager], float],
+    ):
+        self.tensors, self.scales, self.closure, self.perturb, self.evaluate = tensors, scales, closure, perturb, evaluate
+        self.moved: Perturbation | ModuleProbe | None = None
+        """What the weights are moved by now."""
+
+    def __enter__(self) -> "Probes":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+        if kind is not None:
+            self.back()
+
+    def centre(self, closure: Closure | None = None) -> float:
+        """The loss at the weights themselves."""
+        self.back()
+        return self.evaluate(closure or self.closure, nullcontext())
+
+    def plus(
+        self, direction: Direction | GivenDirection, closure: Closure | None = None, scales: list[float] | None = None
+    ) -> float:
+        """The loss on one side, at w + eps sigma z, where the weights stay until they are moved on."""
+        self.back()
+        self.moved = moved = self.perturb(direction, self.scales if scales is None else scales)
+        moved.plus()
+        return self.evaluate(closure or self.closure, moved.evaluated())
+
+    def both(self, direction: Direction | GivenDirection, closure: Closure | None = None) -> tuple[float, float]:
+        """The losses on both sides, at w + eps sigma z and w - eps sigma z, where the weights stay."""
+        plus = self.plus(direction, closure)
+        assert self.moved is not None, "by plus"
+        self.moved.minus()
+        return plus, self.evaluate(closure or self.closure, self.moved.evaluated())
+
+    def back(self) -> None:
+        """Move the weights back to w."""
+        if self.moved is not None:
+            self.moved.leave()
+            self.moved = None
+
+    def leave(self, update: Update | MomentsUpdate, *, measure: bool = False) -> np.ndarray | None:
+        """Move back and apply the update in the same pass; `measure` and the result are those of `Perturbation.leave`."""
+        if self.moved is None:
+            return apply(self.tensors, update, measure=measure)
+        return self.moved.leave(update, measure=measure)

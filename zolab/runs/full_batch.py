@@ -1,0 +1,19 @@
+"""The loss over all training examples, for methods that need more than a batch."""
+
+import math
+from collections.abc import Sequence
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from zolab.runs.config import Config
+from zolab.tasks import Example, Task
+
+
+def full_loss(
+    task: Task, model: nn.Module, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], config: Config
+) -> float:
+    """The mean loss over examples, in the memory of a batch: one forward pass for each `config.batch_size` of them."""
+    parts = [examples[i : i + config.batch_size] for i in range(0, len(examples), config.batch_size)]
+    losses = [float(task.loss(model, task.encode(tokenizer, part).to(config.device))) for part in parts]
+    return math.fsum(len(part) * loss for part, loss in zip(parts, losses, strict=True)) / len(examples)
