@@ -18,10 +18,14 @@ def run(options: argparse.Namespace) -> None:
     from zolab.records.files import check_new, new_folder
     from zolab.runs.events import RECORD
     from zolab.runs.identity import check_same, identity_of_model
+    from zolab.runs.names import FIRST_ORDER_NAMES
 
     record = load_record(options.run / "record.json", RECORD)
     check_new(options.out)
     config = record["config"]
+    if config.get("optimizer") in FIRST_ORDER_NAMES:
+        kept = f"the weights of its best step are in {options.run}, weights-{record['result']['best_step']}.safetensors"
+        raise ValueError(f"{options.run} is a first-order run, which keeps no trajectory to replay; {kept}.")
     trajectory = Trajectory.load(options.run / "trajectory.npz")
     taken = [list(step.projected_grads) for step in trajectory.records]
     if taken != [step["projected_grads"] for step in record["steps"][: len(taken)]]:

@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from zolab.runs.names import DTYPE_NAMES, METHOD_NAMES, TASK_NAMES
+from zolab.runs.names import DTYPE_NAMES, FIRST_ORDER_NAMES, METHOD_NAMES, TASK_NAMES
 
 if TYPE_CHECKING:  # the command line's --help reads this file, and torch takes seconds
-    from zolab.optim import ZeroOrderOptimizer
+    from torch import nn
 
-SCHEDULES = ("constant", "linear", "cosine")
+    from zolab.optim import ZeroOrderOptimizer
+    from zolab.runs.first_order import FirstOrder
+
+SCHEDULES = ("constant", "linear", "cosine", "warmup")
 PROBES = ("auto", "in_place", "through")
 COUNT = 10**9  # of what is done one after the other
 LARGEST = 1.7e308  # about what a float holds
@@ -49,13 +52,17 @@ class Config:
 
     model: str = option("smollm2-135m", "embedded name, local folder or Hub id of the model")
     task: str = option("rotten_tomatoes", f"name of the task: {', '.join(TASK_NAMES)}")
-    optimizer: str = option("mezo", "name of the optimizer", METHOD_NAMES)
+    optimizer: str = option("mezo", "name of the optimizer", METHOD_NAMES + FIRST_ORDER_NAMES)
     lr: float = option(3e-5, "learning rate, in weight units per unit of projected gradient")
     eps: float = option(1e-3, "finite-difference radius, in weight units")
     weight_decay: float = option(0.0, "decoupled weight decay, per unit of learning rate")
     samples: int = option(1, "directions averaged in a step; each costs two forward passes")
     optim_args: str = option("", "the method's own settings, such as 'horizon=10, betas=(0.7, 0.9)'")
-    schedule: str = option("constant", "learning-rate schedule over the steps", SCHEDULES)
+    schedule: str = option(
+        "",
+        "learning-rate schedule; by default constant, and for first-order methods warmup: 20 steps up, then linearly to zero",
+        SCHEDULES,
+    )
     steps: int = option(1000, "optimizer steps")
     batch_size: int = option(16, "examples in a batch")
     train: int | None = option(None, "training examples (of each class for masked models), by default the papers' number")
@@ -75,28 +82,63 @@ class Config:
         "ones while it runs, auto is through on a GPU and in half precision, where it is better; the result is the same",
     )
 
+    def __post_init__(self):
+        if not self.schedule:
+            object.__setattr__(self, "schedule", "warmup" if self.first_order else "constant")
+
+    @property
+    def first_order(self) -> bool:
+        """Whether the optimizer takes gradients."""
+        return self.optimizer in FIRST_ORDER_NAMES
+
     def validate(self) -> None:
         """Raise ValueError, naming the option, unless every value makes sense."""
-        from zolab.optim import METHODS
-
         check_types(self)
         check_ranges(self)
         require(self.schedule in SCHEDULES, f"unknown schedule {shown(self.schedule)}; choose {', '.join(SCHEDULES)}.")
         require(self.probe in PROBES, f"unknown probe {shown(self.probe)}; choose {', '.join(PROBES)}.")
-        require(self.optimizer in METHODS, f"unknown optimizer {shown(self.optimizer)}; choose {', '.join(METHODS)}.")
-        _fit(self, METHODS[self.optimizer].try_settings)
+        names = METHOD_NAMES + FIRST_ORDER_NAMES
+        require(self.optimizer in names, f"unknown optimizer {shown(self.optimizer)}; choose {', '.join(names)}.")
+        for name in ("eps", "samples", "probe", "checkpoint_every") if self.first_order else ():
+            usual = type(self).__dataclass_fields__[name].default
+            told = f"{name} is a setting of zeroth-order methods, and {self.optimizer} takes gradients"
+            own = "; Adam's own eps is one of optim_args" if name == "eps" else ""
+            require(getattr(self, name) == usual, f"{told}: leave it at {usual}{own}.")
+        _fit(self)
 
 
-def make_optimizer(config: Config, params: Iterable) -> "ZeroOrderOptimizer":
-    """The optimizer that a configuration asks for. Raises ValueError if it does not take the settings."""
+def make_optimizer(config: Config, model: "nn.Module") -> "ZeroOrderOptimizer | FirstOrder":
+    """The optimizer of a model that a configuration asks for. Raises ValueError if it does not take the settings."""
+    return _fit(config, model)
+
+
+def forwards_a_step(config: Config) -> int:
+    """Forward passes of a step; a backward pass counts as two, one that makes activations again as three."""
     from zolab.optim import METHODS
 
-    return _fit(config, partial(METHODS[config.optimizer], params))
+    if not config.first_order:
+        return METHODS[config.optimizer].forwards(config.samples)
+    from zolab.runs.first_order import FIRST_ORDER, FirstOrder
+
+    return FirstOrder.forwards(**{**FIRST_ORDER[config.optimizer], **_own_settings(config.optim_args)})
 
 
-def _fit(config: Config, method: Callable) -> Any:
+def _method(config: Config, model: "nn.Module | None") -> Callable:
+    """What makes the optimizer of a model from its settings, or tries them if there is no model yet."""
+    from zolab.optim import METHODS
+
+    if config.first_order:
+        from zolab.runs.first_order import first_order
+
+        return partial(first_order, config.optimizer, model)
+    method = METHODS[config.optimizer]
+    return method.try_settings if model is None else partial(method, model.named_parameters())
+
+
+def _fit(config: Config, model: "nn.Module | None" = None) -> Any:
     """Call a method with the settings of a configuration."""
-    settings = {name: getattr(config, name) for name in ("lr", "eps", "weight_decay", "seed")}
+    names = ("lr", "weight_decay") if config.first_order else ("lr", "eps", "weight_decay", "seed")
+    settings = {name: getattr(config, name) for name in names}
     if config.samples > 1:
         settings["samples"] = config.samples
     told = f"optim_args {shown(config.optim_args)} do not fit {config.optimizer}"
@@ -105,7 +147,7 @@ def _fit(config: Config, method: Callable) -> Any:
     except ValueError as error:
         raise ValueError(f"{told}: write name=value, ... ({error}).") from error
     try:
-        return method(**settings, **own)
+        return _method(config, model)(**settings, **own)
     except (TypeError, LookupError, ArithmeticError, AttributeError) as error:  # at values of other types than it takes
         raise ValueError(f"{told} ({str(error)[:200]}).") from error
     except ValueError as error:

@@ -16,11 +16,11 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from zolab.runs.config import Config, require, shown
+from zolab.runs.config import Config, forwards_a_step, require, shown
 from zolab.studies.reading import check_named, check_option, check_values, read_yaml
 
 STUDIES = {
@@ -178,28 +178,19 @@ def check_run(plan: Plan, task: str, own: dict[str, Any]) -> Config:
 
 
 def forwards(config: Config) -> int:
-    """Forward passes of a run's training; a backward pass counts as two."""
-    from zolab.optim import METHODS
-    from zolab.runs.first_order import FIRST_ORDER, FORWARDS
-
-    return config.steps * (FORWARDS if config.optimizer in FIRST_ORDER else METHODS[config.optimizer].forwards(config.samples))
+    """Forward passes of a run's training, as `zolab.runs.config.forwards_a_step` counts them."""
+    return config.steps * forwards_a_step(config)
 
 
 def configuration(settings: dict[str, Any]) -> Config:
-    """A checked configuration from settings; those of first-order methods are checked as MeZO's are.
-
-    Raises:
-        ValueError: a setting is wrong.
-    """
-    from zolab.runs.first_order import FIRST_ORDER
+    """A checked configuration from settings. Raises ValueError if one is wrong."""
     from zolab.tasks import load_task
 
     try:
         config = Config(**settings)
     except TypeError as error:
         raise ValueError(f"{shown(settings.get('task'))}: these settings are not a configuration ({error}).") from error
-    checked = replace(config, optimizer="mezo") if config.optimizer in FIRST_ORDER else config
-    checked.validate()
+    config.validate()
     load_task(config.task)
     return config
 
