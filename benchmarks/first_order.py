@@ -33,7 +33,8 @@ WAYS = {
 
 def measured(way, options):
     """Seconds of each step, and bytes, of one way in this process."""
-    config = Config(options.model, options.task, lr=1e-6, batch_size=options.batch, **WAYS[way])
+    where = {"dtype": options.dtype, "device": options.device}
+    config = Config(options.model, options.task, lr=1e-6, batch_size=options.batch, **where, **WAYS[way])
     task, (model, tokenizer) = load_task(config.task), load_model(config.model, options.dtype, options.device)
     examples = task.sample(0, options.batch * (options.steps + 1), 1, 1).train
     batches = [

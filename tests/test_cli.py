@@ -174,6 +174,7 @@ def test_listed_names_are_those_of_the_tables():
         (["evaluate", "--task", "sst2", "sst2"], 1, "--task names a task twice"),
         (["evaluate", "--data-seed=-1"], 1, "data_seed must be at least 0"),
         (["replay", "nowhere", "--out=x"], 1, "there is no nowhere/record.json"),
+        (["verify", "nowhere"], 1, "not as recorded: nowhere, refused: there is no nowhere/record.json"),
         (["metatrain", "--out=x", "--period=0"], 1, "period must be at least 1"),
         (["evolve", "--out=x", "--tasks=a,,b"], 1, "tasks 'a,,b' names an empty task"),
         (["measure", "--record=r.json", "--probes=0"], 1, "probes must be at least 1, got 0"),
@@ -311,7 +312,7 @@ def test_a_module_run_is_the_same_program():
     )
 
 
-RUNNING = ("finetune", "evaluate", "replay", "metatrain", "evolve", "measure")  # in this order: replay needs a run
+RUNNING = ("finetune", "evaluate", "replay", "verify", "metatrain", "evolve", "measure")  # in this order: replay needs a run
 
 
 @pytest.mark.slow

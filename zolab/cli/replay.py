@@ -13,23 +13,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from zolab.models import load_model
-    from zolab.optim import Trajectory, replay
-    from zolab.records import load_record
+    from zolab.optim import replay
     from zolab.records.files import check_new, new_folder
-    from zolab.runs.events import RECORD
     from zolab.runs.identity import check_same, identity_of_model
-    from zolab.runs.names import FIRST_ORDER_NAMES
+    from zolab.runs.verify import finished
 
-    record = load_record(options.run / "record.json", RECORD)
+    record, trajectory = finished(options.run)
     check_new(options.out)
     config = record["config"]
-    if config.get("optimizer") in FIRST_ORDER_NAMES:
-        kept = f"the weights of its best step are in {options.run}, weights-{record['result']['best_step']}.safetensors"
-        raise ValueError(f"{options.run} is a first-order run, which keeps no trajectory to replay; {kept}.")
-    trajectory = Trajectory.load(options.run / "trajectory.npz")
-    taken = [list(step.projected_grads) for step in trajectory.records]
-    if taken != [step["projected_grads"] for step in record["steps"][: len(taken)]]:
-        raise ValueError(f"{options.run / 'trajectory.npz'} is not of the run that record.json tells of; restore one of them.")
     model, tokenizer = load_model(config["model"], config["dtype"], config["device"])
     check_same(identity_of_model(model), record, options.run, "bring that one back")
     replay(model, trajectory)

@@ -21,7 +21,7 @@ EVENTS = {
     "end": {"best_step": int},
 }
 SPLIT = {"before": EVALUATION, "after": EVALUATION}
-RESULT = {"best_step": int, "steps": int, "forwards": int, "dev": EVALUATION, "train": SPLIT, "test": SPLIT}
+RESULT = {"best_step": int, "steps": int, "forwards": int, "dev": EVALUATION, "train": SPLIT, "test": SPLIT, "weights?": str}
 RECORD = {
     "config": {"model": str, "dtype": str, "device": str},
     "steps": [{"projected_grads": [NUMBER], "loss": NUMBER}],
@@ -64,12 +64,13 @@ def best_of(log: RunLog) -> dict[str, Any]:
     return min((entry for entry in log.of("evaluation") if entry["split"] == "dev"), key=lambda entry: entry["loss"])
 
 
-def record_of(log: RunLog, forwards: int) -> dict[str, Any]:
+def record_of(log: RunLog, forwards: int, weights: str) -> dict[str, Any]:
     """The record that a log tells of. All but `timing` is the same whatever sessions ran the configuration to its end.
 
     Args:
         log: of a run that took its last step and was evaluated after it.
         forwards: forward passes of all steps.
+        weights: digest of the weights of the best step, as `zolab.models.fingerprint` gives it.
     """
     steps, evaluations = ([plain(entry) for entry in log.of(event)] for event in ("step", "evaluation"))
     best = plain(best_of(log))
@@ -77,6 +78,7 @@ def record_of(log: RunLog, forwards: int) -> dict[str, Any]:
     for split in ("train", "test"):
         seen = [entry for entry in evaluations if entry["split"] == split]
         result[split] = {"before": seen[0], "after": seen[-1]}
+    result["weights"] = weights
     times = log.of("time")
     timing = {
         "seconds": [round(entry["seconds"], 3) for entry in times],

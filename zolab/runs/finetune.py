@@ -22,7 +22,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from zolab.models import load_model
+from zolab.models import fingerprint, load_model
 from zolab.optim import StepRecord, ZeroOrderOptimizer
 from zolab.records import environment, load_record, peak_memory, reset_peak_memory, save_record
 from zolab.records.log import RunLog
@@ -192,7 +192,7 @@ class _Session:
         self.log.append("end", best_step=best_step)
 
     def _record(self) -> dict[str, Any]:
-        return record_of(self.log, self._forwards(len(self.log.of("step"))))
+        return record_of(self.log, self._forwards(len(self.log.of("step"))), fingerprint(self.model))
 
     def _save_trajectory(self) -> None:
         if not self.config.first_order:
