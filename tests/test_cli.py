@@ -18,7 +18,7 @@ from zolab.cli.errors import reported
 from zolab.cli.parser import Parser, add_settings, parser_of, sentence_of, settings_of
 from zolab.l2l.config import BUDGET_NAMES, OUTER_NAMES, RULE_NAMES, EvolveConfig, MetaConfig
 from zolab.runs.config import Config, option
-from zolab.runs.names import DTYPE_NAMES, METHOD_NAMES, TASK_NAMES
+from zolab.runs.names import DTYPE_NAMES, FIRST_ORDER_NAMES, METHOD_NAMES, TASK_NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "numpy", "numba", "transformers", "datasets", "scipy", "pandas", "matplotlib", "huggingface_hub")
@@ -138,12 +138,13 @@ def test_listed_names_are_those_of_the_tables():
     from zolab.l2l.train import OUTER, RULES
     from zolab.models import DTYPES, SHIPPED
     from zolab.pertnn import BUDGETS
+    from zolab.runs.first_order import FIRST_ORDER
     from zolab.studies import shipped
     from zolab.tasks import TASKS
     from zolab.tiny_reviews.make import MAKERS
     from zolab.tiny_reviews.recipe import RECIPES
 
-    assert tuple(METHODS) == METHOD_NAMES
+    assert (tuple(METHODS), tuple(FIRST_ORDER)) == (METHOD_NAMES, FIRST_ORDER_NAMES)
     assert tuple(TASKS) == TASK_NAMES
     assert tuple(DTYPES) == DTYPE_NAMES
     assert (tuple(RULES), tuple(OUTER)) == (RULE_NAMES, OUTER_NAMES)
@@ -173,6 +174,7 @@ def test_listed_names_are_those_of_the_tables():
         (["evaluate", "--task", "sst2", "sst2"], 1, "--task names a task twice"),
         (["evaluate", "--data-seed=-1"], 1, "data_seed must be at least 0"),
         (["replay", "nowhere", "--out=x"], 1, "there is no nowhere/record.json"),
+        (["verify", "nowhere"], 1, "not as recorded: nowhere, refused: there is no nowhere/record.json"),
         (["metatrain", "--out=x", "--period=0"], 1, "period must be at least 1"),
         (["evolve", "--out=x", "--tasks=a,,b"], 1, "tasks 'a,,b' names an empty task"),
         (["measure", "--record=r.json", "--probes=0"], 1, "probes must be at least 1, got 0"),
@@ -310,7 +312,7 @@ def test_a_module_run_is_the_same_program():
     )
 
 
-RUNNING = ("finetune", "evaluate", "replay", "metatrain", "evolve", "measure")  # in this order: replay needs a run
+RUNNING = ("finetune", "evaluate", "replay", "verify", "metatrain", "evolve", "measure")  # in this order: replay needs a run
 
 
 @pytest.mark.slow

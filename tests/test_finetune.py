@@ -249,7 +249,7 @@ def test_an_unwritable_folder_is_reported_at_the_start(tmp_path):
         ({"task": "nope"}, "unknown task 'nope'"),
         ({"dtype": "int4"}, "int4"),
         ({"device": "abacus"}, "abacus"),
-        ({"optimizer": "adam"}, "unknown optimizer 'adam'; choose mezo"),
+        ({"optimizer": "adamw"}, "unknown optimizer 'adamw'; choose mezo"),
         ({"schedule": "wavy"}, "unknown schedule 'wavy'"),
         ({"eps": 0.0}, "eps must be > 0"),
         ({"lr": -1.0}, "lr must be at least 0"),

@@ -10,6 +10,7 @@ COMMANDS = (
     "finetune",
     "evaluate",
     "replay",
+    "verify",
     "study",
     "metatrain",
     "evolve",

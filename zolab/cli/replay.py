@@ -14,22 +14,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from zolab.models import save_adapter
-    from zolab.optim import Trajectory, replay
-    from zolab.records import load_record
+    from zolab.optim import replay
     from zolab.records.files import check_new, new_folder
     from zolab.runs.config import Config
-    from zolab.runs.events import RECORD
     from zolab.runs.identity import check_same, identity_of_model
     from zolab.runs.tuning import load_tuned
+    from zolab.runs.verify import finished
 
-    record = load_record(options.run / "record.json", RECORD)
+    record, trajectory = finished(options.run)
     check_new(options.out)
     names = ("model", "dtype", "device", "seed", "tuning", "tuning_args")
     config = Config(**{name: record["config"][name] for name in names if name in record["config"]})
-    trajectory = Trajectory.load(options.run / "trajectory.npz")
-    taken = [list(step.projected_grads) for step in trajectory.records]
-    if taken != [step["projected_grads"] for step in record["steps"][: len(taken)]]:
-        raise ValueError(f"{options.run / 'trajectory.npz'} is not of the run that record.json tells of; restore one of them.")
     model, tokenizer = load_tuned(config)
     check_same(identity_of_model(model), record, options.run, "bring that one back")
     replay(model, trajectory)

@@ -50,6 +50,11 @@ def consumed(params: Sequence[Tensor], use: Callable[[int, Tensor], None]) -> It
             p.grad = gradient
 
 
+def recomputable(model: nn.Module) -> list[nn.Module]:
+    """The layers whose activations `recomputed` makes again: those that transformers marks for it."""
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
 @contextmanager
 def recomputed(model: nn.Module) -> Iterator[None]:
     """Inside the block, a backward pass makes each layer's activations again, from the layer's input, instead of keeping them.
@@ -60,7 +65,7 @@ def recomputed(model: nn.Module) -> Iterator[None]:
     Args:
         model: of transformers, where it marks layers that allow this; any other is left as it is.
     """
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    layers = recomputable(model)
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     try:

@@ -60,8 +60,8 @@ class Checkpoints:
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise OSError(
-                f"{self.folder} has {free / 1e9:.1f} GB free and checkpoints need {needed / 1e9:.1f} GB; free some space, "
-                "choose another folder, or set checkpoint_every to 0 and rely on the log."
+                f"{self.folder} has {free / 1e9:.1f} GB free and checkpoints need {needed / 1e9:.1f} GB; free some space or "
+                "choose another folder; zeroth-order runs with checkpoint_every 0 rely on their log alone."
             )
 
     def _all(self) -> list[int]:

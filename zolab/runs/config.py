@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from zolab.runs.names import DTYPE_NAMES, METHOD_NAMES, OWN_TASKS, TASK_NAMES
+from zolab.runs.names import DTYPE_NAMES, FIRST_ORDER_NAMES, METHOD_NAMES, OWN_TASKS, TASK_NAMES
 
 if TYPE_CHECKING:  # the command line's --help reads this file, and torch takes seconds
+    from torch import nn
+
     from zolab.models import Adapter
     from zolab.optim import ZeroOrderOptimizer
+    from zolab.runs.first_order import FirstOrder
 
-SCHEDULES = ("constant", "linear", "cosine")
+SCHEDULES = ("constant", "linear", "cosine", "warmup")
 PROBES = ("auto", "in_place", "through")
 TUNINGS = ("full", "lora", "prefix")
 # What settings stood at in runs that are older than these settings.
@@ -58,7 +61,7 @@ class Config:
         "what a step lowers, and a step is kept by: loss, or what the task's metric lacks to 1, accuracy or f1. Equal on both "
         "sides of a step, a metric says nothing about where to go: take a larger eps and batch_size for it",
     )
-    optimizer: str = option("mezo", "name of the optimizer", METHOD_NAMES)
+    optimizer: str = option("mezo", "name of the optimizer", METHOD_NAMES + FIRST_ORDER_NAMES)
     lr: float = option(3e-5, "learning rate, in weight units per unit of projected gradient")
     eps: float = option(1e-3, "finite-difference radius, in weight units")
     weight_decay: float = option(0.0, "decoupled weight decay, per unit of learning rate")
@@ -73,7 +76,11 @@ class Config:
     tuning_args: str = option(
         "", "the adapter's own settings, such as 'r=8, alpha=16, targets=[\"q_proj\", \"v_proj\"]' or 'tokens=5'"
     )
-    schedule: str = option("constant", "learning-rate schedule over the steps", SCHEDULES)
+    schedule: str = option(
+        "",
+        "learning-rate schedule; by default constant, and for first-order methods warmup: 20 steps up, then linearly to zero",
+        SCHEDULES,
+    )
     steps: int = option(1000, "optimizer steps")
     batch_size: int = option(16, "examples in a batch")
     train: int | None = option(None, "training examples (of each class for masked models), by default the papers' number")
@@ -93,25 +100,36 @@ class Config:
         "ones while it runs, auto is through on a GPU and in half precision, where it is better; the result is the same",
     )
 
+    def __post_init__(self):
+        if not self.schedule:
+            object.__setattr__(self, "schedule", "warmup" if self.first_order else "constant")
+
+    @property
+    def first_order(self) -> bool:
+        """Whether the optimizer takes gradients."""
+        return self.optimizer in FIRST_ORDER_NAMES
+
     def validate(self) -> None:
         """Raise ValueError, naming the option, unless every value makes sense."""
-        from zolab.optim import METHODS
-
         check_types(self)
         check_ranges(self)
         require(self.schedule in SCHEDULES, f"unknown schedule {shown(self.schedule)}; choose {', '.join(SCHEDULES)}.")
         require(self.probe in PROBES, f"unknown probe {shown(self.probe)}; choose {', '.join(PROBES)}.")
-        require(self.optimizer in METHODS, f"unknown optimizer {shown(self.optimizer)}; choose {', '.join(METHODS)}.")
+        names = METHOD_NAMES + FIRST_ORDER_NAMES
+        require(self.optimizer in names, f"unknown optimizer {shown(self.optimizer)}; choose {', '.join(names)}.")
+        for name in ("eps", "samples", "probe", "checkpoint_every") if self.first_order else ():
+            usual = type(self).__dataclass_fields__[name].default
+            told = f"{name} is a setting of zeroth-order methods, and {self.optimizer} takes gradients"
+            own = "; Adam's own eps is one of optim_args" if name == "eps" else ""
+            require(getattr(self, name) == usual, f"{told}: leave it at {usual}{own}.")
         require(self.tuning in TUNINGS, f"unknown tuning {shown(self.tuning)}; choose {', '.join(TUNINGS)}.")
         make_adapter(self)
-        _fit(self, METHODS[self.optimizer].try_settings)
+        _fit(self, _method(self))
 
 
-def make_optimizer(config: Config, params: Iterable) -> "ZeroOrderOptimizer":
-    """The optimizer that a configuration asks for. Raises ValueError if it does not take the settings."""
-    from zolab.optim import METHODS
-
-    return _fit(config, partial(METHODS[config.optimizer], params))
+def make_optimizer(config: Config, model: "nn.Module") -> "ZeroOrderOptimizer | FirstOrder":
+    """The optimizer of a model that a configuration asks for. Raises ValueError if it does not take the settings."""
+    return _fit(config, _method(config, model))
 
 
 def make_adapter(config: Config) -> "Adapter | None":
@@ -130,7 +148,7 @@ def make_adapter(config: Config) -> "Adapter | None":
 
 
 def forwards(config: Config, steps: int, train: int) -> int:
-    """Forward passes, on a batch each, of a run's first steps.
+    """Forward passes, on a batch each, of a run's first steps; a backward pass counts as two.
 
     Args:
         config: of the run, valid.
@@ -139,12 +157,29 @@ def forwards(config: Config, steps: int, train: int) -> int:
     """
     from zolab.optim import METHODS
 
+    if config.first_order:
+        from zolab.runs.first_order import FIRST_ORDER, FirstOrder
+
+        return steps * FirstOrder.forwards(**{**FIRST_ORDER[config.optimizer], **_own_settings(config.optim_args)})
     return _fit(config, partial(METHODS[config.optimizer].forwards, steps, full=-(-train // config.batch_size)))
+
+
+def _method(config: Config, model: "nn.Module | None" = None) -> Callable:
+    """What makes the optimizer of a model from its settings, or tries them if there is no model yet."""
+    from zolab.optim import METHODS
+
+    if config.first_order:
+        from zolab.runs.first_order import first_order
+
+        return partial(first_order, config.optimizer, model)
+    method = METHODS[config.optimizer]
+    return method.try_settings if model is None else partial(method, model.named_parameters())
 
 
 def _fit(config: Config, method: Callable) -> Any:
     """Call a method with the settings of a configuration."""
-    settings = {name: getattr(config, name) for name in ("lr", "eps", "weight_decay", "seed")}
+    names = ("lr", "weight_decay") if config.first_order else ("lr", "eps", "weight_decay", "seed")
+    settings = {name: getattr(config, name) for name in names}
     if config.samples > 1:
         settings["samples"] = config.samples
     told = f"optim_args {shown(config.optim_args)} do not fit {config.optimizer}"

@@ -1,8 +1,15 @@
 """The events of a run's log and the parts of its record that are read again."""
 
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+from zolab.optim import StepRecord
 from zolab.records.log import RunLog
 from zolab.records.shapes import NUMBER, check_events
-from zolab.runs.config import require
+from zolab.runs.config import OLDER, Config, require
+from zolab.runs.objectives import rank
 
 IDENTITY = {"base": str, "architecture?": str, "adapter?": str, "tokenizer?": str, "data?": {str: str}}
 
@@ -17,7 +24,7 @@ EVENTS = {
     "end": {"best_step": int},
 }
 SPLIT = {"before": EVALUATION, "after": EVALUATION}
-RESULT = {"best_step": int, "steps": int, "forwards": int, "dev": EVALUATION, "train": SPLIT, "test": SPLIT}
+RESULT = {"best_step": int, "steps": int, "forwards": int, "dev": EVALUATION, "train": SPLIT, "test": SPLIT, "weights?": str}
 RECORD = {
     "config": {"model": str, "dtype": str, "device": str, "seed?": int, "tuning?": str, "tuning_args?": str},
     "trained?": int,
@@ -35,3 +42,67 @@ def check_log(log: RunLog) -> None:
     steps = len(log.of("step"))
     ends = all(0 <= event["best_step"] <= steps for event in log.of("end"))
     require(ends, f"{log.path} ends at a step that it does not have; restore it, or start afresh with --overwrite.")
+
+
+def same_configuration(config: Config, log: RunLog) -> Config:
+    """The configuration with which a run goes on: that of its log, if it has begun.
+
+    Raises:
+        ValueError: the log is of another configuration, whose differences the sentence names, or lacks its beginning.
+    """
+    require(not log.of("step") or bool(log.of("start")), f"{log.path} lacks its beginning; use --overwrite.")
+    for started in log.of("start"):
+        found = {**OLDER, **started["config"]}
+        if "probe" not in started["config"] and config.probe == "auto":
+            config = replace(config, probe="in_place")
+        wanted = asdict(config)
+        different = [name for name in wanted if wanted[name] != found.get(name)]
+        changes = ", ".join(f"{name} {found.get(name)!r} there, {wanted[name]!r} here" for name in different)
+        told = f"{log.path.parent} holds another run ({changes}); choose another folder, or overwrite it."
+        require(not different, told)
+    return config
+
+
+def best_of(log: RunLog) -> dict[str, Any]:
+    """The first of the best evaluations on dev."""
+    return min((entry for entry in log.of("evaluation") if entry["split"] == "dev"), key=rank_of(log))
+
+
+def rank_of(log: RunLog) -> Callable[[dict[str, Any]], tuple[float, ...]]:
+    """What orders evaluations, the best first, by the objective of a log's run."""
+    return partial(rank, {**OLDER, **log.of("start")[0]["config"]}["objective"])
+
+
+def record_of(log: RunLog, forwards: int, weights: str) -> dict[str, Any]:
+    """The record that a log tells of. All but `timing` is the same whatever sessions ran the configuration to its end.
+
+    Args:
+        log: of a run that took its last step and was evaluated after it.
+        forwards: forward passes of all steps.
+        weights: digest of the weights of the best step, as `zolab.models.fingerprint` gives it.
+    """
+    steps, evaluations = ([plain(entry) for entry in log.of(event)] for event in ("step", "evaluation"))
+    best = plain(best_of(log))
+    result: dict[str, Any] = {"best_step": best["step"], "dev": best, "steps": len(steps), "forwards": forwards}
+    for split in ("train", "test"):
+        seen = [entry for entry in evaluations if entry["split"] == split]
+        result[split] = {"before": seen[0], "after": seen[-1]}
+    result["weights"] = weights
+    times = log.of("time")
+    timing = {
+        "seconds": [round(entry["seconds"], 3) for entry in times],
+        "wall_seconds": times[-1]["seconds"],
+        "peak_bytes": max(entry["peak_bytes"] for entry in times),
+    }
+    return {**plain(log.of("start")[0]), "steps": steps, "evaluations": evaluations, "result": result, "timing": timing}
+
+
+def step_record(entry: dict[str, Any]) -> StepRecord:
+    """A step as the optimizer has it."""
+    values: Any = (tuple(entry[name]) if isinstance(entry[name], list) else entry[name] for name in StepRecord._fields)
+    return StepRecord(*values)
+
+
+def plain(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry of a log as a record has it."""
+    return {key: value for key, value in entry.items() if key != "event"}

@@ -1,15 +1,18 @@
-"""Fine-tune a model on a task with a zeroth-order optimizer: batches, evaluations, checkpoints, resume, run record.
+"""Fine-tune a model on a task: batches, evaluations, checkpoints, resume, run record.
 
 A run lives in a folder: `log.jsonl` (every event as it happens), `weights-N.safetensors` (optional checkpoints),
 `trajectory.npz` (the fine-tuned weights in a few kilobytes), `adapter` (if one is trained) and `record.json` (everything, at
 the end). Starting the same configuration again in the same folder goes on where it stopped, to the bit; a finished run is only
 read. Base model, tokenizer and examples must be what they were, to the bit.
+
+A first-order run has gradients, which are not in its log: it keeps `weights-N.safetensors` of its best step instead of a
+trajectory, and begins again when it was stopped.
 """
 
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,18 +21,19 @@ import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase, get_scheduler
+from transformers import PreTrainedTokenizerBase
 
-from zolab.models import trained_weights
-from zolab.optim import StepRecord
+from zolab.models import fingerprint, trained_weights
+from zolab.optim import StepRecord, ZeroOrderOptimizer
 from zolab.records import environment, load_record, peak_memory, reset_peak_memory, save_record
 from zolab.records.log import RunLog
 from zolab.runs.checkpoints import Checkpoints
-from zolab.runs.config import OLDER, Config, forwards, make_optimizer, require
-from zolab.runs.events import RECORD, check_log
+from zolab.runs.config import Config, forwards, make_optimizer, require
+from zolab.runs.events import RECORD, best_of, check_log, rank_of, record_of, same_configuration, step_record
 from zolab.runs.full_batch import full_loss
 from zolab.runs.identity import check_same, identity
-from zolab.runs.objectives import check_objective, closure, rank
+from zolab.runs.objectives import check_objective, closure
+from zolab.runs.schedules import scheduler
 from zolab.runs.tuning import discard_adapter, keep_adapter, load_tuned
 from zolab.tasks import Evaluation, Example, Splits, Task, cut, load_task
 
@@ -62,7 +66,7 @@ def finetune(config: Config, out: str | Path, *, overwrite: bool = False, progre
     """
     config.validate()
     task = load_task(config.task, config.autocast)
-    check_objective(config.objective, task)
+    check_objective(config.objective, task, gradient=config.first_order)
     log = RunLog(Path(out) / "log.jsonl", unread=overwrite)
     try:
         check_log(log)
@@ -77,15 +81,15 @@ class _Session:
     def __init__(self, config: Config, out: Path, task: Task, log: RunLog, overwrite: bool, progress: bool):
         self.config, self.out, self.task, self.log, self.progress = config, out, task, log, progress
         if not overwrite:
-            self._check_same_configuration()
+            self.config = config = same_configuration(config, log)
         self.examples = task.sample(config.data_seed, config.train, config.dev, config.test)
         require(
             config.batch_size <= len(self.examples.train),
             f"batch_size {config.batch_size} exceeds the {len(self.examples.train)} training examples of {config.task}.",
         )
         self.model, self.tokenizer = load_tuned(config)
-        make_optimizer(config, self.model.named_parameters())  # refused here, what does not fit this model costs nothing
-        if config.checkpoint_every:
+        make_optimizer(config, self.model)  # refused here, what does not fit this model costs nothing
+        if config.checkpoint_every or config.first_order:
             self.checkpoints.check_space(self.model)
         self.identity = identity(self.model, self.tokenizer, self.examples._asdict())
         if overwrite:  # only now: a misspelt setting must not cost the earlier run
@@ -101,7 +105,7 @@ class _Session:
         else:
             self._rebuild(self.log.of("end")[0]["best_step"])
         if not (self.out / "trajectory.npz").exists():
-            self.optimizer.trajectory.save(self.out / "trajectory.npz")
+            self._save_trajectory()
         keep_adapter(self.model, self.out, self.config.model)
         if not (self.out / "record.json").exists():
             save_record(self._record(), self.out / "record.json")
@@ -109,6 +113,10 @@ class _Session:
 
     def _start(self) -> None:
         self._warm_up()  # before the log says that a run began: it may refuse
+        if self.config.first_order and self.log.of("step"):
+            if self.progress:
+                print("a first-order run was stopped here; its gradients are not in the log, so that it begins again")
+            self.log.clear()
         if not self.log.of("start"):
             shortened = {split: cut(self.task, self.tokenizer, drawn) for split, drawn in self.examples._asdict().items()}
             known = {**self.identity, "trained": trained_weights(self.model), "cut": shortened}
@@ -127,7 +135,7 @@ class _Session:
             self.task.loss(self.model, self.task.encode(self.tokenizer, self._batch(0)).to(self.config.device))
 
     def _train(self) -> None:
-        config, steps = self.config, [_step_record(entry) for entry in self.log.of("step")]
+        config, steps = self.config, [step_record(entry) for entry in self.log.of("step")]
         self._weights_at(len(steps), steps)
         self._check_same_optimizer()
         if len(steps) < config.steps:
@@ -138,6 +146,8 @@ class _Session:
             for step in range(len(steps), config.steps + 1):
                 if step % config.eval_every == 0 or step == config.steps:
                     bar.set_postfix_str(self._status(self._evaluate(step, "dev")))
+                    if config.first_order and step and self._best()["step"] == step:
+                        self.checkpoints.save(self.model, step, step)  # it cannot be replayed
                 if step == config.steps or self._out_of_patience(step):
                     break
                 if config.checkpoint_every and step and step % config.checkpoint_every == 0:
@@ -155,18 +165,20 @@ class _Session:
 
     def _choose_probe(self) -> None:
         """Look through the model where that is better, unless its weights are read elsewhere too."""
-        config = self.config
+        config, optimizer = self.config, self.optimizer
+        if not isinstance(optimizer, ZeroOrderOptimizer):
+            return
         better = config.dtype != "float32" or torch.device(config.device).type == "cuda"  # benchmarks.step measures both
         if config.probe == "in_place" or (config.probe == "auto" and not better):
             return
         batch = self.task.encode(self.tokenizer, self._batch(0)).to(config.device)
         try:
-            if viewed := self.optimizer.look_through(self.model).viewed:
+            if viewed := optimizer.look_through(self.model).viewed:
                 viewed.try_out(lambda: self.task.loss(self.model, batch))
         except (ValueError, RuntimeError):
             if config.probe == "through":
                 raise
-            self.optimizer.look_through(None)
+            optimizer.look_through(None)
 
     def _step(self, step: int) -> None:
         loss = self.optimizer.step(closure(self.config.objective, self.task, self.model, self.tokenizer, self._batch(step)))
@@ -181,37 +193,27 @@ class _Session:
             self._rebuild(best_step)
         self._evaluate(best_step, "train")
         self._evaluate(best_step, "test")
-        self.optimizer.trajectory.save(self.out / "trajectory.npz")
+        self._save_trajectory()
         self.log.append("time", seconds=self._seconds(), peak_bytes=peak)
         save_record(self._record(), self.out / "record.json")
         self.log.append("end", best_step=best_step)
 
     def _record(self) -> dict[str, Any]:
-        """Everything but `timing` is the same for every machine session that ran the configuration to its end."""
-        start = {key: value for key, value in self.log.of("start")[0].items() if key != "event"}
-        steps = [_without_event(entry) for entry in self.log.of("step")]
-        evaluations = [_without_event(entry) for entry in self.log.of("evaluation")]
-        best = _without_event(self._best())
-        result = {"best_step": best["step"], "dev": best, "steps": len(steps), "forwards": self._forwards(len(steps))}
-        for split in ("train", "test"):
-            seen = [entry for entry in evaluations if entry["split"] == split]
-            result[split] = {"before": seen[0], "after": seen[-1]}
-        times = self.log.of("time")
-        timing = {
-            "seconds": [round(entry["seconds"], 3) for entry in times],
-            "wall_seconds": times[-1]["seconds"],
-            "peak_bytes": max(entry["peak_bytes"] for entry in times),
-        }
-        return {**start, "steps": steps, "evaluations": evaluations, "result": result, "timing": timing}
+        return record_of(self.log, self._forwards(len(self.log.of("step"))), fingerprint(self.model))
+
+    def _save_trajectory(self) -> None:
+        if not self.config.first_order:
+            self.optimizer.trajectory.save(self.out / "trajectory.npz")
 
     def _weights_at(self, step: int, records: list[StepRecord]) -> None:
         """Bring the base model to a step: from the last checkpoint before it, then by replay."""
-        self.optimizer = make_optimizer(self.config, self.model.named_parameters())
+        self.optimizer = make_optimizer(self.config, self.model)
         data = self.tokenizer, self.examples.train, self.config
-        self.optimizer.full_batch = partial(full_loss, self.task, self.model, *data)
+        if isinstance(self.optimizer, ZeroOrderOptimizer):
+            self.optimizer.full_batch = partial(full_loss, self.task, self.model, *data)
         for known in self.log.of("optimizer") or ([{"settings": {}}] if records else []):
             self.optimizer.rounding = known["settings"].get("rounding", "nearest")  # as runs did that are older than it
-        self.scheduler = get_scheduler(self.config.schedule, self.optimizer, 0, self.config.steps)
+        self.scheduler = scheduler(self.config.schedule, self.optimizer, self.config.steps)
         saved = max((at for at in self.checkpoints.steps() if at <= step and self.optimizer.resumable(at)), default=0)
         if saved:
             self.checkpoints.load(self.model, saved)
@@ -228,7 +230,7 @@ class _Session:
         for name in ("optimizer", "scheduler"):  # their memory goes before the next ones' comes
             vars(self).pop(name, None)
         self.model, _ = load_tuned(self.config)
-        self._weights_at(step, [_step_record(entry) for entry in self.log.of("step")])
+        self._weights_at(step, [step_record(entry) for entry in self.log.of("step")])
 
     def _batch(self, step: int) -> list[Example]:
         return batch_at(self.examples.train, self.config.batch_size, self.config.seed, step)
@@ -249,11 +251,7 @@ class _Session:
         return [entry for entry in self.log.of("evaluation") if entry["split"] == "dev"]
 
     def _best(self) -> dict[str, Any]:
-        """The first of the best evaluations on dev."""
-        return min(self._dev(), key=self._rank)
-
-    def _rank(self, entry: dict[str, Any]) -> tuple[float, ...]:
-        return rank(self.config.objective, entry)
+        return best_of(self.log)
 
     def _forwards(self, step: int) -> int:
         return forwards(self.config, step, len(self.examples.train))
@@ -263,23 +261,11 @@ class _Session:
 
     def _out_of_patience(self, step: int) -> bool:
         dev = [entry for entry in self._dev() if entry["step"] <= step]
-        since_best = len(dev) - 1 - dev.index(min(dev, key=self._rank))
+        since_best = len(dev) - 1 - dev.index(min(dev, key=rank_of(self.log)))
         return bool(self.config.patience) and since_best >= self.config.patience
 
     def _status(self, dev: Evaluation) -> str:
         return f"dev loss {dev.loss:.3f}, {self.task.metric} {100 * dev.metric:.1f} %"
-
-    def _check_same_configuration(self) -> None:
-        require(not self.log.of("step") or bool(self.log.of("start")), f"{self.log.path} lacks its beginning; use --overwrite.")
-        for started in self.log.of("start"):
-            found = {**OLDER, **started["config"]}
-            if "probe" not in started["config"] and self.config.probe == "auto":
-                self.config = replace(self.config, probe="in_place")
-            wanted = asdict(self.config)
-            different = [name for name in wanted if wanted[name] != found.get(name)]
-            if different:
-                changes = ", ".join(f"{name} {found.get(name)!r} there, {wanted[name]!r} here" for name in different)
-                raise ValueError(f"{self.out} holds another run ({changes}); choose another folder, or overwrite it.")
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -298,12 +284,3 @@ def batch_at(examples: list[Example], size: int, seed: int, step: int) -> list[E
     epoch, place = divmod(step, len(examples) // size)
     order = np.random.default_rng((seed, epoch)).permutation(len(examples))
     return [examples[i] for i in order[place * size : (place + 1) * size]]
-
-
-def _step_record(entry: dict[str, Any]) -> StepRecord:
-    values: Any = (tuple(entry[name]) if isinstance(entry[name], list) else entry[name] for name in StepRecord._fields)
-    return StepRecord(*values)
-
-
-def _without_event(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if key != "event"}

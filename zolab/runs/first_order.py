@@ -1,75 +1,167 @@
-"""Adam with gradients, on the same examples and with the same record as a zeroth-order run: what the latter is measured by."""
+"""First-order methods: SGD and Adam by backpropagation, in the least memory that each takes; what zeroth order is measured by.
 
-import time
-from dataclasses import asdict
-from pathlib import Path
+They are driven by the same loop as the zeroth-order methods. A step's record cannot give its change again, which came from
+gradients: such a run keeps the weights of its best step in a file, and no trajectory.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-from zolab.models import load_model
-from zolab.records import environment, load_record, peak_memory, reset_peak_memory, save_record
-from zolab.runs.config import Config, require
-from zolab.runs.finetune import batch_at
-from zolab.runs.identity import check_same, identity
-from zolab.tasks import load_task
+from zolab.models.gradients import consumed, recomputable, recomputed
+from zolab.optim import StepRecord, Trajectory
+from zolab.optim.checks import plain
 
-FIRST_ORDER = ("adam",)
-WARM_UP = 20  # steps
-FORWARDS = 3  # a forward and a backward pass take as long as three forward passes
+FIRST_ORDER: dict[str, dict[str, Any]] = {
+    "sgd": {"rule": torch.optim.SGD},
+    "adam": {"rule": torch.optim.Adam},
+    "sgd_checkpointed": {"rule": torch.optim.SGD, "recompute": True},
+    "sgd_fused": {"rule": torch.optim.SGD, "fused": True},
+}
+"""What each method's name stands for among the settings of `FirstOrder`; its own settings may add to that, or change it."""
 
 
-def first_order(config: Config, out: Path) -> dict[str, Any]:
-    """Run Adam in a folder; a finished run is only read, a stopped one begins again.
+class FirstOrder(torch.optim.Optimizer):
+    """A rule of `torch.optim` that is driven by a closure, as the zeroth-order optimizers are.
 
-    The learning rate rises over `WARM_UP` steps and falls linearly; the step with the lowest dev loss is tested.
+    Beside weights and activations, SGD holds all gradients at once, Adam two moments, too; the two switches are the known ways
+    to less. Weights of half precision take a step rounded to nearest, which loses most of a small one; float16 losses are not
+    scaled. An error or Ctrl-C in a fused step leaves the weights between two steps.
 
     Args:
-        config: its optimizer is one of `FIRST_ORDER`; its schedule, patience and checkpoints do not count.
-        out: the folder.
+        model: its parameters with `requires_grad` are trained.
+        rule: `torch.optim.SGD` or `torch.optim.Adam`.
+        lr: learning rate, >= 0, in weight units per unit of the rule's step; may follow a scheduler.
+        weight_decay: decoupled, >= 0: each step multiplies the weights by 1 - lr * weight_decay.
+        fused: a tensor takes its step inside the backward pass, as soon as its gradient is whole, and the gradient is freed:
+            they never exist together (LOMO, arXiv 2306.09782). Same bits, no clipping, which needs all of them.
+        recompute: keep only each layer's input for the backward pass, and make its activations again there (arXiv 1604.06174).
+            Same bits, one more forward pass.
+        own: further settings of the rule: `momentum` of SGD, `betas` and `eps` of Adam.
 
-    Returns:
-        The record, as that of `zolab.runs.finetune`; `forwards` counts `FORWARDS` for each step.
+    Raises:
+        ValueError: a setting is out of range, there is nothing to train, or no layer of the model can be recomputed.
+        TypeError: the rule has no such setting.
     """
-    path = out / "record.json"
-    out.mkdir(parents=True, exist_ok=True)
-    task, (model, tokenizer) = load_task(config.task, config.autocast), load_model(config.model, config.dtype, config.device)
-    examples = task.sample(config.data_seed, config.train, config.dev, config.test)
-    depends = identity(model, tokenizer, examples._asdict())
-    if path.exists():
-        record = load_record(path)
-        require(record["config"] == asdict(config), f"{out} holds another run; choose another folder.")
-        check_same(depends, record, out, "bring it back, or choose another folder")
-        return record
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
-    shape = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / WARM_UP, 1 - step / config.steps))
-    reset_peak_memory(config.device)
-    began, steps, evaluations = time.perf_counter(), [], []
 
-    def evaluate(step: int, split: str) -> dict[str, Any]:
-        found = task.evaluate(model, tokenizer, getattr(examples, split))
-        evaluations.append({"step": step, "split": split, "forwards": FORWARDS * step, **found._asdict()})
-        return evaluations[-1]
+    rounding = "nearest"
 
-    before, best, after = evaluate(0, "test"), evaluate(0, "dev"), None
-    for step in range(1, config.steps + 1):
-        batch = task.encode(tokenizer, batch_at(examples.train, config.batch_size, config.seed, step - 1)).to(config.device)
-        optimizer.zero_grad()
-        loss = task.loss(model, batch)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"step {step - 1}: the loss is {loss.item()}; lower lr.")
-        loss.backward()
-        optimizer.step()
-        shape.step()
-        steps.append({"step": step - 1, "loss": loss.item()})
-        if step % config.eval_every == 0 or step == config.steps:
-            dev = evaluate(step, "dev")
-            if dev["loss"] < best["loss"]:
-                best, after = dev, evaluate(step, "test")
-    result = {"best_step": best["step"], "dev": best, "steps": len(steps), "forwards": FORWARDS * len(steps)}
-    result["test"] = {"before": before, "after": after or before}
-    timing = {"wall_seconds": time.perf_counter() - began, "peak_bytes": peak_memory(config.device)}
-    record = {"config": asdict(config), **depends, **environment()}
-    record |= {"steps": steps, "evaluations": evaluations, "result": result, "timing": timing}
-    save_record(record, path)
-    return record
+    def __init__(
+        self,
+        model: nn.Module,
+        rule: Callable[..., torch.optim.Optimizer],
+        *,
+        lr: float,
+        weight_decay: float = 0.0,
+        fused: bool = False,
+        recompute: bool = False,
+        **own: Any,
+    ):
+        for name, value in (("fused", fused), ("recompute", recompute)):
+            if type(value) is not bool:
+                raise ValueError(f"{name} must be True or False, got {value!r}.")
+        if recompute and not recomputable(model):
+            raise ValueError(f"{type(model).__name__} marks no layers that can be recomputed; leave recompute out.")
+        params = [p for p in model.parameters() if p.requires_grad]
+        if not params:
+            raise ValueError("there is nothing to train: every parameter has requires_grad=False.")
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+        parts = [[p] for p in params] if fused else [params]
+        self.rules = [rule(part, lr=lr, foreach=False, **own) for part in parts]  # foreach would make copies of all tensors
+        self.model, self.fused, self.recompute, self.steps = model, fused, recompute, 0
+        settings = plain({"fused": fused, "recompute": recompute, **own})
+        # The steps as the log has them. Gradients changed the weights, not these records: they give nothing to replay.
+        self.trajectory = Trajectory(type(self.rules[0]).__name__, 0, 0.0, 1, settings, overwritten=0)
+
+    @staticmethod
+    def forwards(recompute: bool = False, **_: Any) -> int:
+        """Forward passes that a step counts as: the backward pass takes as long as two, recomputation makes one more."""
+        return 3 + recompute
+
+    def step(self, closure: Callable[[], Tensor | float]) -> float:  # pyrefly: ignore[bad-override]
+        """Step against the gradient of the loss.
+
+        Args:
+            closure: returns the loss of the current weights on this step's batch, one number with its graph; called once.
+
+        Returns:
+            The loss before the step.
+
+        Raises:
+            ValueError: the loss has no gradient.
+            FloatingPointError: the loss is NaN or infinite. Nothing has moved then.
+        """
+        with torch.enable_grad(), ExitStack() as around:
+            if self.recompute:
+                around.enter_context(recomputed(self.model))
+            loss = closure()
+            if not (isinstance(loss, Tensor) and loss.requires_grad):
+                raise ValueError("the loss has no gradient, which first-order methods need; use a zeroth-order one.")
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"step {self.steps}: the loss is {loss.item()}; lower lr.")
+            if self.fused:
+                around.enter_context(consumed(self.param_groups[0]["params"], self._arrived))
+            loss.backward()
+        if not self.fused:
+            self._take(self.rules[0])
+        group = self.param_groups[0]
+        rates = (float(group["lr"]),), (float(group["weight_decay"]),)
+        self.trajectory.records.append(StepRecord(self.steps, (), *rates))
+        self.steps += 1
+        return loss.item()
+
+    def skip(self, records: Iterable[StepRecord]) -> None:
+        """Take note of steps that the weights already contain, as after loading them."""
+        self.trajectory.extend(records)
+        self.steps = len(self.trajectory.records)
+
+    def replay(self, records: Iterable[StepRecord]) -> None:
+        """Raise ValueError if there are steps to be taken again: they cannot be."""
+        if list(records):
+            raise ValueError(
+                "the weights that a first-order run keeps in weights-STEP.safetensors are gone, and its steps cannot be "
+                "replayed; run it again with --overwrite."
+            )
+
+    def resumable(self, step: int) -> bool:
+        """Whether the weights after so many steps are enough to go on from: those that are kept, always."""
+        return True
+
+    def _arrived(self, j: int, gradient: Tensor) -> None:
+        """The gradient of a tensor is whole."""
+        self.param_groups[0]["params"][j].grad = gradient
+        self._take(self.rules[j])
+
+    @torch.no_grad()
+    def _take(self, rule: torch.optim.Optimizer) -> None:
+        """The step of a rule's tensors, whose gradients are freed."""
+        (group,), (mine,) = rule.param_groups, self.param_groups
+        group["lr"] = mine["lr"]
+        if mine["weight_decay"]:
+            for p in group["params"]:
+                p.mul_(1 - mine["lr"] * mine["weight_decay"])
+        rule.step()
+        rule.zero_grad()
+
+
+class _OneWeight(GradientCheckpointingLayer):
+    """Stands for a model that is not there yet."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+
+def first_order(name: str, model: nn.Module | None = None, **settings: Any) -> FirstOrder:
+    """The optimizer of a method's name. Raises what `FirstOrder` does.
+
+    Args:
+        name: of `FIRST_ORDER`.
+        model: what to train; without one, settings are tried before there is a model.
+        settings: of `FirstOrder`.
+    """
+    return FirstOrder(_OneWeight() if model is None else model, **{**FIRST_ORDER[name], **settings})

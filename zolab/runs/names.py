@@ -5,6 +5,8 @@ METHOD_NAMES = (
     *("mezo", "mezo_momentum", "mezo_adam", "mezo_switch", "adamezo", "meazo", "zo_adamu"),
     *("zo_sign_sgd", "hizoo", "lozo", "lozo_m", "fzoo", "mezo_svrg", "zo_finetuner"),
 )
+# Of `zolab.runs.first_order.FIRST_ORDER`.
+FIRST_ORDER_NAMES = ("sgd", "adam", "sgd_checkpointed", "sgd_fused")
 # Of `zolab.tasks.TASKS`.
 TASK_NAMES = (
     *("rotten_tomatoes", "rotten_tomatoes_short"),

@@ -7,7 +7,6 @@ from typing import Any
 from zolab.records.files import read_json, write_json
 from zolab.records.sealed import seal, unseal
 from zolab.records.shapes import check_shape
-from zolab.runs.config import Config
 from zolab.studies.outcomes import CELL
 from zolab.studies.plan import configuration
 
@@ -61,23 +60,18 @@ class Cell:
             found = unseal(read_json(path), str(path))
             check_shape(found, CELL, str(path))
             return found
+        from zolab.runs.finetune import finetune
+
         found: dict[str, Any] = {"task": self.task, "method": self.method, "lr": self.lr, "seed": self.seed}
         try:
-            found |= _outcome(_record(configuration(self.settings), path.parent))
+            found |= _outcome(finetune(configuration(self.settings), path.parent, progress=False).record)
         except FloatingPointError as error:
             found["diverged"] = str(error)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, seal(found), indent=None)
+        for weights in path.parent.glob("weights-*.safetensors"):  # of many runs they would fill the disk
+            weights.unlink()
         return found
-
-
-def _record(config: Config, folder: Path) -> dict[str, Any]:
-    from zolab.runs.finetune import finetune
-    from zolab.runs.first_order import FIRST_ORDER, first_order
-
-    if config.optimizer in FIRST_ORDER:
-        return first_order(config, folder)
-    return finetune(config, folder, progress=False).record
 
 
 def _outcome(record: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import math
 import os
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -211,22 +211,14 @@ def forwards(config: Config, steps: int | None = None) -> int:
         steps: how many, all by default.
     """
     from zolab.runs import config as runs
-    from zolab.runs.first_order import FIRST_ORDER, FORWARDS
     from zolab.tasks import load_task
 
     steps = config.steps if steps is None else steps
-    if config.optimizer in FIRST_ORDER:
-        return FORWARDS * steps
     return runs.forwards(config, steps, config.train or load_task(config.task).train)
 
 
 def configuration(settings: dict[str, Any]) -> Config:
-    """A checked configuration from settings; those of first-order methods are checked as MeZO's are.
-
-    Raises:
-        ValueError: a setting is wrong.
-    """
-    from zolab.runs.first_order import FIRST_ORDER
+    """A checked configuration from settings. Raises ValueError if one is wrong."""
     from zolab.runs.objectives import check_objective
     from zolab.tasks import Description, load_task
 
@@ -236,9 +228,8 @@ def configuration(settings: dict[str, Any]) -> Config:
         config = Config(**settings)
     except TypeError as error:
         raise ValueError(f"{shown(settings.get('task'))}: these settings are not a configuration ({error}).") from error
-    checked = replace(config, optimizer="mezo") if config.optimizer in FIRST_ORDER else config
-    checked.validate()
-    check_objective(config.objective, load_task(config.task), gradient=config.optimizer in FIRST_ORDER)
+    config.validate()
+    check_objective(config.objective, load_task(config.task), gradient=config.first_order)
     return config
 
 

@@ -14,7 +14,7 @@ import torch
 from zolab.studies.cells import Cell
 
 Tried = tuple[dict[str, Any] | None, str | None, float]
-PRELOADED = ["zolab.studies.workers", "zolab.runs.finetune", "zolab.runs.first_order"]
+PRELOADED = ["zolab.studies.workers", "zolab.runs.finetune"]
 
 
 def tried(cell: Cell, out: Path) -> Tried:

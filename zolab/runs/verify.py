@@ -1,0 +1,154 @@
+"""A finished run checked from its trajectory: the same weights once more, and the losses that its record claims for them."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from zolab.models import fingerprint
+from zolab.optim import Trajectory, replay
+from zolab.records import environment, load_record
+from zolab.runs.config import Config
+from zolab.runs.events import RECORD
+from zolab.runs.identity import check_same, identity
+from zolab.runs.tuning import load_tuned
+from zolab.tasks import Evaluation, Task, load_task
+
+TOLERANCE = {"float32": 1e-4, "float16": 2e-3, "bfloat16": 2e-2}
+"""How far a loss, in nats, may be from the recorded one on another machine, by what is computed in."""
+CLOSE = 0.02
+"""How far a metric, a fraction, may be from it there: an example whose candidates are nearly equal can go either way."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison.
+
+    Args:
+        name: of what is compared.
+        holds: whether it is as the record says; None where the record says nothing.
+        told: what was found, for people.
+    """
+
+    name: str
+    holds: bool | None
+    told: str
+
+
+def finished(folder: Path, trajectory: Path | None = None) -> tuple[dict[str, Any], Trajectory]:
+    """Record and trajectory of a finished run.
+
+    Args:
+        folder: of the run.
+        trajectory: its file, if it lies elsewhere.
+
+    Raises:
+        OSError: one of them is missing.
+        ValueError: one of them is damaged or was changed, they are not of the same run, or the run has no trajectory.
+    """
+    record = load_record(folder / "record.json", RECORD)
+    best = record["result"]["best_step"]
+    if Config(optimizer=record["config"].get("optimizer", "mezo")).first_order:
+        kept = f"the weights of its best step are in {folder}, weights-{best}.safetensors"
+        raise ValueError(f"{folder} is a first-order run, which keeps no trajectory to replay; {kept}.")
+    path = trajectory or folder / "trajectory.npz"
+    steps = Trajectory.load(path)
+    taken = [list(step.projected_grads) for step in steps.records]
+    if len(taken) != best or taken != [step["projected_grads"] for step in record["steps"][:best]]:
+        raise ValueError(f"{path} is not of the run that record.json tells of; restore one of them.")
+    return record, steps
+
+
+def verify(
+    folder: Path, trajectory: Path | None = None, curve: bool = False, tolerance: float | None = None
+) -> Iterator[Check]:
+    """Check a finished run; each check comes as soon as it is made.
+
+    Args:
+        folder: of the run.
+        trajectory: its file, if it lies elsewhere.
+        curve: evaluate on dev wherever the run did, up to its best step, instead of there alone.
+        tolerance: how far a loss may be from the recorded one, in nats; by default 0 with the run's processor, card, number of
+            threads and version of torch, and `TOLERANCE` otherwise. The run's number of threads is used if it can be.
+
+    Raises:
+        OSError, ValueError: as in `finished`, or base model, tokenizer or data are not the run's.
+        FloatingPointError: an evaluation has no finite loss.
+    """
+    record, steps = finished(folder, trajectory)
+    with _threads_of(record):
+        yield from _checks(folder, record, steps, curve, tolerance)
+
+
+def _checks(folder: Path, record: dict[str, Any], steps: Trajectory, curve: bool, tolerance: float | None) -> Iterator[Check]:
+    config, result = _configuration(record, folder), record["result"]
+    task: Task = load_task(config.task, config.autocast)
+    examples = task.sample(config.data_seed, config.train, config.dev, config.test)
+    model, tokenizer = load_tuned(config)
+    check_same(identity(model, tokenizer, examples._asdict()), record, folder, "bring it back")
+    allowed = tolerance
+    if allowed is None:
+        allowed = 0.0 if _same_place(record) else TOLERANCE["bfloat16" if config.autocast else config.dtype]
+    with torch.no_grad():  # the first pass of a process may differ in the last bit, as in the run itself
+        task.loss(model, task.encode(tokenizer, examples.train[: config.batch_size]).to(config.device))
+    optimizer = replay(model, replace(steps, records=[]))
+    dev = [e for e in record["evaluations"] if e["split"] == "dev" and e["step"] < result["best_step"]] if curve else []
+    for claimed in (*dev, result["dev"]):
+        optimizer.replay(steps.records[optimizer.steps : claimed["step"]])
+        found = task.evaluate(model, tokenizer, examples.dev)
+        yield _compared(f"dev, step {claimed['step']}", task, found, claimed, allowed)
+    yield _weights(model, result)
+    found = task.evaluate(model, tokenizer, examples.test)
+    yield _compared(f"test, step {result['best_step']}", task, found, result["test"]["after"], allowed)
+
+
+@contextmanager
+def _threads_of(record: dict[str, Any]) -> Iterator[None]:
+    """As many threads as the run had, on which last bits depend, where this machine has so many cores."""
+    before, wanted = torch.get_num_threads(), record.get("machine", {}).get("threads")
+    fits = type(wanted) is int and 0 < wanted <= (os.cpu_count() or 1)
+    torch.set_num_threads(wanted if fits else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _configuration(record: dict[str, Any], folder: Path) -> Config:
+    try:
+        config = Config(**record["config"])
+    except TypeError as error:
+        raise ValueError(f"the configuration of {folder} has settings that are not known here ({error}).") from error
+    config.validate()
+    return config
+
+
+def _same_place(record: dict[str, Any]) -> bool:
+    """Whether this process must give the bits that the run's gave."""
+    here = environment()
+    there, now = ({**e.get("machine", {}), **e.get("versions", {})} for e in (record, here))
+    return all(now[key] == there.get(key) for key in ("processor", "gpu", "threads", "torch"))
+
+
+def _weights(model: nn.Module, result: dict[str, Any]) -> Check:
+    found, claimed = fingerprint(model), result.get("weights")
+    steps = f"{result['best_step']} steps replayed, digest {found}"
+    if claimed is None:
+        return Check(
+            "weights", None, f"{steps}; the record is older than digests of weights, and holds none to compare it with"
+        )
+    return Check("weights", found == claimed, steps if found == claimed else f"{steps}, where the record says {claimed}")
+
+
+def _compared(name: str, task: Task, found: Evaluation, claimed: dict[str, Any], allowed: float) -> Check:
+    gap, far = abs(found.loss - claimed["loss"]), abs(found.metric - claimed["metric"])
+    holds = gap <= allowed and far <= (CLOSE if allowed else 0.0) and found.examples == claimed["examples"]
+    here = f"loss {found.loss:.6f}, {task.metric} {100 * found.metric:.1f} %, {found.examples} examples"
+    there = f"the record says {claimed['loss']:.6f}, {100 * claimed['metric']:.1f} %, {claimed['examples']}"
+    limit = f"allowed {allowed:g}" if allowed else "exactly" if holds else "allowed 0"
+    return Check(name, holds, f"{here}; {there} (difference {gap:.2g}, {limit})")
