@@ -20,6 +20,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
 from zolab.models import load_model
+from zolab.noise import LowRankDirection
 from zolab.optim import METHODS, StepRecord
 from zolab.records import environment, load_record, peak_memory, reset_peak_memory, save_record
 from zolab.records.log import RunLog
@@ -149,7 +150,8 @@ class _Session:
     def _choose_probe(self) -> None:
         """Look through the model where that is better, unless its weights are read elsewhere too."""
         config = self.config
-        better = config.dtype != "float32" or torch.device(config.device).type == "cuda"  # benchmarks.step measures both
+        low_rank = isinstance(self.optimizer.direction(0), LowRankDirection)  # benchmarks.step measures both
+        better = low_rank or config.dtype != "float32" or torch.device(config.device).type == "cuda"
         if config.probe == "in_place" or (config.probe == "auto" and not better):
             return
         batch = self.task.encode(self.tokenizer, self._batch(0)).to(config.device)
