@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -60,6 +61,8 @@ class GivenDirection:
     """
 
     values: Sequence[Tensor]
+    made: ClassVar[bool] = False
+    """Whether values are made when a kernel asks for them, and then take room until it is done."""
 
     def part(self, block: int, span: slice) -> Tensor:
         """The values of some elements of a flat block."""

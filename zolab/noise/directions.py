@@ -26,7 +26,8 @@ from zolab.noise.kernels import backend_for
 from zolab.noise.kernels.threefry import TILE
 
 SLICE = 1 << 20
-GIVEN = 1 << 23  # elements of a given direction that a kernel gets at once: on a GPU, where a piece is a whole tensor
+MADE = 1 << 18  # elements that are made at once: few enough for a cache
+MADE_ELSEWHERE = 1 << 23  # on a GPU, where a piece is a whole tensor, and each launch takes its time
 _INLINE = 1 << 20  # fewer elements take less time on one thread than waking others does
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 NOT_GIVEN = np.empty((0, 0), dtype=np.float32)
@@ -112,14 +113,16 @@ def chunks(tensors: Sequence[Tensor]) -> list[Chunk]:
 
 
 def cut(pieces: Sequence[Chunk], directions: Sequence[Direction | GivenDirection]) -> list[Chunk]:
-    """The pieces, shorter where directions are given and values may have to be made, which takes the room of a piece."""
-    if not any(isinstance(direction, GivenDirection) for direction in directions):
+    """The pieces, shorter where values are made for each, which takes its room in float32."""
+    if not any(isinstance(direction, GivenDirection) and direction.made for direction in directions):
         return list(pieces)
-    starts = [(piece, start) for piece in pieces for start in range(0, len(piece.data), GIVEN)]
-    return [
-        Chunk(piece.tensor, piece.kernels, piece.data[start : start + GIVEN], piece.tile + start // TILE)
-        for piece, start in starts
-    ]
+    shorter = []
+    for piece in pieces:
+        size = MADE if piece.kernels.THREADED else MADE_ELSEWHERE
+        for start in range(0, len(piece.data), size):
+            data, tile = piece.data[start : start + size], piece.tile + start // TILE
+            shorter.append(Chunk(piece.tensor, piece.kernels, data, tile))
+    return shorter
 
 
 def per_tensor(pieces: Sequence[Chunk], parts: np.ndarray | Sequence[Any], tensors: int) -> np.ndarray:

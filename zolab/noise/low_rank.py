@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,6 +37,7 @@ class LowRankDirection(GivenDirection):
     rank: int
     interval: int
     tensors: Sequence[Tensor] = field(compare=False, repr=False)
+    made: ClassVar[bool] = True
 
     def part(self, block: int, span: slice) -> Tensor:
         tensor = self.tensors[block]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -18,6 +19,7 @@ class MadeDirection(GivenDirection):
 
     values: Sequence[Tensor] = field(default=(), init=False)
     make: Callable[[int, slice], Tensor]
+    made: ClassVar[bool] = True
 
     def part(self, block: int, span: slice) -> Tensor:
         return self.make(block, span)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zolab.noise import Chunk, LowRankDirection, MadeDirection, Sources
+from zolab.noise import Chunk, Sources
 from zolab.noise.kernels.threefry import TILE
 from zolab.probe.owners import Owner
 from zolab.probe.scratch import Slot
@@ -43,7 +43,7 @@ def move_tiles(slot: Slot, tiles: np.ndarray, sources: Sources, scale: float) ->
 
     kernels = slot.part.pieces[0].kernels
     w, out = kernels.view(slot.part.weight.view(-1)), kernels.view(slot.views[0].view(-1))
-    if not any(isinstance(direction, (MadeDirection, LowRankDirection)) for direction in sources.directions):
+    if not any(direction.made for direction in sources.given):
         some(out, w, tiles, sources.at(Chunk(slot.part.number, kernels, w, 0)), scale)
         return
     for tile in tiles.tolist():  # one by one, since values for the whole tensor would take its memory

@@ -97,7 +97,8 @@ class Config:
     probe: str = option(
         "auto",
         "how a step sees moved weights: in_place moves the stored ones and takes them back, through lets each module see moved "
-        "ones while it runs, auto is through on a GPU and in half precision, where it is better; the result is the same",
+        "ones while it runs, auto is through on a GPU, in half precision and for lozo, where it is better; the result is the "
+        "same, of lozo up to rounding",
     )
 
     def __post_init__(self):
