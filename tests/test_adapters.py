@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from small import command, equal, maker
+from small import LOW_RANK, command, equal, maker
 from torch import nn
 
 from zolab import METHODS, MeZO, Trajectory
@@ -205,11 +205,14 @@ def test_every_method_on_both_probes_and_replayed(batch, adapter, name):
             optimizer.step(lambda model=model: task.loss(model, encoded))
         walked.append(trained(model))
         assert equal(frozen, [p for p in model.parameters() if not p.requires_grad])
-    assert equal(*walked)
+    if name in LOW_RANK:
+        torch.testing.assert_close(*walked, atol=1e-5, rtol=0)
+    else:
+        assert equal(*walked)
     fresh = adapted(adapter)
-    assert not equal(trained(fresh), walked[0])
+    assert not equal(trained(fresh), walked[1])
     replay_steps(trained(fresh), optimizer.trajectory)
-    assert equal(trained(fresh), walked[0])
+    assert equal(trained(fresh), walked[1])
 
 
 def test_a_whole_model_is_replayed_with_what_was_frozen(batch, tmp_path):
