@@ -7,6 +7,7 @@ SLOW = {
     "test_browser",  # a JupyterLab and a Chromium
     "test_caches",
     "test_finetune",
+    "test_first_order",
     "test_folders",  # processes and disks
     "test_fuzz",
     "test_gpu_check",
@@ -20,10 +21,12 @@ SLOW = {
     "test_study_runs",
     "test_theory",  # Hessians
     "test_tiny",
+    "test_verify",
     "test_widgets",
     # a fixture: the embedded model, converted again
     "converted",
     # single ones of files that are fast
+    "test_a_race_is_run_and_gives_its_page",
     "test_a_forked_child_can_use_the_engine",
     "test_another_process_makes_the_same_bits",
     "test_both_roundings_are_replayed_and_resumed_to_the_bit",
