@@ -10,6 +10,7 @@ SLOW = {
     "test_browser",  # a JupyterLab and a Chromium
     "test_caches",
     "test_finetune",
+    "test_first_order",
     "test_folders",  # processes and disks
     "test_fuzz",
     "test_gpu_check",
@@ -23,11 +24,13 @@ SLOW = {
     "test_study_runs",
     "test_theory",  # Hessians
     "test_tiny",
+    "test_verify",
     "test_widgets",
     # fixtures: the embedded model, converted again; runs that train an adapter
     "converted",
     "finished_adapter",
     # single ones of files that are fast
+    "test_a_race_is_run_and_gives_its_page",
     "test_a_forked_child_can_use_the_engine",
     "test_a_run_that_is_older_than_the_setting_goes_on",
     "test_another_process_makes_the_same_bits",

@@ -1,4 +1,4 @@
-"""Write figures/RESULTS.md from the kept records; with --check, only say whether it agrees with them."""
+"""Write figures/RESULTS.md and TRACK.md from the kept records; with --check, only say whether they agree with them."""
 
 import argparse
 from pathlib import Path
@@ -14,15 +14,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from zolab.records.files import write_atomically
-    from zolab.studies.results import results
+    from zolab.studies.results import results, track_page
 
     if not options.records.is_dir():
         raise FileNotFoundError(f"there is no folder {options.records}; run this in the project's folder, or name it.")
-    text = results(options.records)
-    if not options.check:
-        write_atomically(options.out, text.encode())
-        print(f"{options.out}: {text.count('## ')} sections")
-    elif not options.out.exists() or options.out.read_text() != text:
-        raise ValueError(f"{options.out} does not say what {options.records} holds; `python -m zolab results` writes it again.")
-    else:
-        print(f"{options.out} agrees with {options.records}")
+    pages = {options.out: results(options.records), options.out.with_name("TRACK.md"): track_page(options.records)}
+    for path, text in pages.items():
+        if text is None:  # no race was run
+            continue
+        if not options.check:
+            write_atomically(path, text.encode())
+            print(f"{path}: {text.count('## ')} sections")
+        elif not path.exists() or path.read_text() != text:
+            raise ValueError(f"{path} does not say what {options.records} holds; `python -m zolab results` writes it again.")
+        else:
+            print(f"{path} agrees with {options.records}")

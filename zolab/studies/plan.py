@@ -33,6 +33,7 @@ STUDIES = {
     "controls": "a trained PertNN beside everything that might do as well",
     "recipes": "ways of meta-training, each PertNN in use",
     "learnability": "what MeZO recovers of Adam's gain",
+    "track": "forward passes to a fixed dev loss, by fixed rules",
     "draws": "the same, with models trained from several seeds",
 }
 BASE = "MeZO"

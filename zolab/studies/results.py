@@ -12,6 +12,7 @@ from zolab.studies import draws, learnability
 from zolab.studies.compare import overall, searched_on_reported
 from zolab.studies.outcomes import FORMAT, Record
 from zolab.studies.plan import BASE
+from zolab.studies.track import track
 
 HEAD = """# Results
 
@@ -49,6 +50,20 @@ def results(folder: Path) -> str:
     if runs:
         parts.insert(1, "\n".join(_runs(runs)))
     return "\n".join(parts)
+
+
+def track_page(folder: Path) -> str | None:
+    """The page of the track, from the records of its plans in a folder; None without one."""
+    found = {
+        path.stem: Record(content)
+        for path in sorted(folder.glob("*.json"))
+        if _of_track(content := json.loads(path.read_text()))
+    }
+    return track(found) if found else None
+
+
+def _of_track(content: dict[str, Any]) -> bool:
+    return content.get("format") == FORMAT and content["config"].get("study") == "track"
 
 
 def _section(path: Path, content: dict[str, Any]) -> Section:

@@ -118,6 +118,19 @@ def log_mean(runs: Runs) -> np.ndarray:
     return ((y[:, 1:] + y[:, :-1]) / 2 * np.diff(x)).sum(1) / (x[-1] - x[0])
 
 
+def median(values: np.ndarray) -> Estimate:
+    """Median with the interval of order statistics: it covers the true one with 95 % or more, whatever the distribution.
+
+    Args:
+        values: one for each run, infinite for one that never arrived. Fewer than `FEWEST` give no interval: its ends are NaN.
+    """
+    ordered, n = np.sort(values), len(values)
+    k = int(stats.binom(n, 0.5).ppf((1 - LEVEL) / 2))  # fewer than k of n lie below the median with at most 2.5 %
+    low, high = (float(ordered[k - 1]), float(ordered[n - k])) if k else (float("nan"), float("nan"))
+    middle = ordered[[(n - 1) // 2, n // 2]]
+    return Estimate(float(middle.mean()), low, high, null=float("nan"), n=n, least=FEWEST)
+
+
 class Ratio:
     """Forward passes to a target, over those of the base method: the ratio of medians over the same seeds.
 

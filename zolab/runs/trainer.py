@@ -1,0 +1,39 @@
+"""`transformers.Trainer` with a zeroth-order optimizer: its data, schedules, logs and callbacks, our steps."""
+
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+
+from zolab.optim import ZeroOrderOptimizer
+
+
+class ZeroOrderTrainer(Trainer):
+    """A Trainer whose step is a zeroth-order one. The batches of `gradient_accumulation_steps` are one step's batch.
+
+    The model stays in eval mode, since both losses of a probe must be of the same function. A learning-rate schedule of the
+    arguments sets the optimizer's rate. Not for several processes, nor for float16 with a scaler.
+
+    Args:
+        optimizer: of the model's parameters; its `trajectory` rebuilds the weights afterwards.
+        settings: of `transformers.Trainer`.
+    """
+
+    def __init__(self, *, optimizer: ZeroOrderOptimizer, **settings: Any):
+        step = optimizer.step
+        # The Trainer's own call, which has no closure, comes after the step was taken.
+        optimizer.step = MethodType(lambda _, closure=None: closure and step(closure), optimizer)
+        super().__init__(**settings, optimizers=(optimizer, None))
+        self.zeroth_order, self.batches = optimizer, []
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Keep a batch; at the last one of a step, take the step. Returns the loss's share of this batch."""
+        model.eval()
+        self.batches.append(self._prepare_inputs(inputs))
+        loss = 0.0
+        if self.accelerator.sync_gradients:
+            batches, self.batches = self.batches, []
+            loss = self.zeroth_order.step(lambda: sum(self.compute_loss(model, batch) for batch in batches) / len(batches))
+        return torch.tensor(loss, device=self.args.device)

@@ -1,0 +1,86 @@
+"""The track: which method needs the fewest forward passes to a fixed dev loss? Anybody's plan, under the same rules.
+
+A plan of this kind runs its own methods, as one of kind "methods" does, on the tasks of `TARGETS`. Its zeroth-order runs keep
+their trajectories, so that `python -m zolab verify` can make all of their evaluations again.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from zolab.runs.config import require
+from zolab.studies import methods
+from zolab.studies.outcomes import Record
+from zolab.studies.plan import Plan, check_run
+from zolab.studies.statistics import FEWEST, forwards_to, median
+
+OPTIONS: dict[str, Any] = {}
+BEFORE = ""
+RULES = {"model": "tiny-reviews", "batch_size": 16, "train": 1000, "dev": 200}
+"""What every run has."""
+TARGETS = {"reviews_sentence": 0.65, "reviews_writer": 0.62}
+"""For each task the dev loss, in nats, that ends the race: 0.69 takes no knowledge, MeZO needs some hundred forward passes."""
+HEAD = f"""# Track: forward passes to a fixed dev loss
+
+Written by `python -m zolab results` from the records of plans with `study: track`.
+
+- A run arrives when the median of its last three evaluations on dev is at or below the target; a backward pass counts as two
+  forward passes. Each method has its own best learning rate, searched on other seeds than those that count.
+- *Median (a to b)*: over seeds, with the 95 % interval that order statistics give, which takes at least {FEWEST} runs. A run
+  that never arrives counts as later than any other.
+- `python -m zolab verify FOLDER --curve` makes the evaluations of a zeroth-order run again from its trajectory.
+"""
+
+names, prepare = methods.names, methods.prepare
+
+
+def check(plan: Plan) -> None:
+    """Raise ValueError unless every method can run at equal forward passes, on the track's tasks and by its rules."""
+    methods.check(plan)
+    seen = set()
+    for task in plan.tasks:
+        for own in plan.methods.values():
+            config = check_run(plan, task, own)
+            seen.add(config.task)
+            wrong = [f"{name} {getattr(config, name)}" for name, value in RULES.items() if getattr(config, name) != value]
+            rules = ", ".join(f"{name} {value}" for name, value in RULES.items())
+            require(not wrong, f"{task} has {', '.join(wrong)}; runs on the track have {rules}.")
+    require(seen == set(TARGETS), f"the track's tasks are {', '.join(TARGETS)}, each once; this plan has {', '.join(seen)}.")
+    require(len(plan.tasks) == len(TARGETS), f"the track's tasks are {', '.join(TARGETS)}, each once.")
+
+
+def track(records: Mapping[str, Record]) -> str:
+    """The page of the track, Markdown: a table for each task, methods in the order of their medians.
+
+    Args:
+        records: of plans of this kind, by the plan's name.
+    """
+    lines = [HEAD]
+    for task, target in TARGETS.items():
+        rows = sorted((row for name, record in records.items() for row in _rows(name, record, task)), key=lambda row: row[0])
+        lines += [f"## {task}: dev loss {target}", "", "| method | median (95 % interval) | arrived | n | plan |"]
+        lines += ["| --- | --- | --- | --- | --- |", *(row for _, row in rows), ""]
+    return "\n".join(lines)
+
+
+def _rows(plan: str, record: Record, task: str) -> list[tuple[float, str]]:
+    """A row of a table, and what it is sorted by, for each method of a record."""
+    found = []
+    for name in record.plan["tasks"]:
+        if {**record.plan["base"], **record.plan["tasks"][name]}.get("task") != task or name not in record.tasks:
+            continue
+        for method in record.methods(name):
+            runs = record.runs(name, method)
+            times = forwards_to(runs, TARGETS[task])
+            middle, arrived = median(times), int(np.isfinite(times).sum())
+            told = _written([middle.value, middle.low, middle.high], runs.forwards[-1])
+            cells: Sequence[Any] = (method, told, arrived, len(times), f"[`{plan}`](records/{plan}.json)")
+            found.append((middle.value, "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"))
+    return found
+
+
+def _written(numbers: list[float], budget: float) -> str:
+    """Median and interval; what lies beyond the runs' end is only known to be more."""
+    value, *ends = (f"{number:,.0f}" if np.isfinite(number) else f"> {budget:,.0f}" for number in numbers)
+    return value if np.isnan(numbers[1]) else f"{value} ({' to '.join(ends)})"
