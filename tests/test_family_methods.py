@@ -20,7 +20,7 @@ from zolab.probe.blocks import split
 from zolab.runs.finetune import Config, finetune
 
 SIGNS = partial(Direction, family="rademacher")
-NAMES = [name for name in METHODS if name != "hizoo"]  # whose curvature is read off the size of z
+NAMES = [name for name in METHODS if name not in ("hizoo", "helene")]  # whose curvature is read off the size of z
 
 
 def make(name, model, **settings):

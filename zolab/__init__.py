@@ -7,9 +7,12 @@ if TYPE_CHECKING:  # `__getattr__` imports the same when first asked: --help mus
     from zolab.noise import Direction
     from zolab.optim import (
         FZOO,
+        HELENE,
         MEAZO,
         METHODS,
         AdaMeZO,
+        DiZO,
+        ForwardGradient,
         HiZOO,
         MeZO,
         MeZOAdam,
@@ -26,10 +29,13 @@ if TYPE_CHECKING:  # `__getattr__` imports the same when first asked: --help mus
 __version__ = "0.1.0"
 __all__ = [
     "FZOO",
+    "HELENE",
     "MEAZO",
     "METHODS",
     "AdaMeZO",
+    "DiZO",
     "Direction",
+    "ForwardGradient",
     "HiZOO",
     "MeZO",
     "MeZOAdam",

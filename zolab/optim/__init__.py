@@ -7,7 +7,10 @@ from torch import nn
 
 from zolab.optim.adamezo import AdaMeZO
 from zolab.optim.base import ZeroOrderOptimizer
+from zolab.optim.dizo import DiZO
+from zolab.optim.forward_gradient import ForwardGradient
 from zolab.optim.fzoo import FZOO
+from zolab.optim.helene import HELENE
 from zolab.optim.hizoo import HiZOO
 from zolab.optim.meazo import MEAZO
 from zolab.optim.mezo import MeZO
@@ -34,6 +37,9 @@ METHODS: dict[str, type[ZeroOrderOptimizer]] = {
     "hizoo": HiZOO,
     "fzoo": FZOO,
     "mezo_svrg": MeZOSVRG,
+    "forward_gradient": ForwardGradient,
+    "dizo": DiZO,
+    "helene": HELENE,
     "zo_finetuner": ZOFineTuner,
 }
 
@@ -77,9 +83,12 @@ def replay(model: nn.Module | Iterable, trajectory: Trajectory) -> ZeroOrderOpti
 
 __all__ = [
     "FZOO",
+    "HELENE",
     "MEAZO",
     "METHODS",
     "AdaMeZO",
+    "DiZO",
+    "ForwardGradient",
     "HiZOO",
     "MeZO",
     "MeZOAdam",

@@ -3,15 +3,14 @@
 import math
 from collections.abc import Sequence
 
-from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from zolab.runs.config import Config
 from zolab.tasks import Example, Task
 
 
 def full_loss(
-    task: Task, model: nn.Module, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], config: Config
+    task: Task, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], config: Config
 ) -> float:
     """The mean loss over examples, in the memory of a batch: one forward pass for each `config.batch_size` of them."""
     parts = [examples[i : i + config.batch_size] for i in range(0, len(examples), config.batch_size)]

@@ -3,7 +3,7 @@
 # Of `zolab.optim.METHODS`.
 METHOD_NAMES = (
     *("mezo", "mezo_momentum", "mezo_adam", "mezo_switch", "adamezo", "meazo", "zo_adamu"),
-    *("zo_sign_sgd", "hizoo", "fzoo", "mezo_svrg", "zo_finetuner"),
+    *("zo_sign_sgd", "hizoo", "fzoo", "mezo_svrg", "forward_gradient", "dizo", "helene", "zo_finetuner"),
 )
 # Of `zolab.tasks.TASKS`.
 TASK_NAMES = (
