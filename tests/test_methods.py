@@ -223,6 +223,9 @@ SETTINGS = {
     "lozo_m": {"lr": 1e-3, "interval": 4},
     "fzoo": {"lr": 1e-3, "samples": 3},
     "mezo_svrg": {"lr": 1e-3, "q": 3},
+    "forward_gradient": {"lr": 1e-3},
+    "dizo": {"lr": 1e-3, "period": 4, "iterations": 2, "radius": 0.01},
+    "helene": {"lr": 1e-3, "k": 3},
     "zo_finetuner": {"lr": 1e-3, "pertnn": PertNN(split(network()))},
 }
 
@@ -279,6 +282,9 @@ def changed(name):
         "lozo_m": {"momentum": 0.5},
         "fzoo": {"directions": "gaussian"},
         "mezo_svrg": {"q": 4},
+        "forward_gradient": {"directions": "rademacher"},
+        "dizo": {"tau": 0.1},
+        "helene": {"k": 2},
         "zo_sign_sgd": {"sign": "slope"},
         "zo_finetuner": {"freeze": True},
     }[name]

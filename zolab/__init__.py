@@ -7,11 +7,14 @@ if TYPE_CHECKING:  # `__getattr__` imports the same when first asked: --help mus
     from zolab.noise import Direction
     from zolab.optim import (
         FZOO,
+        HELENE,
         LOZO,
         LOZOM,
         MEAZO,
         METHODS,
         AdaMeZO,
+        DiZO,
+        ForwardGradient,
         HiZOO,
         MeZO,
         MeZOAdam,
@@ -28,12 +31,15 @@ if TYPE_CHECKING:  # `__getattr__` imports the same when first asked: --help mus
 __version__ = "0.1.0"
 __all__ = [
     "FZOO",
+    "HELENE",
     "LOZO",
     "LOZOM",
     "MEAZO",
     "METHODS",
     "AdaMeZO",
+    "DiZO",
     "Direction",
+    "ForwardGradient",
     "HiZOO",
     "MeZO",
     "MeZOAdam",

@@ -7,7 +7,10 @@ from torch import nn
 
 from zolab.optim.adamezo import AdaMeZO
 from zolab.optim.base import ZeroOrderOptimizer
+from zolab.optim.dizo import DiZO
+from zolab.optim.forward_gradient import ForwardGradient
 from zolab.optim.fzoo import FZOO
+from zolab.optim.helene import HELENE
 from zolab.optim.hizoo import HiZOO
 from zolab.optim.lozo import LOZO
 from zolab.optim.lozo_m import LOZOM
@@ -38,6 +41,9 @@ METHODS: dict[str, type[ZeroOrderOptimizer]] = {
     "lozo_m": LOZOM,
     "fzoo": FZOO,
     "mezo_svrg": MeZOSVRG,
+    "forward_gradient": ForwardGradient,
+    "dizo": DiZO,
+    "helene": HELENE,
     "zo_finetuner": ZOFineTuner,
 }
 
@@ -81,11 +87,14 @@ def replay(model: nn.Module | Iterable, trajectory: Trajectory) -> ZeroOrderOpti
 
 __all__ = [
     "FZOO",
+    "HELENE",
     "LOZO",
     "LOZOM",
     "MEAZO",
     "METHODS",
     "AdaMeZO",
+    "DiZO",
+    "ForwardGradient",
     "HiZOO",
     "MeZO",
     "MeZOAdam",

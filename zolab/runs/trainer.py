@@ -35,5 +35,10 @@ class ZeroOrderTrainer(Trainer):
         loss = 0.0
         if self.accelerator.sync_gradients:
             batches, self.batches = self.batches, []
-            loss = self.zeroth_order.step(lambda: sum(self.compute_loss(model, batch) for batch in batches) / len(batches))
+
+            def mean_loss() -> Any:
+                losses: list[Any] = [self.compute_loss(model, batch) for batch in batches]
+                return sum(losses) / len(losses)
+
+            loss = self.zeroth_order.step(mean_loss)
         return torch.tensor(loss, device=self.args.device)

@@ -251,9 +251,7 @@ def _benchmark(content: dict[str, Any]) -> Section:
     name = content.get("config", {}).get("benchmark") or content["command"].split("benchmarks.")[1].split()[0]
     lines = _table(["measured", "value"], rows) if rows else []
     for key, table in result.items():
-        if (
-            isinstance(table, dict) and table and all(isinstance(row, dict) for row in table.values())
-        ):  # such as a row for each method
+        if isinstance(table, dict) and all(isinstance(row, dict) for row in table.values() or [0]):  # such as a row a method
             head = [key, *(column.replace("_", " ") for column in next(iter(table.values())))]
             lines += _table(head, [[name, *(f"{number:.3g}" for number in row.values())] for name, row in table.items()])
     return f"Benchmark: {name}", lines
