@@ -21,11 +21,6 @@ from zolab.runs.finetune import Config, finetune
 
 SIGNS = partial(Direction, family="rademacher")
 OTHERS = ("hizoo", "helene", "lozo", "lozo_m")  # curvature is read off the size of z; directions are a family of their own
-    "hizoo",
-    "helene",
-    "lozo",
-    "lozo_m",
-)  # curvature is read off the size of z, and LOZO's directions are a family of their own
 NAMES = [name for name in METHODS if name not in OTHERS]
 
 
