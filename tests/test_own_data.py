@@ -8,6 +8,7 @@ import datasets
 import pytest
 from small import command
 
+from zolab.l2l.config import TaskNames
 from zolab.records import load_record
 from zolab.studies.plan import check_plan
 from zolab.tasks import Description, Example, LocalFile, digest, load_task
@@ -353,6 +354,12 @@ def test_measure_metatrain_and_evolve_take_files(here):
     record = load_record("meta/record.json")
     assert record["config"]["tasks"] == f"{described()},reviews_sentence"
     assert [step["task"] for step in record["result"]["steps"]] == ["my", "reviews_sentence"]
+
+
+def test_names_with_commas_between_them_may_be_descriptions():
+    one, other = described(prompt="{text}, it was"), described("my.csv", "{a}, {b}", ("{c}", '"}}'))
+    assert TaskNames(f"sst2, {one} ,{other},rte").task_names == ["sst2", one, other, "rte"]
+    assert TaskNames("sst2,,rte,").task_names == ["sst2", "", "rte", ""]
 
 
 @pytest.mark.slow

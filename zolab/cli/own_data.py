@@ -8,8 +8,9 @@ OPTIONS = ("prompt", "candidates", "answer", "label", "labels")
 def add_own_data(parser: argparse.ArgumentParser) -> None:
     """Give a parser the options of `zolab.tasks.Description`."""
     about = (
-        "for a task that is a .jsonl, .csv or .parquet file with named columns, of which a fifth is held out for testing, or a "
-        "folder of such files: train, test and perhaps validation"
+        "for a task that is a .jsonl, .csv or .parquet file with named columns,\n"
+        "of which a fifth is held out for testing, or a folder of such files:\n"
+        "train, test and perhaps validation"
     )
     group = parser.add_argument_group("data of your own", about)
     prompt = "text before the answer, with columns' names in braces, such as '{text} It was'"

@@ -5,6 +5,7 @@ import reprlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -112,7 +113,8 @@ class Description:
         return tuple(dict.fromkeys([*found, *([self.label] if self.candidates else [])]))
 
 
-def parts_of(template: str, option: str) -> list[tuple[str, str | None]]:
+@lru_cache(maxsize=1000)
+def parts_of(template: str, option: str) -> tuple[tuple[str, str | None], ...]:
     """The texts of a template, each with the column after it, if there is one.
 
     Raises:
@@ -127,7 +129,7 @@ def parts_of(template: str, option: str) -> list[tuple[str, str | None]]:
         if column is not None and (not column.strip() or form or conversion or "." in column):
             told = f"the {option} {_shown(template)} has braces around what is no plain name of a column"
             raise ValueError(f"{told}, without full stop, colon and exclamation mark; correct it, or rename the column.")
-    return [(before, column) for before, column, _, _ in parts]
+    return tuple((before, column) for before, column, _, _ in parts)
 
 
 def filled(template: str, row: Mapping[str, Any]) -> str:
