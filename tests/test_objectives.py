@@ -99,9 +99,12 @@ def test_a_task_without_such_a_metric(tmp_path, objective, task, message):
         configuration(vars(config))
 
 
-def test_a_method_that_needs_a_gradient():
+@pytest.mark.parametrize("name", ["adam", "forward_gradient"])
+def test_a_method_that_needs_a_gradient(name):
     with pytest.raises(ValueError, match="accuracy has no gradient, which this method needs; write loss"):
-        configuration(vars(CONFIG) | {"optimizer": "adam"})
+        configuration(
+            {key: value for key, value in vars(CONFIG).items() if key not in ("eps", "schedule")} | {"optimizer": name}
+        )
 
 
 def test_equal_sides_are_told_of(tmp_path):

@@ -402,7 +402,9 @@ def test_the_full_batch_is_the_mean_over_all_examples():
     with torch.no_grad():
         parts = [float(task.loss(model, task.encode(tokenizer, [example]))) for example in train]
         found = full_loss(task, model, tokenizer, train, Config(batch_size=4))
+        missed = full_loss(task, model, tokenizer, train, Config(batch_size=4, objective="accuracy"))
     assert found == pytest.approx(sum(parts) / 10, rel=1e-5)
+    assert missed == pytest.approx(1 - task.evaluate(model, tokenizer, train).metric)
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,11 @@ class Config:
         """Whether the optimizer takes gradients."""
         return self.optimizer in FIRST_ORDER_NAMES
 
+    @property
+    def differentiates(self) -> bool:
+        """Whether the loss must have a derivative: a gradient, or the slope along a direction."""
+        return self.first_order or self.optimizer == "forward_gradient"
+
     def validate(self) -> None:
         """Raise ValueError, naming the option, unless every value makes sense."""
         check_types(self)

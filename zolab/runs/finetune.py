@@ -67,7 +67,7 @@ def finetune(config: Config, out: str | Path, *, overwrite: bool = False, progre
     """
     config.validate()
     task = load_task(config.task, config.autocast)
-    check_objective(config.objective, task, gradient=config.first_order)
+    check_objective(config.objective, task, config.differentiates)
     log = RunLog(Path(out) / "log.jsonl", unread=overwrite)
     try:
         check_log(log)

@@ -31,11 +31,11 @@ from zolab.tasks import Example, Task
 LOSS = "loss"
 
 
-def check_objective(name: str, task: Task, gradient: bool = False) -> None:
+def check_objective(name: str, task: Task, differentiates: bool = False) -> None:
     """Raise ValueError unless an objective is the loss or the task's metric, and has a gradient if the method needs one."""
     known = f"{task.name} is judged by its {task.metric}; write {LOSS} or {task.metric}."
     require(name in (LOSS, task.metric), f"there is no objective {name[:80]!r} here: {known}")
-    require(name == LOSS or not gradient, f"{name} has no gradient, which this method needs; write {LOSS}.")
+    require(name == LOSS or not differentiates, f"{name} has no gradient, which this method needs; write {LOSS}.")
 
 
 def closure(name: str, task: Task, model: Any, tokenizer: Any, examples: Sequence[Example]) -> Callable[[], Tensor | float]:

@@ -230,7 +230,7 @@ def configuration(settings: dict[str, Any]) -> Config:
     except TypeError as error:
         raise ValueError(f"{shown(settings.get('task'))}: these settings are not a configuration ({error}).") from error
     config.validate()
-    check_objective(config.objective, load_task(config.task), gradient=config.first_order)
+    check_objective(config.objective, load_task(config.task), config.differentiates)
     return config
 
 
