@@ -26,8 +26,7 @@ from zolab.noise.kernels import backend_for
 from zolab.noise.kernels.threefry import TILE
 
 SLICE = 1 << 20
-MADE = 1 << 18  # elements that are made at once: few enough for a cache
-MADE_ELSEWHERE = 1 << 23  # on a GPU, where a piece is a whole tensor, and each launch takes its time
+MADE = 1 << 23  # elements that are made at once on a GPU, where a piece is a whole tensor
 _INLINE = 1 << 20  # fewer elements take less time on one thread than waking others does
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 NOT_GIVEN = np.empty((0, 0), dtype=np.float32)
@@ -116,13 +115,11 @@ def cut(pieces: Sequence[Chunk], directions: Sequence[Direction | GivenDirection
     """The pieces, shorter where values are made for each, which takes its room in float32."""
     if not any(isinstance(direction, GivenDirection) and direction.made for direction in directions):
         return list(pieces)
-    shorter = []
-    for piece in pieces:
-        size = MADE if piece.kernels.THREADED else MADE_ELSEWHERE
-        for start in range(0, len(piece.data), size):
-            data, tile = piece.data[start : start + size], piece.tile + start // TILE
-            shorter.append(Chunk(piece.tensor, piece.kernels, data, tile))
-    return shorter
+    starts = [(piece, start) for piece in pieces for start in range(0, len(piece.data), MADE)]
+    return [
+        Chunk(piece.tensor, piece.kernels, piece.data[start : start + MADE], piece.tile + start // TILE)
+        for piece, start in starts
+    ]
 
 
 def per_tensor(pieces: Sequence[Chunk], parts: np.ndarray | Sequence[Any], tensors: int) -> np.ndarray:
