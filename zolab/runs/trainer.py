@@ -35,10 +35,8 @@ class ZeroOrderTrainer(Trainer):
         loss = 0.0
         if self.accelerator.sync_gradients:
             batches, self.batches = self.batches, []
-
-            def mean_loss() -> Any:
-                losses: list[Any] = [self.compute_loss(model, batch) for batch in batches]
-                return sum(losses) / len(losses)
-
-            loss = self.zeroth_order.step(mean_loss)
+            loss = self.zeroth_order.step(lambda: self._mean_loss(model, batches))
         return torch.tensor(loss, device=self.args.device)
+
+    def _mean_loss(self, model: nn.Module, batches: list[Any]) -> float:
+        return sum(self.compute_loss(model, batch).item() for batch in batches) / len(batches)  # pyrefly: ignore[missing-attribute]
