@@ -30,12 +30,13 @@ class ThroughLowRank(Through):
         self.apart: dict[int, Part] = {}
         """The weight of each owner that adds its part of the direction to its output."""
         self.factors: dict[int, tuple[Tensor, Tensor]] = {}
-        """U and V^T of those, made for the first side and used again for the second."""
+        """U and V^T of those, for both sides; made before a module runs, or they would lie scattered among its activations."""
 
     def plus(self) -> None:
         """Show w + scale z from now on."""
         self.apart = {owner.number: weight for owner in self.viewed.owners if (weight := _weight_apart(owner))}
         self.owners = [self._lightened(owner) for owner in self.viewed.owners]
+        self.factors = {weight.number: self._factors_of(weight) for weight in self.apart.values()}
         super().plus()
         for owner in self.owners:
             if weight := self.apart.get(owner.number):
@@ -63,7 +64,7 @@ class ThroughLowRank(Through):
             self.watch.allowed = set()
 
     def _add(self, weight: Part, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> None:
-        x, (u, v) = args[0] if args else kwargs["input"], self._factors_of(weight)
+        x, (u, v) = args[0] if args else kwargs["input"], self.factors[weight.number]
         if isinstance(module, nn.Embedding):
             left, right = functional.embedding(x, u), v
         else:
@@ -72,12 +73,9 @@ class ThroughLowRank(Through):
         output.view(-1, output.shape[-1]).addmm_(left, right, alpha=self.side * self.scales[weight.number])
 
     def _factors_of(self, weight: Part) -> tuple[Tensor, Tensor]:
-        j, dtype = weight.number, weight.weight.dtype
-        if j not in self.factors:
-            block = self.blocks[j]
-            u, v = self.direction.left(block, slice(0, len(weight.weight))), self.direction.right(block)
-            self.factors[j] = u.to(dtype), v.to(dtype)
-        return self.factors[j]
+        block, dtype = self.blocks[weight.number], weight.weight.dtype
+        u, v = self.direction.left(block, slice(0, len(weight.weight))), self.direction.right(block)
+        return u.to(dtype), v.to(dtype)
 
 
 def _weight_apart(owner: Owner) -> Part | None:
