@@ -189,7 +189,7 @@ def _fit(config: Config, method: Callable) -> Any:
     if config.samples > 1:
         settings["samples"] = config.samples
     told = f"optim_args {shown(config.optim_args)} do not fit {config.optimizer}"
-    return _made(partial(method, **settings), config.optim_args, told)
+    return _made(lambda **own: method(**settings, **own), config.optim_args, told)  # each name once, unlike in a partial
 
 
 def _made(make: Callable, text: str, told: str) -> Any:
