@@ -241,7 +241,7 @@ def test_lora_in_a_masked_model(tmp_path):
 
 
 @pytest.mark.filterwarnings(OF_PEFT)
-@pytest.mark.parametrize("adapter", [LoRA(r=4, alpha=6, targets=["k_proj"]), Prefix(tokens=3)], ids=named)
+@pytest.mark.parametrize("adapter", [LoRA(r=4, alpha=6, targets=["v_proj", "k_proj"]), Prefix(tokens=3)], ids=named)
 @pytest.mark.parametrize("family", ["llama", "opt"])
 def test_peft_reads_what_is_saved(adapter, family, tmp_path):
     from peft import PeftModel

@@ -72,7 +72,7 @@ class LoRA:
         from peft import LoraConfig  # seconds, which only runs with an adapter wait
 
         _check_without(model)
-        targets = tuple(self.targets or _usual_targets(model))
+        targets = tuple(sorted({*(self.targets or _usual_targets(model))}))  # peft keeps them as a set
         for name, module in _matched(model, targets).items():
             if self.r > min(module.weight.shape):
                 shape = " x ".join(map(str, module.weight.shape))
