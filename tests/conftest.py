@@ -8,7 +8,17 @@ import pytest
 # What takes longest, so that all that `make check` does takes less than a minute and a half on two cores.
 SLOW = {
     "test_browser",  # a JupyterLab and a Chromium
+    "test_adapters",  # every method on two kinds of adapters
     "test_caches",
+    "test_dizo",
+    "test_families",
+    "test_family_methods",
+    "test_forward_gradient",
+    "test_helene",
+    "test_low_rank",
+    "test_lozo",
+    "test_one_sided",
+    "test_trainer",
     "test_finetune",
     "test_first_order",
     "test_folders",  # processes and disks

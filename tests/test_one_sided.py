@@ -439,7 +439,12 @@ def test_a_study_gives_them_the_same_forward_passes():
         "search": {"factor": 3, "extend": 0, "seeds": [9]},
         "seeds": [0],
     }
-    with pytest.raises(ValueError, match="SVRG takes 420 forward passes and MeZO 180: give SVRG 38 steps"):
+    with pytest.raises(ValueError, match="SVRG takes 420 forward passes and MeZO 180: give all of them the same"):
         check_plan(content)
     content["methods"]["SVRG"]["steps"] = 38
+    assert [cost.forwards for cost in costs(check_plan(content))] == [180, 180, 178]
+    for settings in (content["base"], *content["methods"].values()):
+        settings.pop("steps", None)
+    content["base"] = {name: value for name, value in base.items() if name not in ("steps", "eval_every")}
+    content["base"] |= {"forwards": 180, "evaluations": 3}
     assert [cost.forwards for cost in costs(check_plan(content))] == [180, 180, 178]
