@@ -17,7 +17,7 @@ import torch
 from benchmarks.step import seconds
 from zolab.models import load_model, model_bytes
 from zolab.records import environment, peak_memory, reset_peak_memory
-from zolab.runs.config import Config, forwards_a_step, make_optimizer
+from zolab.runs.config import Config, forwards, make_optimizer
 from zolab.runs.finetune import batch_at
 from zolab.tasks import load_task
 
@@ -52,7 +52,7 @@ def measured(way, options):
     weights = model_bytes(model)
     return {
         "step_seconds": statistics.median(times),
-        "forwards": forwards_a_step(config),
+        "forwards": forwards(config, 1, config.batch_size),
         "peak_bytes": peak_memory(options.device),
         "beyond_weights": (peak_memory(options.device) - held) / weights,
         "weights_bytes": weights,

@@ -1,7 +1,4 @@
-"""Which tests `make check` leaves out: files, fixtures and single tests, here in one list, or by `@pytest.mark.slow`.
-
-And which tests go to one worker, since they share a fixture that takes long.
-"""
+"""Which tests `make check` leaves out: files, fixtures and single tests, here in one list, or by `@pytest.mark.slow`."""
 
 import pytest
 
@@ -61,9 +58,6 @@ SLOW = {
     "test_two_processes_may_compile_a_kernel_at_once",
 }
 
-SHARED = {"converted", "measured"}
-"""Fixtures of a module or session that take so long that one worker should make them, for all tests that use them."""
-
 
 def pytest_ignore_collect(collection_path, config):
     """Do not even import a slow file that -m leaves out."""
@@ -75,5 +69,3 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if SLOW & {item.path.stem, item.originalname, *item.fixturenames}:
             item.add_marker(pytest.mark.slow)
-        for name in SHARED.intersection(item.fixturenames):
-            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {name}"))

@@ -10,7 +10,7 @@ from small import command, equal, loss_of, network, stop_after, weights
 from zolab.models import load_model
 from zolab.models.gradients import recomputable
 from zolab.records import load_record
-from zolab.runs.config import forwards_a_step
+from zolab.runs.config import forwards
 from zolab.runs.events import RECORD
 from zolab.runs.finetune import Config, batch_at, finetune
 from zolab.runs.first_order import FIRST_ORDER, FirstOrder, first_order
@@ -92,7 +92,7 @@ def test_less_memory_is_the_same_bits(asked, one, other, own, count):
     assert equal(*stepped)
     assert not equal(stepped[0], weights(base))
     optim_args = ", ".join(f"{name}={value}" for name, value in own.items())
-    assert [forwards_a_step(Config(optimizer=one)), forwards_a_step(Config(optimizer=other, optim_args=optim_args))] == [
+    assert [forwards(Config(optimizer=one), 1, 8), forwards(Config(optimizer=other, optim_args=optim_args), 1, 8)] == [
         3,
         count,
     ]
