@@ -19,11 +19,11 @@ start: install
 
 check: export OMP_NUM_THREADS := 1
 check: install lint types
-	$(BIN)/python -m pytest $(PARALLEL) --dist=loadfile -m "not slow" --durations=5
+	$(BIN)/python -m pytest $(PARALLEL) --dist=loadfile --no-loadscope-reorder -m "not slow" --durations=5
 
 test: export OMP_NUM_THREADS := 1
 test: install lint types
-	$(BIN)/python -m pytest $(PARALLEL) --dist=loadfile
+	$(BIN)/python -m pytest $(PARALLEL) --dist=loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest $(PARALLEL) --maxschedchunk=1 --nbmake --nbmake-timeout=900 --timeout=1800 -p no:cacheprovider notebooks
 
 # on loopback, with a token; root, as in a container, is refused by JupyterLab unless it is told so
