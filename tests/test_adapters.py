@@ -27,7 +27,7 @@ from zolab.models import (
     trained_weights,
 )
 from zolab.models.adapters import adapter_weights
-from zolab.records import load_record
+from zolab.records import load_record, save_record
 from zolab.runs.config import TUNINGS
 from zolab.runs.finetune import Config, finetune
 from zolab.tasks import load_task
@@ -390,6 +390,7 @@ def test_a_run_trains_and_keeps_its_adapter(finished_adapter):
     assert record["trained"] == trained_weights(done.model) < 3000
     assert record["base"] == fingerprint(load_model(config.model)[0])
     assert record["adapter"] != adapter_digest(done.model) or not record["result"]["best_step"]
+    assert record["result"]["weights"] == adapter_digest(done.model)
     assert {file.name for file in (out / "adapter").iterdir()} == set(bits(out / "adapter"))
     base, tokenizer = load_model(config.model)
     read_adapter(out / "adapter").attach(base)
@@ -397,6 +398,20 @@ def test_a_run_trains_and_keeps_its_adapter(finished_adapter):
     assert done.task.evaluate(base, tokenizer, done.examples.dev).loss == record["result"]["dev"]["loss"]
     for file in out.glob("weights-*.safetensors"):
         assert file.stat().st_size < 4 * record["trained"] + 3000  # the base weights are nowhere in it
+
+
+def test_verify_makes_the_adapter_again_and_notices_another(finished_adapter, tmp_path):
+    _, out, _ = finished_adapter
+    shown = command("verify", out)
+    assert shown.status == 0, shown.errors
+    assert "weights          ok" in shown.out
+    record = load_record(out / "record.json")
+    record["result"]["weights"] = record["base"]  # what every adapter has in common
+    save_record(record, tmp_path / "record.json")
+    (tmp_path / "trajectory.npz").write_bytes((out / "trajectory.npz").read_bytes())
+    shown = command("verify", tmp_path)
+    assert shown.status == 1
+    assert "weights          differs" in shown.out
 
 
 def test_replay_writes_the_adapter_again(finished_adapter, tmp_path):

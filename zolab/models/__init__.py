@@ -2,7 +2,7 @@
 
 from zolab.models.adapter_folder import ADAPTER_FILES, read_adapter, save_adapter
 from zolab.models.adapters import ADAPTERS, Adapter, LoRA, Prefix, trained_weights
-from zolab.models.identity import adapter_digest, architecture, fingerprint, tokenizer_digest
+from zolab.models.identity import adapter_digest, architecture, fingerprint, tokenizer_digest, trained_digest
 from zolab.models.load import (
     DTYPES,
     EMBEDDED,
@@ -36,5 +36,6 @@ __all__ = [
     "save_adapter",
     "tiny_model",
     "tokenizer_digest",
+    "trained_digest",
     "trained_weights",
 ]

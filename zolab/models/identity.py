@@ -62,6 +62,11 @@ def adapter_digest(model: torch.nn.Module) -> str | None:
     return _digest({"kind": type(adapter).__name__, **asdict(adapter), "weights": weights})
 
 
+def trained_digest(model: torch.nn.Module) -> str:
+    """Of what a run changes: the adapter's digest, or the fingerprint of a model without one."""
+    return adapter_digest(model) or fingerprint(model)
+
+
 def tokenizer_digest(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
     """16 hex digits of the SHA-256 over all that decides which tokens a text becomes, and over the special tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)

@@ -79,7 +79,7 @@ def record_of(log: RunLog, forwards: int, weights: str) -> dict[str, Any]:
     Args:
         log: of a run that took its last step and was evaluated after it.
         forwards: forward passes of all steps.
-        weights: digest of the weights of the best step, as `zolab.models.fingerprint` gives it.
+        weights: digest of the weights of the best step, as `zolab.models.trained_digest` gives it.
     """
     steps, evaluations = ([plain(entry) for entry in log.of(event)] for event in ("step", "evaluation"))
     best = plain(best_of(log))

@@ -23,7 +23,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from zolab.models import fingerprint, trained_weights
+from zolab.models import trained_digest, trained_weights
 from zolab.noise import LowRankDirection
 from zolab.optim import StepRecord, ZeroOrderOptimizer
 from zolab.records import environment, load_record, peak_memory, reset_peak_memory, save_record
@@ -201,7 +201,7 @@ class _Session:
         self.log.append("end", best_step=best_step)
 
     def _record(self) -> dict[str, Any]:
-        return record_of(self.log, self._forwards(len(self.log.of("step"))), fingerprint(self.model))
+        return record_of(self.log, self._forwards(len(self.log.of("step"))), trained_digest(self.model))
 
     def _save_trajectory(self) -> None:
         if not self.config.first_order:

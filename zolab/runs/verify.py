@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zolab.models import fingerprint
+from zolab.models import trained_digest
 from zolab.optim import Trajectory, replay
 from zolab.records import environment, load_record
 from zolab.runs.config import Config
@@ -136,7 +136,7 @@ def _same_place(record: dict[str, Any]) -> bool:
 
 
 def _weights(model: nn.Module, result: dict[str, Any]) -> Check:
-    found, claimed = fingerprint(model), result.get("weights")
+    found, claimed = trained_digest(model), result.get("weights")
     steps = f"{result['best_step']} steps replayed, digest {found}"
     if claimed is None:
         return Check(
