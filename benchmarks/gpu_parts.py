@@ -81,9 +81,11 @@ def exact(machine: Machine, name: str, dtype: str, through: bool, settings: dict
     x = torch.randn(8, 37, device=machine.device, dtype=getattr(torch, dtype))
     params, calls = list(model.parameters()), []
 
+    last = 1 if name == "forward_gradient" else 2  # which evaluation of the first step breaks off: it has no second one
+
     def loss():
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) == last:
             raise InterruptedError("broken off on purpose")
         return model(x).float().square().mean()
 
