@@ -24,6 +24,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
+from zolab.runs import config as runs
 from zolab.runs.config import COUNT, Config, require, shown
 from zolab.studies.reading import check_named, check_option, check_values, read_yaml
 
@@ -198,7 +199,8 @@ def in_steps(settings: dict[str, Any]) -> dict[str, Any]:
     require(not both, f"forwards and {' and '.join(both)} are both given; leave out one of the two ways.")
     for name, value in (("forwards", budget), ("evaluations", evaluations)):
         require(type(value) is int and 1 <= value <= COUNT, f"{name} must be a whole number of at least 1, got {shown(value)}.")
-    passes = partial(forwards, configuration(settings))
+    config = configuration(settings)
+    passes = partial(runs.forwards, config, train=_training_examples(config))
     steps = bisect_right(range(budget + 1), budget, key=passes) - 1
     require(steps > 0, f"forwards is {budget:,}, and the first step takes {passes(1):,}; give more.")
     return {**settings, "steps": steps, "eval_every": max(1, steps // evaluations)}
@@ -211,11 +213,14 @@ def forwards(config: Config, steps: int | None = None) -> int:
         config: of the run, valid.
         steps: how many, all by default.
     """
-    from zolab.runs import config as runs
+    return runs.forwards(config, config.steps if steps is None else steps, _training_examples(config))
+
+
+def _training_examples(config: Config) -> int:
+    """How many a run asks for; where the configuration leaves that to the task, the task has to be loaded."""
     from zolab.tasks import load_task
 
-    steps = config.steps if steps is None else steps
-    return runs.forwards(config, steps, config.train or load_task(config.task).train)
+    return config.train or load_task(config.task).train
 
 
 def configuration(settings: dict[str, Any]) -> Config:
