@@ -4,7 +4,7 @@ Each function takes one step, changing `params` in place, and returns the mean p
 before the first step, in which a method keeps what it stores.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +37,23 @@ def probe(params: Params, closure: Closure, z: list[Tensor], eps: float) -> tupl
     return (plus - minus) / (2 * eps), (plus + minus) / 2
 
 
+def averaged(
+    params: Params,
+    closure: Closure,
+    directions: Iterable[list[Tensor]],
+    eps: float,
+    samples: int,
+    of: Callable[[float], float] = float,
+) -> tuple[list[Tensor], float]:
+    """The mean of p z over directions, or of another function of p times z; and the mean of the losses."""
+    gradient, losses = [torch.zeros_like(p) for p in params], []
+    for z in directions:
+        p, loss = probe(params, closure, z, eps)
+        losses.append(loss)
+        gradient = [g + of(p) * z_j / samples for g, z_j in zip(gradient, z, strict=True)]
+    return gradient, sum(losses) / samples
+
+
 @torch.no_grad()
 def mezo_step(
     params: Params,
@@ -50,15 +67,11 @@ def mezo_step(
     samples: int = 1,
 ) -> float:
     """MeZO (arXiv 2305.17333, Algorithm 1)."""
-    gradient, losses = [torch.zeros_like(p) for p in params], []
-    for sample in range(samples):
-        z = draw(params, seed, step, sample)
-        p, loss = probe(params, closure, z, eps)
-        losses.append(loss)
-        gradient = [g + p * z_j / samples for g, z_j in zip(gradient, z, strict=True)]
+    directions = (draw(params, seed, step, sample) for sample in range(samples))
+    gradient, loss = averaged(params, closure, directions, eps, samples)
     for theta, g in zip(params, gradient, strict=True):
         theta -= lr * g + lr * weight_decay * theta
-    return sum(losses) / samples
+    return loss
 
 
 @torch.no_grad()
@@ -239,16 +252,12 @@ def sign_step(
     params: Params, closure: Closure, *, step: int, lr: float, eps: float, sign: str, samples: int = 1, seed: int = 0
 ) -> float:
     """ZO-signSGD: the sign of the slope (the code of arXiv 2402.11592), or of the estimated gradient."""
-    gradient, losses = [torch.zeros_like(p) for p in params], []
-    for sample in range(samples):
-        z = draw(params, seed, step, sample)
-        p, loss = probe(params, closure, z, eps)
-        losses.append(loss)
-        factor = p if sign == "estimate" else (p > 0) - (p < 0)
-        gradient = [g + factor * z_j / samples for g, z_j in zip(gradient, z, strict=True)]
+    directions = (draw(params, seed, step, sample) for sample in range(samples))
+    of = float if sign == "estimate" else (lambda p: (p > 0) - (p < 0))
+    gradient, loss = averaged(params, closure, directions, eps, samples, of)
     for theta, g in zip(params, gradient, strict=True):
         theta -= lr * (g.sign() if sign == "estimate" else g)
-    return sum(losses) / samples
+    return loss
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import torch
 
 from zolab.noise import Direction, direction
 from zolab.noise.low_rank import V_SAMPLE
-from zolab.optim.reference import Closure, Params, probe
+from zolab.optim.reference import Closure, Params, averaged, probe
 
 Factors = list[tuple[torch.Tensor, torch.Tensor | None]]
 
@@ -48,15 +48,11 @@ def lozo_step(
     seed: int = 0,
 ) -> float:
     """LOZO (arXiv 2410.07698, Algorithm 1)."""
-    gradient, losses = [torch.zeros_like(p) for p in params], []
-    for sample in range(samples):
-        z = whole(params, draw_factors(params, seed, step, sample, rank, interval))
-        p, loss = probe(params, closure, z, eps)
-        losses.append(loss)
-        gradient = [g + p * z_j / samples for g, z_j in zip(gradient, z, strict=True)]
+    drawn = (draw_factors(params, seed, step, sample, rank, interval) for sample in range(samples))
+    gradient, loss = averaged(params, closure, (whole(params, factors) for factors in drawn), eps, samples)
     for theta, g in zip(params, gradient, strict=True):
         theta -= lr * g / divisor(theta, rank, published_scaling)
-    return sum(losses) / samples
+    return loss
 
 
 @torch.no_grad()
