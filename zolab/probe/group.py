@@ -38,43 +38,39 @@ class ThroughGroup(ThroughLowRank):
 
     def _add(self, weight: Part, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> None:
         x, scale = _given(module, args, kwargs), self.side * self.scales[weight.number]
-        r, s = self._signs(weight, module, x)
+        examples = self._examples(module, x)
+        r, s = (signs.to(weight.weight.dtype) for signs in self.group.signs(self.blocks[weight.number], max(examples, default=0) + 1))
+        s = s[examples].view(len(x), *[1] * (output.ndim - 2), -1)
         if isinstance(module, nn.Embedding):
-            kept = r.gather(1, x.reshape(len(x), -1)).view(*x.shape, 1)
-            output.add_((self._looked_up(weight, x) * _beside(s, output) * kept).to(output.dtype), alpha=scale)
+            kept = r[examples].gather(1, x.reshape(len(x), -1)).view(*x.shape, 1)
+            output.add_((self._looked_up(weight, x) * s * kept).to(output.dtype), alpha=scale)
             return
-        turned = x * _beside(s, x).to(x.dtype)
-        for rows, product in self._products(weight, turned):
-            signed = product.mul_(_beside(r[:, rows], product))
+        for rows, product in self._products(weight, x * s.to(x.dtype)):
+            signed = product.mul_(r[:, rows][examples].view(len(x), *[1] * (x.ndim - 2), -1))
             output[..., rows].add_(signed.to(output.dtype), alpha=scale)
 
-    def _signs(self, weight: Part, module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-        """r and s of the example of each row, in the weight's dtype."""
-        examples, kind, block = ROWS.get(), type(module).__name__, self.blocks[weight.number]
+    def _examples(self, module: nn.Module, x: Tensor) -> list[int]:
+        """The example of each row of what a module is given."""
+        told, kind = ROWS.get(), type(module).__name__
         if x.ndim < 1 + (not isinstance(module, nn.Embedding)):
             raise ValueError(f"a {kind} was given one row alone; the first dimension of what modules are given must be examples.")
-        if examples is None:
+        if told is None:
             self.counts.add(len(x))
-            signs = self.group.signs(block, len(x))
-        else:
-            if len(examples) != len(x):
-                raise ValueError(
-                    f"a {kind} was given {len(x)} rows where zolab.noise.rows_of told of {len(examples)}: tell of each row."
-                )
-            signs = tuple(part[examples] for part in self.group.signs(block, int(examples.max()) + 1))
-        r, s = (part.to(weight.weight.dtype) for part in signs)
-        return r, s
+            return list(range(len(x)))
+        if len(told) != len(x):
+            raise ValueError(
+                f"a {kind} was given {len(x)} rows where zolab.noise.rows_of told of {len(told)}: tell of each row."
+            )
+        return told.tolist()
 
     def _products(self, weight: Part, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """x U^T, some rows of U at a time."""
-        if self.factored:
-            u, v = self.factors[weight.number]
-            yield slice(None), functional.linear(functional.linear(x, v), u)
-            return
-        several = max(1, SLICE // x.shape[-1])
-        for start in range(0, len(weight.weight), several):
-            rows = slice(start, min(start + several, len(weight.weight)))
-            yield rows, functional.linear(x, self._rows(weight, rows))
+        tensor, (u, v) = weight.weight, self.factors.get(weight.number, (None, None))
+        x = x if v is None else functional.linear(x, v)
+        several = max(1, SLICE // max(x.shape[-1], x.numel() // x.shape[-1]))
+        for start in range(0, len(tensor), several):
+            rows = slice(start, min(start + several, len(tensor)))
+            yield rows, functional.linear(x, self._rows(weight, rows) if u is None else u[rows])
 
     def _looked_up(self, weight: Part, x: Tensor) -> Tensor:
         """Rows of U, those that x names."""
@@ -117,8 +113,3 @@ def _given(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Tensor:
     if _is_positions(module):
         return kwargs["position_ids"] + module.offset
     return args[0] if args else kwargs["input"]
-
-
-def _beside(signs: Tensor, x: Tensor) -> Tensor:
-    """Signs of shape (rows, n) as they stand beside a tensor of shape (rows, ..., n)."""
-    return signs.view(len(signs), *[1] * (x.ndim - 2), -1)
