@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from small import command, equal, network, stop_after, weights
+from test_masked import words_tokenizer
 from torch import nn
 from torch.nn import functional
 
@@ -42,13 +43,19 @@ def walk(optimizer, losses, steps):
 # --- the twin
 
 
-@kinds
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("more", [{"weight_decay": 0.1}, {"group_relative": False, "samples": 2}], ids=["paper", "plain"])
+@pytest.mark.parametrize(
+    ("rank", "dtype", "more"),
+    [
+        (None, torch.float32, {"weight_decay": 0.1}),
+        (2, torch.float32, {"group_relative": False}),
+        (None, torch.float64, {"group_relative": False}),
+        (2, torch.float64, {"samples": 2}),
+    ],
+)
 def test_100_steps_equal_the_reference(rank, dtype, more):
     model = network(dtype)
     twin, settings = copy.deepcopy(model), {"lr": 1e-3, "eps": 1e-2, "seed": 3, "rank": rank, "interval": 7, **more}
-    optimizer, ours, theirs = made(model, **settings), each_of(model), each_of(twin)
+    optimizer, ours, theirs = made(model, **settings), each_of(model, 3), each_of(twin, 3)
     for step in range(100):
         loss = reference.grzo_step(list(twin.parameters()), theirs, step=step, **settings)
         assert math.isclose(optimizer.step(ours), loss, rel_tol=1e-4)
@@ -118,11 +125,11 @@ def test_the_sum_over_examples_is_the_same_slice_by_slice(rank):
 
 @kinds
 def test_the_mean_step_is_the_gradient(rank):
-    """A z-test over 500 steps on losses that are linear in the weights, so that slopes have no error of eps."""
+    """A z-test over 200 steps on losses that are linear in the weights, so that slopes have no error of eps."""
     model, examples = nn.Linear(4, 3).double(), 6
     x, c = (torch.randn(examples, n, dtype=torch.float64, generator=torch.Generator().manual_seed(n)) for n in (4, 3))
     optimizer, draws = made(model, lr=0.0, rank=rank, interval=1, **PLAIN), []
-    for step in range(500):
+    for step in range(200):
         optimizer.step(lambda: (model(x) * c).sum(1))
         weights = tuple(p / examples for p in optimizer.trajectory.records[-1].projected_grads)
         direction = replace(optimizer.direction(step), weights=weights)
@@ -239,19 +246,21 @@ def test_a_batch_in_parts_says_whose_each_row_is():
 
 # --- the losses of each example, for every kind of task
 
-COPA = [Example(f"The man {word} because", (" he did so.", " of his old dog, who had seen it."), 1) for word in ("ran", "sat up")]
+COPA = [
+    Example(f"The man {word} because", (" he did so.", " of his old dog, who had seen it."), 1) for word in ("ran", "sat up")
+]
 SQUAD = [Example(f"Title: {t}\nQ: who?\nA:", (f" {t}",), 0, references=((t,),)) for t in ("John", "the Duke of York")]
 ROWS = [{"sentence": text, "label": label} for text, label in (("good", 1), ("not that bad", 0), ("good", 0))]
 
 
 def asked(kind):
     """Task, model, tokenizer and three or so examples."""
-    family = "roberta" if kind.startswith("masked") else "llama"
-    model, tokenizer = load_model(f"tiny-random-{family}")
+    model, tokenizer = load_model("tiny-random-llama")
     task = load_task(kind)
     examples = {"copa": COPA, "squad": SQUAD}.get(kind)
     if kind == "masked_sst2":
-        examples = [task.template(row) for row in ROWS]
+        examples, tokenizer, model = [task.template(row) for row in ROWS], words_tokenizer(), tiny_model("roberta")
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     return task, model, tokenizer, examples or task.sample(0, 3, 2, 2).train
 
 
@@ -332,8 +341,11 @@ def test_settings_out_of_range_are_refused(settings, message):
 @pytest.mark.parametrize(
     ("told", "message"),
     [
-        (lambda losses: losses.mean(), r"the loss of each example, and the closure returned a tensor of shape \(\); return a vec"),
-        (lambda losses: float(losses.mean()), r"the closure returned 2\.\d*; return a vector with one loss for each example"),
+        (
+            lambda losses: losses.mean(),
+            r"the loss of each example, and the closure returned a tensor of shape \(\); return a vec",
+        ),
+        (lambda losses: float(losses.mean()), r"the closure returned \d\.\d*; return a vector with one loss for each, as"),
         (lambda losses: losses[:, None], r"returned a tensor of shape \(5, 1\); return a vector"),
         (lambda losses: losses[:0], r"returned a tensor of shape \(0,\); return a vector"),
         (lambda losses: losses[:1], "there is one example: use at least 2 of them, or group_relative=False"),
@@ -360,7 +372,7 @@ def test_other_ways_to_evaluate_are_refused():
     turns = iter([many, few])
     with pytest.raises(ValueError, match="returned 5 losses, then 4; keep to one batch"):
         optimizer.step(lambda: next(turns)())
-    with rows_of(torch.arange(3)), pytest.raises(ValueError, match="given 5 rows where zolab.noise.rows_of told of 3"):
+    with rows_of(torch.arange(3)), pytest.raises(ValueError, match=r"given 5 rows where zolab\.noise\.rows_of told of 3"):
         optimizer.step(losses)
     x = torch.ones(37)
     with pytest.raises(ValueError, match="a Linear was given one row alone"):

@@ -113,7 +113,7 @@ class GRZO(ZeroOrderOptimizer):
         """The losses of each example on both sides of its direction.
 
         Raises:
-            ValueError: the closure does not tell the examples apart, or weights in place are to be moved.
+            ValueError: the closure does not tell the examples apart, or the model is not looked through.
         """
         if self.viewed is None:
             raise ValueError(
@@ -134,8 +134,8 @@ class GRZO(ZeroOrderOptimizer):
         if not isinstance(found, Tensor | np.ndarray) or found.ndim != 1 or not len(found):
             shape = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor | np.ndarray) else repr(found)[:80]
             raise ValueError(
-                f"step {self.steps}: GRZO needs the loss of each example, and the closure returned {shape}; return a vector with "
-                'one loss for each example, as torch\'s losses do with reduction="none".'
+                f"step {self.steps}: GRZO needs the loss of each example, and the closure returned {shape}; return a vector "
+                "with one loss for each, as torch's losses do with reduction='none'."
             )
         count = len(found)
         if self.group_relative and count < 2:
@@ -144,7 +144,8 @@ class GRZO(ZeroOrderOptimizer):
                 "group_relative=False."
             )
         if sides and count != len(sides[0]):
-            raise ValueError(f"step {self.steps}: the closure returned {len(sides[0])} losses, then {count}; keep to one batch.")
+            other = len(sides[0])
+            raise ValueError(f"step {self.steps}: the closure returned {other} losses, then {count}; keep to one batch.")
         through = probes.moved
         assert isinstance(through, ThroughGroup), "as ModelView.probe has it"
         if other := through.counts - {count}:

@@ -48,7 +48,11 @@ def grzo_step(
     """GRZO (arXiv 2606.02857), one example after the other: the whole batch is evaluated on both sides of each z_i."""
     gradient, means, count = [torch.zeros_like(p) for p in params], [], len(losses())
     for sample in range(samples):
-        u = whole(params, draw_factors(params, seed, step, sample, rank, interval)) if rank else draw(params, seed, step, sample)
+        u = (
+            whole(params, draw_factors(params, seed, step, sample, rank, interval))
+            if rank
+            else draw(params, seed, step, sample)
+        )
         name, directions, slopes = Direction(seed, step, SIGNS - sample, "rademacher"), [], []
         for i in range(count):
             z = []

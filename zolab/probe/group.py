@@ -8,6 +8,7 @@ made some rows at a time, and multiplied like a second weight; one of low rank c
 `Through` moves them, by the same for all examples.
 """
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class ThroughGroup(ThroughLowRank):
-    """A model that can be seen at w + scale_j z_ij and at w - scale_j z_ij by each example i; it is used as `Perturbation` is."""
+    """A model that each example i sees at w + scale_j z_ij, or at w - scale_j z_ij; it is used as `Perturbation` is."""
 
     def __init__(self, viewed, blocks: tuple[int, ...], direction: GroupDirection, scales):
         super().__init__(viewed, blocks, direction, scales)
@@ -32,6 +33,8 @@ class ThroughGroup(ThroughLowRank):
         self.factored = direction.base if isinstance(direction.base, LowRankDirection) else None
         self.counts: set[int] = set()
         """How many rows modules were given where nothing said whose they are: each must be all examples of the batch."""
+        self.laid: tuple[int, ...] = (0, 0)
+        """Rows and tokens of what a module was given last, where it had both."""
 
     def _apart(self, owner: Owner) -> Part | None:
         return matrix_of(self.viewed, owner)
@@ -39,7 +42,8 @@ class ThroughGroup(ThroughLowRank):
     def _add(self, weight: Part, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> None:
         x, scale = _given(module, args, kwargs), self.side * self.scales[weight.number]
         examples = self._examples(module, x)
-        r, s = (signs.to(weight.weight.dtype) for signs in self.group.signs(self.blocks[weight.number], max(examples, default=0) + 1))
+        drawn = self.group.signs(self.blocks[weight.number], max(examples, default=0) + 1)
+        r, s = (signs.to(weight.weight.dtype) for signs in drawn)
         s = s[examples].view(len(x), *[1] * (output.ndim - 2), -1)
         if isinstance(module, nn.Embedding):
             kept = r[examples].gather(1, x.reshape(len(x), -1)).view(*x.shape, 1)
@@ -51,17 +55,24 @@ class ThroughGroup(ThroughLowRank):
 
     def _examples(self, module: nn.Module, x: Tensor) -> list[int]:
         """The example of each row of what a module is given."""
-        told, kind = ROWS.get(), type(module).__name__
-        if x.ndim < 1 + (not isinstance(module, nn.Embedding)):
-            raise ValueError(f"a {kind} was given one row alone; the first dimension of what modules are given must be examples.")
+        told, kind, tokens = ROWS.get(), type(module).__name__, x.shape[: x.ndim - (not isinstance(module, nn.Embedding))]
+        if not tokens:
+            raise ValueError(f"a {kind} was given one row alone; the first dimension must be the examples.")
+        count, flat = len(x), len(tokens) == 1 and len(x) == math.prod(self.laid)
+        self.laid = tokens[:2] if len(tokens) > 1 else self.laid
         if told is None:
-            self.counts.add(len(x))
-            return list(range(len(x)))
-        if len(told) != len(x):
+            rows = self.laid[0] if flat else count
+            self.counts.add(rows)
+            found = list(range(rows))
+        else:
+            found = told.tolist()
+        if flat and len(found) == self.laid[0]:  # the tokens of all rows one after the other, as in OPT's layers
+            return [example for example in found for _ in range(self.laid[1])]
+        if len(found) != count:
             raise ValueError(
-                f"a {kind} was given {len(x)} rows where zolab.noise.rows_of told of {len(told)}: tell of each row."
+                f"a {kind} was given {count} rows where zolab.noise.rows_of told of {len(found)}: tell of each row."
             )
-        return told.tolist()
+        return found
 
     def _products(self, weight: Part, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """x U^T, some rows of U at a time."""

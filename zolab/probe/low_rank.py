@@ -45,7 +45,7 @@ class ThroughLowRank(Through):
                 self.handles.append(owner.module.register_forward_hook(add, prepend=True, with_kwargs=True))
 
     def _apart(self, owner: Owner) -> Part | None:
-        """The weight of an owner that may be left where it is. A hook of somebody else might read it, and must find it moved."""
+        """The weight of an owner that may stay where it is. A hook of somebody else might read it, and must find it moved."""
         module = owner.module
         return None if module._forward_hooks or module._forward_pre_hooks else weight_apart(owner)
 
