@@ -58,12 +58,15 @@ def timed(methods: Mapping[str, dict[str, Any]], base: dict[str, Any], steps: in
     task, (model, tokenizer) = load_task(first.task), load_model(first.model, first.dtype, first.device)
     train = task.sample(0, first.batch_size * steps, 1, 1).train
     models = {name: copy.deepcopy(model) for name in configs}
-    optimizers = {name: make_optimizer(config, models[name]) for name, config in configs.items()}
+    optimizers: dict[str, Any] = {name: make_optimizer(config, models[name]) for name, config in configs.items()}
+    for name, config in configs.items():
+        if config.per_example:
+            optimizers[name].look_through(models[name])
     times: dict[str, list[float]] = {name: [] for name in configs}
     for step in range(steps):
         batch = batch_at(train, first.batch_size, 0, step)
         for name, optimizer in optimizers.items():
-            loss = closure(first.objective, task, models[name], tokenizer, batch)
+            loss = closure(first.objective, task, models[name], tokenizer, batch, each=configs[name].per_example)
             began = time.perf_counter()
             optimizer.step(loss)
             times[name].append(time.perf_counter() - began)
