@@ -2,7 +2,7 @@
 
 Published walks have two directions in turn, and one learning rate for both methods. `two` and `fresh` are MeZO's gap to the
 minimum at the end over AdaMeZO's, with those directions and, as a median over seeds, with fresh ones; `mezo_tuned` is the gap
-of MeZO's best rate over that of AdaMeZO's, each of a few multiples of the published one, in fresh directions.
+of MeZO's best rate over that of AdaMeZO's, each of one, three and six times the published one, in fresh directions.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from zolab.landscapes.walk import optimizers_of
 from zolab.records import environment
 
 METHODS = ("MeZO", "AdaMeZO")
-MULTIPLES = (0.1, 0.3, 1, 3, 10)
+MULTIPLES = (3, 6)
 
 
 def gap(landscape, optimizer, **given):
@@ -37,8 +37,8 @@ def compare(landscape, seeds):
     best = {}
     for name in METHODS:
         rates = [protocol.lr * multiple for multiple in MULTIPLES]
-        ends = [np.median([gap(landscape, partial(makers[name], lr=rate, seed=s)) for s in seeds]) for rate in rates]
-        best[name] = min(ends)
+        faster = [np.median([gap(landscape, partial(makers[name], lr=rate, seed=s)) for s in seeds]) for rate in rates]
+        best[name] = min(np.median(fresh[name]), *faster)
     return {
         "length_off": max(abs(lengths[name] / protocol.lengths[name] - 1) for name in lengths),
         "two": two["MeZO"] / two["AdaMeZO"],
@@ -50,7 +50,7 @@ def compare(landscape, seeds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--json", action="store_true", help="last line: one JSON object")
     options = parser.parse_args()
     rows = {}

@@ -1,7 +1,8 @@
 """CLAIMS.md: what the two papers claim, what was run here, and what came of it, judged from the kept records by fixed rules.
 
 A claim that a number is lower holds where the 95 % interval of the mean over tasks lies below zero, or where Holm's correction
-leaves it decided on more than half of the tasks; otherwise it is not seen. Without a record it is not testable here.
+leaves it decided on more than half of the tasks; otherwise it is not seen. If networks permuted or never trained do as well as
+a fine-tuner, its gain holds with a correction: it is not what was learned. Without a record a claim is not testable here.
 """
 
 import json
@@ -21,7 +22,8 @@ where file and records disagree.
 - *Holds*: the interval excludes no effect, in the claimed direction. *Holds with a correction*: what is true is not quite what
   is printed. *Not seen*: our runs do not decide for it, which is no proof against it. *Not testable here*: nothing was run.
 - Our runs are of small models for a hundred or so steps; the papers' are of models of 0.4 to 30 billion weights for 10,000 and
-  more. Differences are paired by seed, with 95 % intervals. Plans of the papers' own runs are in `notebooks/plans/`.
+  more. Differences are paired by seed, with 95 % intervals; the first record decides. Older records searched rates on the seeds
+  that they report (`RESULTS.md` says which). Plans of the papers' own runs are in `notebooks/plans/`.
 """
 
 

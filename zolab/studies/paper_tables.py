@@ -74,23 +74,30 @@ def table(paper: str, number: str, records: Iterable[Record], **columns: str) ->
         ValueError: the paper has no such table.
     """
     ours, rows = measured(records), []
-    for row in printed(paper=paper, table=number, **columns).itertuples():
-        if row.task in AVERAGES:
-            continue
-        key = row.model, SAME.get(row.method, row.method), row.task
-        found = ours.get((row.model, row.method, row.task), ours.get(key))
-        rows.append((row.model, row.method, row.task, row.measure, *_beside(found, row)))
+    for row in _rows(paper, table=number, **columns):
+        if row["task"] not in AVERAGES:
+            model, method, task = row["model"], row["method"], row["task"]
+            found = ours.get((model, method, task), ours.get((model, SAME.get(method, method), task)))
+            rows.append((model, method, task, row["measure"], *_beside(found, row)))
     return pd.DataFrame(rows, columns=["model", "method", "task", "measure", "ours", "published", "difference", "rate"])
 
 
-def _beside(found: Measured | None, row: Any) -> tuple[str, str, str, str]:
-    per, digits = PER.get(row.unit, 1.0), DIGITS.get(row.unit, 2)
-    published = ABSENT if np.isnan(row.value) else f"{row.value:g}" + ("" if np.isnan(row.sd) else f" ± {row.sd:g}")
-    values = np.array([]) if found is None else per * (found.train_loss if row.measure == "train_loss" else found.metric)
+def _rows(paper: str, **columns: str) -> list[dict[str, Any]]:
+    return [dict(zip(map(str, row), row.values(), strict=True)) for row in printed(paper=paper, **columns).to_dict("records")]
+
+
+def _printed(value: float, sd: float) -> str:
+    return ABSENT if np.isnan(value) else f"{value:g}" + ("" if np.isnan(sd) else f" ± {sd:g}")
+
+
+def _beside(found: Measured | None, row: dict[str, Any]) -> tuple[str, str, str, str]:
+    per, digits, value, sd = PER.get(row["unit"], 1.0), DIGITS.get(row["unit"], 2), row["value"], row["sd"]
+    published = _printed(value, sd)
+    values = np.array([]) if found is None else per * (found.train_loss if row["measure"] == "train_loss" else found.metric)
     if found is None or not len(values) or not np.isfinite(values).all():
         return ABSENT if found is None or not len(values) else "diverged", published, ABSENT, ABSENT
-    spread = float(np.hypot(_sd(values), 0.0 if np.isnan(row.sd) else row.sd))
-    difference = f"{(values.mean() - row.value) / spread:+.1f}" if spread > 0 and not np.isnan(row.value) else ABSENT
+    spread = float(np.hypot(_sd(values), 0.0 if np.isnan(sd) else sd))
+    difference = f"{(values.mean() - value) / spread:+.1f}" if spread > 0 and not np.isnan(value) else ABSENT
     rate = f"{found.lr:g}" + ("*" if found.edge else "") if found.lr else ABSENT
     return written(values, digits), published, difference, rate
 
@@ -123,8 +130,8 @@ def published_table(paper: str, number: str, model: str, measures: Iterable[str]
     """
     rows = printed(paper=paper, table=number, model=model)
     rows = rows[rows.measure.isin(list(measures))]
-    text = rows.value.map("{:g}".format) + rows.sd.map(lambda sd: "" if np.isnan(sd) else f" ± {sd:g}")
-    wide = rows.assign(text=text.where(rows.value.notna(), ABSENT)).pivot(index="method", columns="task", values="text")
+    text = [_printed(value, sd) for value, sd in zip(rows.value, rows.sd, strict=True)]
+    wide = rows.assign(text=text).pivot(index="method", columns="task", values="text")
     return wide.loc[list(dict.fromkeys(rows.method)), list(dict.fromkeys(rows.task))].rename_axis(f"{model}, published")
 
 
@@ -159,13 +166,12 @@ def costs(records: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """
     rows, ours = [], dict(_measured_costs(records))
     for paper, numbers in (("2510.00419", "678"), ("2605.00650", "47")):
-        for row in printed(paper=paper).itertuples():
-            if row.table in numbers:
-                value, source = ours.get((paper, row.table, row.model, row.method, row.measure, row.task), (None, ABSENT))
+        for row in _rows(paper):
+            if row["table"] in tuple(numbers):
+                what = [row[name] for name in ("table", "model", "method", "task", "measure", "unit")]
+                value, source = ours.get((paper, *what[:5]), (None, ABSENT))
                 value = ABSENT if value is None else f"{value:.3g}"
-                rows.append(
-                    (row.table, row.model, row.method, row.task, row.measure, row.unit, value, f"{row.value:g}", source)
-                )
+                rows.append((*what, value, f"{row['value']:g}", source))
     names = ["table", "model", "method", "task", "measure", "unit", "ours", "published", "record"]
     return pd.DataFrame(rows, columns=names)
 
@@ -180,16 +186,16 @@ def _measured_costs(records: Mapping[str, Mapping[str, Any]]) -> Iterable[tuple[
         where, small = f"{stem}, 16 x 256 tokens, random weights", "Llama-3.2-1B"
         if "zo_finetuner" in step:
             total, mezo = (step[name]["seconds"] for name in ("zo_finetuner", "mezo"))
-            yield ("2510.00419", "6", small, "zo_finetuner", "step:total", "drop"), (total, where)
-            yield ("2510.00419", "6", small, "zo_finetuner", "step:sigma", "drop"), (total - mezo, where)
+            yield ("2510.00419", "6", small, "zo_finetuner", "drop", "step:total"), (total, where)
+            yield ("2510.00419", "6", small, "zo_finetuner", "drop", "step:sigma"), (total - mezo, where)
         for name, row in step.items():
-            yield ("2510.00419", "7", small, name, "peak_memory", "sst2"), (weights * (1 + row["peak_over_weights"]), where)
+            yield ("2510.00419", "7", small, name, "sst2", "peak_memory"), (weights * (1 + row["peak_over_weights"]), where)
         for hub, shape in SHAPES.items():
             row = parts.get(f"meta-step, {hub.partition('/')[2].lower()}, bfloat16, 16 x 128")
             if row is not None:
                 key = ("2510.00419", "8", shape.printed, "meta_training")
-                yield (*key, "peak_memory", "copa"), (row["peak_bytes"] / 1e9, f"{stem}, bfloat16, 16 x 128 tokens")
-                yield (*key, "time", "copa"), (570 * row["seconds"] / 60, f"{stem}, 570 steps")
+                yield (*key, "copa", "peak_memory"), (row["peak_bytes"] / 1e9, f"{stem}, bfloat16, 16 x 128 tokens")
+                yield (*key, "copa", "time"), (570 * row["seconds"] / 60, f"{stem}, 570 steps")
 
 
 def written(values: np.ndarray, digits: int) -> str:

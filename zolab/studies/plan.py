@@ -207,9 +207,9 @@ def variants(own: dict[str, Any]) -> list[dict[str, Any]]:
     Raises:
         ValueError: the grid has something else than lists of values.
     """
-    grid, rest = own.get("grid"), {key: value for key, value in own.items() if key != "grid"}
     if "grid" not in own:
-        return [rest]
+        return [own]
+    grid, rest = own["grid"], {key: value for key, value in own.items() if key != "grid"}
     fits = isinstance(grid, dict) and bool(grid) and all(isinstance(values, list) and values for values in grid.values())
     require(fits, f"grid must be names of a method's own settings, each with a list of values, got {shown(grid)}.")
     known = [rest["optim_args"]] if rest.get("optim_args") else []
