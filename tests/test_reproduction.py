@@ -13,6 +13,7 @@ from zolab.studies import claims, cost, evidence, expected
 from zolab.studies.claims import CLAIMS, claims_page
 from zolab.studies.cost import costs, written
 from zolab.studies.outcomes import FORMAT, Record
+from zolab.studies.paper_figures import margins
 from zolab.studies.paper_tables import costs as cost_tables
 from zolab.studies.paper_tables import own_table, published_table, table, win_counts
 from zolab.studies.papers import papers
@@ -232,6 +233,15 @@ def test_our_tables_bear_the_models_name():
     assert frame.loc["mine", "one"].endswith("*")
     assert published_table("2605.00650", "3", "OPT-1.3B", ["accuracy", "f1"]).loc["adamezo", "sst2"] == "91.6 ± 0.3"
     assert own_table(unrun(check_plan(PLAN))).empty
+
+
+def test_the_printed_margins_are_drawn():
+    figure = margins("2510.00419", "1", "zo_finetuner")
+    assert [axes.get_title(loc="left") or axes.get_title() for axes in figure.axes] == [
+        *("Llama-3.2-1B: 6 of 7", "Llama-3.1-8B: 6 of 7", "Qwen2.5-14B: 2 of 7", "OPT-30B: 6 of 7"),
+    ]
+    widths = [bar.get_width() for bar in figure.axes[1].patches]
+    assert min(widths) == pytest.approx(0.26 - 0.47)  # CB, below HiZOO
 
 
 def test_a_run_that_stopped_early_stays_where_it_was():

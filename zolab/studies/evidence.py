@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from zolab.studies.compare import overall
+from zolab.studies.compare import overall, searched_on_reported
 from zolab.studies.finding import (
     CORRECTED,
     GPU,
@@ -193,11 +193,13 @@ def walks(records: Records) -> Finding | None:
     length = max(row["length_off"] for row in rows.values())
     numbers = [f"The printed lengths of the paths come out within {100 * length:.1f} %"]
     for key, row in rows.items():
-        told = f"MeZO ends {row['two']:.3g} times as far above the minimum as AdaMeZO in the paper's two directions, "
-        told += f"{row['fresh']:.3g} times in fresh ones ({row['fresh_seeds_lower']} of {seeds} seeds lower), "
-        numbers.append(f"{key}: {told}{row['mezo_tuned']:.3g} times with a rate of its own")
+        told = f"in the paper's two directions {row['two']:.2g}, in fresh ones {row['fresh']:.2g} (AdaMeZO is lower with "
+        told += f"{row['fresh_seeds_lower']} of {seeds} seeds), there with a rate for each {row['mezo_tuned']:.2g}"
+        numbers.append(f"MeZO's distance to the minimum at the end, over AdaMeZO's, on {key}: {told}")
     as_printed, fairly = (all(row[name] > 1 for row in rows.values()) for name in ("two", "mezo_tuned"))
     verdict = HOLDS if as_printed and fairly else CORRECTED if as_printed else NOT_SEEN
+    if verdict == CORRECTED:
+        numbers.append("So it ends lower where the same two directions come back, and not wherever they are fresh")
     ran = "the published walks, the same in fresh directions, and three rates for each method"
     return Finding(verdict, ran, numbers, ["bench_walks"])
 
@@ -220,6 +222,8 @@ def _beside_mezo(records: Records, numbers: list[str], *, only=(), leave_out=(),
         if not used and is_lower(found):
             verdict = HOLDS if all(map(is_lower, against.values())) else CORRECTED
         numbers = [*numbers, f"`{stem}`: {sentence(found)}"]
+        if searched_on_reported(record):
+            numbers.append("Rates were searched on seeds that are reported there")
         if against:
             told = "; ".join(f"{name} {each.final.text(3, sign=True)}" for name, each in against.items())
             numbers.append(f"Its final loss minus those of its controls, networks permuted or never trained: {told}")
