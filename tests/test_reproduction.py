@@ -115,7 +115,7 @@ def test_the_papers_runs_are_those_of_the_authors_code():
         ({"methods": {"A": {"optimizer": "mezo", "row": "sgld"}}}, "A: row must be METHOD or METHOD:VARIANT"),
         ({"methods": {"A": {"optimizer": "mezo", "grid": {"rank": 2}}}}, "grid must be names of a method's own settings"),
         ({"methods": {"A": {"optimizer": "mezo", "grid": {"rank": [2]}}}}, "do not fit mezo"),
-        ({"methods": {"A": {"optimizer": "mezo", "lr": [1e-3, 1e-3]}}}, "or a list of different ones"),
+        ({"methods": {"A": {"optimizer": "mezo", "lr": [1e-3, 1e-3]}}}, "or a list of different ones\\)"),
         ({"methods": {"A": {"optimizer": "mezo", "finetuner": "short"}}}, "goes with the optimizer zo_finetuner"),
         ({"methods": {"A": {"optimizer": "zo_finetuner", "finetuner": "long"}}}, "no fine-tuner is called 'long'"),
         ({"methods": {"A": {"optimizer": "mezo", "only": ["writer"]}}}, "no method runs on sentence"),
