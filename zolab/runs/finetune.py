@@ -86,7 +86,7 @@ class _Session:
         self.examples = task.sample(config.data_seed, config.train, config.dev, config.test)
         require(
             config.batch_size <= len(self.examples.train),
-            f"batch_size {config.batch_size} exceeds the {len(self.examples.train)} training examples of {config.task}.",
+            f"batch_size {config.batch_size} exceeds the {len(self.examples.train)} training examples of {task.name}.",
         )
         self.model, self.tokenizer = load_tuned(config)
         optimizer = make_optimizer(config, self.model)  # refused here, what does not fit this model costs nothing
