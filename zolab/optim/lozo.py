@@ -35,6 +35,8 @@ class LOZO(ZeroOrderOptimizer):
         ValueError: an argument is out of range, or `rank` is more than a matrix has rows or columns, which is named.
     """
 
+    always_through = True
+
     def __init__(
         self,
         params: Iterable,
