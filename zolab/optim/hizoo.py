@@ -29,9 +29,9 @@ class HiZOO(ZeroOrderOptimizer):
     Directions are normal: along random signs z^2 is one everywhere, which tells no weight from another.
 
     State: 1 / sqrt(h), one tensor as large as the weights, in float32 whatever the weights are; a change of h by less than
-    2e-7 h is lost. It is not part of `state_dict`: `load_state_dict` makes it again from the trajectory, at the price of one pass over
-    the weights for each step. Not for models in which many weights share the curvature: c is a sum over all of them, and what
-    it tells of a single one is mostly noise.
+    2e-7 h is lost. It is not part of `state_dict`: `load_state_dict` makes it again from the trajectory, at the price of one
+    pass over the weights for each step. Not for models in which many weights share the curvature: c is a sum over all of
+    them, and what it tells of a single one is mostly noise.
 
     Args:
         params, eps, weight_decay, seed, rounding: as in `MeZO`; eps stays as it is, since the curvature depends on it.

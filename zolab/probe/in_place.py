@@ -110,7 +110,7 @@ class MomentsUpdate:
 
 
 class ScaledUpdate:
-    """A step along a direction with a factor for each weight, w_j <- decay_j * w_j + coefficient_j * z_j f_j, that changes f first.
+    """A step along z with a factor for each weight, w_j <- decay_j * w_j + coefficient_j * z_j f_j, that changes f first.
 
     f <- f / sqrt(keep + gain (z^2 - shift)), within [least, greatest]; the greatest where the root is of no positive number.
 
