@@ -26,7 +26,8 @@ ROUND = {"mezo_svrg": 2}  # steps: one on the full batch, one on a batch
 def stepping(name, model, options):
     """A method's optimizer, its moments full where they are made again from the last steps."""
     auto = METHODS[name].faster_through(options.dtype, options.device)
-    optimizer = optimizer_of(name, model, {"auto": auto, "in_place": False, "through": True}[options.probe])
+    through = {"auto": auto, "in_place": False, "through": True}[options.probe]
+    optimizer = optimizer_of(name, model, through or METHODS[name].per_example)
     if name in ("adamezo", "mezo_switch"):
         optimizer.skip([StepRecord(step, (1.0 + step,), (LR,), (0.0,)) for step in range(HORIZON + 1)])
     return optimizer
@@ -35,7 +36,7 @@ def stepping(name, model, options):
 def taken(optimizer, loss, several):
     """So many steps."""
     for _ in range(several):
-        optimizer.step(loss)
+        optimizer.step(partial(loss, "none") if optimizer.per_example else loss)
 
 
 def memory_of(part, options):
@@ -44,7 +45,7 @@ def memory_of(part, options):
     small = torch.nn.Sequential(torch.nn.Linear(4, 4))
     for name in ("adamezo", "hizoo"):
         optimizer_of(name, small, False).step(lambda: 0.0)  # the compiled kernels are in memory in any process
-    action = loss if part == "forwards" else partial(stepping(part, model, options).step, loss)
+    action = loss if part == "forwards" else partial(taken, stepping(part, model, options), loss, 1)
     reset_peak_memory()
     for _ in range(3):
         action()

@@ -20,16 +20,20 @@ from zolab.noise.directions import (
     squared_length,
     store_,
 )
+from zolab.noise.group import GroupDirection
 from zolab.noise.low_rank import LowRankDirection, is_matrix
 from zolab.noise.made import MadeDirection
+from zolab.noise.rows import ROWS, rows_of
 
 __all__ = [
     "FAMILIES",
     "NOT_GIVEN",
+    "ROWS",
     "SLICE",
     "Chunk",
     "Direction",
     "GivenDirection",
+    "GroupDirection",
     "LowRankDirection",
     "MadeDirection",
     "ScaledDirection",
@@ -46,6 +50,7 @@ __all__ = [
     "is_matrix",
     "materialise",
     "per_tensor",
+    "rows_of",
     "squared_length",
     "store_",
 ]

@@ -25,6 +25,8 @@ class Method(ABC):
     """Whether a step that probes both sides needs the loss at the weights themselves, too."""
     always_through: ClassVar[bool] = False
     """Whether looking through the modules is the faster way even for float32 weights on a CPU."""
+    per_example: ClassVar[bool] = False
+    """Whether a step's closure returns a vector, the loss of each example of the batch, instead of one number."""
     full_batch: Closure | None = None
     """Returns the loss over all training data, for the methods that need it; whoever has the data sets it."""
 
@@ -48,7 +50,7 @@ class Method(ABC):
             dtype: of the weights, such as "float32".
             device: of the weights, as torch names it.
         """
-        return cls.always_through or dtype != "float32" or torch.device(device).type == "cuda"
+        return cls.always_through or cls.per_example or dtype != "float32" or torch.device(device).type == "cuda"
 
     def measure(self, probes: Probes, eps: float) -> Measured:
         """The losses of a step, and the slopes that follow from them; extended by methods that need others.

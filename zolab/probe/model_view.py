@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zolab.noise import Direction, GivenDirection, LowRankDirection, chunks
+from zolab.noise import Direction, GivenDirection, GroupDirection, LowRankDirection, chunks
 from zolab.probe.copies import Copies
+from zolab.probe.group import ThroughGroup
 from zolab.probe.interrupts import DeferInterrupts
 from zolab.probe.low_rank import ThroughLowRank
 from zolab.probe.owners import Owner, check_free, owners_of
@@ -64,6 +65,8 @@ class ModelView:
         self, blocks: tuple[int, ...], direction: Direction | GivenDirection, scales: Sequence[float]
     ) -> Through | Copies:
         """What shows the model at w + scale_j z_j and at w - scale_j z_j; arguments as of `Through`."""
+        if isinstance(direction, GroupDirection):
+            return ThroughGroup(self, blocks, direction, scales)
         if isinstance(direction, LowRankDirection):  # in every step, since its losses differ from the others' by rounding
             return ThroughLowRank(self, blocks, direction, scales)
         if self.both_sides is None and self.watched and self._copies() <= self.spare:
