@@ -132,7 +132,9 @@ def arguments(description):
 def peak_of(benchmark, part, options):
     """Peak memory in bytes of a fresh process of a benchmark, which takes three steps of one part."""
     command = [sys.executable, "-m", f"benchmarks.{benchmark}", "--memory-of", part]
-    command += [f"--{name}={value}" for name, value in vars(options).items() if name not in ("json", "memory_of") and value]
+    command += [
+        f"--{name}={value}" for name, value in vars(options).items() if name not in ("json", "memory_of", "methods") and value
+    ]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 

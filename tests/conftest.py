@@ -35,6 +35,7 @@ SLOW = {
     "test_kills",
     "test_l2l",
     "test_plain_scorer",
+    "test_reproduction",
     "test_step_kernels",  # the same interpreter
     "test_studies",
     "test_study_runs",

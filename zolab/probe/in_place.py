@@ -10,14 +10,26 @@ kept, no step drifts, a failed step leaves no trace, and a run can be replayed w
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from zolab.noise import Chunk, Direction, GivenDirection, Source, Sources, chunks, cut, fetched, for_each, per_tensor
+from zolab.noise import (
+    Chunk,
+    Direction,
+    GivenDirection,
+    ScaledDirection,
+    Source,
+    Sources,
+    chunks,
+    cut,
+    fetched,
+    for_each,
+    per_tensor,
+)
 
 
 def columns(rows: Sequence[Sequence[float]], tensors: int) -> np.ndarray:
@@ -97,9 +109,53 @@ class MomentsUpdate:
         return math.fsum(fetched(self.squares)) ** 0.5
 
 
+class ScaledUpdate:
+    """A step along z with a factor for each weight, w_j <- decay_j * w_j + coefficient_j * z_j f_j, that changes f first.
+
+    f <- f / sqrt(keep + gain (z^2 - shift)), within [least, greatest]; the greatest where the root is of no positive number.
+
+    Args:
+        blocks, decays: as in `Update`.
+        direction: z.
+        factors: f of each block, flat, changed in place.
+        coefficients: one for each tensor.
+        growth: (keep, gain, shift, least, greatest).
+    """
+
+    rounding: np.ndarray | None = None
+    """As of `Update`."""
+
+    def __init__(
+        self,
+        blocks: tuple[int, ...],
+        direction: Direction | GivenDirection,
+        factors: Mapping[int, Tensor],
+        coefficients: Sequence[float],
+        decays: Sequence[float],
+        growth: tuple[float, float, float, float, float],
+    ):
+        self.direction, self.factors, self.sources = direction, factors, Sources([direction], blocks)
+        self.coefficients, self.decays, self.growth = columns([coefficients], len(blocks))[:, 0], decays, growth
+
+    def apply(self, piece: Chunk, moved: tuple[float, Any] | None = None) -> None:
+        """Take the step; `moved` is the scale and the journal of weights that are moved along z f still."""
+        j = piece.tensor
+        key = None if self.rounding is None else self.rounding[j]
+        source, factor = self.sources.at(piece), self.factors[self.sources.blocks[j]][piece.span]
+        settings = float(self.coefficients[j]), self.decays[j], self.growth
+        piece.kernels.update_scaled(piece.data, piece.tile, source, factor, *settings, key, moved)
+
+    def is_along(self, direction: Direction | GivenDirection) -> bool:
+        """Whether weights that are moved along a direction are moved along z f."""
+        return isinstance(direction, ScaledDirection) and direction.name == self.direction
+
+
+AnyUpdate = Update | MomentsUpdate | ScaledUpdate
+
+
 def apply(
     tensors: Sequence[Tensor],
-    update: Update | MomentsUpdate | None,
+    update: AnyUpdate | None,
     *,
     measure: bool = False,
     pieces: Sequence[Chunk] | None = None,
@@ -181,7 +237,7 @@ class Perturbation:
         """Around each call of a closure: there is nothing to do, since whatever it reads is moved."""
         return nullcontext()
 
-    def leave(self, update: Update | MomentsUpdate | None = None, *, measure: bool = False) -> np.ndarray | None:
+    def leave(self, update: AnyUpdate | None = None, *, measure: bool = False) -> np.ndarray | None:
         """Move back to w from wherever the tensors are, and apply the update in the same pass.
 
         Args:
@@ -194,14 +250,17 @@ class Perturbation:
         joined = update if isinstance(update, Update) else Update(self.blocks, [], [], [1.0] * len(self.blocks))
         same = len(joined.directions) > 0 and joined.directions[0] == self.direction
         alone = same and len(joined.directions) == 1
-
-        after = update is not None and joined is not update
+        after = update if joined is not update else None
+        fused = after if isinstance(after, ScaledUpdate) and after.is_along(self.direction) else None
         parts: list[Any] = [None] * len(self.pieces)
 
         def work(i):
             piece, source, scale = self._at(i)
             moved = self.signs[i]
-            if moved:
+            if moved and fused:
+                fused.apply(piece, (moved * scale, self.journals[i]))
+                self.signs[i], self.journals[i] = 0, None
+            elif moved:
                 within = measure and not after and piece.kernels.THREADED  # a GPU would have to be waited for in each
                 signed, sums = moved * scale, np.zeros(2 if within else 0)
                 back = (source, signed, self.journals[i], same)
@@ -211,8 +270,8 @@ class Perturbation:
                 parts[i] = sums if within else None
             elif joined is update:
                 joined.apply(piece)
-            if after:
-                update.apply(piece)
+            if after and not (moved and fused):
+                after.apply(piece)
             if measure and parts[i] is None:
                 parts[i] = piece.kernels.moments(piece.data, wait=False)
 

@@ -19,7 +19,7 @@ import numpy as np
 from torch import nn
 
 from zolab.noise import Chunk, Direction, GivenDirection, Sources, for_each
-from zolab.probe.in_place import MomentsUpdate, Update, apply
+from zolab.probe.in_place import AnyUpdate, apply
 from zolab.probe.owners import Owner, claim, let_go
 from zolab.probe.rows import move_tiles, tiles_read
 from zolab.probe.watch import Watch
@@ -68,7 +68,7 @@ class ModuleProbe:
         let_go(self.busy)
         self.busy = set()
 
-    def leave(self, update: Update | MomentsUpdate | None = None, *, measure: bool = False) -> np.ndarray | None:
+    def leave(self, update: AnyUpdate | None = None, *, measure: bool = False) -> np.ndarray | None:
         """End the probe and apply the update to the weights; arguments and result as of `Perturbation.leave`."""
         self.close()
         return apply(self.viewed.tensors, update, measure=measure, pieces=self.viewed.pieces)
