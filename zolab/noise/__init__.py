@@ -4,24 +4,18 @@ from zolab.noise.addresses import FAMILIES, Direction, GivenDirection
 from zolab.noise.directions import (
     NOT_GIVEN,
     SLICE,
-    Chunk,
     Source,
     Sources,
     add_,
-    check,
-    chunks,
-    cut,
     direction,
     dot,
-    fetched,
-    for_each,
     materialise,
-    per_tensor,
     squared_length,
     store_,
 )
 from zolab.noise.low_rank import LowRankDirection, is_matrix
 from zolab.noise.made import MadeDirection
+from zolab.noise.pieces import Chunk, as_one, check, chunks, cut, fetched, for_each, per_tensor, sums
 
 __all__ = [
     "FAMILIES",
@@ -35,6 +29,7 @@ __all__ = [
     "Source",
     "Sources",
     "add_",
+    "as_one",
     "check",
     "chunks",
     "cut",
@@ -47,4 +42,5 @@ __all__ = [
     "per_tensor",
     "squared_length",
     "store_",
+    "sums",
 ]

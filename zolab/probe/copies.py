@@ -28,7 +28,8 @@ class Copies(ModuleProbe):
     def plus(self) -> None:
         """Show w + scale z from now on."""
         self.open()
-        for_each(self.sides.chunks, self._make, self.viewed.numel)
+        if not self.sides.make_all(self.sources, self.scales):
+            for_each(self.sides.chunks, self._make, self.viewed.numel)
         for places, name, _, plus, _ in self.sides.places:
             places[name] = plus
 
@@ -58,11 +59,4 @@ class Copies(ModuleProbe):
 
     def _make(self, i: int) -> None:
         piece, plus, minus = self.sides.pieces[i]
-        source, scale = self.sources.at(piece), self.scales[piece.tensor]
-        if piece.kernels.THREADED:  # elsewhere, memory is what takes time
-            from zolab.noise.kernels.sides import both  # with its compiler, only when it is used
-
-            both(plus, minus, piece.data, piece.tile, source, scale)
-        else:
-            piece.kernels.perturbed(plus, piece.data, piece.tile, source, scale)
-            piece.kernels.perturbed(minus, piece.data, piece.tile, source, -scale)
+        piece.kernels.both(plus, minus, piece.data, piece.tile, self.sources.at(piece), self.scales[piece.tensor])

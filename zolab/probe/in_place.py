@@ -17,7 +17,20 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from zolab.noise import Chunk, Direction, GivenDirection, Source, Sources, chunks, cut, fetched, for_each, per_tensor
+from zolab.noise import (
+    Chunk,
+    Direction,
+    GivenDirection,
+    Source,
+    Sources,
+    as_one,
+    chunks,
+    cut,
+    fetched,
+    for_each,
+    per_tensor,
+    sums,
+)
 
 
 def columns(rows: Sequence[Sequence[float]], tensors: int) -> np.ndarray:
@@ -61,6 +74,14 @@ class Update:
     def apply(self, piece: Chunk) -> None:
         piece.kernels.update(piece.data, piece.tile, *self.of(piece), self.key(piece))
 
+    def apply_all(self, pieces: Sequence[Chunk]) -> bool:
+        """Apply to whole tensors in one launch; False, and nothing is done, where that cannot be."""
+        one = as_one(pieces, len(self.decays))
+        if not one or self.sources.given or not self.directions:
+            return False
+        kernels, tensors = one
+        return kernels.update_all(tensors, self.sources, self.coefficients, self.decays, self.rounding)
+
     def key(self, piece: Chunk) -> np.ndarray | None:
         """What rounds the new weights of a chunk."""
         return None if self.rounding is None else self.rounding[piece.tensor]
@@ -92,6 +113,18 @@ class MomentsUpdate:
         key = None if self.rounding is None else self.rounding[j]
         self.squares.append(piece.kernels.update_by_moments(piece.data, piece.tile, self.sources.at(piece), *settings, key))
 
+    def apply_all(self, pieces: Sequence[Chunk]) -> bool:
+        """As of `Update`."""
+        one = as_one(pieces, len(self.decays))
+        if not one or self.sources.given:
+            return False
+        kernels, tensors = one
+        settings = (self.first, self.second, self.decays, self.inside, self.outside, self.rounding)
+        square = kernels.update_all_by_moments(tensors, self.sources, *settings)
+        if square is not None:
+            self.squares.append(square)
+        return square is not None
+
     def length(self) -> float:
         """Euclidean length of the step, decay left out; known once it has been applied."""
         return math.fsum(fetched(self.squares)) ** 0.5
@@ -116,18 +149,26 @@ def apply(
         With `measure`, what `zolab.probe.blocks.moments` would give now, to the bit.
     """
     pieces = chunks(tensors) if pieces is None else pieces
-    pieces = cut(pieces, update.sources.directions) if update else pieces
-    parts: list[Any] = [None] * len(pieces)
+    numel, parts = sum(t.numel() for t in tensors), cut(pieces, update.sources.directions) if update else pieces
+    if update is None or update.apply_all(parts):
+        return sums(pieces, len(tensors)) if measure else None
+    within = measure and _within(parts)
+    found: list[Any] = [None] * len(parts)
 
     def work(i):
-        if update is not None:
-            update.apply(pieces[i])
-        if measure:
-            parts[i] = pieces[i].kernels.moments(pieces[i].data, wait=False)
+        update.apply(parts[i])
+        if within:
+            found[i] = parts[i].kernels.moments(parts[i].data, wait=False)
 
-    if update is not None or measure:
-        for_each(pieces, work, sum(t.numel() for t in tensors))
-    return per_tensor(pieces, parts, len(tensors)) if measure else None
+    for_each(parts, work, numel)
+    if within:
+        return per_tensor(parts, found, len(tensors))
+    return sums(pieces, len(tensors)) if measure else None
+
+
+def _within(pieces: Sequence[Chunk]) -> bool:
+    """Whether to sum weights while they are in a processor's cache; a GPU sums them by itself, without being waited for."""
+    return all(piece.kernels.THREADED for piece in pieces)
 
 
 class Perturbation:
@@ -153,7 +194,8 @@ class Perturbation:
         self.sources = Sources([direction], blocks)
         self.blocks, self.tensors = blocks, len(tensors)
         self.numel = sum(t.numel() for t in tensors)
-        self.pieces = cut(chunks(tensors), [direction])
+        self.whole = chunks(tensors)
+        self.pieces = cut(self.whole, [direction])
         self.signs = [0] * len(self.pieces)
         self.journals = [None] * len(self.pieces)
 
@@ -196,28 +238,30 @@ class Perturbation:
         alone = same and len(joined.directions) == 1
 
         after = update is not None and joined is not update
+        within = measure and not after and _within(self.pieces)
         parts: list[Any] = [None] * len(self.pieces)
 
         def work(i):
             piece, source, scale = self._at(i)
             moved = self.signs[i]
             if moved:
-                within = measure and not after and piece.kernels.THREADED  # a GPU would have to be waited for in each
-                signed, sums = moved * scale, np.zeros(2 if within else 0)
+                signed, moments = moved * scale, np.zeros(2 if within else 0)
                 back = (source, signed, self.journals[i], same)
                 of = joined.of(piece, source if alone else None)
-                piece.kernels.restore(piece.data, piece.tile, *back, *of, sums, joined.key(piece))
+                piece.kernels.restore(piece.data, piece.tile, *back, *of, moments, joined.key(piece))
                 self.signs[i], self.journals[i] = 0, None
-                parts[i] = sums if within else None
+                parts[i] = moments if within else None
             elif joined is update:
                 joined.apply(piece)
             if after:
                 update.apply(piece)
-            if measure and parts[i] is None:
+            if within and parts[i] is None:
                 parts[i] = piece.kernels.moments(piece.data, wait=False)
 
         for_each(self.pieces, work, self.numel)
-        return per_tensor(self.pieces, parts, self.tensors) if measure else None
+        if within:
+            return per_tensor(self.pieces, parts, self.tensors)
+        return sums(self.whole, self.tensors) if measure else None
 
     @property
     def journal_bytes(self) -> int:

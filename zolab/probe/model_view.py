@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from zolab.noise import Direction, GivenDirection, LowRankDirection, chunks
 from zolab.probe.copies import Copies
+from zolab.probe.doubled import DoubledCopies, DoubledThrough, body_of, may_double
 from zolab.probe.interrupts import DeferInterrupts
 from zolab.probe.low_rank import ThroughLowRank
 from zolab.probe.owners import Owner, check_free, owners_of
@@ -42,6 +43,12 @@ class ModelView:
         self.both_sides: BothSides | None = None
         self.watched: set[tuple[int, ...]] = set()
         """Orders of calls that were seen to read no weight elsewhere."""
+        self.body = body_of(model)
+        """The part whose batch may be doubled."""
+        self.doubles = True
+        """Whether that has not failed yet."""
+        self.proven: set[tuple[int, ...]] = set()
+        """Orders of calls whose halves were seen to be what each side gives alone."""
         self.lightened: dict[Owner, Owner] = {}
         """Owners without the weight that a direction of low rank lets them leave where it is."""
         self.called: tuple[int, ...] = ()
@@ -61,14 +68,21 @@ class ModelView:
         return ModelView(self.model, tensors, self.spare)
 
     def probe(
-        self, blocks: tuple[int, ...], direction: Direction | GivenDirection, scales: Sequence[float]
+        self, blocks: tuple[int, ...], direction: Direction | GivenDirection, scales: Sequence[float], both: bool = False
     ) -> Through | Copies:
-        """What shows the model at w + scale_j z_j and at w - scale_j z_j; arguments as of `Through`."""
+        """What shows the model at w + scale_j z_j and at w - scale_j z_j; arguments as of `Through`.
+
+        Args:
+            both: the closure will be evaluated on both sides.
+        """
         if isinstance(direction, LowRankDirection):  # in every step, since its losses differ from the others' by rounding
             return ThroughLowRank(self, blocks, direction, scales)
         if self.both_sides is None and self.watched and self._copies() <= self.spare:
             self.scratches, self.both_sides = ScratchPool(), BothSides(self.tensors, self.pieces, self.owners)
-        return (Through if self.both_sides is None else Copies)(self, blocks, direction, scales)
+        doubled = both and self.doubles and may_double(self)
+        if self.both_sides is None:
+            return (DoubledThrough if doubled else Through)(self, blocks, direction, scales)
+        return (DoubledCopies if doubled else Copies)(self, blocks, direction, scales)
 
     def try_out(self, closure: Callable[[], Any]) -> None:
         """Call a closure once, at the weights as they are.

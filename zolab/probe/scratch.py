@@ -1,12 +1,13 @@
 """Memory in which modules compute with moved weights."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from zolab.noise import Chunk
+from zolab.noise import Chunk, Sources, as_one
 from zolab.noise.kernels.threefry import TILE
 from zolab.probe.owners import Owner, Part
 
@@ -76,14 +77,12 @@ class ScratchPool:
         self.free: list[Scratch] = []
 
     def take(self, size: int, device: torch.device) -> Scratch:
-        """Scratch of at least so many bytes; a free one that is too small makes way for it."""
-        for i, scratch in enumerate(self.free):
-            if scratch.memory.device == device:
-                del self.free[i]
-                if scratch.memory.numel() >= size:
-                    return scratch
-                break
-        return Scratch(size, device)
+        """Scratch of at least so many bytes, the smallest there is; if all are too small, one makes way for it."""
+        free = sorted((s for s in self.free if s.memory.device == device), key=lambda s: s.memory.numel())
+        fitting = [scratch for scratch in free if scratch.memory.numel() >= size]
+        for scratch in (fitting or free)[:1]:
+            self.free.remove(scratch)
+        return fitting[0] if fitting else Scratch(size, device)
 
     def give(self, scratch: Scratch) -> None:
         if not scratch.is_still_used:
@@ -105,15 +104,27 @@ class BothSides:
         data = [{j: kernels[j].view(side[j]) for j in kernels} for side in sides]
         self.pieces = [(piece, *(opposite(piece, side[piece.tensor]) for side in data)) for piece in pieces]
         """Each piece with its opposites on both sides."""
-        self.chunks = pieces
-        self.places = [
-            (places, name, own, *(side[part.number].as_strided(own.shape, own.stride()) for side in sides))
+        self.chunks, self.tensors = pieces, len(tensors)
+        self.of = {
+            owner: [
+                (places, name, own, *(side[part.number].as_strided(own.shape, own.stride()) for side in sides))
+                for part in owner.parts.values()
+                for places, name, own in part.places
+            ]
             for owner in owners
-            for part in owner.parts.values()
-            for places, name, own in part.places
-        ]
-        """Where a module finds a tensor, the tensor, and what it is on both sides."""
+        }
+        """Where each module finds a tensor, the tensor, and what it is on both sides."""
+        self.places = list(chain.from_iterable(self.of.values()))
+        """The same of all modules."""
         self.addresses = self._addresses()
+
+    def make_all(self, sources: Sources, scales: Sequence[float]) -> bool:
+        """Move all copies in one launch; False, and nothing is done, where that cannot be."""
+        one = None if sources.given else as_one(self.chunks, self.tensors)
+        if not one:
+            return False
+        plus, minus = ([sides[k] for sides in self.pieces] for k in (1, 2))
+        return one[0].both_all(plus, minus, one[1], sources, scales)
 
     def intact(self) -> bool:
         """Whether every copy still is where it was made."""

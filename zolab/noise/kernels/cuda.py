@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from zolab.noise.kernels import cuda_probe, cuda_products, cuda_update, threefry
+from zolab.noise.kernels.cuda_all import both_all, moments_all, update_all, update_all_by_moments
 from zolab.noise.kernels.cuda_journal import Journal
 from zolab.noise.kernels.cuda_launch import launch
 from zolab.noise.kernels.cuda_tiles import PAIRS, TILE, direction, kernel, pairs_of, store_halves, threefry_words
@@ -123,6 +124,27 @@ def perturbed(out: Tensor, w: Tensor, tile: int, source, scale: float) -> None:
     _launch(cuda_probe.perturbed_kernel, out, k0, k1, int(tile), w, values, signs, float(scale))
 
 
+def both(plus: Tensor, minus: Tensor, w: Tensor, tile: int, source, scale: float) -> None:
+    """plus = w + scale * z and minus = w - scale * z, with the bits of `perturbed`; w stays as it is."""
+    k0, k1, values, signs = _single(source)
+    _launch(cuda_probe.both_kernel, plus, k0, k1, int(tile), minus, w, values, signs, float(scale))
+
+
+def add_rows(out: Tensor, rows: Tensor, width: int, source, scale: float) -> None:
+    """out = out + scale * z in some rows of a whole matrix, with the bits of `perturbed` where `out` holds its rows.
+
+    Args:
+        out: flat, the rows one after the other; changed in place.
+        rows: their numbers, whole and flat.
+        width: of a row, in elements.
+        source: of one direction made from its key.
+        scale: of the direction.
+    """
+    k0, k1, _, signs = _single(source)
+    spans = (width - 2) // threefry.TILE + 2  # a row lies in as many tiles at most
+    launch(cuda_probe.add_rows_kernel, len(rows) * spans, out, k0, k1, rows, int(width), spans, signs, float(scale))
+
+
 def _parts(w: Tensor, tile: int, source):
     """A chunk in the parts that are moved in place by a launch each: weights, key, tile, values and family."""
     k0, k1, values, signs = _single(source)
@@ -195,17 +217,23 @@ def update_by_moments(w, tile, sources, first, second, decay, inside, outside, r
 __all__ = [
     "CHUNK",
     "THREADED",
+    "add_rows",
     "add_scaled",
+    "both",
+    "both_all",
     "dot",
     "fill",
     "flip",
     "given",
     "moments",
+    "moments_all",
     "perturb",
     "perturbed",
     "product",
     "restore",
     "update",
+    "update_all",
+    "update_all_by_moments",
     "update_by_moments",
     "view",
     "words",

@@ -34,6 +34,36 @@ def perturbed_kernel(
     store_halves(out + start, i, size - start, plus0, plus1)
 
 
+@kernel
+def both_kernel(
+    plus, size, k0: tl.uint32, k1: tl.uint32, tile: tl.uint32, minus, w, given, SIGNS: tl.constexpr, scale: tl.float32
+):
+    start = tl.program_id(0).to(tl.int64) * TILE
+    i = tl.arange(0, PAIRS)
+    left = size - start
+    raw0, raw1 = raw_halves(w + start, i, left)
+    z0, z1 = direction(k0, k1, given, SIGNS, start, i, left, tile + tl.program_id(0))
+    w0, w1, moved0, moved1 = raw0.to(tl.float32), raw1.to(tl.float32), z0 * scale, z1 * scale
+    store_halves(plus + start, i, left, w0 + moved0, w1 + moved1)
+    store_halves(minus + start, i, left, w0 - moved0, w1 - moved1)
+
+
+@kernel
+def add_rows_kernel(out, size, k0: tl.uint32, k1: tl.uint32, rows, width, spans, SIGNS: tl.constexpr, scale: tl.float32):
+    """One program to a tile of a row; a row may begin and end anywhere in a tile."""
+    row, span = tl.program_id(0) // spans, tl.program_id(0) % spans
+    first = tl.load(rows + row).to(tl.int64) * width
+    tile = first // TILE + span
+    z0, z1 = direction(k0, k1, None, SIGNS, 0, tl.arange(0, PAIRS), TILE, tile.to(tl.uint32))
+    i = tile * TILE + tl.arange(0, PAIRS) - first
+    start = row.to(tl.int64) * width
+    there0, there1 = (i >= 0) & (i < width), (i + PAIRS >= 0) & (i + PAIRS < width)
+    now0 = tl.load(out + start + i, there0, other=0.0).to(tl.float32) + z0 * scale
+    now1 = tl.load(out + start + i + PAIRS, there1, other=0.0).to(tl.float32) + z1 * scale
+    tl.store(out + start + i, now0.to(out.dtype.element_ty), there0)
+    tl.store(out + start + i + PAIRS, now1.to(out.dtype.element_ty), there1)
+
+
 @triton.jit
 def is_lost(weight, delta, like):
     """Whether -delta after +delta, or the same with both signs turned, does not bring the weight back to the bit."""

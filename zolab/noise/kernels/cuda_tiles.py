@@ -18,7 +18,7 @@ ROUNDS, ROTATIONS, PARITY = map(tl.constexpr, (threefry.ROUNDS, threefry.ROTATIO
 QUARTER_TURN = tl.constexpr(math.pi / 2 * 2.0**-32)
 
 # Keys and tiles change with every call: no value of theirs may lead to a compilation of its own.
-kernel = triton.jit(do_not_specialize=["k0", "k1", "tile", "count", "r0", "r1"])
+kernel = triton.jit(do_not_specialize=["k0", "k1", "tile", "count", "r0", "r1", "width", "spans"])
 
 
 @triton.jit

@@ -163,6 +163,10 @@ class Kernels:
     def perturbed(self, out: Tensor, w: Tensor, tile, source, scale):
         out.copy_(_moved(w, self._scaled(w, tile, source, 0, scale)))
 
+    def both(self, plus: Tensor, minus: Tensor, w: Tensor, tile, source, scale):
+        self.perturbed(plus, w, tile, source, scale)
+        self.perturbed(minus, w, tile, source, -scale)
+
     def perturb(self, w: Tensor, tile, source, scale):
         delta = self._scaled(w, tile, source, 0, scale)
         plus, minus = _moved(w, delta), _moved(w, -delta)
