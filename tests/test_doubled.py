@@ -9,7 +9,8 @@ from torch import nn
 
 from zolab import MeZO
 from zolab.models import load_model
-from zolab.probe import doubled, model_view
+from zolab.probe import doubled
+from zolab.probe.body import body_of, may_double
 from zolab.probe.model_view import SPARE, ModelView
 from zolab.tasks import load_task
 
@@ -174,12 +175,17 @@ def test_an_interrupt_inside_the_body_leaves_the_model_as_it_was(spare):
     assert all(isinstance(p, nn.Parameter) for p in model.parameters())
 
 
+def may(model):
+    viewed = ModelView(model, list(model.parameters()), 0)
+    return may_double(viewed.body, viewed.owners)
+
+
 def test_long_batches_foreign_hooks_and_gradients_are_not_doubled(monkeypatch):
     model = Model()
     hook = model.base_model.layers[0].register_forward_pre_hook(lambda module, args: None)
-    assert not doubled.may_double(ModelView(model, list(model.parameters()), 0))
+    assert not may(model)
     hook.remove()
-    assert doubled.may_double(ModelView(model, list(model.parameters()), 0))
+    assert may(model)
     monkeypatch.setattr(doubled, "TOKENS", 29)
     walk(model, lambda: model(batch()).square().mean(), 0)
     assert set(model.base_model.calls) == {6}
@@ -195,7 +201,7 @@ def test_long_batches_foreign_hooks_and_gradients_are_not_doubled(monkeypatch):
 
 
 def test_a_model_without_a_body_is_looked_at_as_before():
-    assert doubled.body_of(nn.Sequential(nn.Linear(2, 2))) is None
+    assert body_of(nn.Sequential(nn.Linear(2, 2))) is None
     model, _ = load_model("tiny-reviews")
-    assert doubled.body_of(model) is model.base_model
-    assert model_view.body_of(model.base_model) is model.base_model
+    assert body_of(model) is model.base_model
+    assert body_of(model.base_model) is model.base_model

@@ -5,7 +5,6 @@ As in `test_step_kernels`, each way has a process of its own: `TRITON_INTERPRET=
 
 import json
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,10 +27,6 @@ def at(keys, signs):
     return Source(keys, NOT_GIVEN, signs)
 
 
-def of_all(count, signs):
-    return SimpleNamespace(keys=np.ascontiguousarray(KEYS[:, :count]), signs=signs)
-
-
 def both_errors(cuda, device, signs, dtype) -> int:
     """One tensor after the other, and all at once."""
     wrong, w = 0, [weights(size, dtype) for size in SIZES]
@@ -46,7 +41,7 @@ def both_errors(cuda, device, signs, dtype) -> int:
         cpu.both(*(cpu.view(side[j]) for side in expected), cpu.view(part), 0, at(KEYS[j, :1], signs), SCALES[j])
     there = [part.to(device) for part in w]
     sides = [[torch.empty_like(part) for part in there] for _ in range(2)]
-    done = cuda.both_all(*sides, there, of_all(1, signs), SCALES)
+    done = cuda.both_all(*sides, there, KEYS[:, :1], SCALES, signs)
     return (
         wrong
         + (not done)
@@ -76,7 +71,7 @@ def update_errors(cuda, device, signs, dtype) -> int:
             key = None if rounding is None else rounding[j]
             cpu.update(cpu.view(part), 0, at(np.ascontiguousarray(KEYS[j, :count]), signs), coefficients[j], DECAYS[j], key)
         there = [part.to(device) for part in there]
-        done = cuda.update_all(there, of_all(count, signs), coefficients, DECAYS, rounding)
+        done = cuda.update_all(there, KEYS[:, :count], coefficients, DECAYS, rounding, signs)
         wrong += (not done) + sum(map(different, there, w))
     return wrong
 
@@ -91,7 +86,8 @@ def moments_update_errors(cuda, device, signs, dtype) -> int:
             rest = first[j], np.abs(first[j]), DECAYS[j], 1e-3, 0.01, key
             length += cpu.update_by_moments(cpu.view(part), 0, at(np.ascontiguousarray(KEYS[j]), signs), *rest)
         there = [part.to(device) for part in there]
-        found = cuda.update_all_by_moments(there, of_all(3, signs), first, np.abs(first), DECAYS, 1e-3, 0.01, rounding)
+        settings = first, np.abs(first), DECAYS, 1e-3, 0.01, rounding, signs
+        found = cuda.update_all_by_moments(there, KEYS, *settings)
         wrong += sum(map(different, there, w)) + (abs(float(found) - length) > 1e-5 * length)
     return wrong
 
@@ -108,9 +104,8 @@ def refused(cuda, device) -> int:
     """Tensors of two types, at an odd address, or empty, are left to launches of their own, untouched."""
     a, b = torch.ones(32, device=device), torch.ones(33, device=device)
     groups = [a, b.bfloat16()], [a, b[1:]], [a, b[:0]]
-    return sum(
-        cuda.update_all(group, of_all(1, False), np.ones((2, 1), np.float32), [1.0, 1.0], None) for group in groups
-    ) + int((a != 1).sum())
+    one = np.ones((2, 1), np.float32)
+    return sum(cuda.update_all(group, KEYS[:2, :1], one, [1.0, 1.0], None, False) for group in groups) + int((a != 1).sum())
 
 
 def measure(cuda, device: str) -> dict:

@@ -15,7 +15,7 @@ from zolab.noise.directions import (
 )
 from zolab.noise.low_rank import LowRankDirection, is_matrix
 from zolab.noise.made import MadeDirection
-from zolab.noise.pieces import Chunk, as_one, check, chunks, cut, fetched, for_each, per_tensor, sums
+from zolab.noise.pieces import Chunk, check, chunks, cut, fetched, for_each, per_tensor, small_ones, sums
 
 __all__ = [
     "FAMILIES",
@@ -29,7 +29,6 @@ __all__ = [
     "Source",
     "Sources",
     "add_",
-    "as_one",
     "check",
     "chunks",
     "cut",
@@ -40,6 +39,7 @@ __all__ = [
     "is_matrix",
     "materialise",
     "per_tensor",
+    "small_ones",
     "squared_length",
     "store_",
     "sums",

@@ -16,6 +16,7 @@ from zolab.noise.kernels.threefry import TILE
 
 MADE = 1 << 23  # elements that are made at once on a GPU, where a piece is a whole tensor
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+SMALL = 1 << 22  # elements: a launch of its own for a larger tensor costs nothing, since the last one is still running
 _INLINE = 1 << 20  # fewer elements take less time on one thread than waking others does
 _pool: ThreadPoolExecutor | None = None
 
@@ -63,20 +64,18 @@ def cut(pieces: Sequence[Chunk], directions: Sequence[Direction | GivenDirection
     ]
 
 
-def as_one(pieces: Sequence[Chunk], tensors: int) -> tuple[ModuleType, list[Any]] | None:
-    """The kernels and whole tensors that one launch may go over, in their order; None where there is no such kernel."""
-    kernels = pieces[0].kernels if pieces else None
-    if kernels is None or not hasattr(kernels, "update_all") or [piece.tensor for piece in pieces] != list(range(tensors)):
-        return None
-    return (kernels, [piece.data for piece in pieces]) if all(piece.kernels is kernels for piece in pieces) else None
+def small_ones(pieces: Sequence[Chunk]) -> list[int]:
+    """The numbers of the pieces, whole tensors all, that one launch had better take together; none if that saves nothing."""
+    found = [i for i, p in enumerate(pieces) if hasattr(p.kernels, "update_all") and not p.tile and len(p.data) <= SMALL]
+    return found if len(found) > 1 else []
 
 
 def sums(pieces: Sequence[Chunk], tensors: int) -> np.ndarray:
     """Sum and sum of squares of each tensor, float64 of shape (tensors, 2), each weight read once."""
-    one = as_one(pieces, tensors)
-    together = one and one[0].moments_all(one[1])
-    if together is not None:
-        return together.cpu().numpy()
+    if [piece.tensor for piece in pieces] == list(range(tensors)) and all(hasattr(p.kernels, "moments_all") for p in pieces):
+        together = pieces[0].kernels.moments_all([piece.data for piece in pieces])
+        if together is not None:
+            return together.cpu().numpy()
     parts: list[Any] = [None] * len(pieces)
 
     def work(i: int) -> None:

@@ -22,7 +22,20 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from zolab.noise import for_each
 from zolab.probe.copies import Copies
-from zolab.probe.halves import PLAIN, Show, alike, half_of, is_plain, joined, linear, near
+from zolab.probe.halves import (
+    PLAIN,
+    Moved,
+    RowsMixedError,
+    alike,
+    at_once,
+    half_of,
+    linear,
+    near,
+    one_by_one,
+    show,
+    takes_both,
+    twice,
+)
 from zolab.probe.owners import Owner
 from zolab.probe.rows import add_rows, adds_rows, move_tiles, tiles_read
 from zolab.probe.scratch import Slot
@@ -79,7 +92,7 @@ class Doubling(ModuleProbe):
         self.kept.clear()
         super().close()
 
-    def _pair(self, owner: Owner, args: Any) -> AbstractContextManager[Show]:
+    def _pair(self, owner: Owner, args: Any) -> AbstractContextManager[Moved]:
         """A context in which a module can be shown either side; gives what shows it."""
         raise NotImplementedError
 
@@ -118,10 +131,9 @@ class Doubling(ModuleProbe):
         leaves, structure = inputs
         self.half = next(len(leaf) for leaf in leaves if isinstance(leaf, Tensor))
         self.rows, self.order = 2 * self.half, []
-        twice = tree_unflatten([torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure)
         try:
             with self._unwatched():
-                out = forward(*twice[0], **twice[1])
+                out = self._run_twice(forward, [twice(leaf) for leaf in leaves], structure)
             first, second = half_of(out, self.rows, False), half_of(out, self.rows, True)
         except Exception:  # alone it may do, or it fails again, and says why
             first = second = None
@@ -139,6 +151,11 @@ class Doubling(ModuleProbe):
             self._called(order)
         self.kept.append(Kept(inputs, second, order))
         return first
+
+    def _run_twice(self, forward: Callable, leaves: list[Any], structure: Any) -> Any:
+        """The body's doubled call."""
+        args, kwargs = tree_unflatten(leaves, structure)
+        return forward(*args, **kwargs)
 
     def _unwatched(self) -> AbstractContextManager:
         watch = getattr(self, "watch", None)
@@ -160,20 +177,24 @@ class Doubling(ModuleProbe):
         if not self.rows:
             return forward(*args, **kwargs)
         self.order.append(owner.number)
-        both = [half_of((args, kwargs), self.rows, second) for second in (False, True)]
-        if not kwargs and adds_rows(owner, args, self.sources):
-            out = forward(*args)
-            for (ids, _), part, side in zip(both, (out[: self.half], out[self.half :]), (1, -1), strict=True):
-                add_rows(owner, ids[0], part, self.sources, side * self.scales[next(iter(owner.parts))])
-            return out
-        with self._pair(owner, args) as show:
-            if isinstance(owner.module, nn.Linear) and is_plain(owner.module, args, kwargs):
-                return linear(owner.module, args[0], self.half, show)
-            outs = []
-            for side, (its_args, its_kwargs) in zip((1, -1), both, strict=True):
-                show(side)
-                outs.append(forward(*its_args, **its_kwargs))
-            return joined(*outs)
+        x = args[0] if len(args) == 1 and not kwargs and isinstance(args[0], Tensor) else None
+        first, second = (half_of((args, kwargs), self.rows, k) for k in (False, True)) if x is None else _halves(x, self.rows)
+        with self._pair(owner, args) as moved:
+            if x is not None:
+                if type(owner.module) is nn.Linear and (out := linear(owner.module, x, self.half, moved)) is not None:
+                    return out
+                if owner.at_once is None:
+                    owner.at_once = takes_both(forward, x, self.half, moved)
+                if owner.at_once and x.is_contiguous():
+                    return at_once(forward, x, self.half, moved)
+            return one_by_one(forward, first, second, moved)
+
+
+def _halves(x: Tensor, rows: int) -> tuple[Any, Any]:
+    """What `half_of` gives for a call with one tensor, sooner."""
+    if not x.dim() or len(x) != rows:
+        raise RowsMixedError(str(tuple(x.shape)))
+    return ((x[: rows // 2],), {}), ((x[rows // 2 :],), {})
 
 
 class DoubledThrough(Doubling, Through):
@@ -183,15 +204,25 @@ class DoubledThrough(Doubling, Through):
         if not self.rows:
             super()._enter(owner, module, args)
 
-    def _exit(self, owner: Owner, *more: Any) -> None:
+    def _exit(self, owner: Owner, module: nn.Module, args: Any, output: Any = None) -> None:
         if not self.rows:
-            super()._exit(owner, *more)
+            super()._exit(owner, module, args, output)
 
     def _called(self, order: tuple[int, ...]) -> None:
         self.calls.extend(order)
 
+    def _forward(self, owner: Owner, forward: Callable, *args: Any, **kwargs: Any) -> Any:
+        if not self.rows or kwargs or not adds_rows(owner, args, self.sources):
+            return super()._forward(owner, forward, *args, **kwargs)
+        self.order.append(owner.number)
+        first, second = _halves(args[0], self.rows)
+        out, (number,) = forward(*args), owner.parts
+        for (ids, _), part, side in ((first, out[: self.half], 1), (second, out[self.half :], -1)):
+            add_rows(owner, ids[0], part, self.sources, side * self.scales[number])
+        return out
+
     @contextmanager
-    def _pair(self, owner: Owner, args: Any) -> Iterator[Show]:
+    def _pair(self, owner: Owner, args: Any) -> Iterator[Moved]:
         pool = self.viewed.scratches
         above = pool.take(owner.starts[-1], owner.device)
         below = pool.take(owner.starts[-1], owner.device)
@@ -200,13 +231,19 @@ class DoubledThrough(Doubling, Through):
         tiles = tiles_read(owner, args)
         for plus, minus in zip(*sides, strict=True):
             scale = self.scales[plus.part.number]
-            if tiles is None:
-                for_each([piece for piece, _ in plus.pieces], partial(self._make, plus, minus, scale), plus.part.weight.numel())
-            else:
+            if tiles is not None:
                 move_tiles(plus, tiles, self.sources, scale)
                 move_tiles(minus, tiles, self.sources, -scale)
+            elif len(plus.pieces) == 1:
+                self._make(plus, minus, scale, 0)
+            else:
+                for_each([piece for piece, _ in plus.pieces], partial(self._make, plus, minus, scale), plus.part.weight.numel())
         try:
-            yield partial(_show, sides)
+            yield [
+                (places, name, one, two)
+                for plus, minus in zip(*sides, strict=True)
+                for (places, name, _), one, two in zip(plus.part.places, plus.views, minus.views, strict=True)
+            ]
         finally:
             owner.restore()
             pool.give(above)
@@ -218,42 +255,28 @@ class DoubledThrough(Doubling, Through):
 
 
 class DoubledCopies(Doubling, Copies):
-    """`Copies`, its body on both sides at once."""
+    """`Copies`, its body on both sides at once; on a GPU, where launches take the time, as a graph of them."""
 
     @contextmanager
-    def _pair(self, owner: Owner, args: Any) -> Iterator[Show]:
-        places = self.sides.of[owner]
-
-        def show(side: int) -> None:
-            for holder, name, _, plus, minus in places:
-                holder[name] = plus if side > 0 else minus
-
+    def _pair(self, owner: Owner, args: Any) -> Iterator[Moved]:
+        moved = self.sides.of[owner]
         try:
-            yield show
+            yield moved
         finally:
-            show(1 if self.first else -1)
+            show(moved, 1 if self.first else -1)
 
-
-def _show(sides: tuple[list[Slot], list[Slot]], side: int) -> None:
-    for slot in sides[0] if side > 0 else sides[1]:
-        for (places, name, _), view in zip(slot.part.places, slot.views, strict=True):
-            places[name] = view
-
-
-def may_double(viewed: "ModelView") -> bool:
-    """Whether a model has a body whose batch may be doubled: it and its owners are called as torch calls a module."""
-    body = viewed.body
-    if body is None or "forward" in vars(body):
-        return False
-    inside = set(body.modules())
-    owned = [owner.module for owner in viewed.owners if owner.module in inside]
-    plain = all(not (m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m)) for m in owned)
-    return bool(owned) and body not in owned and plain
-
-
-def body_of(model: nn.Module) -> nn.Module | None:
-    """The part of a transformers model, or of one around it, that makes hidden states from tokens; None if there is none."""
-    body: nn.Module = model
-    while isinstance(inner := getattr(body, "base_model", None), nn.Module) and inner is not body:
-        body = inner
-    return None if body is model and not hasattr(model, "config") else body
+    def _run_twice(self, forward: Callable, leaves: list[Any], structure: Any) -> Any:
+        graphs = self.sides.graphs
+        key = graphs.key(leaves, structure) if graphs else None
+        if graphs is None or key is None:
+            return super()._run_twice(forward, leaves, structure)
+        if found := graphs.replay(key, leaves):
+            out, order = found
+            self.order.extend(order)
+            return out
+        out = super()._run_twice(forward, leaves, structure)
+        order = tuple(self.order)
+        if order in self.viewed.proven:
+            graphs.capture(key, leaves, order, partial(super()._run_twice, forward, structure=structure))
+            self.order = list(order)  # capturing called them again
+        return out

@@ -9,11 +9,17 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 NEAR = {torch.float32: 1e-3, torch.float64: 1e-6}  # how far halves may be off, of their length; half precision: 5e-2
 PLAIN = (bool, int, float, str, type(None))
-Show = Callable[[int], None]
+Moved = list[tuple[dict[str, Any], str, Tensor, Tensor]]
+"""Where a module finds a tensor, and what it is on both sides."""
 
 
 class RowsMixedError(Exception):
     """Something has not as many rows as the batch."""
+
+
+def twice(leaf: Any) -> Any:
+    """A tensor's rows two times; anything else as it is."""
+    return torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) else leaf
 
 
 def half_of(value: Any, rows: int, second: bool) -> Any:
@@ -36,25 +42,51 @@ def joined(first: Any, second: Any) -> Any:
     return tree_map(lambda *pair: torch.cat(pair) if isinstance(pair[0], Tensor) else pair[0], first, second)
 
 
-def is_plain(module: nn.Module, args: Any, kwargs: Any) -> bool:
-    """Whether a call is one of a linear layer that `linear` computes."""
-    if type(module) is not nn.Linear or len(args) != 1 or kwargs:
-        return False
-    x = args[0]
-    return x.dtype == module.weight.dtype and x.is_contiguous() and not torch.is_autocast_enabled(x.device.type)
+def show(moved: Moved, side: int) -> None:
+    """Let a module find one side of its weights."""
+    for places, name, plus, minus in moved:
+        places[name] = plus if side > 0 else minus
 
 
-def linear(module: nn.Linear, x: Tensor, half: int, show: Show) -> Tensor:
-    """Both halves of a linear layer's output where they belong, without a copy."""
+def linear(module: nn.Linear, x: Tensor, half: int, moved: Moved) -> Tensor | None:
+    """Both halves of a linear layer's output where they belong, without a copy; None if `x` is not what it takes."""
+    if x.dtype != module.weight.dtype or not x.is_contiguous() or torch.is_autocast_enabled(x.device.type):
+        return None
     out = x.new_empty(*x.shape[:-1], module.out_features)
     for side, part in ((1, slice(None, half)), (-1, slice(half, None))):
-        show(side)
+        show(moved, side)
         rows, there = x[part].view(-1, module.in_features), out[part].view(-1, module.out_features)
         if module.bias is None:
             torch.mm(rows, module.weight.t(), out=there)
         else:
             torch.addmm(module.bias, rows, module.weight.t(), out=there)
     return out
+
+
+def one_by_one(forward: Callable, first: Any, second: Any, moved: Moved) -> Any:
+    """Both halves of any module's output, from its arguments' halves."""
+    show(moved, 1)
+    above = forward(*first[0], **first[1])
+    show(moved, -1)
+    return joined(above, forward(*second[0], **second[1]))
+
+
+def at_once(forward: Callable, x: Tensor, half: int, moved: Moved) -> Tensor:
+    """The same of a module that multiplies by vectors, such as a norm: once, on vectors of both sides; it may refuse them."""
+    for places, name, plus, minus in moved:
+        places[name] = torch.stack([plus, minus]).view(2, *[1] * (x.dim() - 1), -1)
+    return forward(x.view(2, half, *x.shape[1:])).view(x.shape)
+
+
+def takes_both(forward: Callable, x: Tensor, half: int, moved: Moved) -> bool:
+    """Whether `at_once` gives the bits of `one_by_one`."""
+    if any(plus.dim() != 1 for _, _, plus, _ in moved) or x.dim() < 2 or not x.is_contiguous():
+        return False
+    try:
+        found = at_once(forward, x, half, moved)
+    except Exception:  # what does not take vectors of another shape says so in many ways, and runs one by one
+        return False
+    return torch.equal(found, one_by_one(forward, ((x[:half],), {}), ((x[half:],), {}), moved))
 
 
 def alike(one: tuple[list[Any], Any], two: tuple[list[Any], Any]) -> bool:

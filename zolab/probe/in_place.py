@@ -23,12 +23,12 @@ from zolab.noise import (
     GivenDirection,
     Source,
     Sources,
-    as_one,
     chunks,
     cut,
     fetched,
     for_each,
     per_tensor,
+    small_ones,
     sums,
 )
 
@@ -76,11 +76,12 @@ class Update:
 
     def apply_all(self, pieces: Sequence[Chunk]) -> bool:
         """Apply to whole tensors in one launch; False, and nothing is done, where that cannot be."""
-        one = as_one(pieces, len(self.decays))
-        if not one or self.sources.given or not self.directions:
+        if self.sources.given or not self.directions:
             return False
-        kernels, tensors = one
-        return kernels.update_all(tensors, self.sources, self.coefficients, self.decays, self.rounding)
+        at = [piece.tensor for piece in pieces]
+        rounding, decays = None if self.rounding is None else self.rounding[at], [self.decays[j] for j in at]
+        settings = (self.sources.keys[at], self.coefficients[at], decays, rounding, self.sources.signs)
+        return pieces[0].kernels.update_all([piece.data for piece in pieces], *settings)
 
     def key(self, piece: Chunk) -> np.ndarray | None:
         """What rounds the new weights of a chunk."""
@@ -115,12 +116,12 @@ class MomentsUpdate:
 
     def apply_all(self, pieces: Sequence[Chunk]) -> bool:
         """As of `Update`."""
-        one = as_one(pieces, len(self.decays))
-        if not one or self.sources.given:
+        if self.sources.given:
             return False
-        kernels, tensors = one
-        settings = (self.first, self.second, self.decays, self.inside, self.outside, self.rounding)
-        square = kernels.update_all_by_moments(tensors, self.sources, *settings)
+        at = [piece.tensor for piece in pieces]
+        rounding, decays = None if self.rounding is None else self.rounding[at], [self.decays[j] for j in at]
+        settings = (self.sources.keys[at], self.first[at], self.second[at], decays, self.inside, self.outside, rounding)
+        square = pieces[0].kernels.update_all_by_moments([p.data for p in pieces], *settings, self.sources.signs)
         if square is not None:
             self.squares.append(square)
         return square is not None
@@ -149,9 +150,12 @@ def apply(
         With `measure`, what `zolab.probe.blocks.moments` would give now, to the bit.
     """
     pieces = chunks(tensors) if pieces is None else pieces
-    numel, parts = sum(t.numel() for t in tensors), cut(pieces, update.sources.directions) if update else pieces
-    if update is None or update.apply_all(parts):
+    if update is None:
         return sums(pieces, len(tensors)) if measure else None
+    parts = cut(pieces, update.sources.directions)
+    small = set(small_ones(parts))
+    if small and update.apply_all([parts[i] for i in sorted(small)]):
+        parts = [piece for i, piece in enumerate(parts) if i not in small]
     within = measure and _within(parts)
     found: list[Any] = [None] * len(parts)
 
@@ -160,7 +164,7 @@ def apply(
         if within:
             found[i] = parts[i].kernels.moments(parts[i].data, wait=False)
 
-    for_each(parts, work, numel)
+    for_each(parts, work, sum(t.numel() for t in tensors))
     if within:
         return per_tensor(parts, found, len(tensors))
     return sums(pieces, len(tensors)) if measure else None
@@ -168,7 +172,7 @@ def apply(
 
 def _within(pieces: Sequence[Chunk]) -> bool:
     """Whether to sum weights while they are in a processor's cache; a GPU sums them by itself, without being waited for."""
-    return all(piece.kernels.THREADED for piece in pieces)
+    return bool(pieces) and all(piece.kernels.THREADED for piece in pieces)
 
 
 class Perturbation:

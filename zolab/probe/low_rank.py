@@ -58,8 +58,8 @@ class ThroughLowRank(Through):
         if owner.parts:
             super()._move(owner, args)
 
-    def _exit(self, owner: Owner, *more: Any) -> None:
-        super()._exit(owner, *more)
+    def _exit(self, owner: Owner, module: nn.Module, args: Any, output: Any = None) -> None:
+        super()._exit(owner, module, args, output)
         if self.watch:
             self.watch.allowed = set()
 

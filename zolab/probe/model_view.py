@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from zolab.noise import Direction, GivenDirection, LowRankDirection, chunks
+from zolab.probe.body import body_of, may_double
 from zolab.probe.copies import Copies
-from zolab.probe.doubled import DoubledCopies, DoubledThrough, body_of, may_double
+from zolab.probe.doubled import DoubledCopies, DoubledThrough
 from zolab.probe.interrupts import DeferInterrupts
+from zolab.probe.graphs import Graphs
 from zolab.probe.low_rank import ThroughLowRank
 from zolab.probe.owners import Owner, check_free, owners_of
 from zolab.probe.scratch import BothSides, ScratchPool
@@ -79,7 +81,10 @@ class ModelView:
             return ThroughLowRank(self, blocks, direction, scales)
         if self.both_sides is None and self.watched and self._copies() <= self.spare:
             self.scratches, self.both_sides = ScratchPool(), BothSides(self.tensors, self.pieces, self.owners)
-        doubled = both and self.doubles and may_double(self)
+            if self.body is not None and self.tensors[0].is_cuda:
+                places = {(id(places), name) for moved in self.both_sides.of.values() for places, name, _, _ in moved}
+                self.both_sides.graphs = Graphs(self.body, places)
+        doubled = both and self.doubles and may_double(self.body, self.owners)
         if self.both_sides is None:
             return (DoubledThrough if doubled else Through)(self, blocks, direction, scales)
         return (DoubledCopies if doubled else Copies)(self, blocks, direction, scales)

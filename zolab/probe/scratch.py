@@ -1,14 +1,15 @@
 """Memory in which modules compute with moved weights."""
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from zolab.noise import Chunk, Sources, as_one
+from zolab.noise import Chunk
 from zolab.noise.kernels.threefry import TILE
+from zolab.probe.graphs import Graphs
+from zolab.probe.halves import Moved
 from zolab.probe.owners import Owner, Part
 
 
@@ -104,34 +105,31 @@ class BothSides:
         data = [{j: kernels[j].view(side[j]) for j in kernels} for side in sides]
         self.pieces = [(piece, *(opposite(piece, side[piece.tensor]) for side in data)) for piece in pieces]
         """Each piece with its opposites on both sides."""
-        self.chunks, self.tensors = pieces, len(tensors)
-        self.of = {
+        self.chunks = pieces
+        plus, minus = sides
+        self.of: dict[Owner, Moved] = {
             owner: [
-                (places, name, own, *(side[part.number].as_strided(own.shape, own.stride()) for side in sides))
+                (places, name, _like(plus[part.number], own), _like(minus[part.number], own))
                 for part in owner.parts.values()
                 for places, name, own in part.places
             ]
             for owner in owners
         }
-        """Where each module finds a tensor, the tensor, and what it is on both sides."""
-        self.places = list(chain.from_iterable(self.of.values()))
-        """The same of all modules."""
+        """Where each module finds a tensor, and what it is on both sides."""
+        self.graphs: Graphs | None = None
+        """Of the body's calls, on a GPU."""
         self.addresses = self._addresses()
-
-    def make_all(self, sources: Sources, scales: Sequence[float]) -> bool:
-        """Move all copies in one launch; False, and nothing is done, where that cannot be."""
-        one = None if sources.given else as_one(self.chunks, self.tensors)
-        if not one:
-            return False
-        plus, minus = ([sides[k] for sides in self.pieces] for k in (1, 2))
-        return one[0].both_all(plus, minus, one[1], sources, scales)
 
     def intact(self) -> bool:
         """Whether every copy still is where it was made."""
         return self._addresses() == self.addresses
 
     def _addresses(self) -> list[int]:
-        return [side.data_ptr() for _, _, _, plus, minus in self.places for side in (plus, minus)]
+        return [side.data_ptr() for moved in self.of.values() for _, _, plus, minus in moved for side in (plus, minus)]
+
+
+def _like(copy: Tensor, own: Tensor) -> Tensor:
+    return copy.as_strided(own.shape, own.stride())
 
 
 def opposite(piece: Chunk, data: Any) -> Any:

@@ -178,17 +178,18 @@ def add_up_kernel(out, size, partial, spans):
     tl.store(out + j, tl.sum(total))
 
 
-def both_all(plus: Sequence[Tensor], minus: Sequence[Tensor], tensors: Sequence[Tensor], sources, scales) -> bool:
+def both_all(plus: Sequence[Tensor], minus: Sequence[Tensor], tensors: Sequence[Tensor], keys, scales, signs) -> bool:
     """`cuda.both` for many whole tensors; False, and nothing is done, if one launch cannot take them.
 
     Args:
-        plus, minus, tensors: flat, one of each for a row of the keys.
-        sources: `zolab.noise.Sources` of one direction that is made from its key.
+        plus, minus, tensors: flat.
+        keys: uint32 of shape (tensors, 1, 2).
         scales: one for each tensor.
+        signs: whether the direction is of the Rademacher family.
     """
     sheet = sheet_of(tensors, plus, minus)
     if sheet:
-        sheet.run(both_all_kernel, bits(sources.keys, np.array(scales, np.float32)), sources.signs)
+        sheet.run(both_all_kernel, bits(keys, np.array(scales, np.float32)), signs)
     return sheet is not None
 
 
@@ -201,32 +202,33 @@ def _rows(tensors, keys, coefficients, decays, rounding) -> tuple[np.ndarray, bo
     return bits(np.array(decays, np.float32), words, steps), rounds
 
 
-def update_all(tensors: Sequence[Tensor], sources, coefficients: np.ndarray, decays, rounding: np.ndarray | None) -> bool:
+def update_all(tensors: Sequence[Tensor], keys, coefficients: np.ndarray, decays, rounding, signs) -> bool:
     """`cuda.update` for many whole tensors; result as of `both_all`.
 
     Args:
         tensors: flat; changed in place.
-        sources: `zolab.noise.Sources` of n directions that are made from their keys.
+        keys: of n directions, uint32 of shape (tensors, n, 2).
         coefficients: of shape (tensors, n).
         decays: one for each tensor.
         rounding: keys of shape (tensors, 2), or None.
+        signs: whether the directions are of the Rademacher family.
     """
     sheet = sheet_of(tensors)
     if sheet:
-        table, rounds = _rows(tensors, sources.keys, [coefficients], decays, rounding)
-        count = sources.keys.shape[1]
-        sheet.run(update_all_kernel, table, count, sources.signs, rounds, count == 1)
+        table, rounds = _rows(tensors, keys, [coefficients], decays, rounding)
+        count = keys.shape[1]
+        sheet.run(update_all_kernel, table, count, signs, rounds, count == 1)
     return sheet is not None
 
 
-def update_all_by_moments(tensors, sources, first, second, decays, inside, outside, rounding) -> Tensor | None:
+def update_all_by_moments(tensors, keys, first, second, decays, inside, outside, rounding, signs) -> Tensor | None:
     """`cuda.update_by_moments` for many whole tensors, arguments as of `update_all`; None as its False."""
     sheet = sheet_of(tensors)
     if sheet is None:
         return None
-    table, rounds = _rows(tensors, sources.keys, [first, second], decays, rounding)
+    table, rounds = _rows(tensors, keys, [first, second], decays, rounding)
     partial = torch.empty(sheet.programs, dtype=torch.float32, device=sheet.like.device)
-    settings = sources.keys.shape[1], float(inside), float(outside), partial, sources.signs, rounds
+    settings = keys.shape[1], float(inside), float(outside), partial, signs, rounds
     sheet.run(update_all_by_moments_kernel, table, *settings)
     return partial.sum(dtype=torch.float64)
 

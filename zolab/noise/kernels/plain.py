@@ -231,5 +231,6 @@ def _moved(w: Tensor, delta: Tensor) -> Tensor:
 
 _kernels = Kernels(fill)
 add_scaled, dot, given, moments = _kernels.add_scaled, _kernels.dot, _kernels.given, _kernels.moments
-perturbed, perturb, flip, restore = _kernels.perturbed, _kernels.perturb, _kernels.flip, _kernels.restore
+both, perturbed, perturb = _kernels.both, _kernels.perturbed, _kernels.perturb
+flip, restore = _kernels.flip, _kernels.restore
 update, update_by_moments = _kernels.update, _kernels.update_by_moments

@@ -1,0 +1,111 @@
+"""The body's doubled call as a CUDA graph: one launch instead of the thousands that keep a small model waiting.
+
+A graph reads and writes fixed memory, so it needs copies of the weights that stay where they are, and inputs of one shape. It
+is captured when a shape comes again, in eval mode and where no hook would be passed over, and dropped when one of that changes.
+Values are those of the launches, to the bit.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+SEEN, KEPT = 2, 32  # calls of a shape before it is captured, and how many shapes are
+
+
+class Captured(NamedTuple):
+    """A captured call.
+
+    Args:
+        graph: of its launches.
+        inputs: tensors that it reads, None in the place of anything else.
+        output: what it writes.
+        order: the owners that were called.
+        addresses: of everything else that it may read.
+    """
+
+    graph: Any
+    inputs: list[Tensor | None]
+    output: Any
+    order: tuple[int, ...]
+    addresses: list[int]
+
+
+class Graphs:
+    """The captured calls of a body.
+
+    Args:
+        body: the module.
+        owned: the ids of the places where trained weights are found; these are the copies'.
+    """
+
+    def __init__(self, body: nn.Module, owned: set[tuple[int, str]]):
+        self.modules = list(body.modules())
+        self.others = [
+            (holder, name)
+            for module in self.modules
+            for holder in (module._parameters, module._buffers)
+            for name, tensor in holder.items()
+            if tensor is not None and (id(holder), name) not in owned
+        ]
+        self.seen: Counter[tuple] = Counter()
+        self.captured: dict[tuple, Captured] = {}
+        self.pool: Any = None
+        self.works = True
+        self.refused: str | None = None
+        """Why no call is captured any more."""
+
+    def key(self, leaves: list[Any], structure: Any) -> tuple | None:
+        """What tells calls that one graph may stand for; None if there is no graph of this one."""
+        if not self.works or torch.is_autocast_enabled("cuda"):
+            return None
+        if any(m.training or m._forward_hooks or m._forward_pre_hooks for m in self.modules):
+            return None
+        return (
+            str(structure),
+            *((leaf.shape, leaf.dtype, leaf.stride()) if isinstance(leaf, Tensor) else leaf for leaf in leaves),
+        )
+
+    def replay(self, key: tuple, leaves: list[Any]) -> tuple[Any, tuple[int, ...]] | None:
+        """The output of a captured call and its order, or None if it has not been captured."""
+        self.seen[key] += 1
+        found = self.captured.get(key)
+        if found is None or found.addresses != self._addresses():
+            self.captured.pop(key, None)
+            return None
+        for there, leaf in zip(found.inputs, leaves, strict=True):
+            if there is not None:
+                there.copy_(leaf)
+        found.graph.replay()
+        return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, found.output), found.order
+
+    def capture(self, key: tuple, leaves: list[Any], order: tuple[int, ...], call: Callable[[list[Any]], Any]) -> None:
+        """Capture a call that has just been made, if its shape has come often enough.
+
+        Args:
+            key: of the call.
+            leaves: its arguments.
+            order: the owners that it called.
+            call: makes it.
+        """
+        if self.seen[key] < SEEN or len(self.captured) >= KEPT:
+            return
+        self.pool = self.pool or torch.cuda.graph_pool_handle()
+        inputs = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        graph, addresses = torch.cuda.CUDAGraph(), self._addresses()
+        try:
+            with torch.cuda.graph(graph, pool=self.pool):
+                output = call(inputs)
+        except Exception as error:  # it asks the device something, for example: then its launches stay single ones
+            self.works, self.refused = False, f"{type(error).__name__}: {error}"
+            self.captured.clear()
+            torch.cuda.synchronize()
+            return
+        kept = [leaf if isinstance(leaf, Tensor) else None for leaf in inputs]
+        self.captured[key] = Captured(graph, kept, output, order, addresses)
+
+    def _addresses(self) -> list[int]:
+        return [tensor.data_ptr() for holder, name in self.others if (tensor := holder[name]) is not None]
