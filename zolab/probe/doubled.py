@@ -42,7 +42,7 @@ from zolab.probe.scratch import Slot
 from zolab.probe.through import ModuleProbe, Through
 
 if TYPE_CHECKING:
-    from zolab.probe.model_view import ModelView
+    pass
 
 TOKENS = 8192  # of a batch: one side of a longer one takes so much time and memory that doubling it gains nothing
 
@@ -106,8 +106,10 @@ class Doubling(ModuleProbe):
             return forward(*args, **kwargs)  # it calls itself
         if self.first:
             return self._double(forward, inputs, args, kwargs) if self._may_double(inputs[0]) else forward(*args, **kwargs)
-        if not self.kept or not alike(self.kept[0].inputs, inputs):
-            self.kept.clear()
+        if not self.kept:
+            return forward(*args, **kwargs)
+        if not alike(self.kept[0].inputs, inputs):  # a pass was for nothing, and would be in every step
+            self._refuse()
             return forward(*args, **kwargs)
         kept = self.kept.popleft()
         if kept.order not in self.viewed.proven:

@@ -10,8 +10,8 @@ from zolab.noise import Direction, GivenDirection, LowRankDirection, chunks
 from zolab.probe.body import body_of, may_double
 from zolab.probe.copies import Copies
 from zolab.probe.doubled import DoubledCopies, DoubledThrough
-from zolab.probe.interrupts import DeferInterrupts
 from zolab.probe.graphs import Graphs
+from zolab.probe.interrupts import DeferInterrupts
 from zolab.probe.low_rank import ThroughLowRank
 from zolab.probe.owners import Owner, check_free, owners_of
 from zolab.probe.scratch import BothSides, ScratchPool
