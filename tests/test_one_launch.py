@@ -57,7 +57,7 @@ def rows_errors(cuda, device, signs, dtype) -> int:
         cpu.perturbed(cpu.view(moved), cpu.view(w), 0, at(KEYS[0, :1], signs), 0.3)
         ids = torch.tensor([2, 0, rows - 1, 2])
         out, untouched = guarded(w.view(rows, width)[ids].view(-1), device)
-        cuda.add_rows(out, ids.to(device), width, at(KEYS[0, :1], signs), 0.3)
+        cuda.add_rows(out, ids.to(device), width, at(KEYS[0, :1], signs), -0.3, True)
         wrong += different(out, moved.view(rows, width)[ids].reshape(-1)) + (not untouched())
     return wrong
 

@@ -191,8 +191,8 @@ def measure(cuda, device: str) -> dict:
 # Each kernel with its arguments beyond the weights: for a compiler without a GPU, and as types of weights `like` says.
 SIGNATURES = {
     ("cuda_probe", "perturbed"): "i64 u32 u32 u32 like none signs fp32",
-    ("cuda_probe", "both"): "i64 u32 u32 u32 like like none signs fp32",
-    ("cuda_probe", "add_rows"): "i64 u32 u32 *i64 i32 i32 signs fp32",
+    ("cuda_probe", "both"): "i64 *i32 u32 like like none signs",
+    ("cuda_probe", "add_rows"): "i64 *i32 *i64 i32 i32 signs true",
     ("cuda_probe", "perturb"): "i64 u32 u32 u32 none signs fp32 *i32 *i32 *i32 *i16 like",
     ("cuda_probe", "undo"): "i64 u32 u32 u32 none signs fp32 *i32 *i32 *i16 like true",
     ("cuda_update", "update"): "i64 u32 u32 u32 none signs fp32 fp32 u32 u32 true",

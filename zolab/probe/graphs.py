@@ -1,8 +1,8 @@
-"""The body's doubled call as a CUDA graph: one launch instead of the thousands that keep a small model waiting.
+"""The body's doubled call as a CUDA graph: one launch instead of the thousands that keep a GPU waiting.
 
-A graph reads and writes fixed memory, so it needs copies of the weights that stay where they are, and inputs of one shape. It
-is captured when a shape comes again, in eval mode and where no hook would be passed over, and dropped when one of that changes.
-Values are those of the launches, to the bit.
+A graph reads and writes fixed memory: inputs of one shape, weights and scratch that stay where they are, and a table with the
+step's keys and scales. It is captured when a shape comes again, in eval mode and where no hook would be passed over, and
+dropped when one of that changes.
 """
 
 from collections import Counter
@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-SEEN, KEPT = 2, 32  # calls of a shape before it is captured, and how many shapes are
+from zolab.probe.scratch import Scratch, ScratchPool
+
+SEEN, KEPT = 2, 16  # calls of a shape before it is captured, and how many shapes are
 
 
 class Captured(NamedTuple):
@@ -24,6 +26,7 @@ class Captured(NamedTuple):
         inputs: tensors that it reads, None in the place of anything else.
         output: what it writes.
         order: the owners that were called.
+        scratches: that it computes in.
         addresses: of everything else that it may read.
     """
 
@@ -31,25 +34,26 @@ class Captured(NamedTuple):
     inputs: list[Tensor | None]
     output: Any
     order: tuple[int, ...]
+    scratches: list[Scratch]
     addresses: list[int]
 
 
 class Graphs:
-    """The captured calls of a body.
+    """The captured calls of a body, whose trained weights stay where they are.
 
     Args:
         body: the module.
-        owned: the ids of the places where trained weights are found; these are the copies'.
+        scratches: in which its modules compute with moved weights.
     """
 
-    def __init__(self, body: nn.Module, owned: set[tuple[int, str]]):
-        self.modules = list(body.modules())
-        self.others = [
+    def __init__(self, body: nn.Module, scratches: ScratchPool):
+        self.scratches, self.modules = scratches, list(body.modules())
+        self.places = [
             (holder, name)
             for module in self.modules
             for holder in (module._parameters, module._buffers)
             for name, tensor in holder.items()
-            if tensor is not None and (id(holder), name) not in owned
+            if tensor is not None
         ]
         self.seen: Counter[tuple] = Counter()
         self.captured: dict[tuple, Captured] = {}
@@ -58,13 +62,14 @@ class Graphs:
         self.refused: str | None = None
         """Why no call is captured any more."""
 
-    def key(self, leaves: list[Any], structure: Any) -> tuple | None:
+    def key(self, leaves: list[Any], structure: Any, signs: bool) -> tuple | None:
         """What tells calls that one graph may stand for; None if there is no graph of this one."""
         if not self.works or torch.is_autocast_enabled("cuda"):
             return None
         if any(m.training or m._forward_hooks or m._forward_pre_hooks for m in self.modules):
             return None
         return (
+            signs,
             str(structure),
             *((leaf.shape, leaf.dtype, leaf.stride()) if isinstance(leaf, Tensor) else leaf for leaf in leaves),
         )
@@ -73,7 +78,7 @@ class Graphs:
         """The output of a captured call and its order, or None if it has not been captured."""
         self.seen[key] += 1
         found = self.captured.get(key)
-        if found is None or found.addresses != self._addresses():
+        if found is None or found.addresses != self._addresses() or not self.scratches.holds(found.scratches):
             self.captured.pop(key, None)
             return None
         for there, leaf in zip(found.inputs, leaves, strict=True):
@@ -95,7 +100,8 @@ class Graphs:
             return
         self.pool = self.pool or torch.cuda.graph_pool_handle()
         inputs = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        graph, addresses = torch.cuda.CUDAGraph(), self._addresses()
+        graph, addresses, lent = torch.cuda.CUDAGraph(), self._addresses(), []
+        self.scratches.lent = lent
         try:
             with torch.cuda.graph(graph, pool=self.pool):
                 output = call(inputs)
@@ -104,8 +110,10 @@ class Graphs:
             self.captured.clear()
             torch.cuda.synchronize()
             return
+        finally:
+            self.scratches.lent = None
         kept = [leaf if isinstance(leaf, Tensor) else None for leaf in inputs]
-        self.captured[key] = Captured(graph, kept, output, order, addresses)
+        self.captured[key] = Captured(graph, kept, output, order, list({id(one): one for one in lent}.values()), addresses)
 
     def _addresses(self) -> list[int]:
-        return [tensor.data_ptr() for holder, name in self.others if (tensor := holder[name]) is not None]
+        return [tensor.data_ptr() for holder, name in self.places if (tensor := holder[name]) is not None]

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zolab.noise import Direction, GivenDirection, LowRankDirection, chunks
+from zolab.noise import Direction, GivenDirection, LowRankDirection, Sources, chunks
 from zolab.probe.body import body_of, may_double
 from zolab.probe.copies import Copies
 from zolab.probe.doubled import DoubledCopies, DoubledThrough
@@ -51,6 +51,10 @@ class ModelView:
         """Whether that has not failed yet."""
         self.proven: set[tuple[int, ...]] = set()
         """Orders of calls whose halves were seen to be what each side gives alone."""
+        self.graphs = Graphs(self.body, self.scratches) if self.body is not None and self.tensors[0].is_cuda else None
+        """Of the body's doubled calls, on a GPU."""
+        self.table: Tensor | None = None
+        self.rows: list[Tensor] = []
         self.lightened: dict[Owner, Owner] = {}
         """Owners without the weight that a direction of low rank lets them leave where it is."""
         self.called: tuple[int, ...] = ()
@@ -79,15 +83,26 @@ class ModelView:
         """
         if isinstance(direction, LowRankDirection):  # in every step, since its losses differ from the others' by rounding
             return ThroughLowRank(self, blocks, direction, scales)
+        doubled = both and self.doubles and may_double(self.body, self.owners)
+        if doubled and self.graphs:
+            return DoubledThrough(self, blocks, direction, scales)
         if self.both_sides is None and self.watched and self._copies() <= self.spare:
             self.scratches, self.both_sides = ScratchPool(), BothSides(self.tensors, self.pieces, self.owners)
-            if self.body is not None and self.tensors[0].is_cuda:
-                places = {(id(places), name) for moved in self.both_sides.of.values() for places, name, _, _ in moved}
-                self.both_sides.graphs = Graphs(self.body, places)
-        doubled = both and self.doubles and may_double(self.body, self.owners)
         if self.both_sides is None:
             return (DoubledThrough if doubled else Through)(self, blocks, direction, scales)
         return (DoubledCopies if doubled else Copies)(self, blocks, direction, scales)
+
+    def table_of(self, sources: Sources, scales: Sequence[float]) -> list[Tensor] | None:
+        """Key and scale of each tensor where kernels look for them on a GPU, so that a graph finds new ones; None elsewhere."""
+        kernels = self.pieces[0].kernels
+        if sources.given or not hasattr(kernels, "table") or len({tensor.device for tensor in self.tensors}) > 1:
+            return None
+        table = kernels.table(sources.keys, scales)
+        if self.table is None:
+            self.table = torch.empty_like(table, device=self.tensors[0].device)
+            self.rows = list(self.table)
+        self.table.copy_(table, non_blocking=True)
+        return self.rows
 
     def try_out(self, closure: Callable[[], Any]) -> None:
         """Call a closure once, at the weights as they are.

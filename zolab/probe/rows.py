@@ -26,7 +26,7 @@ def tiles_read(owner: Owner, args: tuple[Any, ...]) -> np.ndarray | None:
     module = owner.module
     if type(module) is not nn.Embedding or module.max_norm is not None or "forward" in vars(module):
         return None
-    if len(module._forward_pre_hooks) != 1:  # ours: another one might change the rows asked for
+    if len(module._forward_pre_hooks) > 1:  # one may be ours: another one might change the rows asked for
         return None
     (part,), rows, width = owner.parts.values(), args[0] if args else None, module.embedding_dim
     if not isinstance(rows, Tensor) or rows.device.type != "cpu" or len(part.places) != 1 or not part.pieces:
@@ -61,7 +61,7 @@ def adds_rows(owner: Owner, args: tuple[Any, ...], sources: Sources) -> bool:
     return whole and isinstance(rows, Tensor) and rows.dtype in (torch.int32, torch.int64)
 
 
-def add_rows(owner: Owner, ids: Tensor, out: Tensor, sources: Sources, scale: float) -> None:
+def add_rows(owner: Owner, ids: Tensor, out: Tensor, sources: Sources, scale: float | Tensor, minus: bool = False) -> None:
     """Add what moves the rows of an embedding to its output.
 
     Args:
@@ -69,11 +69,12 @@ def add_rows(owner: Owner, ids: Tensor, out: Tensor, sources: Sources, scale: fl
         ids: the rows that it was asked for.
         out: its output of shape (*ids.shape, width), contiguous; changed in place.
         sources: of the direction.
-        scale: of the direction.
+        scale: of the direction, or its row of a table on the device.
+        minus: take it away instead.
     """
     (part,) = owner.parts.values()
     (piece,) = part.pieces
-    piece.kernels.add_rows(out.view(-1), ids.reshape(-1), out.shape[-1], sources.at(piece), scale)
+    piece.kernels.add_rows(out.view(-1), ids.reshape(-1), out.shape[-1], sources.at(piece), scale, minus)
 
 
 def move_tiles(slot: Slot, tiles: np.ndarray, sources: Sources, scale: float) -> None:

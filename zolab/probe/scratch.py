@@ -8,7 +8,6 @@ from torch import Tensor
 
 from zolab.noise import Chunk
 from zolab.noise.kernels.threefry import TILE
-from zolab.probe.graphs import Graphs
 from zolab.probe.halves import Moved
 from zolab.probe.owners import Owner, Part
 
@@ -76,6 +75,8 @@ class ScratchPool:
 
     def __init__(self):
         self.free: list[Scratch] = []
+        self.lent: list[Scratch] | None = None
+        """What has been taken since somebody began to keep a list."""
 
     def take(self, size: int, device: torch.device) -> Scratch:
         """Scratch of at least so many bytes, the smallest there is; if all are too small, one makes way for it."""
@@ -83,7 +84,14 @@ class ScratchPool:
         fitting = [scratch for scratch in free if scratch.memory.numel() >= size]
         for scratch in (fitting or free)[:1]:
             self.free.remove(scratch)
-        return fitting[0] if fitting else Scratch(size, device)
+        found = fitting[0] if fitting else Scratch(size, device)
+        if self.lent is not None:
+            self.lent.append(found)
+        return found
+
+    def holds(self, scratches: Sequence[Scratch]) -> bool:
+        """Whether all of these are free."""
+        return all(any(one is other for other in self.free) for one in scratches)
 
     def give(self, scratch: Scratch) -> None:
         if not scratch.is_still_used:
@@ -116,8 +124,6 @@ class BothSides:
             for owner in owners
         }
         """Where each module finds a tensor, and what it is on both sides."""
-        self.graphs: Graphs | None = None
-        """Of the body's calls, on a GPU."""
         self.addresses = self._addresses()
 
     def intact(self) -> bool:

@@ -76,7 +76,7 @@ class ModuleProbe:
     def _replace(self, module: nn.Module, forward: Callable) -> None:
         """Call a module in another way until the probe is closed."""
         self.replaced.append(module)
-        module.forward = forward
+        vars(module)["forward"] = forward  # torch's own way takes its time
 
     def leave(self, update: Update | MomentsUpdate | None = None, *, measure: bool = False) -> np.ndarray | None:
         """End the probe and apply the update to the weights; arguments and result as of `Perturbation.leave`."""
@@ -106,12 +106,19 @@ class Through(ModuleProbe):
         """Show w + scale z from now on."""
         self.open()
         for owner in self.owners:
-            if is_large(owner):
-                self.large.add(owner.number)
-                self._replace(owner.module, partial(self._in_bands, owner, owner.module.forward))
-            self.handles.append(owner.module.register_forward_pre_hook(partial(self._enter, owner), prepend=True))
-            self.handles.append(owner.module.register_forward_hook(partial(self._exit, owner), always_call=True))
+            self._attach(owner)
         self.side = 1
+
+    def _attach(self, owner: Owner) -> None:
+        """Be told of each call of a module."""
+        self._attach_large(owner)
+        self.handles.append(owner.module.register_forward_pre_hook(partial(self._enter, owner), prepend=True))
+        self.handles.append(owner.module.register_forward_hook(partial(self._exit, owner), always_call=True))
+
+    def _attach_large(self, owner: Owner) -> None:
+        if is_large(owner):
+            self.large.add(owner.number)
+            self._replace(owner.module, partial(self._in_bands, owner, owner.module.forward))
 
     def minus(self) -> None:
         """Show w - scale z from now on."""

@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from zolab.noise.kernels import cuda_probe, cuda_products, cuda_update, threefry
-from zolab.noise.kernels.cuda_all import both_all, moments_all, update_all, update_all_by_moments
+from zolab.noise.kernels.cuda_all import bits, both_all, moments_all, update_all, update_all_by_moments
 from zolab.noise.kernels.cuda_journal import Journal
 from zolab.noise.kernels.cuda_launch import launch
 from zolab.noise.kernels.cuda_tiles import PAIRS, TILE, direction, kernel, pairs_of, store_halves, threefry_words
@@ -124,13 +124,33 @@ def perturbed(out: Tensor, w: Tensor, tile: int, source, scale: float) -> None:
     _launch(cuda_probe.perturbed_kernel, out, k0, k1, int(tile), w, values, signs, float(scale))
 
 
-def both(plus: Tensor, minus: Tensor, w: Tensor, tile: int, source, scale: float) -> None:
-    """plus = w + scale * z and minus = w - scale * z, with the bits of `perturbed`; w stays as it is."""
-    k0, k1, values, signs = _single(source)
-    _launch(cuda_probe.both_kernel, plus, k0, k1, int(tile), minus, w, values, signs, float(scale))
+def table(keys: np.ndarray, scales: Any) -> Tensor:
+    """Rows of a key and a scale, int32 of shape (tensors, 3) on the host; on a device they stand for `scale` in `both`.
+
+    Args:
+        keys: of one direction, uint32 of shape (tensors, 1, 2).
+        scales: one for each tensor.
+    """
+    return torch.from_numpy(bits(keys, np.array(scales, np.float32)))
 
 
-def add_rows(out: Tensor, rows: Tensor, width: int, source, scale: float) -> None:
+def _row(like: Tensor, source, scale: float | Tensor) -> Tensor:
+    """A row of a table on the device."""
+    if isinstance(scale, Tensor):
+        return scale
+    return table(source.keys[None, :1], [scale])[0].to(like.device, non_blocking=True)
+
+
+def both(plus: Tensor, minus: Tensor, w: Tensor, tile: int, source, scale: float | Tensor) -> None:
+    """plus = w + scale * z and minus = w - scale * z, with the bits of `perturbed`; w stays as it is.
+
+    A scale may be a row of a `table` on the device, whose key then counts, too.
+    """
+    _, _, values, signs = _single(source)
+    _launch(cuda_probe.both_kernel, plus, _row(w, source, scale), int(tile), minus, w, values, signs)
+
+
+def add_rows(out: Tensor, rows: Tensor, width: int, source, scale: float | Tensor, minus: bool = False) -> None:
     """out = out + scale * z in some rows of a whole matrix, with the bits of `perturbed` where `out` holds its rows.
 
     Args:
@@ -138,11 +158,12 @@ def add_rows(out: Tensor, rows: Tensor, width: int, source, scale: float) -> Non
         rows: their numbers, whole and flat.
         width: of a row, in elements.
         source: of one direction made from its key.
-        scale: of the direction.
+        scale: of the direction, as in `both`.
+        minus: take it away instead.
     """
-    k0, k1, _, signs = _single(source)
     spans = (width - 2) // threefry.TILE + 2  # a row lies in as many tiles at most
-    launch(cuda_probe.add_rows_kernel, len(rows) * spans, out, k0, k1, rows, int(width), spans, signs, float(scale))
+    more = _row(out, source, scale), rows, int(width), spans, source.signs, bool(minus)
+    launch(cuda_probe.add_rows_kernel, len(rows) * spans, out, *more)
 
 
 def _parts(w: Tensor, tile: int, source):
@@ -231,6 +252,7 @@ __all__ = [
     "perturbed",
     "product",
     "restore",
+    "table",
     "update",
     "update_all",
     "update_all_by_moments",
