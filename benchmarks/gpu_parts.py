@@ -69,7 +69,7 @@ def exactness(machine: Machine) -> Iterator[Row]:
     for dtype in ("bfloat16",) if machine.small else ("float32", "bfloat16", "float16"):
         for name in names:
             families = FAMILIES if name in ("mezo", "adamezo") else FAMILIES[:1]  # they run all kernels of a direction
-            for family, through in product(families, (False, True)):
+            for family, through in product(families, (True,) if METHODS[name].per_example else (False, True)):
                 found = exact(machine, name, dtype, through, {} if family == FAMILIES[0] else {"directions": family})
                 shown = name if family == FAMILIES[0] else f"{name}, {family}"
                 yield {"name": f"{shown}, {dtype}, {'through' if through else 'in place'}", **found}
@@ -87,7 +87,8 @@ def exact(machine: Machine, name: str, dtype: str, through: bool, settings: dict
         calls.append(1)
         if len(calls) == last:
             raise InterruptedError("broken off on purpose")
-        return model(x).float().square().mean()
+        losses = model(x).float().square().mean(1)
+        return losses if METHODS[name].per_example else losses.mean()
 
     start = bits(params)
     values = [p.detach().clone() for p in params]
@@ -191,11 +192,12 @@ def methods(machine: Machine, shape: str, dtype: str, batch: int, length: int) -
             optimizer.skip([StepRecord(step, (1.0 + step,), (LR,), (0.0,)) for step in range(3 if machine.small else 11)])
         if machine.device == "cuda":
             before = torch.cuda.memory_allocated()
-        time = interleaved(rounds(machine), it=lambda step=optimizer.step: step(loss))["it"]
+        told = partial(loss, "none") if optimizer.per_example else loss
+        time = interleaved(rounds(machine), it=partial(optimizer.step, told))["it"]
         peak = None
         if machine.device == "cuda":  # state that a method keeps counts, so what was there before it is what is taken off
             torch.cuda.reset_peak_memory_stats()
-            optimizer.step(loss)
+            optimizer.step(told)
             peak = (torch.cuda.max_memory_allocated() - before) / bytes_of_weights
         mezo = mezo or time
         yield {"name": f"{name}, {shape}, {dtype}", "seconds": time, "over_mezo": time / mezo, "peak_over_weights": peak}

@@ -23,7 +23,7 @@ ROUND = {"mezo_svrg": 2}  # steps: one on the full batch, one on a batch
 
 def stepping(name, model, through=False):
     """A method's optimizer, its moments full where they are made again from the last steps."""
-    optimizer = optimizer_of(name, model, through)
+    optimizer = optimizer_of(name, model, through or METHODS[name].per_example)
     if name in ("adamezo", "mezo_switch"):
         optimizer.skip([StepRecord(step, (1.0 + step,), (LR,), (0.0,)) for step in range(HORIZON + 1)])
     return optimizer
@@ -32,7 +32,7 @@ def stepping(name, model, through=False):
 def taken(optimizer, loss, several):
     """So many steps."""
     for _ in range(several):
-        optimizer.step(loss)
+        optimizer.step(partial(loss, "none") if optimizer.per_example else loss)
 
 
 def memory_of(part, options):
@@ -40,7 +40,7 @@ def memory_of(part, options):
     model, loss = setting_of(options)
     small = torch.nn.Sequential(torch.nn.Linear(4, 4))
     stepping("adamezo", small).step(lambda: 0.0)  # the compiled kernels are in memory in any process
-    action = loss if part == "forwards" else partial(stepping(part, model).step, loss)
+    action = loss if part == "forwards" else partial(taken, stepping(part, model), loss, 1)
     reset_peak_memory()
     for _ in range(3):
         action()

@@ -49,15 +49,16 @@ def direction_pass(params, scale, **family):
 
 
 def setting(model_name, batch, length, shape=None, dtype="float32", device="cpu"):
-    """Model and a loss of random tokens at the last position, logits only there."""
+    """Model and a loss of random tokens at the last position, logits only there; of each example with "none"."""
     model = shaped(shape, dtype, device) if shape else load_model(model_name, dtype, device)[0]
     generator = torch.Generator().manual_seed(SEED)
     ids = torch.randint(0, model.config.vocab_size, (batch, length), generator=generator).to(device)
 
     @torch.no_grad()
-    def loss():
+    def loss(reduction="mean"):
         hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, -1]
-        return torch.nn.functional.cross_entropy(model.get_output_embeddings()(hidden).float(), ids[:, 0])
+        logits = model.get_output_embeddings()(hidden).float()
+        return torch.nn.functional.cross_entropy(logits, ids[:, 0], reduction=reduction)
 
     return model, loss
 

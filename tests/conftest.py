@@ -12,6 +12,7 @@ SLOW = {
     "test_families",
     "test_family_methods",
     "test_forward_gradient",
+    "test_grzo",
     "test_helene",
     "test_hizoo",
     "test_hostile_files",

@@ -13,6 +13,7 @@ from zolab.pertnn import PertNN
 from zolab.probe.blocks import split
 from zolab.records.log import RunLog
 
+NUMBERS = [name for name, method in METHODS.items() if not method.per_example]  # methods whose closure returns one number
 LOW_RANK = ("lozo", "lozo_m")  # methods whose losses differ by rounding where a module adds what its weight is moved by
 
 

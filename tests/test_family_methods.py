@@ -20,7 +20,13 @@ from zolab.probe.blocks import split
 from zolab.runs.finetune import Config, finetune
 
 SIGNS = partial(Direction, family="rademacher")
-OTHERS = ("hizoo", "helene", "lozo", "lozo_m")  # curvature is read off the size of z; directions are a family of their own
+OTHERS = (
+    "hizoo",
+    "helene",
+    "lozo",
+    "lozo_m",
+    "grzo",
+)  # curvature is read off the size of z; directions are a family of their own
 NAMES = [name for name in METHODS if name not in OTHERS]
 
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from small import command, equal, loss_of, maker, network, stop_after, weights
+from small import NUMBERS, command, equal, loss_of, maker, network, stop_after, weights
 from torch import nn
 
 from zolab import METHODS, HiZOO, MeZO, Trajectory, replay
@@ -157,7 +157,7 @@ def test_a_curvature_of_infinite_size_is_refused():
 # --- the third forward pass
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", NUMBERS)
 def test_every_method_takes_the_forward_passes_that_it_is_counted_with(name):
     model, calls = network(), []
     optimizer, loss = maker(name)(model.parameters(), lr=1e-4), loss_of(model)

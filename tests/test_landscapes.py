@@ -8,17 +8,16 @@ from functools import cache, partial
 import numpy as np
 import pytest
 import torch
-from small import maker
+from small import NUMBERS, maker
 from torch import nn
 
 import zolab.optim
 from zolab import MeZO
 from zolab.landscapes import LANDSCAPES, Landscape, magnitude, run, run_protocol
-from zolab.optim import METHODS
 
 PUBLISHED = {key: landscape for key, landscape in LANDSCAPES.items() if landscape.protocol}
 each = pytest.mark.parametrize("landscape", LANDSCAPES.values(), ids=LANDSCAPES)
-NAMES = [name for name in METHODS if name != "forward_gradient"]  # landscapes are evaluated at plain numbers
+NAMES = [name for name in NUMBERS if name != "forward_gradient"]  # landscapes are evaluated at plain numbers
 WALKERS = {
     **{name: partial(maker(name), lr=1e-3) for name in NAMES},
     "Adam": partial(torch.optim.Adam, lr=1e-2),

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from small import LOW_RANK, equal, loss_of, maker, network, weights
+from small import LOW_RANK, NUMBERS, equal, loss_of, maker, network, weights
 from test_methods import SETTINGS
 from torch import nn
 from torch.nn import functional
@@ -35,7 +35,7 @@ def agree(one, two, loss_of_one, loss_of_two, model_one, model_two, steps):
 
 @WAYS
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in LOW_RANK])
+@pytest.mark.parametrize("name", [name for name in NUMBERS if name not in LOW_RANK])
 def test_100_steps_are_those_of_the_probe_in_place(name, dtype, spare):
     model, twin = network(dtype), network(dtype)
     one = METHODS[name](model.named_parameters(), eps=1e-2, seed=7, weight_decay=0.1, **SETTINGS[name])

@@ -7,7 +7,7 @@ import torch
 from small import equal, weights
 from transformers import TrainingArguments
 
-from zolab import MeZO, replay
+from zolab import GRZO, MeZO, replay
 from zolab.models import load_model
 from zolab.optim import METHODS
 from zolab.runs.trainer import ZeroOrderTrainer
@@ -76,3 +76,10 @@ def test_a_schedule_is_followed_and_the_run_replays(tmp_path, base, name):
     again = copy.deepcopy(base)
     replay(again, optimizer.trajectory)
     assert equal(weights(again), weights(model))
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, GRZO])
+def test_optimizers_that_would_take_no_step_are_refused(tmp_path, base, optimizer):
+    model, args = copy.deepcopy(base), TrainingArguments(str(tmp_path), use_cpu=True, report_to=[])
+    with pytest.raises(ValueError, match=f"one loss a batch, which {optimizer.__name__} is not"):
+        ZeroOrderTrainer(model=model, args=args, train_dataset=ROWS, optimizer=optimizer(model.parameters(), lr=1e-3))

@@ -164,3 +164,10 @@ def test_a_tolerance_that_is_none_is_refused(finished):
 
 def test_the_digest_is_in_the_record_file(finished):
     assert json.loads((finished[0] / "record.json").read_text())["result"]["weights"]
+
+
+def test_a_file_is_no_run(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("")
+    shown = command("verify", tmp_path / "rows.jsonl")
+    assert shown.status == 1
+    assert "rows.jsonl is a file; give the folder of a finished run" in shown.errors

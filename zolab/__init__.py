@@ -7,6 +7,7 @@ if TYPE_CHECKING:  # `__getattr__` imports the same when first asked: --help mus
     from zolab.noise import Direction
     from zolab.optim import (
         FZOO,
+        GRZO,
         HELENE,
         LOZO,
         LOZOM,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:  # `__getattr__` imports the same when first asked: --help mus
 __version__ = "0.1.0"
 __all__ = [
     "FZOO",
+    "GRZO",
     "HELENE",
     "LOZO",
     "LOZOM",

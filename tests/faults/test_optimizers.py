@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from small import LOW_RANK, equal, loss_of, network, weights
+from small import LOW_RANK, NUMBERS, equal, loss_of, network, weights
 from torch import nn
 
 from zolab import AdaMeZO, MeZO, MeZOAdam, Trajectory, ZOFineTuner, replay
@@ -55,7 +55,7 @@ def frozen(dtype=torch.float32):
 # --- what a trajectory fits
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", NUMBERS)
 def test_a_run_with_frozen_layers_is_replayed_on_the_bare_model(name, tmp_path):
     model, base = frozen(), network()
     pertnn = {"pertnn": PertNN(split(model))} if name == "zo_finetuner" else {}
@@ -96,7 +96,7 @@ def test_a_trajectory_refuses_other_groups():
         MeZO(network().parameters()).replay(optimizer.trajectory.records)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", NUMBERS)
 def test_freezing_in_the_middle_of_a_run_is_refused(name):
     model = network()
     optimizer = make(name, model)
@@ -342,7 +342,7 @@ def test_numbers_of_numpy_are_numbers(tmp_path):
         optimizer.step(lambda: np.ones(2))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("way", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["deepcopy", "pickle"])
 def test_a_copy_goes_on_to_the_same_bits(name, way):
     model = network()
@@ -418,7 +418,7 @@ def test_what_is_meant_to_stand_still_is_not_told(settings, dtype):
 # --- half precision, rounded without bias
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "forward_gradient"])  # which cannot be told losses
+@pytest.mark.parametrize("name", [name for name in NUMBERS if name != "forward_gradient"])  # which cannot be told losses
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_small_steps_arrive_in_half_precision(name, dtype):
     """The losses are told, so that every precision takes the same steps; each is a fraction of the weights' spacing."""
@@ -441,7 +441,7 @@ def test_small_steps_arrive_in_half_precision(name, dtype):
     assert abs(float((nearest @ wanted) / (wanted @ wanted))) < 0.3
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
 def test_both_roundings_are_replayed_and_resumed_to_the_bit(name, dtype, rounding, tmp_path):

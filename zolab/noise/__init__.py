@@ -13,17 +13,21 @@ from zolab.noise.directions import (
     squared_length,
     store_,
 )
+from zolab.noise.group import GroupDirection
 from zolab.noise.low_rank import LowRankDirection, is_matrix
 from zolab.noise.made import MadeDirection
 from zolab.noise.pieces import Chunk, check, chunks, cut, fetched, for_each, per_tensor, small_ones, sums
+from zolab.noise.rows import ROWS, rows_of
 
 __all__ = [
     "FAMILIES",
     "NOT_GIVEN",
+    "ROWS",
     "SLICE",
     "Chunk",
     "Direction",
     "GivenDirection",
+    "GroupDirection",
     "LowRankDirection",
     "MadeDirection",
     "Source",
@@ -39,6 +43,7 @@ __all__ = [
     "is_matrix",
     "materialise",
     "per_tensor",
+    "rows_of",
     "small_ones",
     "squared_length",
     "store_",

@@ -10,6 +10,7 @@ from zolab.optim.base import ZeroOrderOptimizer
 from zolab.optim.dizo import DiZO
 from zolab.optim.forward_gradient import ForwardGradient
 from zolab.optim.fzoo import FZOO
+from zolab.optim.grzo import GRZO
 from zolab.optim.helene import HELENE
 from zolab.optim.hizoo import HiZOO
 from zolab.optim.lozo import LOZO
@@ -40,6 +41,7 @@ METHODS: dict[str, type[ZeroOrderOptimizer]] = {
     "lozo": LOZO,
     "lozo_m": LOZOM,
     "fzoo": FZOO,
+    "grzo": GRZO,
     "mezo_svrg": MeZOSVRG,
     "forward_gradient": ForwardGradient,
     "dizo": DiZO,
@@ -87,6 +89,7 @@ def replay(model: nn.Module | Iterable, trajectory: Trajectory) -> ZeroOrderOpti
 
 __all__ = [
     "FZOO",
+    "GRZO",
     "HELENE",
     "LOZO",
     "LOZOM",

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from zolab.noise import Direction, LowRankDirection, is_matrix
 from zolab.optim.base import ZeroOrderOptimizer
 from zolab.optim.checks import whole
-from zolab.optim.parameters import named
+from zolab.optim.parameters import Trainable, named
 from zolab.optim.trajectory import StepRecord
 from zolab.probe.in_place import Update
 
@@ -65,13 +65,7 @@ class LOZO(ZeroOrderOptimizer):
         )
 
     def fits(self) -> None:
-        tensors, *_, names = self.trained()
-        for tensor, name in zip(tensors, names, strict=True):
-            if is_matrix(tensor) and self.rank > min(size := (len(tensor), tensor.numel() // len(tensor))):
-                raise ValueError(
-                    f"rank is {self.rank}, but {name} is a matrix of {size[0]} x {size[1]}, whose rank is at most {min(size)}: "
-                    "lower rank, or freeze this parameter."
-                )
+        check_rank(self.trained(), self.rank)
 
     def direction(self, step: int, sample: int = 0) -> LowRankDirection:
         tensors = [tensor for _, _, tensor in named(self.param_groups)]
@@ -86,3 +80,13 @@ class LOZO(ZeroOrderOptimizer):
         """-lr p / rank of each matrix, -lr p of each other tensor."""
         divisors = [1 if self.published_scaling or not is_matrix(tensor) else self.rank for tensor in self.trained().tensors]
         return [-record.lrs[g] * slope / divisor for g, divisor in zip(groups, divisors, strict=True)]
+
+
+def check_rank(trained: Trainable, rank: int) -> None:
+    """Raise ValueError, naming it, if a trained matrix has fewer rows or columns than a direction of this rank needs."""
+    for tensor, name in zip(trained.tensors, trained.names, strict=True):
+        if is_matrix(tensor) and rank > min(size := (len(tensor), tensor.numel() // len(tensor))):
+            raise ValueError(
+                f"rank is {rank}, but {name} is a matrix of {size[0]} x {size[1]}, whose rank is at most {min(size)}: "
+                "lower rank, or freeze this parameter."
+            )

@@ -22,6 +22,8 @@ class Method(ABC):
     """Sides of the weights that are probed along a direction: 2, or 1, beside the loss at the weights themselves."""
     uses_centre: ClassVar[bool] = False
     """Whether a step that probes both sides needs the loss at the weights themselves, too."""
+    per_example: ClassVar[bool] = False
+    """Whether a step's closure returns a vector, the loss of each example of the batch, instead of one number."""
     full_batch: Closure | None = None
     """Returns the loss over all training data, for the methods that need it; whoever has the data sets it."""
 

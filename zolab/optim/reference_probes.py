@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from zolab.noise import Direction, direction
+from zolab.noise.group import SIGNS
 from zolab.optim.reference import Closure, Params, draw, mezo_step, probe
+from zolab.optim.reference_low_rank import draw_factors, whole
 
 
 @torch.no_grad()
@@ -26,6 +28,48 @@ def fzoo_step(
         gradient: Any = sum((loss - centre) * u[j] for loss, u in zip(losses, directions, strict=True))
         p.copy_(start - lr * gradient / (samples * s) - lr * weight_decay * start)
     return centre
+
+
+@torch.no_grad()
+def grzo_step(
+    params: Params,
+    losses: Closure,
+    *,
+    step: int,
+    lr: float,
+    eps: float,
+    rank: int | None = None,
+    interval: int = 50,
+    group_relative: bool = True,
+    samples: int = 1,
+    weight_decay: float = 0.0,
+    seed: int = 0,
+) -> float:
+    """GRZO (arXiv 2606.02857), one example after the other: the whole batch is evaluated on both sides of each z_i."""
+    gradient, means, count = [torch.zeros_like(p) for p in params], [], len(losses())
+    for sample in range(samples):
+        u = (
+            whole(params, draw_factors(params, seed, step, sample, rank, interval))
+            if rank
+            else draw(params, seed, step, sample)
+        )
+        name, directions, slopes = Direction(seed, step, SIGNS - sample, "rademacher"), [], []
+        for i in range(count):
+            z = []
+            for j, (p, u_j) in enumerate(zip(params, u, strict=True)):
+                m, n = (len(p), p[0].numel()) if p.ndim > 1 else (0, 0)
+                r, s = direction(name, j, (count, m + n), dtype=p.dtype)[i].split([m, n])
+                z.append(u_j if p.ndim < 2 or i == 0 else u_j * torch.outer(r, s).view(p.shape))
+            slope, mean = probe(params, lambda i=i: losses()[i], z, eps)
+            directions.append(z)
+            slopes.append(slope)
+            means.append(mean)
+        spread = float(torch.tensor(slopes, dtype=torch.float64).std(unbiased=False)) if group_relative else 1.0
+        for slope, z in zip(slopes, directions, strict=True):
+            gradient = [g + slope * z_j / (spread * count * samples) for g, z_j in zip(gradient, z, strict=True)]
+    for p, g in zip(params, gradient, strict=True):
+        p -= lr * (g / (rank if rank and p.ndim > 1 else 1) + weight_decay * p)
+    return sum(means) / len(means)
 
 
 @torch.no_grad()

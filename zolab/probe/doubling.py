@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +35,6 @@ from zolab.probe.halves import (
 )
 from zolab.probe.owners import Owner
 from zolab.probe.through import ModuleProbe
-
-if TYPE_CHECKING:
-    pass
 
 TOKENS = 8192  # of a batch: one side of a longer one takes so much time and memory that doubling it gains nothing
 

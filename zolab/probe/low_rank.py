@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zolab.noise import LowRankDirection, is_matrix
+from zolab.noise import GivenDirection, LowRankDirection, is_matrix
 from zolab.probe.owners import Owner, Part
 from zolab.probe.through import Through
 
@@ -24,9 +24,9 @@ from zolab.probe.through import Through
 class ThroughLowRank(Through):
     """A model that can be seen at w + scale_j z_j and at w - scale_j z_j, z of low rank; it is used as `Perturbation` is."""
 
-    def __init__(self, viewed, blocks: tuple[int, ...], direction: LowRankDirection, scales):
+    def __init__(self, viewed, blocks: tuple[int, ...], direction: GivenDirection, scales):
         super().__init__(viewed, blocks, direction, scales)
-        self.direction, self.blocks = direction, blocks
+        self.factored, self.blocks = direction if isinstance(direction, LowRankDirection) else None, blocks
         self.apart: dict[int, Part] = {}
         """The weight of each owner that adds its part of the direction to its output."""
         self.factors: dict[int, tuple[Tensor, Tensor]] = {}
@@ -34,14 +34,20 @@ class ThroughLowRank(Through):
 
     def plus(self) -> None:
         """Show w + scale z from now on."""
-        self.apart = {owner.number: weight for owner in self.viewed.owners if (weight := _weight_apart(owner))}
+        self.apart = {owner.number: weight for owner in self.viewed.owners if (weight := self._apart(owner))}
         self.owners = [self._lightened(owner) for owner in self.viewed.owners]
-        self.factors = {weight.number: self._factors_of(weight) for weight in self.apart.values()}
+        if self.factored:
+            self.factors = {weight.number: self._factors_of(weight, self.factored) for weight in self.apart.values()}
         super().plus()
         for owner in self.owners:
             if weight := self.apart.get(owner.number):
                 add = partial(self._add, weight)
                 self.handles.append(owner.module.register_forward_hook(add, prepend=True, with_kwargs=True))
+
+    def _apart(self, owner: Owner) -> Part | None:
+        """The weight of an owner that may stay where it is. A hook of somebody else might read it, and must find it moved."""
+        module = owner.module
+        return None if module._forward_hooks or module._forward_pre_hooks else weight_apart(owner)
 
     def _lightened(self, owner: Owner) -> Owner:
         """The owner without the weight that it leaves where it is; kept for later steps, as its place in scratch is."""
@@ -72,20 +78,22 @@ class ThroughLowRank(Through):
         left, right = (part.to(output.dtype) for part in (left.reshape(-1, len(v)), right))  # autocast may have chosen another
         output.view(-1, output.shape[-1]).addmm_(left, right, alpha=self.side * self.scales[weight.number])
 
-    def _factors_of(self, weight: Part) -> tuple[Tensor, Tensor]:
+    def _factors_of(self, weight: Part, direction: LowRankDirection) -> tuple[Tensor, Tensor]:
         block, dtype = self.blocks[weight.number], weight.weight.dtype
-        u, v = self.direction.left(block, slice(0, len(weight.weight))), self.direction.right(block)
+        u, v = direction.left(block, slice(0, len(weight.weight))), direction.right(block)
         return u.to(dtype), v.to(dtype)
 
 
-def _weight_apart(owner: Owner) -> Part | None:
-    """The trained weight of a module that may add what moves it to its output; asked before any hook of ours is there.
+def weight_apart(owner: Owner, known: bool = False) -> Part | None:
+    """The trained weight of a module that can add what moves it to its output; asked before any hook of ours is there.
 
-    A hook of somebody else might read the weight, and then has to find it moved.
+    Args:
+        owner: the module.
+        known: whether it can, though it is not one of torch's own.
     """
     module = owner.module
     plain = type(module) is nn.Linear or (type(module) is nn.Embedding and module.max_norm is None)
-    if not plain or "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks:
+    if not (plain or known) or "forward" in vars(module):
         return None
     for part in owner.parts.values():
         same = all(own.shape == part.weight.shape and own.is_contiguous() for _, _, own in part.places)

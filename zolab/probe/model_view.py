@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zolab.noise import Direction, GivenDirection, LowRankDirection, Sources, chunks
+from zolab.noise import Direction, GivenDirection, GroupDirection, LowRankDirection, Sources, chunks
 from zolab.probe.body import body_of, may_double
 from zolab.probe.copies import Copies
 from zolab.probe.doubled import DoubledCopies, DoubledThrough
 from zolab.probe.graphs import Graphs
+from zolab.probe.group import ThroughGroup
 from zolab.probe.interrupts import DeferInterrupts
 from zolab.probe.low_rank import ThroughLowRank
 from zolab.probe.owners import Owner, check_free, owners_of
@@ -81,6 +82,8 @@ class ModelView:
         Args:
             both: the closure will be evaluated on both sides.
         """
+        if isinstance(direction, GroupDirection):
+            return ThroughGroup(self, blocks, direction, scales)
         if isinstance(direction, LowRankDirection):  # in every step, since its losses differ from the others' by rounding
             return ThroughLowRank(self, blocks, direction, scales)
         doubled = both and self.doubles and may_double(self.body, self.owners)

@@ -98,7 +98,7 @@ class Config:
         "auto",
         "how a step sees moved weights: in_place moves the stored ones and takes them back, through lets each module see moved "
         "ones while it runs, auto is through on a GPU, in half precision and for lozo, where it is better; the result is the "
-        "same, of lozo up to rounding",
+        "same, of lozo up to rounding; grzo is always through",
     )
 
     def __post_init__(self):
@@ -115,22 +115,39 @@ class Config:
         """Whether the loss must have a derivative: a gradient, or the slope along a direction."""
         return self.first_order or self.optimizer == "forward_gradient"
 
+    @property
+    def per_example(self) -> bool:
+        """Whether the optimizer takes the loss of each example of a batch, and so moves weights for each alone."""
+        from zolab.optim import METHODS
+
+        return not self.first_order and METHODS[self.optimizer].per_example
+
     def validate(self) -> None:
         """Raise ValueError, naming the option, unless every value makes sense."""
         check_types(self)
         check_ranges(self)
-        require(self.schedule in SCHEDULES, f"unknown schedule {shown(self.schedule)}; choose {', '.join(SCHEDULES)}.")
-        require(self.probe in PROBES, f"unknown probe {shown(self.probe)}; choose {', '.join(PROBES)}.")
-        names = METHOD_NAMES + FIRST_ORDER_NAMES
-        require(self.optimizer in names, f"unknown optimizer {shown(self.optimizer)}; choose {', '.join(names)}.")
+        known = {"schedule": SCHEDULES, "probe": PROBES, "optimizer": METHOD_NAMES + FIRST_ORDER_NAMES, "tuning": TUNINGS}
+        for name, names in known.items():
+            value = getattr(self, name)
+            require(value in names, f"unknown {name} {shown(value)}; choose {', '.join(names)}.")
         for name in ("eps", "samples", "probe", "checkpoint_every") if self.first_order else ():
             usual = type(self).__dataclass_fields__[name].default
             told = f"{name} is a setting of zeroth-order methods, and {self.optimizer} takes gradients"
             own = "; Adam's own eps is one of optim_args" if name == "eps" else ""
             require(getattr(self, name) == usual, f"{told}: leave it at {usual}{own}.")
-        require(self.tuning in TUNINGS, f"unknown tuning {shown(self.tuning)}; choose {', '.join(TUNINGS)}.")
         make_adapter(self)
         _fit(self, _method(self))
+        if self.per_example:
+            _check_per_example(self)
+
+
+def _check_per_example(config: Config) -> None:
+    told, relative = f"{config.optimizer} moves weights for each example alone", _own_settings(config.optim_args)
+    require(config.probe != "in_place", f"{told}, which weights in place cannot be: leave --probe at auto.")
+    require(config.objective == "loss", f"{told}, and takes its loss: leave --objective at loss.")
+    require(config.tuning != "prefix", f"{told}, and all of a batch share a prefix: choose --tuning full or lora.")
+    alone = config.batch_size == 1 and relative.get("group_relative", True)
+    require(not alone, f"{config.optimizer} compares examples: raise batch_size, or write --optim_args group_relative=False.")
 
 
 def make_optimizer(config: Config, model: "nn.Module") -> "ZeroOrderOptimizer | FirstOrder":

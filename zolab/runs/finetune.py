@@ -86,10 +86,12 @@ class _Session:
         self.examples = task.sample(config.data_seed, config.train, config.dev, config.test)
         require(
             config.batch_size <= len(self.examples.train),
-            f"batch_size {config.batch_size} exceeds the {len(self.examples.train)} training examples of {config.task}.",
+            f"batch_size {config.batch_size} exceeds the {len(self.examples.train)} training examples of {task.name}.",
         )
         self.model, self.tokenizer = load_tuned(config)
-        make_optimizer(config, self.model)  # refused here, what does not fit this model costs nothing
+        optimizer = make_optimizer(config, self.model)  # refused here, what does not fit this model costs nothing
+        if config.per_example and isinstance(optimizer, ZeroOrderOptimizer):
+            optimizer.look_through(self.model)
         if config.checkpoint_every or config.first_order:
             self.checkpoints.check_space(self.model)
         self.identity = identity(self.model, self.tokenizer, self.examples._asdict())
@@ -170,7 +172,7 @@ class _Session:
         if not isinstance(optimizer, ZeroOrderOptimizer):
             return
         low_rank = isinstance(optimizer.direction(0), LowRankDirection)  # benchmarks.step measures both
-        better = low_rank or config.dtype != "float32" or torch.device(config.device).type == "cuda"
+        better = low_rank or config.dtype != "float32" or torch.device(config.device).type == "cuda" or config.per_example
         if config.probe == "in_place" or (config.probe == "auto" and not better):
             return
         batch = self.task.encode(self.tokenizer, self._batch(0)).to(config.device)
@@ -178,12 +180,13 @@ class _Session:
             if viewed := optimizer.look_through(self.model).viewed:
                 viewed.try_out(lambda: self.task.loss(self.model, batch))
         except (ValueError, RuntimeError):
-            if config.probe == "through":
+            if config.probe == "through" or config.per_example:
                 raise
             optimizer.look_through(None)
 
     def _step(self, step: int) -> None:
-        loss = self.optimizer.step(closure(self.config.objective, self.task, self.model, self.tokenizer, self._batch(step)))
+        config, data = self.config, (self.task, self.model, self.tokenizer, self._batch(step))
+        loss = self.optimizer.step(closure(config.objective, *data, each=config.per_example))
         self.scheduler.step()
         record = self.optimizer.trajectory.records[-1]
         self.log.append("step", loss=loss, **record._asdict())

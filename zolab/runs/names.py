@@ -3,7 +3,8 @@
 # Of `zolab.optim.METHODS`.
 METHOD_NAMES = (
     *("mezo", "mezo_momentum", "mezo_adam", "mezo_switch", "adamezo", "meazo", "zo_adamu"),
-    *("zo_sign_sgd", "hizoo", "lozo", "lozo_m", "fzoo", "mezo_svrg", "forward_gradient", "dizo", "helene", "zo_finetuner"),
+    *("zo_sign_sgd", "hizoo", "lozo", "lozo_m", "fzoo", "grzo", "mezo_svrg", "forward_gradient", "dizo", "helene"),
+    "zo_finetuner",
 )
 # Of `zolab.runs.first_order.FIRST_ORDER`.
 FIRST_ORDER_NAMES = ("sgd", "adam", "sgd_checkpointed", "sgd_fused")

@@ -21,6 +21,7 @@ objective; for F1 each is many forward passes, since the model writes its answer
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -38,17 +39,20 @@ def check_objective(name: str, task: Task, differentiates: bool = False) -> None
     require(name == LOSS or not differentiates, f"{name} has no gradient, which this method needs; write {LOSS}.")
 
 
-def closure(name: str, task: Task, model: Any, tokenizer: Any, examples: Sequence[Example]) -> Callable[[], Tensor | float]:
+def closure(
+    name: str, task: Task, model: Any, tokenizer: Any, examples: Sequence[Example], each: bool = False
+) -> Callable[[], Tensor | float]:
     """What an optimizer's step measures on a batch, to make it small.
 
     Args:
         name: "loss", or the task's metric: then 1 minus its mean over the batch.
         task, model, tokenizer: the model is on its device.
         examples: the batch.
+        each: the loss of each example as a vector, for the methods that need it.
     """
     if name == LOSS:
-        batch = task.encode(tokenizer, examples).to(next(model.parameters()).device)
-        return lambda: task.loss(model, batch)
+        batch = task.encode(tokenizer, examples, apart=each).to(next(model.parameters()).device)
+        return partial(task.losses if each else task.loss, model, batch)
     return lambda: 1.0 - task.evaluate(model, tokenizer, examples, len(examples)).metric
 
 

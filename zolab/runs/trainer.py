@@ -19,9 +19,17 @@ class ZeroOrderTrainer(Trainer):
     Args:
         optimizer: of the model's parameters; its `trajectory` rebuilds the weights afterwards.
         settings: of `transformers.Trainer`.
+
+    Raises:
+        ValueError: the optimizer is none of ours, which would take no step, or needs the loss of each example.
     """
 
     def __init__(self, *, optimizer: ZeroOrderOptimizer, **settings: Any):
+        if not isinstance(optimizer, ZeroOrderOptimizer) or optimizer.per_example:
+            kind = type(optimizer).__name__
+            raise ValueError(
+                f"this Trainer steps with zeroth-order optimizers that take one loss a batch, which {kind} is not."
+            )
         step = optimizer.step
         # The Trainer's own call, which has no closure, comes after the step was taken.
         optimizer.step = MethodType(lambda _, closure=None: closure and step(closure), optimizer)

@@ -51,6 +51,8 @@ def finished(folder: Path, trajectory: Path | None = None) -> tuple[dict[str, An
         OSError: one of them is missing.
         ValueError: one of them is damaged or was changed, they are not of the same run, or the run has no trajectory.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; give the folder of a finished run, or the trajectory.npz in it.")
     record = load_record(folder / "record.json", RECORD)
     best = record["result"]["best_step"]
     if Config(optimizer=record["config"].get("optimizer", "mezo")).first_order:

@@ -151,15 +151,28 @@ class Task(ABC):
             shown.append(replace(example, prompt="\n\n".join([*solved, example.prompt.lstrip(" ")])))
         return shown
 
-    def encode(self, tokenizer, examples: Sequence[Example], max_length: int | None = None) -> Batch:
-        """Tokenise examples once, ready for `loss`; texts are cut to `max_length` tokens, by default the papers'."""
+    def encode(self, tokenizer, examples: Sequence[Example], max_length: int | None = None, apart: bool = False) -> Batch:
+        """Tokenise examples once, ready for `loss`; texts are cut to `max_length` tokens, by default the papers'.
+
+        With `apart` no row of a forward pass holds texts of two examples, as methods need that treat each by itself.
+        """
         if self.objective == "answer":
             examples = [replace(e, candidates=(e.candidates[e.answer],), answer=0, also=()) for e in examples]
-        return self._encode_all(tokenizer, examples, max_length or self.max_length)
+        return self._encode_all(tokenizer, examples, max_length or self.max_length, apart)
 
     def loss(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         """The training loss of a batch, float32, one number."""
         return self._losses(token_log_probs(model, batch, self.autocast), batch).mean()
+
+    def losses(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+        """What each example adds to the training loss, float32 of shape (examples,); `loss` is the mean, up to rounding."""
+        found, count = self._losses(token_log_probs(model, batch, self.autocast), batch), len(batch.sizes)
+        if self.objective != "answer":
+            return found
+        sizes, right = (torch.tensor(part, device=found.device) for part in (batch.sizes, batch.right))
+        owners = torch.arange(count, device=found.device).repeat_interleave(sizes)[batch.options]
+        kept = owners[torch.isin(batch.options, right)]
+        return found.new_zeros(count).index_add(0, kept, found) * (count / len(found))
 
     def evaluate(self, model: PreTrainedModel, tokenizer, examples: Sequence[Example], batch_size: int = 32) -> Evaluation:
         """The training loss over all examples, and the mean of the task's metric; errors as for `score`."""
@@ -211,9 +224,9 @@ class Task(ABC):
             found["majority"] = max(Counter(chain(*rights)).values()) / len(examples)
         return found
 
-    def _encode_all(self, tokenizer, examples: Sequence[Example], max_length: int) -> Batch:
+    def _encode_all(self, tokenizer, examples: Sequence[Example], max_length: int, apart: bool = False) -> Batch:
         """With every candidate, whatever the objective."""
-        return encode(tokenizer, [(e.prompt, e.candidates, e.answer) for e in examples], max_length)
+        return encode(tokenizer, [(e.prompt, e.candidates, e.answer) for e in examples], max_length, apart)
 
     def _losses(self, tokens: Tensor, batch: Batch) -> Tensor:
         """What the training loss is the mean of: examples, or tokens of right candidates (long answers weigh more)."""

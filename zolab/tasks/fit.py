@@ -94,7 +94,8 @@ def _check_apart(model: PreTrainedModel, masked: bool) -> None:
 def _last(model: PreTrainedModel, texts: list[Tokens], masked: bool) -> Tensor:
     """Logits at all tokens of the last of some texts in one row."""
     laid, nodes = lay([texts], causal=not masked)
-    part = laid._replace(places=torch.tensor(nodes[-1])).to(next(model.parameters()).device)
+    alike = torch.zeros(1, dtype=torch.long)  # the row counts as the first example's, should that matter to whoever looks on
+    part = laid._replace(places=torch.tensor(nodes[-1]), examples=alike).to(next(model.parameters()).device)
     return (masked_logits if masked else causal_logits)(model, part)
 
 

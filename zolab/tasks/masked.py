@@ -95,7 +95,7 @@ class MaskedTask(Task):
         whole = ([len(self._ids(tokenizer, piece)) for piece in e.pieces] for e in masked)
         return [sum(sizes) + 2 > room or any(sizes[index] > limit for index, limit in self.limits.items()) for sizes in whole]
 
-    def _encode_all(self, tokenizer, examples: Sequence[Example], max_length: int) -> Batch:
+    def _encode_all(self, tokenizer, examples: Sequence[Example], max_length: int, apart: bool = False) -> Batch:
         if tokenizer.mask_token_id is None:
             raise ValueError(f"{self.name} fills in a mask, and this tokenizer has no mask token; use a RoBERTa-like model.")
         max_length = min(max_length, tokenizer.model_max_length)
@@ -108,7 +108,8 @@ class MaskedTask(Task):
         candidates = [(text, words[word]) for text, e in zip(texts, examples, strict=True) for word in e.candidates]
         places = [[text.index(tokenizer.mask_token_id)] for text, _ in candidates]
         questions = [(e.prompt, e.candidates, e.answer) for e in examples]
-        return batch_of([text for text, _ in candidates], places, [[word] for _, word in candidates], questions, masked=True)
+        texts, targets = [text for text, _ in candidates], [[word] for _, word in candidates]
+        return batch_of(texts, places, targets, questions, masked=True, apart=apart)
 
     def _tokens(self, tokenizer, pieces: Sequence[str]) -> list[int]:
         ids = [tokenizer.cls_token_id]

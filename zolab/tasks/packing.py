@@ -28,19 +28,24 @@ class Pack(NamedTuple):
         position_ids: int64 of shape (rows, width), from 0 in each text.
         attention_mask: bool of shape (rows, 1, width, width), or None for a single text, which needs none.
         places: int64 of shape (places,): the tokens, counted row by row, at which logits are needed, each once.
+        examples: the example of each row, int64 of shape (rows,) on the CPU, where rows keep examples apart; or None.
     """
 
     input_ids: Tensor
     position_ids: Tensor
     attention_mask: Tensor | None
     places: Tensor
+    examples: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Pack":
         mask = None if self.attention_mask is None else self.attention_mask.to(device)
-        return Pack(self.input_ids.to(device), self.position_ids.to(device), mask, self.places.to(device))
+        moved = [part.to(device) for part in (self.input_ids, self.position_ids, self.places)]
+        return self._replace(input_ids=moved[0], position_ids=moved[1], attention_mask=mask, places=moved[2])
 
 
-def pack(texts: Sequence[Tokens], places: Sequence[Sequence[int]], causal: bool) -> tuple[list[Pack], list[Home]]:
+def pack(
+    texts: Sequence[Tokens], places: Sequence[Sequence[int]], causal: bool, examples: Sequence[int] | None = None
+) -> tuple[list[Pack], list[Home]]:
     """Lay texts into few packs.
 
     In a causal model a token depends on what stands before it alone. So texts that begin alike are laid as a tree: they
@@ -50,41 +55,47 @@ def pack(texts: Sequence[Tokens], places: Sequence[Sequence[int]], causal: bool)
         texts: token ids of each text.
         places: for each text, the indices of the tokens at which logits are needed.
         causal: whether the model is causal; without that, only equal texts are laid once.
+        examples: the example of each text, if no row may hold texts of two of them.
 
     Returns:
         The packs, and the home of each text in them.
     """
     packs: list[Pack] = []
     homes: dict[int, Home] = {}
-    for number, rows in enumerate(_passes(texts, causal)):
+    for number, rows in enumerate(_passes(texts, causal, examples)):
         laid, nodes = lay([[texts[i] for i in row] for row in rows], causal)
         members = [i for row in rows for i in row]
         needed = sorted({nodes[k][at] for k, i in enumerate(members) for at in places[i]})
         index_of = {node: index for index, node in enumerate(needed)}
         for k, i in enumerate(members):
             homes[i] = (number, [index_of[nodes[k][at]] for at in places[i]])
-        packs.append(laid._replace(places=torch.tensor(needed)))
+        of_rows = None if examples is None else torch.tensor([examples[row[0]] for row in rows])
+        packs.append(laid._replace(places=torch.tensor(needed), examples=of_rows))
     return packs, [homes[i] for i in range(len(texts))]
 
 
-def _passes(texts: Sequence[Tokens], causal: bool) -> list[list[list[int]]]:
-    """Indices of the texts of each row of each pass; as many trees a pass as fit into PACK_TOKENS; a larger one is alone."""
+def _passes(texts: Sequence[Tokens], causal: bool, examples: Sequence[int] | None) -> list[list[list[int]]]:
+    """Indices of the texts of each row of each pass; as many trees a pass as fit into PACK_TOKENS; a larger one is alone.
+
+    Where examples are to be kept apart, each tree has a row of its own.
+    """
     passes: list[list[Tree]] = []
     room = 0
-    for tree in sorted(_trees(texts, causal)):
+    for tree in sorted(_trees(texts, causal, examples or [0] * len(texts))):
         if tree[0] > room:
             passes.append([])
             room = PACK_TOKENS
         passes[-1].append(tree)
         room -= tree[0]
-    return [_rows(trees) for trees in passes]
+    return [_rows(trees) if examples is None else [members for _, members in trees] for trees in passes]
 
 
-def _trees(texts: Sequence[Tokens], causal: bool) -> list[Tree]:
-    """Texts that share at least half of what they are."""
+def _trees(texts: Sequence[Tokens], causal: bool, examples: Sequence[int]) -> list[Tree]:
+    """Texts of one example that share at least half of what they are."""
     trees: list[Tree] = []
-    for i in sorted(range(len(texts)), key=texts.__getitem__):  # texts that begin alike become neighbours
-        shared = _shared(texts[trees[-1][1][-1]], texts[i], causal) if trees else 0
+    for i in sorted(range(len(texts)), key=lambda i: (examples[i], texts[i])):  # texts that begin alike become neighbours
+        last = trees[-1][1][-1] if trees else i
+        shared = _shared(texts[last], texts[i], causal) if last != i and examples[last] == examples[i] else 0
         if 2 * shared >= len(texts[i]):
             size, members = trees.pop()
             trees.append((size + len(texts[i]) - shared, [*members, i]))

@@ -59,12 +59,12 @@ class Batch:
         return [start + answer for start, answer in zip(accumulate([0, *self.sizes]), self.answers, strict=False)]
 
 
-def encode(tokenizer, questions: Sequence[Question], max_length: int = 2048) -> Batch:
+def encode(tokenizer, questions: Sequence[Question], max_length: int = 2048, apart: bool = False) -> Batch:
     """Tokenise questions for a causal model.
 
     The option is what the full text has more than the prompt without its trailing spaces, counted in tokens, as in MeZO.
     A text longer than `max_length`, or than the tokenizer says its model takes, loses tokens from the left of its prompt;
-    its first token stays (ZO Fine-tuner).
+    its first token stays (ZO Fine-tuner). With `apart`, no row of a pack holds texts of two questions.
 
     Raises:
         ValueError: a prompt is empty, or a candidate adds no token to it, is itself longer than `max_length`, or melts with
@@ -90,7 +90,7 @@ def encode(tokenizer, questions: Sequence[Question], max_length: int = 2048) -> 
             texts.append(tuple(ids[:-1]))
             places.append(range(len(ids) - length - 1, len(ids) - 1))
             targets.append(ids[-length:])
-    return batch_of(texts, places, targets, questions, masked=False)
+    return batch_of(texts, places, targets, questions, masked=False, apart=apart)
 
 
 def batch_of(
@@ -99,9 +99,11 @@ def batch_of(
     targets: Sequence[Sequence[int]],
     questions: Sequence[Question],
     masked: bool,
+    apart: bool = False,
 ) -> Batch:
     """A batch from the text, the places and the target tokens of each candidate of each question."""
-    packs, homes = pack(texts, places, causal=not masked)
+    owners = [i for i, (_, candidates, _) in enumerate(questions) for _ in candidates]
+    packs, homes = pack(texts, places, causal=not masked, examples=owners if apart else None)
     scored = sorted(
         (number, row, target, option)
         for option, ((number, rows), tokens) in enumerate(zip(homes, targets, strict=True))

@@ -1,0 +1,126 @@
+"""The probe through modules for a direction an example: one forward pass sees each example of a batch at other weights.
+
+    x_i (W + s U o (r_i s_i^T))^T = x_i W^T + s r_i o ((s_i o x_i) U^T)      (GRZO, arXiv 2606.02857; Flipout, arXiv 1803.04386)
+
+Every linear layer and every embedding adds this to its output; the stored weights never move. Whose example a row is, a row
+being an index of the first dimension of what a module is given, says `zolab.noise.rows_of`, or else its number. A full U is
+made some rows at a time, and multiplied like a second weight; one of low rank costs little. All other tensors are moved as
+`Through` moves them, by the same for all examples.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from zolab.noise import ROWS, SLICE, GroupDirection, LowRankDirection, is_matrix
+from zolab.probe.low_rank import ThroughLowRank, weight_apart
+from zolab.probe.owners import Owner, Part
+
+if TYPE_CHECKING:
+    from zolab.probe.model_view import ModelView
+
+
+class ThroughGroup(ThroughLowRank):
+    """A model that each example i sees at w + scale_j z_ij, or at w - scale_j z_ij; it is used as `Perturbation` is."""
+
+    def __init__(self, viewed, blocks: tuple[int, ...], direction: GroupDirection, scales):
+        super().__init__(viewed, blocks, direction, scales)
+        self.group = direction
+        self.factored = direction.base if isinstance(direction.base, LowRankDirection) else None
+        self.counts: set[int] = set()
+        """How many rows modules were given where nothing said whose they are: each must be all examples of the batch."""
+        self.laid: tuple[int, ...] = (0, 0)
+        """Rows and tokens of what a module was given last, where it had both."""
+
+    def _apart(self, owner: Owner) -> Part | None:
+        return matrix_of(self.viewed, owner)
+
+    def _add(self, weight: Part, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> None:
+        x, scale = _given(module, args, kwargs), self.side * self.scales[weight.number]
+        examples = self._examples(module, x)
+        drawn = self.group.signs(self.blocks[weight.number], max(examples, default=0) + 1)
+        r, s = (signs.to(weight.weight.dtype) for signs in drawn)
+        s = s[examples].view(len(x), *[1] * (output.ndim - 2), -1)
+        if isinstance(module, nn.Embedding):
+            kept = r[examples].gather(1, x.reshape(len(x), -1)).view(*x.shape, 1)
+            output.add_((self._looked_up(weight, x) * s * kept).to(output.dtype), alpha=scale)
+            return
+        for rows, product in self._products(weight, x * s.to(x.dtype)):
+            signed = product.mul_(r[:, rows][examples].view(len(x), *[1] * (x.ndim - 2), -1))
+            output[..., rows].add_(signed.to(output.dtype), alpha=scale)
+
+    def _examples(self, module: nn.Module, x: Tensor) -> list[int]:
+        """The example of each row of what a module is given."""
+        told, kind, tokens = ROWS.get(), type(module).__name__, x.shape[: x.ndim - (not isinstance(module, nn.Embedding))]
+        if not tokens:
+            raise ValueError(f"a {kind} was given one row alone; the first dimension must be the examples.")
+        count, flat = len(x), len(tokens) == 1 and len(x) == math.prod(self.laid)
+        self.laid = tokens[:2] if len(tokens) > 1 else self.laid
+        if told is None:
+            rows = self.laid[0] if flat else count
+            self.counts.add(rows)
+            found = list(range(rows))
+        else:
+            found = told.tolist()
+        if flat and len(found) == self.laid[0]:  # the tokens of all rows one after the other, as in OPT's layers
+            return [example for example in found for _ in range(self.laid[1])]
+        if len(found) != count:
+            raise ValueError(
+                f"a {kind} was given {count} rows where zolab.noise.rows_of told of {len(found)}: tell of each row."
+            )
+        return found
+
+    def _products(self, weight: Part, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """x U^T, some rows of U at a time."""
+        tensor, (u, v) = weight.weight, self.factors.get(weight.number, (None, None))
+        x = x if v is None else functional.linear(x, v)
+        several = max(1, SLICE // max(x.shape[-1], x.numel() // x.shape[-1]))
+        for start in range(0, len(tensor), several):
+            rows = slice(start, min(start + several, len(tensor)))
+            yield rows, functional.linear(x, self._rows(weight, rows) if u is None else u[rows])
+
+    def _looked_up(self, weight: Part, x: Tensor) -> Tensor:
+        """Rows of U, those that x names."""
+        if self.factored:
+            u, v = self.factors[weight.number]
+            return functional.embedding(x, u) @ v
+        named, places = x.unique(return_inverse=True)
+        return functional.embedding(places, torch.cat([self._rows(weight, slice(row, row + 1)) for row in named.tolist()]))
+
+    def _rows(self, weight: Part, rows: slice) -> Tensor:
+        tensor = weight.weight
+        width = tensor.numel() // len(tensor)
+        made = self.group.shared(self.blocks[weight.number], slice(rows.start * width, rows.stop * width))
+        return made.view(-1, width).to(tensor.dtype)
+
+
+def matrix_of(viewed: "ModelView", owner: Owner) -> Part | None:
+    """The trained matrix of a module, None if it has none; hooks of others may stay, and find it where it is.
+
+    Raises:
+        ValueError: the module has one that cannot differ between examples.
+    """
+    matrices = [part for part in owner.parts.values() if is_matrix(part.weight)]
+    found = weight_apart(owner, _is_positions(owner.module))
+    if matrices and matrices != [found]:
+        raise ValueError(
+            f"{viewed.names[matrices[0].number]} belongs to a {type(owner.module).__name__}, and only matrices of plain linear "
+            "layers and embeddings can be moved for each example alone: freeze it, or take another method."
+        )
+    return found
+
+
+def _is_positions(module: nn.Module) -> bool:
+    """Whether it is OPT's table of positions, an embedding that is told them by name and counts from an offset."""
+    return type(module).__name__ == "OPTLearnedPositionalEmbedding" and isinstance(module, nn.Embedding)
+
+
+def _given(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Tensor:
+    """What a linear layer multiplies, or an embedding looks up."""
+    if _is_positions(module):
+        return kwargs["position_ids"] + module.offset
+    return args[0] if args else kwargs["input"]
