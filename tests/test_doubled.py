@@ -149,7 +149,8 @@ class Tokens(nn.Module):
 
 @pytest.mark.parametrize("layer", [MeanOfRows, Tokens])
 def test_a_body_that_mixes_rows_runs_on_one_side_after_the_other(layer):
-    model, twin = (Model(nn.Linear(5, 7), layer(), nn.Linear(7, 7)) for _ in range(2))
+    model = Model(nn.Linear(5, 7), layer(), nn.Linear(7, 7))
+    twin = copy.deepcopy(model)
     ours, optimizer = walk(model, lambda: model(batch()).square().mean(), 0, eps=0.5)
     theirs, _ = walk(twin, lambda: twin(batch()).square().mean(), 0, eps=0.5, through=False)
     assert not optimizer.viewed.doubles

@@ -96,12 +96,9 @@ class Doubling(ModuleProbe):
             return forward(*args, **kwargs)  # it calls itself
         if self.first:
             return self._double(forward, inputs, args, kwargs) if self._may_double(inputs[0]) else forward(*args, **kwargs)
-        if not self.kept:
+        kept = self._kept_of(inputs)
+        if kept is None:
             return forward(*args, **kwargs)
-        if not alike(self.kept[0].inputs, inputs):  # a pass was for nothing, and would be in every step
-            self._refuse()
-            return forward(*args, **kwargs)
-        kept = self.kept.popleft()
         if kept.order not in self.viewed.proven:
             alone = forward(*args, **kwargs)
             if not self._near(kept.output, alone):
@@ -110,6 +107,16 @@ class Doubling(ModuleProbe):
         else:
             self._called(kept.order)
         return kept.output
+
+    def _kept_of(self, inputs: tuple[list[Any], Any]) -> Kept | None:
+        """The second half of the call with these inputs; calls before it, that the first side alone made, are let go."""
+        while self.kept:
+            kept = self.kept.popleft()
+            if alike(kept.inputs, inputs):
+                return kept
+            if not self.kept:  # a pass was for nothing, and would be in every step
+                self._refuse()
+        return None
 
     def _may_double(self, leaves: list[Any]) -> bool:
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
