@@ -2,7 +2,8 @@
 
 A pass along a direction reads and writes every weight once and makes its z; MeZO's step has three. Times are medians measured
 in turn in one process, forward passes and steps; memory is the peak of a fresh process for each method, loading left out,
-beyond that of forward passes alone, so that what a method stores shows. Steps are those after the warm-up of AdaMeZO's moments;
+beyond that of forward passes alone, so that what a method stores shows. Each method looks at moved weights in the way that
+`zolab finetune` chooses for it, unless --probe says otherwise. Steps are those after the warm-up of AdaMeZO's moments;
 where they differ in cost, so many are timed together as come round again.
 """
 
@@ -16,13 +17,16 @@ from benchmarks.step import arguments, direction_pass, interleaved, peak_of, rep
 from zolab import METHODS
 from zolab.optim import StepRecord
 from zolab.records import peak_memory, reset_peak_memory
+from zolab.runs.config import PROBES
 
 LR, HORIZON = 1e-6, 10
 ROUND = {"mezo_svrg": 2}  # steps: one on the full batch, one on a batch
 
 
-def stepping(name, model, through=False):
+def stepping(name, model, options):
     """A method's optimizer, its moments full where they are made again from the last steps."""
+    auto = METHODS[name].faster_through(options.dtype, options.device)
+    through = {"auto": auto, "in_place": False, "through": True}[options.probe]
     optimizer = optimizer_of(name, model, through or METHODS[name].per_example)
     if name in ("adamezo", "mezo_switch"):
         optimizer.skip([StepRecord(step, (1.0 + step,), (LR,), (0.0,)) for step in range(HORIZON + 1)])
@@ -39,8 +43,9 @@ def memory_of(part, options):
     """Print the peak memory of three steps of a method, or of as many forward passes."""
     model, loss = setting_of(options)
     small = torch.nn.Sequential(torch.nn.Linear(4, 4))
-    stepping("adamezo", small).step(lambda: 0.0)  # the compiled kernels are in memory in any process
-    action = loss if part == "forwards" else partial(taken, stepping(part, model), loss, 1)
+    for name in ("adamezo", "hizoo"):
+        optimizer_of(name, small, False).step(lambda: 0.0)  # the compiled kernels are in memory in any process
+    action = loss if part == "forwards" else partial(taken, stepping(part, model, options), loss, 1)
     reset_peak_memory()
     for _ in range(3):
         action()
@@ -49,22 +54,24 @@ def memory_of(part, options):
 
 def main():
     parser = arguments(__doc__)
+    parser.add_argument("--probe", choices=PROBES, default="auto", help="as of `zolab finetune`")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="those to measure")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*was changed by something else")  # all methods step on the same weights
     if options.memory_of:
         memory_of(options.memory_of, options)
         return
-    memory = {part: peak_of("methods", part, options) for part in ("forwards", *METHODS)}
+    memory = {part: peak_of("methods", part, options) for part in ("forwards", *options.methods)}
     model, loss = setting_of(options)
     params = list(model.parameters())
     weights = sum(p.numel() * p.element_size() for p in params)
     steps, over = {}, {}
     with torch.no_grad():
-        for name, method in METHODS.items():  # one method's state at a time, beside forward passes of the same minute
-            optimizer, several = stepping(name, model), ROUND.get(name, 1)
+        for name in options.methods:  # one method's state at a time, beside forward passes of the same minute
+            optimizer, several = stepping(name, model, options), ROUND.get(name, 1)
             actions = {"direction": partial(direction_pass, params, 1e-9), "round": partial(taken, optimizer, loss, several)}
             found = interleaved(options.repeats, forward=loss, **actions)
-            count = method.forwards(several, samples=optimizer.trajectory.samples) / several
+            count = METHODS[name].forwards(several, samples=optimizer.trajectory.samples) / several
             steps[name] = found["round"] / several
             over[name] = {
                 "forwards": count,
@@ -75,7 +82,7 @@ def main():
             }
             del optimizer, actions
     print(f"{options.shape or options.model}, batch {options.batch} x {options.length} tokens, {options.dtype}")
-    print(f"  {'':16}" + "".join(f"{column.replace('_', ' '):>22}" for column in over["mezo"]))
+    print(f"  {'':16}" + "".join(f"{column.replace('_', ' '):>22}" for column in next(iter(over.values()))))
     for name, row in over.items():
         print(f"  {name:16}" + "".join(f"{value:22.3g}" for value in row.values()))
     report({}, steps, memory, {"methods": over, "step_seconds": steps, "memory_bytes": memory}, 0, options.json)

@@ -20,7 +20,8 @@ from benchmarks.shapes import SHAPES, shaped
 from zolab import METHODS, MeZO
 from zolab.models import load_model
 from zolab.noise import Direction
-from zolab.probe.in_place import Perturbation, Update, apply
+from zolab.probe.in_place import Perturbation
+from zolab.probe.updates import Update, apply
 from zolab.records import environment, peak_memory, reset_peak_memory
 
 LR, EPS, SEED = 1e-6, 1e-3, 0
@@ -132,7 +133,9 @@ def arguments(description):
 def peak_of(benchmark, part, options):
     """Peak memory in bytes of a fresh process of a benchmark, which takes three steps of one part."""
     command = [sys.executable, "-m", f"benchmarks.{benchmark}", "--memory-of", part]
-    command += [f"--{name}={value}" for name, value in vars(options).items() if name not in ("json", "memory_of") and value]
+    command += [
+        f"--{name}={value}" for name, value in vars(options).items() if name not in ("json", "memory_of", "methods") and value
+    ]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 

@@ -35,6 +35,7 @@ SLOW = {
     "test_kills",
     "test_l2l",
     "test_plain_scorer",
+    "test_reproduction",
     "test_step_kernels",  # the same interpreter
     "test_studies",
     "test_study_runs",
@@ -51,7 +52,9 @@ SLOW = {
     "test_a_run_that_is_older_than_the_setting_goes_on",
     "test_another_process_makes_the_same_bits",
     "test_both_roundings_are_replayed_and_resumed_to_the_bit",
+    "test_runs_at_given_rates_are_read_as_a_study",
     "test_small_steps_arrive_in_half_precision",
+    "test_what_methods_keep_is_what_their_files_say",
     "test_what_once_failed",
     "test_published_finals_on_beale",
     "test_moments_summed_while_stepping_are_those_of_a_pass_of_their_own",

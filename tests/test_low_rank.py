@@ -16,7 +16,8 @@ from zolab.noise import GivenDirection, LowRankDirection
 from zolab.noise.kernels import cpu, plain
 from zolab.noise.kernels.threefry import TILE
 from zolab.noise.low_rank import V_SAMPLE
-from zolab.probe.in_place import MomentsUpdate, Perturbation, Update, apply
+from zolab.probe.in_place import Perturbation
+from zolab.probe.updates import MomentsUpdate, Update, apply
 
 SHAPES = [(37, 51), (5, 3000), (3000, 2), (1100, 1001), (7,), (), (4, 3, 5), (1, 1), (0, 4), (2049,)]
 

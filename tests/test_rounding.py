@@ -20,7 +20,7 @@ def rounded(x, dtype, rounding, kernels=cpu):
     """float32 numbers in another type, as an update stores them: the direction is given, the weights are zero."""
     w = torch.zeros(len(x), dtype=dtype)
     rows = kernels.given([x])
-    kernels.update(kernels.view(w), 3, Source(np.zeros((1, 2), np.uint32), rows), np.ones(1, np.float32), 1.0, rounding)
+    kernels.update(kernels.view(w), 3, Source(np.zeros((0, 2), np.uint32), rows), np.ones(1, np.float32), 1.0, rounding)
     return w
 
 
@@ -61,7 +61,7 @@ def test_ten_thousand_tiny_updates_come_to_their_sum(dtype):
     """Each is a hundredth of the spacing, where rounding to nearest would leave the weights for ever."""
     w, still = torch.full((2048,), 1.0, dtype=dtype), torch.full((2048,), 1.0, dtype=dtype)
     spacing = torch.finfo(dtype).eps
-    rows = Source(np.zeros((1, 2), np.uint32), cpu.given([torch.ones(2048)]))
+    rows = Source(np.zeros((0, 2), np.uint32), cpu.given([torch.ones(2048)]))
     tiny = np.full(1, spacing / 100, np.float32)
     for step in range(10_000):
         cpu.update(cpu.view(w), 0, rows, tiny, 1.0, key(step))

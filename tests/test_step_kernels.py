@@ -43,8 +43,11 @@ def different(a, b) -> int:
     return int((bits(a) != bits(b)).sum())
 
 
-def source(cuda, keys, signs, values=None):
-    return Source(keys, NOT_GIVEN if values is None else cuda.given(values), signs)
+def source(cuda, keys, signs, values=None, scaled=False):
+    """What is made from the keys, or given: the values themselves, or factors of normals from the keys."""
+    if values is None:
+        return Source(keys, NOT_GIVEN, signs)
+    return Source(keys, cuda.given(values)) if scaled else Source(keys[:0], cuda.given(values), signs)
 
 
 def by_type(measure, *arguments) -> dict:
@@ -63,9 +66,10 @@ def perturbed_errors(cuda, device, size, signs, dtype) -> int:
         cuda.perturbed(chunk, w.to(device), 7, source(cuda, KEYS[:1], signs), scale)
         wrong += different(chunk, there)
         values = torch.randn(size)
-        cpu.perturbed(cpu.view(there), cpu.view(w), 7, Source(KEYS[:1], values.numpy()[None]), scale)
-        cuda.perturbed(chunk, w.to(device), 7, source(cuda, KEYS[:1], signs, [values.to(device)]), scale)
-        wrong += different(chunk, there)
+        for scaled in (False, True):
+            cpu.perturbed(cpu.view(there), cpu.view(w), 7, source(cpu, KEYS[:1], signs, [values], scaled), scale)
+            cuda.perturbed(chunk, w.to(device), 7, source(cuda, KEYS[:1], signs, [values.to(device)], scaled), scale)
+            wrong += different(chunk, there)
     return wrong + (not untouched())
 
 
@@ -76,12 +80,12 @@ def update_errors(cuda, device, size, signs, dtype) -> int:
     for count, decay in ((1, 1.0), (1, 0.9), (3, 0.99), (0, 0.5), (0, 1.0)):
         coefficients = np.linspace(0.1, -0.2, count, dtype=np.float32)
         for rounding in (None, KEYS[1]):
-            for given in (None, values[:count]) if count else (None,):
+            for given, scaled in ((None, False), (values[:count], False), (values[:count], True))[: 3 if count else 1]:
                 there, chunk = weights(size, dtype), weights(size, dtype)
                 there, (chunk, untouched) = there.clone(), guarded(chunk, device)
-                cpu.update(cpu.view(there), 7, source(cpu, KEYS[:count], signs, given), coefficients, decay, rounding)
+                cpu.update(cpu.view(there), 7, source(cpu, KEYS[:count], signs, given, scaled), coefficients, decay, rounding)
                 moved = given and [value.to(device) for value in given]
-                cuda.update(chunk, 7, source(cuda, KEYS[:count], signs, moved), coefficients, decay, rounding)
+                cuda.update(chunk, 7, source(cuda, KEYS[:count], signs, moved, scaled), coefficients, decay, rounding)
                 wrong += different(chunk, there) + (not untouched())
     return wrong
 
@@ -107,14 +111,15 @@ def reversible_errors(cuda, device, size, signs, dtype) -> int:
     start = weights(size, dtype)
     step = np.array([0.3], np.float32)
     nothing, empty = np.empty(0, np.float32), np.empty(0)
-    for scale, given, flipped, updated in (
-        (1e-3, None, True, False),
-        (0.3, None, False, True),
-        (1e-3, [values], True, True),
-        (1e-9, None, True, False),
+    for scale, given, scaled, flipped, updated in (
+        (1e-3, None, False, True, False),
+        (0.3, None, False, False, True),
+        (1e-3, [values], False, True, True),
+        (1e-3, [values], True, True, True),
+        (1e-9, None, False, True, False),
     ):
         there, (chunk, untouched) = start.clone(), guarded(start, device)
-        at_cpu, at = source(cpu, key, signs, given), source(cuda, key, signs, given and [values.to(device)])
+        at_cpu, at = source(cpu, key, signs, given, scaled), source(cuda, key, signs, given and [values.to(device)], scaled)
         theirs, ours = cpu.perturb(cpu.view(there), 7, at_cpu, scale), cuda.perturb(chunk, 7, at, scale)
         wrong += different(chunk, there) + (int(theirs[0].sum()) != sum(int(part.counts.sum()) for part in ours))
         if flipped:
@@ -127,6 +132,31 @@ def reversible_errors(cuda, device, size, signs, dtype) -> int:
         if updated:
             cpu.update(cpu.view(back), 7, at_cpu, step, 1.0)
         wrong += different(chunk, back) + (not untouched())
+    return wrong
+
+
+def scaled_update_errors(cuda, device, size, signs, dtype) -> int:
+    """Where z is made or given, where weights are moved along it still or are not, and factors at both bounds."""
+    generator = torch.Generator().manual_seed(4)
+    factors, values, wrong = torch.rand(size, generator=generator) + 0.5, torch.randn(size, generator=generator), 0
+    for gain, shift, given, moved, rounding in (
+        (0.3, 0.0, None, False, None),
+        (-0.9, 1.0, None, True, KEYS[1]),
+        (5.0, 1.0, [values], False, None),
+        (0.0, 0.0, None, True, None),
+    ):
+        there, (chunk, untouched) = weights(size, dtype), guarded(weights(size, dtype), device)
+        theirs, (ours, whole) = factors.clone(), guarded(factors, device)
+        at_cpu, at = source(cpu, KEYS[:1], signs, given), source(cuda, KEYS[:1], signs, given and [values.to(device)])
+        back = here = None
+        if moved and not signs:
+            along_cpu, along = (source(of, KEYS[:1], False, [f], True) for of, f in ((cpu, theirs), (cuda, ours)))
+            back = 1e-3, cpu.perturb(cpu.view(there), 7, along_cpu, 1e-3)
+            here = 1e-3, cuda.perturb(chunk, 7, along, 1e-3)
+        rest = 0.01, 0.99, (0.9, gain, shift, 0.6, 1.4), rounding
+        cpu.update_scaled(cpu.view(there), 7, at_cpu, theirs, *rest, back)
+        cuda.update_scaled(chunk, 7, at, ours, *rest, here)
+        wrong += different(chunk, there) + different(ours, theirs) + (not untouched()) + (not whole())
     return wrong
 
 
@@ -182,6 +212,7 @@ def measure(cuda, device: str) -> dict:
         "perturbed": by_type(perturbed_errors, cuda, device),
         "update": by_type(update_errors, cuda, device),
         "moments update": by_type(moments_update_errors, cuda, device),
+        "scaled update": by_type(scaled_update_errors, cuda, device),
         "reversible": by_type(reversible_errors, cuda, device),
         "broken off": broken_off(cuda, device),
         "sums": sums_errors(cuda, device),
@@ -203,7 +234,9 @@ SIGNATURES = {
     ("cuda_all", "update_all_by_moments"): "i64 *i64 *i32 *i32 i32 fp32 fp32 *fp32 signs false",
     ("cuda_all", "moments_all"): "i64 *i64 *i32 *fp32 *fp32",
     ("cuda_update", "moments"): "i64 *fp32 *fp32",
+    ("cuda_scaled", "update_scaled"): "i64 u32 u32 u32 none signs *fp32 fp32 fp32 fp32 fp32 fp32 fp32 fp32 u32 u32 true",
 }
+FAMILIES = {**SIGNS, "scaled": 2}
 
 
 def compiled(capability: int) -> dict:
@@ -212,7 +245,9 @@ def compiled(capability: int) -> dict:
     from triton.compiler import ASTSource, compile
 
     counts = {}
-    for ((module, name), more), (family, signs) in product(SIGNATURES.items(), SIGNS.items()):
+    for ((module, name), more), (family, signs) in product(SIGNATURES.items(), FAMILIES.items()):
+        if family == "scaled" and "none signs" in more:
+            more = more.replace("none signs", "*fp32 signs")
         kernel = getattr(importlib.import_module(f"zolab.noise.kernels.{module}"), f"{name}_kernel")
         for like in ("*fp32", "*bf16", "*fp16"):
             kinds = dict(zip(kernel.arg_names, [like, *more.replace("like", like).split()], strict=True))
@@ -247,7 +282,7 @@ def test_weights_moved_into_scratch_have_the_cpu_kernels_bits(measured, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", ["update", "moments update"])
+@pytest.mark.parametrize("kind", ["update", "moments update", "scaled update"])
 def test_updates_have_the_cpu_kernels_bits(measured, kind, dtype):
     assert measured[kind][dtype] == 0
 
@@ -277,9 +312,11 @@ def test_compiled_for_a_gpu_no_sum_takes_in_a_product(tmp_path, architecture):
             counts = kernels[f"{name} {like} gaussian"]
             assert counts["fma.rn.f32"] == 18 * counts["sqrt.rn.f32"] > 0, (name, like)
             assert not kernels[f"{name} {like} rademacher"].keys() & {"fma.rn.f32", "sqrt.rn.f32"}, (name, like)
+            counts = kernels[f"{name} {like} scaled"]
+            assert counts["fma.rn.f32"] == 18 * counts["sqrt.rn.f32"] > 0, (name, like)
     for name, counts in kernels.items():
         assert not [op for op in counts if re.search("f64|approx|ftz", op)], name
-        assert name.startswith(("update_by", "update_all_by", "moments")) or "div.rn.f32" not in counts, name
+        assert name.startswith(("update_by", "update_all_by", "update_scaled", "moments")) or "div.rn.f32" not in counts, name
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Random directions, addressed instead of stored; the kernels behind them are in `zolab.noise.kernels`."""
 
-from zolab.noise.addresses import FAMILIES, Direction, GivenDirection
+from zolab.noise.addresses import FAMILIES, Direction, GivenDirection, ScaledDirection
 from zolab.noise.directions import (
     NOT_GIVEN,
     SLICE,
@@ -30,6 +30,7 @@ __all__ = [
     "GroupDirection",
     "LowRankDirection",
     "MadeDirection",
+    "ScaledDirection",
     "Source",
     "Sources",
     "add_",

@@ -1,7 +1,7 @@
 """What a direction is named by, and the generator keys that follow from a name."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import ClassVar
 
@@ -60,13 +60,33 @@ class GivenDirection:
         values: one flat tensor for each parameter block, numbered as the blocks are.
     """
 
-    values: Sequence[Tensor]
+    values: Sequence[Tensor] | Mapping[int, Tensor]
     made: ClassVar[bool] = False
     """Whether values are made when a kernel asks for them, and then take room until it is done."""
 
     def part(self, block: int, span: slice) -> Tensor:
         """The values of some elements of a flat block."""
         return self.values[block].view(-1)[span]
+
+
+@dataclass(frozen=True)
+class ScaledDirection(GivenDirection):
+    """A normal direction with a factor for each weight, u = z f: kernels make z and multiply it in the same pass.
+
+    Args:
+        values: the factors, as `part` gives them; named by what they belong to, they do not tell two directions apart.
+        name: of z.
+
+    Raises:
+        ValueError: the direction is of random signs.
+    """
+
+    values: Mapping[int, Tensor] = field(compare=False, repr=False)
+    name: Direction
+
+    def __post_init__(self):
+        if self.name.signs:
+            raise ValueError("a direction with a factor for each weight must be normal, not of random signs.")
 
 
 @lru_cache(maxsize=16)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zolab.noise.addresses import Direction, GivenDirection
+from zolab.noise.addresses import Direction, GivenDirection, ScaledDirection
 from zolab.noise.kernels import backend_for
 from zolab.noise.kernels.threefry import TILE
 from zolab.noise.pieces import Chunk, check, chunks, for_each
@@ -31,8 +31,9 @@ class Source(NamedTuple):
     """Where a chunk's directions come from, as its kernels take them.
 
     Args:
-        keys: generator keys, uint32 of shape (directions, 2).
-        given: the directions' values on this chunk, one row each; empty if they are made from the keys.
+        keys: generator keys, uint32 of shape (directions, 2), or (0, 2) if the directions are given.
+        given: the directions' values on this chunk, one row each; or, beside keys, the factors of what is made from these;
+            empty if there are neither.
         signs: whether the keys' directions are of the Rademacher family.
     """
 
@@ -45,7 +46,7 @@ class Sources:
     """Several directions over several tensors, handed out chunk by chunk.
 
     Args:
-        directions: all addressed by keys of one family, or all given.
+        directions: all addressed by keys of one family, all scaled, or all given.
         blocks: block number of each tensor.
 
     Raises:
@@ -55,21 +56,19 @@ class Sources:
     def __init__(self, directions: Sequence[Direction | GivenDirection], blocks: tuple[int, ...]):
         self.directions, self.blocks = directions, blocks
         self.given = [direction for direction in directions if isinstance(direction, GivenDirection)]
-        self.keys = np.zeros((len(blocks), len(directions), 2), np.uint32)
-        families = set()
-        for k, direction in enumerate(directions):
-            if isinstance(direction, Direction):
-                self.keys[:, k] = direction.keys(blocks)
-                families.add(direction.signs)
-        if len(families) > 1:
+        named = [direction.name if isinstance(direction, ScaledDirection) else direction for direction in directions]
+        addressed = [name for name in named if isinstance(name, Direction)]
+        self.keys = np.zeros((len(blocks), len(addressed), 2), np.uint32)
+        for k, name in enumerate(addressed):
+            self.keys[:, k] = name.keys(blocks)
+        if len({(getattr(direction, "family", None), isinstance(direction, ScaledDirection)) for direction in directions}) > 1:
             raise ValueError("an update cannot sum directions of two families; make one update for each family.")
-        self.signs = True in families
+        self.signs = any(name.signs for name in addressed)
 
     def at(self, piece: Chunk) -> Source:
         if not self.given:
             return Source(self.keys[piece.tensor], NOT_GIVEN, self.signs)
-        block, part = self.blocks[piece.tensor], slice(piece.tile * TILE, piece.tile * TILE + len(piece.data))
-        values = [direction.part(block, part) for direction in self.given]
+        values = [direction.part(self.blocks[piece.tensor], piece.span) for direction in self.given]
         return Source(self.keys[piece.tensor], piece.kernels.given(values))
 
 
@@ -111,7 +110,8 @@ def materialise(name: Direction | GivenDirection, block: int, like: Tensor, offs
     """A slice of z in the shape, device and precision (float32 or wider) of the weights there."""
     dtype = torch.promote_types(like.dtype, torch.float32)
     if isinstance(name, GivenDirection):
-        return name.part(block, slice(offset, offset + like.numel())).to(dtype).view(like.shape)
+        values = name.part(block, slice(offset, offset + like.numel())).to(dtype).view(like.shape)
+        return values * materialise(name.name, block, like, offset) if isinstance(name, ScaledDirection) else values
     return direction(name, block, like.shape, offset=offset, dtype=dtype, device=like.device)
 
 
@@ -149,7 +149,7 @@ def store_(tensor: Tensor, values: Tensor, rounding: np.ndarray | None, offset: 
     if rounding is None or tensor.element_size() > 2:
         return tensor.copy_(values)
     kernels = backend_for(tensor)
-    source = Source(np.zeros((1, 2), np.uint32), kernels.given([values]))
+    source = Source(np.zeros((0, 2), np.uint32), kernels.given([values]))
     kernels.update(kernels.view(tensor.zero_()), offset // TILE, source, np.ones(1, np.float32), 1.0, rounding[0])
     return tensor
 

@@ -29,6 +29,11 @@ class Chunk(NamedTuple):
     data: Any
     tile: int
 
+    @property
+    def span(self) -> slice:
+        """Its elements in the flat tensor."""
+        return slice(self.tile * TILE, self.tile * TILE + len(self.data))
+
 
 def check(tensor: Tensor, name: str = "tensor") -> None:
     """Raise ValueError unless directions can be added to the tensor in place."""

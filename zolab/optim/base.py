@@ -22,10 +22,11 @@ from zolab.optim.parameters import Trainable, difference, layout, trainable
 from zolab.optim.probing import Closure, Probes
 from zolab.optim.trajectory import StepRecord, Trajectory
 from zolab.probe.blocks import unique
-from zolab.probe.in_place import Perturbation, apply
+from zolab.probe.in_place import Perturbation
 from zolab.probe.interrupts import DeferInterrupts
 from zolab.probe.model_view import ModelView
 from zolab.probe.through import ModuleProbe
+from zolab.probe.updates import apply
 
 
 class ZeroOrderOptimizer(Method, torch.optim.Optimizer):

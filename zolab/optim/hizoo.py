@@ -1,16 +1,15 @@
 """HiZOO: a diagonal curvature, measured by a third forward pass, shapes probe and step (arXiv 2402.15173, Algorithm 1)."""
 
 from collections.abc import Iterable
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from zolab.noise import SLICE, MadeDirection, materialise
+from zolab.noise import Direction, GivenDirection, MadeDirection, ScaledDirection
 from zolab.optim.base import ZeroOrderOptimizer
 from zolab.optim.checks import LARGEST, check_fraction
 from zolab.optim.trajectory import StepRecord
-from zolab.probe.in_place import Update
+from zolab.probe.updates import ScaledUpdate, apply
 
 ESTIMATORS = ("published", "unbiased")
 
@@ -29,10 +28,10 @@ class HiZOO(ZeroOrderOptimizer):
 
     Directions are normal: along random signs z^2 is one everywhere, which tells no weight from another.
 
-    State: h, one tensor as large as the weights, in float32 whatever the weights are; a change of h by less than 6e-8 h is
-    lost. h is not part of `state_dict`: `load_state_dict` makes it again from the trajectory, at the price of one pass over
-    the weights for each step. Not for models in which many weights share the curvature: c is a sum over all of them, and what
-    it tells of a single one is mostly noise.
+    State: 1 / sqrt(h), one tensor as large as the weights, in float32 whatever the weights are; a change of h by less than
+    2e-7 h is lost. It is not part of `state_dict`: `load_state_dict` makes it again from the trajectory, at the price of one
+    pass over the weights for each step. Not for models in which many weights share the curvature: c is a sum over all of
+    them, and what it tells of a single one is mostly noise.
 
     Args:
         params, eps, weight_decay, seed, rounding: as in `MeZO`; eps stays as it is, since the curvature depends on it.
@@ -70,8 +69,13 @@ class HiZOO(ZeroOrderOptimizer):
 
     def begin(self) -> None:
         super().begin()
-        self.curvature: dict[int, Tensor] = {}
-        """h of each block, flat; empty before the first step."""
+        self.factors: dict[int, Tensor] = {}
+        """1 / sqrt(h) of each block, flat; empty before the first step."""
+
+    @property
+    def curvature(self) -> dict[int, Tensor]:
+        """h of each block, flat, made for the caller; empty before the first step."""
+        return {block: factor.square().reciprocal_() for block, factor in self.factors.items()}
 
     def propose(self, tensors: list[Tensor], blocks: tuple[int, ...]) -> tuple[float, ...]:
         eps, first = float(self.param_groups[0]["eps"]), self.trajectory.eps
@@ -79,21 +83,26 @@ class HiZOO(ZeroOrderOptimizer):
             raise ValueError(f"HiZOO's eps must stay {first}, since its curvature depends on it; got {eps}.")
         return ()
 
-    def probe(self, step: int, sample: int = 0) -> MadeDirection:
-        self._fill_curvature()
-        return MadeDirection(partial(self._scaled, step))
+    def probe(self, step: int, sample: int = 0) -> GivenDirection:
+        """u = z / sqrt(h); its values are made only if somebody prescribes z instead of drawing it."""
+        self._fill_factors()
+        z = self.direction(step)
+        if isinstance(z, Direction):
+            return ScaledDirection(self.factors, z)
+        return MadeDirection(lambda block, span: z.part(block, span) * self.factors[block][span])
 
-    def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update:
-        self._fill_curvature()
-        along = MadeDirection(partial(self._moved_on, record.step, self._gain(record)))
-        return Update(blocks, [along], [[-record.lrs[g] * record.projected_grads[0] for g in groups]], record.decays(groups))
+    def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> ScaledUpdate:
+        """h_(t+1) = h_t (1 - alpha + gain z^2), or with z^2 - 1 in place of z^2; gain is alpha c / 2."""
+        self._fill_factors()
+        steps = [-record.lrs[g] * record.projected_grads[0] for g in groups]
+        least, greatest = (bound**-0.5 for bound in reversed(self.bounds))
+        growth = (1 - self.alpha, self._gain(record), float(self.estimator == "unbiased"), least, greatest)
+        return ScaledUpdate(blocks, self.direction(record.step), self.factors, steps, record.decays(groups), growth)
 
     def advance(self, record: StepRecord, tensors, blocks, groups) -> None:
         if tensors is None:  # otherwise the step has done it
-            self._fill_curvature()
-            for block, h in self.curvature.items():
-                for start in range(0, len(h), SLICE):
-                    self._moved_on(record.step, self._gain(record), block, slice(start, start + SLICE))
+            for tensor, block, group in zip(self.trained().tensors, blocks, groups, strict=True):
+                apply([torch.zeros_like(tensor)], self.update(record, (block,), [group]))
 
     def _gain(self, record: StepRecord) -> float:
         """alpha c / 2."""
@@ -107,23 +116,9 @@ class HiZOO(ZeroOrderOptimizer):
             )
         return abs(gain) if self.estimator == "published" else gain
 
-    def _scaled(self, step: int, block: int, span: slice) -> Tensor:
-        """u = z / sqrt(h)."""
-        h = self.curvature[block][span]
-        return materialise(self.direction(step), block, h, span.start) / h.sqrt()
-
-    def _moved_on(self, step: int, gain: float, block: int, span: slice) -> Tensor:
-        """h_t becomes h_(t+1); the result is z / sqrt(h_(t+1)). No operation is fused, so that all machines round alike."""
-        h = self.curvature[block][span]
-        z = materialise(self.direction(step), block, h, span.start)
-        square = z * z if self.estimator == "published" else (z * z).sub_(1)
-        growth = square.mul_(gain).sub_(self.alpha)
-        h.add_(growth.mul_(h)).clamp_(*self.bounds)
-        return z / h.sqrt()
-
-    def _fill_curvature(self) -> None:
+    def _fill_factors(self) -> None:
         tensors, blocks, *_ = self.trained()
         for tensor, block in zip(tensors, blocks, strict=True):
-            if block not in self.curvature:
+            if block not in self.factors:
                 dtype = torch.promote_types(tensor.dtype, torch.float32)
-                self.curvature[block] = torch.ones(tensor.numel(), dtype=dtype, device=tensor.device)
+                self.factors[block] = torch.ones(tensor.numel(), dtype=dtype, device=tensor.device)

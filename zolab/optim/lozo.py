@@ -7,7 +7,7 @@ from zolab.optim.base import ZeroOrderOptimizer
 from zolab.optim.checks import whole
 from zolab.optim.parameters import Trainable, named
 from zolab.optim.trajectory import StepRecord
-from zolab.probe.in_place import Update
+from zolab.probe.updates import Update
 
 
 class LOZO(ZeroOrderOptimizer):
@@ -22,8 +22,10 @@ class LOZO(ZeroOrderOptimizer):
     dimensions are matrices of the first by all others; that code fails at them.
 
     State: none. `look_through` moves neither linear layers nor embeddings: they add (x V) U^T to their output
-    (`zolab.probe.low_rank`), and losses differ from those in place by rounding. Not for small matrices: of a direction in m x n
-    weights only (m + n) rank numbers are free, and a rank near min(m, n) makes it no better than MeZO's.
+    (`zolab.probe.low_rank`), and losses differ from those in place by rounding. It is the way to run LOZO, and that of
+    `finetune`: in place U V^T is made before each pass over the weights, and a step costs more than MeZO's. Not for small
+    matrices: of a direction in m x n weights only (m + n) rank numbers are free, and a rank near min(m, n) makes it no
+    better than MeZO's.
 
     Args:
         params, lr, eps, weight_decay, seed, samples, rounding: as in `MeZO`; a probe is sqrt(rank) times as long as MeZO's.
@@ -34,6 +36,8 @@ class LOZO(ZeroOrderOptimizer):
     Raises:
         ValueError: an argument is out of range, or `rank` is more than a matrix has rows or columns, which is named.
     """
+
+    always_through = True
 
     def __init__(
         self,

@@ -4,13 +4,14 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from zolab.noise import FAMILIES, Direction, GivenDirection
 from zolab.optim.checks import ROUNDINGS
 from zolab.optim.probing import Closure, Measured, Probes
 from zolab.optim.trajectory import StepRecord, Trajectory
-from zolab.probe.in_place import MomentsUpdate, Update
+from zolab.probe.updates import AnyUpdate, Update
 
 
 class Method(ABC):
@@ -22,6 +23,8 @@ class Method(ABC):
     """Sides of the weights that are probed along a direction: 2, or 1, beside the loss at the weights themselves."""
     uses_centre: ClassVar[bool] = False
     """Whether a step that probes both sides needs the loss at the weights themselves, too."""
+    always_through: ClassVar[bool] = False
+    """Whether looking through the modules is the faster way even for float32 weights on a CPU."""
     per_example: ClassVar[bool] = False
     """Whether a step's closure returns a vector, the loss of each example of the batch, instead of one number."""
     full_batch: Closure | None = None
@@ -38,6 +41,16 @@ class Method(ABC):
             settings: the method's other ones.
         """
         return steps * (cls.sides * samples + (cls.uses_centre or cls.sides == 1))
+
+    @classmethod
+    def faster_through(cls, dtype: str, device: str) -> bool:
+        """Whether a step takes less time looking through the modules than in place, as `benchmarks.methods` measures both.
+
+        Args:
+            dtype: of the weights, such as "float32".
+            device: of the weights, as torch names it.
+        """
+        return cls.always_through or cls.per_example or dtype != "float32" or torch.device(device).type == "cuda"
 
     def measure(self, probes: Probes, eps: float) -> Measured:
         """The losses of a step, and the slopes that follow from them; extended by methods that need others.
@@ -81,7 +94,7 @@ class Method(ABC):
         """Raise ValueError unless what a method was told fits its parameters; extended by methods that are told more."""
 
     @abstractmethod
-    def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update | MomentsUpdate:
+    def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> AnyUpdate:
         """The change that a step makes, from its record alone, so that `replay` can make it again.
 
         Args:
@@ -90,7 +103,7 @@ class Method(ABC):
             groups: index of the parameter group of each trainable tensor.
         """
 
-    def _rounded_update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update | MomentsUpdate:
+    def _rounded_update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> AnyUpdate:
         update = self.update(record, blocks, groups)
         update.rounding = self.rounding_keys(record.step, blocks)
         return update
@@ -129,7 +142,7 @@ class Method(ABC):
         """What rounds the weights of blocks in a step at random, uint32 of shape (blocks, 2); None to nearest."""
         return None if self.rounding == ROUNDINGS[0] else Direction(self.trajectory.seed, step, sample).keys(blocks)
 
-    def leave(self, probes: Probes, update: Update | MomentsUpdate) -> None:
+    def leave(self, probes: Probes, update: AnyUpdate) -> None:
         """Take the step in the pass that ends the probe; extended by methods that read the weights in that pass."""
         probes.leave(update)
 

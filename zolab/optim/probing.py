@@ -8,8 +8,9 @@ import numpy as np
 from torch import Tensor
 
 from zolab.noise import Direction, GivenDirection
-from zolab.probe.in_place import MomentsUpdate, Perturbation, Update, apply
+from zolab.probe.in_place import Perturbation
 from zolab.probe.through import ModuleProbe
+from zolab.probe.updates import AnyUpdate, apply
 
 Closure = Callable[[], Tensor | float]
 
@@ -90,7 +91,7 @@ class Probes:
             self.moved.leave()
             self.moved = None
 
-    def leave(self, update: Update | MomentsUpdate, *, measure: bool = False) -> np.ndarray | None:
+    def leave(self, update: AnyUpdate, *, measure: bool = False) -> np.ndarray | None:
         """Move back and apply the update in the same pass; `measure` and the result are those of `Perturbation.leave`."""
         if self.moved is None:
             return apply(self.tensors, update, measure=measure)

@@ -14,7 +14,7 @@ from zolab.optim.trajectory import StepRecord
 from zolab.pertnn import PertNN, features
 from zolab.pertnn.card import check_same_blocks
 from zolab.probe.blocks import budget_factor, mean_and_variance, moments, split
-from zolab.probe.in_place import MomentsUpdate, Update
+from zolab.probe.updates import AnyUpdate, Update
 
 
 class ZOFineTuner(ZeroOrderOptimizer):
@@ -160,7 +160,7 @@ class ZOFineTuner(ZeroOrderOptimizer):
     def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update:
         return self.against(record, blocks, groups)
 
-    def leave(self, probes: Probes, update: Update | MomentsUpdate) -> None:
+    def leave(self, probes: Probes, update: AnyUpdate) -> None:
         self.measured = probes.leave(update, measure=not self.freeze)
 
     def advance(self, record: StepRecord, tensors, blocks, groups) -> None:

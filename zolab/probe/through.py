@@ -19,10 +19,10 @@ import numpy as np
 from torch import Tensor, nn
 
 from zolab.noise import Chunk, Direction, GivenDirection, Sources, for_each
-from zolab.probe.in_place import MomentsUpdate, Update, apply
 from zolab.probe.large import banded, is_large, runs_in_bands
 from zolab.probe.owners import Owner, claim, let_go
 from zolab.probe.rows import add_rows, adds_rows, move_tiles, tiles_read
+from zolab.probe.updates import AnyUpdate, apply
 from zolab.probe.watch import Watch
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class ModuleProbe:
         self.replaced.append(module)
         vars(module)["forward"] = forward  # torch's own way takes its time
 
-    def leave(self, update: Update | MomentsUpdate | None = None, *, measure: bool = False) -> np.ndarray | None:
+    def leave(self, update: AnyUpdate | None = None, *, measure: bool = False) -> np.ndarray | None:
         """End the probe and apply the update to the weights; arguments and result as of `Perturbation.leave`."""
         self.close()
         return apply(self.viewed.tensors, update, measure=measure, pieces=self.viewed.pieces)

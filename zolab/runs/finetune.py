@@ -24,7 +24,6 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from zolab.models import trained_digest, trained_weights
-from zolab.noise import LowRankDirection
 from zolab.optim import StepRecord, ZeroOrderOptimizer
 from zolab.records import environment, load_record, peak_memory, reset_peak_memory, save_record
 from zolab.records.log import RunLog
@@ -171,8 +170,7 @@ class _Session:
         config, optimizer = self.config, self.optimizer
         if not isinstance(optimizer, ZeroOrderOptimizer):
             return
-        low_rank = isinstance(optimizer.direction(0), LowRankDirection)  # benchmarks.step measures both
-        better = low_rank or config.dtype != "float32" or torch.device(config.device).type == "cuda" or config.per_example
+        better = optimizer.faster_through(config.dtype, config.device)
         if config.probe == "in_place" or (config.probe == "auto" and not better):
             return
         batch = self.task.encode(self.tokenizer, self._batch(0)).to(config.device)

@@ -20,11 +20,13 @@ class Cell:
     Args:
         task, method: names in the plan.
         settings: of the run, with its `lr` and `seed`.
+        label: tells apart cells that differ in settings of a grid; part of the name.
     """
 
     task: str
     method: str
     settings: dict[str, Any]
+    label: str = ""
 
     @property
     def lr(self) -> float:
@@ -37,7 +39,7 @@ class Cell:
     @property
     def name(self) -> str:
         """Of its folder."""
-        return f"{self.task}-{self.method}-lr{self.lr:.3g}-seed{self.seed}"
+        return f"{self.task}-{self.method}{self.label}-lr{self.lr:.3g}-seed{self.seed}"
 
     def state(self, out: Path) -> str:
         """absent, resumable or complete."""

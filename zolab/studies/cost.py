@@ -1,4 +1,7 @@
-"""What a plan will cost, before it runs: cells, forward passes, and hours from a few timed passes."""
+"""What a plan will cost, before it runs: cells, forward passes, and hours from a few timed passes.
+
+The papers' models are not timed, but expected (`zolab.studies.expected`): neither their weights nor a network is needed.
+"""
 
 import time
 from dataclasses import dataclass
@@ -8,7 +11,8 @@ import torch
 
 from zolab.models import load_model
 from zolab.runs.config import Config
-from zolab.studies.plan import Plan, configuration, forwards
+from zolab.studies.expected import CARD, SHAPES, TOKENS, memory_of, seconds_of
+from zolab.studies.plan import Plan, configuration, forwards, lr_of, variants
 from zolab.tasks import load_task
 
 TIMED = 32  # dev examples
@@ -23,6 +27,7 @@ class Cost:
         cells: number that will run, at least and, if the search goes on past every edge, at most.
         forwards: training forward passes of one cell.
         seconds: of one cell, evaluations included; None where its model or data is not on this machine.
+        memory: bytes at its peak, of the papers' models; None of others.
     """
 
     task: str
@@ -30,31 +35,53 @@ class Cost:
     cells: tuple[int, int]
     forwards: int
     seconds: float | None
+    memory: float | None = None
 
 
 def costs(plan: Plan) -> list[Cost]:
-    """The cost of every method on every task, from a timed batch; what a study does before its runs is not counted."""
+    """The cost of every method on every task; what a study does before its runs is not counted."""
     found, known = [], {}
-    least = 3 * len(plan.search_seeds) + len(plan.seeds)
-    cells = least, least + plan.extend * len(plan.search_seeds)
     for task in plan.tasks:
-        for method in plan.kind.names(plan):
-            own = {"optimizer": "mezo"} | (plan.methods.get(method) or {})
-            config = configuration(plan.settings(task, own, 1e-6, plan.seeds[0]))
-            key = config.model, config.task, config.batch_size, config.dtype, config.device
-            if key not in known:
-                known[key] = _timed(config)
-            found.append(Cost(task, method, cells, forwards(config), _seconds(config, known[key])))
+        for method, own in _planned(plan, task).items():
+            config = configuration(plan.settings(task, variants(own)[0], 1e-6, plan.seeds[0]))
+            cells = _cells(plan, task, own)
+            if config.model in SHAPES and config.task in TOKENS:
+                generates = load_task(config.task).metric == "f1"
+                seconds, memory = seconds_of(config, _evaluated(config), generates), memory_of(config)
+            else:
+                key = config.model, config.task, config.batch_size, config.dtype, config.device
+                if key not in known:
+                    known[key] = _timed(config)
+                seconds, memory = _seconds(config, known[key]), None
+            found.append(Cost(task, method, cells, forwards(config), seconds, memory))
     return found
+
+
+def _planned(plan: Plan, task: str) -> dict[str, dict[str, Any]]:
+    """Settings of a task's methods, as far as they are known before the study's own work."""
+    if hasattr(plan.kind, "planned"):
+        return plan.kind.planned(plan, task)
+    mezo = {"optimizer": "mezo"}  # where a study finds out what it takes
+    return {name: {**mezo, **(plan.methods.get(name) or {})} for name in plan.kind.names(plan)}
+
+
+def _cells(plan: Plan, task: str, own: dict[str, Any]) -> tuple[int, int]:
+    lr, ways = lr_of(plan, task, own), len(variants(own))
+    tried = (0 if len(lr) == 1 else len(lr)) if isinstance(lr, list) else 3
+    grown = 0 if isinstance(lr, list) else plan.extend
+    least, most = (rates * len(plan.search_seeds) * ways for rates in (tried, tried + grown))
+    return least + len(plan.seeds), most + len(plan.seeds)
 
 
 def written(plan: Plan, found: list[Cost], workers: int = 1) -> str:
     """A table for people."""
-    lines = [f"{'task':14} {'method':18} {'cells':>9} {'forwards a cell':>16} {'minutes a cell':>15}"]
+    head = f"{'task':14} {'method':24} {'cells':>9} {'forwards a cell':>16} {'minutes a cell':>15} {'GB':>6}"
+    lines = [head]
     for cost in found:
         number = f"{cost.cells[0]}" + (f"-{cost.cells[1]}" if cost.cells[1] > cost.cells[0] else "")
         minutes = "?" if cost.seconds is None else f"{cost.seconds / 60:.2f}"
-        lines.append(f"{cost.task:14} {cost.method:18} {number:>9} {cost.forwards:16,} {minutes:>15}")
+        memory = "" if cost.memory is None else f"{cost.memory / 1e9:.0f}" + ("*" if cost.memory > CARD else "")
+        lines.append(f"{cost.task:14} {cost.method:24} {number:>9} {cost.forwards:16,} {minutes:>15} {memory:>6}".rstrip())
     least, most = (sum(cost.cells[end] for cost in found) for end in (0, 1))
     passes = [sum(cost.cells[end] * cost.forwards for cost in found) for end in (0, 1)]
     lines.append(f"{least} to {most} cells, {passes[0]:,} to {passes[1]:,} forward passes for training")
@@ -63,9 +90,16 @@ def written(plan: Plan, found: list[Cost], workers: int = 1) -> str:
         hours = [
             sum(cost.cells[end] * each for cost, each in zip(found, times, strict=True)) / 3600 / workers for end in (0, 1)
         ]
-        lines.append(f"about {hours[0]:.2f} to {hours[1]:.2f} hours with {workers} worker{'s' * (workers > 1)}")
+        expected = all(cost.memory for cost in found)
+        where = "on one H100, from measured steps" if expected else f"with {workers} worker{'s' * (workers > 1)}"
+        ends = [f"{end:,.2f}" if end < 10 else f"{end:,.0f}" for end in hours]
+        lines.append(f"about {' to '.join(dict.fromkeys(ends))} hours {where}")
     else:
         lines.append("hours: unknown where a model or its data is not on this machine")
+    if any((cost.memory or 0) > CARD for cost in found):
+        lines.append(f"*: more than the {CARD / 1e9:.0f} GB of one H100")
+    if plan.base.get("patience"):
+        lines.append("at most: a run stops when its dev loss no longer falls")
     if plan.kind.BEFORE:
         lines.append(f"not counted: {plan.kind.BEFORE}")
     return "\n".join(lines)
@@ -95,7 +129,11 @@ def _timed(config: Config) -> dict[str, float] | None:
 def _seconds(config: Config, timed: dict[str, float] | None) -> float | None:
     if timed is None:
         return None
+    return 1.25 * forwards(config) * timed["forward"] + _evaluated(config) * timed["example"]
+
+
+def _evaluated(config: Config) -> int:
+    """Examples, of all evaluations of a run together."""
     task: Any = load_task(config.task)
     dev, test = (getattr(config, split) or getattr(task, split) for split in ("dev", "test"))
-    evaluated = (config.steps // config.eval_every + 3) * dev + 2 * test
-    return 1.25 * forwards(config) * timed["forward"] + evaluated * timed["example"]
+    return (config.steps // config.eval_every + 3) * dev + 2 * test

@@ -29,7 +29,8 @@ CELL = {
     **{"test_before?": (*NUMBER, type(None)), "test_after?": NUMBER, "train_loss_last?": NUMBER},
     **{"forwards?": int, "seconds?": NUMBER, "peak_bytes?": (int, type(None))},
 }
-FOUND = {"lr": NUMBER, "edge": bool, "rounds": [{"seeds": [int], "losses": {str: (*NUMBER, type(None))}}]}
+ROUND = {"seeds": [int], "losses": {str: (*NUMBER, type(None))}, "optim_args?": str}
+FOUND = {"lr": NUMBER, "edge": bool, "rounds": [ROUND]}
 STUDY = {
     "config": {"seeds": [int], "search": {"seeds": [int]}, "tasks": {str: dict}},
     "result": {"search": {str: {str: FOUND}}, "cells": [CELL], "measured": dict, "failed": [{"cell": str, "error": str}]},
@@ -107,7 +108,7 @@ class Record:
             raise ValueError(f"the record has no runs of {method} on {task}; it has {', '.join(self.methods(task)) or 'none'}.")
         curves = [cell.get("curve") for cell in cells]
         forwards: list[Any] = max((curve for curve in curves if curve), key=len, default=[[1, None]])
-        losses = [[loss for _, loss in curve] if curve else [np.inf] * len(forwards) for curve in curves]
+        losses = [_as_long(curve, len(forwards)) if curve else [np.inf] * len(forwards) for curve in curves]
         metrics = [cell.get("test_after", np.nan) for cell in cells]
         return Runs(
             np.array([at for at, _ in forwards], float),
@@ -155,3 +156,9 @@ def joined(*records: Record) -> Record:
 def _of(runs: Runs, seeds: list[int]) -> Runs:
     order = [runs.seeds.index(seed) for seed in seeds]
     return replace(runs, losses=runs.losses[order], metrics=runs.metrics[order], seeds=tuple(seeds))
+
+
+def _as_long(curve: list[list[float]], evaluations: int) -> list[float]:
+    """Losses of a curve; those of a run that stopped early stay, to the end of the others, where they were."""
+    losses = [loss for _, loss in curve]
+    return losses + losses[-1:] * (evaluations - len(losses))

@@ -4,16 +4,18 @@ study: controls                     # whose methods: a name of STUDIES, "methods
 about: Is it learned?               # for people
 base: {model: tiny-reviews, steps: 150, batch_size: 16}       # settings that all runs share, as `zolab finetune` has them;
                                     # forwards: 300, evaluations: 10 instead of steps, eval_every: the same budget for all
-tasks:                              # for each name the settings that differ; lr is where the search starts
+tasks:                              # for each name the settings that differ; lr is where the search starts, a list all it tries
   sentence: {task: reviews_sentence, lr: 5.0e-4}
   mine: {task: {data: my.jsonl, prompt: "{text} It was", candidates: [" terrible", " great"]}}     # a zolab.tasks.Description
 methods:                            # for each name the settings that differ, or a list of names that the study knows
-  MeZO: {optimizer: mezo}
+  MeZO: {optimizer: mezo}           # a grid tries each combination of values of the method's own settings, as it tries rates:
+  LOZO: {optimizer: lozo, grid: {rank: [2, 4], interval: [50, 100]}}
 search: {factor: 2, extend: 2, seeds: [100, 101]}             # rates are a factor apart, chosen by the mean on these seeds
 seeds: [0, 1, 2]                    # what is reported
 """
 
 import importlib
+import itertools
 import json
 import math
 import os
@@ -35,6 +37,7 @@ STUDIES = {
     "recipes": "ways of meta-training, each PertNN in use",
     "learnability": "what MeZO recovers of Adam's gain",
     "track": "forward passes to a fixed dev loss, by fixed rules",
+    "reproduction": "a paper's tables, its fine-tuners trained first",
     "draws": "the same, with models trained from several seeds",
 }
 BASE = "MeZO"
@@ -78,8 +81,8 @@ class Plan:
 
     def settings(self, task: str, own: dict[str, Any], lr: float, seed: int) -> dict[str, Any]:
         """Of one run; directions, batches and data all follow the seed."""
-        shared = {**self.base, **self.tasks[task], **own}
-        return {**in_steps(shared), "lr": lr, "seed": seed, "data_seed": seed}
+        shared = {**self.base, **self.tasks[task], **own, "lr": lr}
+        return {**in_steps(shared), "seed": seed, "data_seed": seed}
 
     def record(self) -> dict[str, Any]:
         """As it stands in a file."""
@@ -168,20 +171,50 @@ def _filled(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_run(plan: Plan, task: str, own: dict[str, Any]) -> Config:
-    """The configuration of a task's run at the learning rate where its search starts.
+    """The configuration of a task's run at the learning rate where its search starts, the middle one of a list.
 
     Args:
         plan: the plan.
         task: its name.
-        own: settings of the method.
+        own: settings of the method; of a `grid`, every combination is checked, and the first one's configuration returned.
 
     Raises:
         ValueError: a setting is wrong; the sentence names it.
     """
+    lr = lr_of(plan, task, own)
+    middle = lr[len(lr) // 2] if isinstance(lr, list) else lr
+    first, *_ = [configuration(plan.settings(task, way, middle, plan.seeds[0])) for way in variants(own)]  # all are checked
+    return first
+
+
+def lr_of(plan: Plan, task: str, own: dict[str, Any]) -> float | list[float]:
+    """The learning rate where a method's search starts on a task, or the list of all that it tries, in order.
+
+    Raises:
+        ValueError: it is neither a number nor a list of different ones.
+    """
     lr = own.get("lr", plan.tasks[task].get("lr", plan.base.get("lr")))
-    fits = isinstance(lr, int | float) and type(lr) is not bool and lr > 0
-    require(fits, f"{task} needs an lr > 0 where its search starts, got {shown(lr)} (write 1.0e-4).")
-    return configuration(plan.settings(task, own, float(lr), plan.seeds[0]))
+    listed = lr if isinstance(lr, list) else [lr]
+    fits = all(isinstance(rate, int | float) and type(rate) is not bool and rate > 0 for rate in listed)
+    told = f"{task} needs an lr > 0 where its search starts, got {shown(lr)} (write 1.0e-4, or a list of different ones)."
+    require(fits and 0 < len(listed) == len(set(listed)), told)
+    return sorted(map(float, listed)) if isinstance(lr, list) else float(listed[0])
+
+
+def variants(own: dict[str, Any]) -> list[dict[str, Any]]:
+    """A method's settings with each combination of the values in its `grid`; without one, its settings alone.
+
+    Raises:
+        ValueError: the grid has something else than lists of values.
+    """
+    if "grid" not in own:
+        return [own]
+    grid, rest = own["grid"], {key: value for key, value in own.items() if key != "grid"}
+    fits = isinstance(grid, dict) and bool(grid) and all(isinstance(values, list) and values for values in grid.values())
+    require(fits, f"grid must be names of a method's own settings, each with a list of values, got {shown(grid)}.")
+    known = [rest["optim_args"]] if rest.get("optim_args") else []
+    ways = itertools.product(*([f"{name}={value!r}" for value in values] for name, values in grid.items()))
+    return [{**rest, "optim_args": ", ".join([*known, *way])} for way in ways]
 
 
 def in_steps(settings: dict[str, Any]) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 import os
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from zolab.runs.config import require
 from zolab.runs.identity import check_same, identity
 from zolab.studies.cells import Cell, final_loss
 from zolab.studies.outcomes import FORMAT, Record
-from zolab.studies.plan import Plan, Prepared, check_run, differences
+from zolab.studies.plan import Plan, Prepared, check_run, differences, lr_of, variants
 from zolab.studies.reading import check_named
-from zolab.studies.search import best_rate
+from zolab.studies.search import Found, Search, best_listed, best_rate, record_of
 from zolab.studies.workers import Processes, tried
 from zolab.tasks import load_task
 
@@ -110,25 +111,22 @@ class _Session:
         return found
 
     def _walk(self, task: str, name: str, own: dict[str, Any]) -> Walk:
-        """The cells of a method on a task: those of its search, then those that are reported."""
-        plan = self.plan
+        """The cells of a method on a task: those of its search, for each settings of its grid, then those that are reported."""
+        plan, ways, found = self.plan, variants(own), []
 
-        def cell(lr: float, seed: int) -> Cell:
-            return Cell(task, name, plan.settings(task, own, lr, seed))
+        def cell(number: int, lr: float, seed: int) -> Cell:
+            label = f"~{number}" if len(ways) > 1 else ""
+            return Cell(task, name, plan.settings(task, ways[number], lr, seed), label)
 
-        search = best_rate(check_run(plan, task, own).lr, plan.factor, plan.extend, plan.search_seeds)
-        wanted = next(search)
-        while True:
-            cells = {pair: cell(*pair) for pair in wanted}
-            outcomes = yield list(cells.values())
-            try:
-                wanted = search.send({pair: final_loss(outcomes[c.name]) for pair, c in cells.items()})
-            except StopIteration as done:
-                found = done.value
-                break
-        reported = [cell(found.lr, seed) for seed in plan.seeds]
+        for number, way in enumerate(ways):
+            lr, seeds = lr_of(plan, task, way), plan.search_seeds
+            search = best_listed(lr, seeds) if isinstance(lr, list) else best_rate(lr, plan.factor, plan.extend, seeds)
+            one = yield from _searched(search, partial(cell, number))
+            found.append(one._replace(optim_args=way["optim_args"]) if len(ways) > 1 else one)
+        best = min(range(len(ways)), key=lambda number: found[number].loss)
+        reported = [cell(best, found[best].lr, seed) for seed in plan.seeds]
         outcomes = yield reported
-        self.searches[task, name] = found.record(plan.search_seeds)
+        self.searches[task, name] = record_of(found, plan.search_seeds)
         self.cells[task, name] = [outcomes[c.name] for c in reported]
         self._save()
 
@@ -189,6 +187,18 @@ class _Session:
             print(f"{self.workers} workers ran {self.busy / 60:.1f} minutes of cells: {self.busy / seconds:.2f} times as fast")
         for entry in self.failed:
             print(f"failed: {entry['cell']}: {entry['error']}", file=sys.stderr)
+
+
+def _searched(search: Search, cell: Callable[[float, int], Cell]) -> Generator[list[Cell], dict[str, Any], Found]:
+    """The cells that a search of a learning rate asks for."""
+    try:
+        wanted = next(search)
+        while True:
+            cells = {pair: cell(*pair) for pair in wanted}
+            outcomes = yield list(cells.values())
+            wanted = search.send({pair: final_loss(outcomes[c.name]) for pair, c in cells.items()})
+    except StopIteration as done:
+        return done.value
 
 
 def _rests_on(plan: Plan, task: str, prepared: Prepared) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Each method at its own best learning rate, found on other seeds than those that are reported."""
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
 
 
@@ -12,23 +12,56 @@ class Found(NamedTuple):
         lr: the rate with the lowest mean loss.
         losses: mean final dev loss of each rate that was tried, None where a run diverged; keys as `rate_name` writes them.
         edge: the best rate is the lowest or highest tried, and the search was not to go further.
+        optim_args: the method's own settings with which that is so, where a grid of them was tried.
     """
 
     lr: float
     losses: dict[str, float | None]
     edge: bool
+    optim_args: str | None = None
 
-    def record(self, seeds: tuple[int, ...]) -> dict[str, Any]:
-        return {"lr": self.lr, "edge": self.edge, "rounds": [{"seeds": list(seeds), "losses": self.losses}]}
+    @property
+    def loss(self) -> float:
+        """At the best rate; infinite where it diverged or nothing was tried."""
+        known = self.losses.get(rate_name(self.lr))
+        return math.inf if known is None else known
+
+    def round(self, seeds: tuple[int, ...]) -> dict[str, Any]:
+        own = {} if self.optim_args is None else {"optim_args": self.optim_args}
+        return {**own, "seeds": list(seeds) if self.losses else [], "losses": self.losses}
+
+
+def record_of(found: Sequence[Found], seeds: tuple[int, ...]) -> dict[str, Any]:
+    """What a record keeps of a method's search: the best rate, of the best settings of a grid, whose round is the last.
+
+    Args:
+        found: for each settings of the grid what its search came to.
+        seeds: on which rates were tried.
+    """
+    best = min(found, key=lambda one: one.loss)
+    rounds = [one.round(seeds) for one in (*(one for one in found if one is not best), best)]
+    return {"lr": best.lr, "edge": best.edge, "rounds": rounds}
 
 
 def rate_name(lr: float) -> str:
     return f"{lr:.3g}"
 
 
-def best_rate(
-    start: float, factor: float, extend: int, seeds: tuple[int, ...]
-) -> Generator[list[tuple[float, int]], dict[tuple[float, int], float], Found]:
+Search = Generator[list[tuple[float, int]], dict[tuple[float, int], float], Found]
+
+
+def best_listed(rates: Sequence[float], seeds: tuple[int, ...]) -> Search:
+    """Try these rates and no others, a single one not at all; seeds, and what is yielded and sent, as for `best_rate`."""
+    means: dict[float, float] = {}
+    if len(rates) > 1:
+        losses = yield [(rate, seed) for rate in rates for seed in seeds]
+        means = {rate: sum(losses[rate, seed] for seed in seeds) / len(seeds) for rate in rates}
+    best = min(rates, key=lambda rate: means.get(rate, 0.0))
+    told = {rate_name(rate): loss if math.isfinite(loss) else None for rate, loss in sorted(means.items())}
+    return Found(best, told, len(rates) > 1 and best in (min(rates), max(rates)))
+
+
+def best_rate(start: float, factor: float, extend: int, seeds: tuple[int, ...]) -> Search:
     """Search a learning rate: yields the (rate, seed) pairs that it wants, is sent their losses, returns what it found.
 
     The start and its two neighbours are tried first; while the best is at an edge, one more rate beyond it, at most `extend`.

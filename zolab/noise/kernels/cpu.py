@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import torch
 
-from zolab.noise.kernels import probe, products
+from zolab.noise.kernels import probe, products, scaled
 from zolab.noise.kernels.compiled import kernel
 from zolab.noise.kernels.llvm import fma, from_float, to_float, wide_vectors
 from zolab.noise.kernels.moments import update_by_moments as _update_by_moments
@@ -169,6 +169,11 @@ def update(w, tile, sources, coefficients, decay, rounding=None):
     or down at random, without bias, by the words of counters (n, 1), where directions have (n, 0).
     """
     probe.update(w, tile, *sources, coefficients, f32(decay), _rounding_key(w, rounding))
+
+
+def update_scaled(w, tile, source, factor, coefficient, decay, growth, rounding=None, moved=None):
+    """`zolab.noise.kernels.scaled.update_scaled`."""
+    scaled.update_scaled(w, tile, source, factor, coefficient, decay, growth, _rounding_key(w, rounding), moved)
 
 
 def _rounding_key(w, rounding):

@@ -16,7 +16,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from zolab.noise.kernels import cuda_probe, cuda_products, cuda_update, threefry
+from zolab.noise.kernels import cuda_probe, cuda_products, cuda_scaled, cuda_tiles, cuda_update, threefry
 from zolab.noise.kernels.cuda_all import bits, both_all, moments_all, update_all, update_all_by_moments
 from zolab.noise.kernels.cuda_journal import Journal
 from zolab.noise.kernels.cuda_launch import launch
@@ -55,10 +55,16 @@ def _launch(function: Any, chunk: Tensor, *more) -> None:
 
 
 def _single(source) -> tuple[int, int, Tensor | None, bool]:
-    """The first direction of a source: its key, its values if it is given, and whether it is of signs."""
+    """The first direction of a source: its key, and what `_family` says of it."""
+    values, signs = _family(source)
+    k0, k1 = source.keys[0] if len(source.keys) else (0, 0)
+    return int(k0), int(k1), None if values is None else values[0], signs
+
+
+def _family(source) -> tuple[Tensor | None, bool | int]:
+    """Given values or factors, if there are any, and what `zolab.noise.kernels.cuda_tiles.direction` takes for SIGNS."""
     keys, given, signs = source
-    k0, k1 = keys[0]
-    return int(k0), int(k1), given[0] if len(given) else None, signs
+    return (given, cuda_tiles.SCALED.value if len(keys) else signs) if len(given) else (None, signs)
 
 
 def _rounding(w: Tensor, key) -> tuple[int, int, bool]:
@@ -67,6 +73,7 @@ def _rounding(w: Tensor, key) -> tuple[int, int, bool]:
 
 def _table(w: Tensor, keys: np.ndarray, *coefficients: np.ndarray) -> Tensor:
     """Rows of a key and coefficients, as bits, on the device of the weights."""
+    keys = keys if len(keys) else np.zeros((len(coefficients[0]), 2), np.uint32)  # they are given, and have none
     columns = [keys.view(np.int32), *(np.asarray(c, np.float32).view(np.int32)[:, None] for c in coefficients)]
     return torch.from_numpy(np.concatenate(columns, axis=1)).to(w.device, non_blocking=True)
 
@@ -138,7 +145,8 @@ def _row(like: Tensor, source, scale: float | Tensor) -> Tensor:
     """A row of a table on the device."""
     if isinstance(scale, Tensor):
         return scale
-    return table(source.keys[None, :1], [scale])[0].to(like.device, non_blocking=True)
+    keys = source.keys[:1] if len(source.keys) else np.zeros((1, 2), np.uint32)  # none where the values are given
+    return table(keys[None], [scale])[0].to(like.device, non_blocking=True)
 
 
 def both(plus: Tensor, minus: Tensor, w: Tensor, tile: int, source, scale: float | Tensor) -> None:
@@ -218,19 +226,25 @@ def update(w: Tensor, tile: int, sources, coefficients, decay: float, rounding=N
         k0, k1, values, signs = _single(sources)
         _launch(cuda_update.update_kernel, w, k0, k1, int(tile), values, signs, *settings)
     elif count or decay != 1:
-        keys, values, signs = sources
-        made = (values if len(values) else None, signs)
-        table = _table(w, keys, coefficients)
+        table, made = _table(w, sources.keys, coefficients), _family(sources)
         _launch(cuda_update.update_many_kernel, w, table, count, int(tile), *made, float(decay), *_rounding(w, rounding))
+
+
+def update_scaled(w, tile, source, factor, coefficient, decay, growth, rounding=None, moved=None) -> None:
+    """`zolab.noise.kernels.scaled.update_scaled`; the way back of what is moved is a pass of its own."""
+    if moved is not None:
+        _undo(w, tile, source._replace(given=factor[None]), *moved, False)
+    k0, k1, *made = _single(source)
+    settings = map(float, (coefficient, decay, *growth))
+    _launch(cuda_scaled.update_scaled_kernel, w, k0, k1, int(tile), *made, factor, *settings, *_rounding(w, rounding))
 
 
 def update_by_moments(w, tile, sources, first, second, decay, inside, outside, rounding=None) -> Tensor:
     """w = decay * w + m / (sqrt(v + inside) + outside); returns the squared length of what was added, on the device."""
-    keys, values, signs = sources
-    made = (values if len(values) else None, signs)
+    made = _family(sources)
     partial = torch.empty(_tiles(w), dtype=torch.float32, device=w.device)
     settings = float(decay), float(inside), float(outside), partial, *_rounding(w, rounding)
-    table = _table(w, keys, first, second)
+    table = _table(w, sources.keys, first, second)
     _launch(cuda_update.update_by_moments_kernel, w, table, len(first), int(tile), *made, *settings)
     return partial.sum(dtype=torch.float64)
 
@@ -257,6 +271,7 @@ __all__ = [
     "update_all",
     "update_all_by_moments",
     "update_by_moments",
+    "update_scaled",
     "view",
     "words",
 ]

@@ -9,6 +9,7 @@ import triton.language as tl
 
 from zolab.noise.kernels.cuda_tiles import (
     PAIRS,
+    SCALED,
     TILE,
     as_stored,
     direction,
@@ -115,6 +116,19 @@ def perturb_kernel(
     store_halves(w, i, left, w0 + delta0, w1 + delta1)
 
 
+@triton.jit
+def direction_at(k0, k1, given, SIGNS: tl.constexpr, start, at, there, tile):
+    """Some elements of what `direction` makes."""
+    if given is not None and SIGNS != SCALED:
+        return tl.load(given + start + at, there, other=0.0)
+    elif given is None and SIGNS:
+        return sign_at(k0, k1, tile, at)
+    else:
+        a, b = normals(k0, k1, tile.to(tl.uint32) * PAIRS + (at % PAIRS).to(tl.uint32))
+        z = tl.where(at < PAIRS, a, b)
+        return z * tl.load(given + start + at, there, other=0.0) if given is not None else z
+
+
 @kernel
 def undo_kernel(
     w,
@@ -149,12 +163,6 @@ def undo_kernel(
         at = tl.load(where + first + entry, entry < count, other=0).to(tl.int32)
         weight = tl.load(kept + first + entry, entry < count, other=0.0)
         if ONWARDS:
-            if given is not None:
-                z = tl.load(given + start + at, entry < count, other=0.0)
-            elif SIGNS:
-                z = sign_at(k0, k1, tile, at)
-            else:
-                a, b = normals(k0, k1, tile.to(tl.uint32) * PAIRS + (at % PAIRS).to(tl.uint32))
-                z = tl.where(at < PAIRS, a, b)
+            z = direction_at(k0, k1, given, SIGNS, start, at, entry < count, tile)
             weight = (weight.to(tl.float32) - z * scale).to(weight.dtype)
         tl.store(w + at, weight, entry < count)

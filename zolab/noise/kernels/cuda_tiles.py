@@ -15,6 +15,7 @@ TILE, PAIRS = tl.constexpr(threefry.TILE), tl.constexpr(threefry.PAIRS)
 SIGN_CALLS, SIGN_COUNTER = tl.constexpr(threefry.SIGN_CALLS), tl.constexpr(threefry.SIGN_COUNTER)
 SIGN_WORDS = tl.constexpr(2 * threefry.SIGN_CALLS)
 ROUNDS, ROTATIONS, PARITY = map(tl.constexpr, (threefry.ROUNDS, threefry.ROTATIONS, threefry.PARITY))
+SCALED = tl.constexpr(2)  # the family, in place of False for normals and True for signs, of normals with factors
 QUARTER_TURN = tl.constexpr(math.pi / 2 * 2.0**-32)
 
 # Keys and tiles change with every call: no value of theirs may lead to a compilation of its own.
@@ -168,8 +169,12 @@ def put_halves(target, i, left, first, second, r0, r1, tile, ROUND: tl.constexpr
 
 @triton.jit
 def direction(k0, k1, given, SIGNS: tl.constexpr, start, i, left, tile):
-    """A tile of a direction: from its key, as normals or SIGNS, or from the values `given`."""
-    if given is not None:
+    """A tile of a direction: from its key, as normals or SIGNS, or the values `given`, which if SCALED are its factors."""
+    if given is not None and SIGNS == SCALED:
+        z0, z1 = normals(k0, k1, pairs_of(tile))
+        factor0, factor1 = halves(given + start, i, left)
+        return z0 * factor0, z1 * factor1
+    elif given is not None:
         return halves(given + start, i, left)
     elif SIGNS:
         return random_signs(k0, k1, tile)

@@ -141,11 +141,12 @@ class Kernels:
     def _scaled(self, w: Tensor, tile, source, k: int, scale: float) -> Tensor:
         """scale * z_k in the precision that the kernels compute in: float32, or float64 for float64 weights."""
         keys, values, signs = source
-        if len(values):
+        if not len(keys):
             return values[k].to(_compute(w)) * scale
         z = torch.empty(w.numel(), dtype=torch.float32, device=w.device)
         self.fill(z, *keys[k], tile, signs)
-        return z.to(_compute(w)) * scale
+        z = z.to(_compute(w))
+        return (z * values[k] if len(values) else z) * scale
 
     def add_scaled(self, w: Tensor, k0, k1, tile, scale, signs=False):
         w.copy_(w.to(_compute(w)) + self._scaled(w, tile, (((k0, k1),), (), signs), 0, scale))
@@ -208,6 +209,15 @@ class Kernels:
         else:
             w.copy_(at_random(now, rounding_words(w, tile, *map(int, rounding)), w.dtype))
 
+    def update_scaled(self, w: Tensor, tile, source, factor, coefficient, decay, growth, rounding=None, moved=None):
+        """`zolab.noise.kernels.scaled.update_scaled`."""
+        z, (keep, gain, shift, least, greatest) = self._scaled(w, tile, source, 0, 1.0), growth
+        if moved is not None:
+            self._undo(w, z * factor * moved[0], moved[1])
+        ratio = (z * z - shift) * gain + keep
+        factor.copy_(torch.where(ratio > 0, factor / ratio.sqrt(), greatest).clamp(least, greatest))
+        self._put(w, w.to(z.dtype) * float(np.float32(decay)) + z * factor * coefficient, tile, rounding)
+
     def update_by_moments(self, w: Tensor, tile, sources, first, second, decay, inside, outside, rounding=None) -> float:
         m = torch.zeros(w.numel(), dtype=_compute(w), device=w.device)
         v = torch.zeros_like(m)
@@ -233,4 +243,4 @@ _kernels = Kernels(fill)
 add_scaled, dot, given, moments = _kernels.add_scaled, _kernels.dot, _kernels.given, _kernels.moments
 both, perturbed, perturb = _kernels.both, _kernels.perturbed, _kernels.perturb
 flip, restore = _kernels.flip, _kernels.restore
-update, update_by_moments = _kernels.update, _kernels.update_by_moments
+update, update_scaled, update_by_moments = _kernels.update, _kernels.update_scaled, _kernels.update_by_moments

@@ -29,12 +29,17 @@ def rounded(value, like):
 
 @njit(inline="always")
 def direction_tile(z, keys, given, signs, k, tile, start, size):
-    """One tile of direction k: from its key, or copied where the direction itself is given."""
-    if given.size:
+    """One tile of direction k: from its key, with what is given as factors, or given itself where there are no keys."""
+    if keys.shape[0] == 0:
+        values = given[k, start : start + size]
         for i in range(size):
-            z[i] = given[k, start + i]
+            z[i] = values[i]
     else:
         fill_tile(z, keys[k, 0], keys[k, 1], signs, tile, size)
+        if given.size:
+            factors = given[k, start : start + size]
+            for i in range(size):
+                z[i] *= factors[i]
 
 
 @kernel

@@ -1,0 +1,96 @@
+"""What a claim of a paper comes to, and how findings are read from studies' records and put into sentences."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from zolab.studies.compare import Overall, beside
+from zolab.studies.outcomes import Record
+
+Records = Mapping[str, Any]
+"""Contents of the kept records, by file name without its end."""
+HOLDS, CORRECTED, NOT_SEEN = "holds", "holds with a correction", "not seen"
+LATEST, CONTROLS, RECIPES, GPU = "11_reproduction", "09_tiny", "08_recipes", "gpu_nvidia_h100_80gb_hbm3"
+TUNER = "ZO Fine-tuner"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the records say about a claim.
+
+    Args:
+        verdict: holds, holds with a correction, or not seen.
+        ran: what was run, a phrase.
+        numbers: sentences without their full stop.
+        records: file names without their end.
+    """
+
+    verdict: str
+    ran: str
+    numbers: Sequence[str]
+    records: Sequence[str]
+
+
+def pair(records: Records, stem: str, ours: str, theirs: str, numbers: Sequence[str]) -> Finding | None:
+    """One method beside another in a study, task by task; it is lower if that is decided on more than half of them."""
+    record = Record(records[stem]) if stem in records else None
+    if record is None or not record.pairs(ours, theirs):
+        return None
+    rows = beside(record, ours, theirs)
+    lower = sum(row.word == "lower" for row in rows)
+    told = "; ".join(f"{row.task} {row.final.text(3, sign=True)}" for row in rows)
+    line = f"`{stem}`: final dev loss of {ours} minus that of {theirs}, {rows[0].final.n} seeds: {told}"
+    return Finding(HOLDS if 2 * lower > len(rows) else NOT_SEEN, f"{ours} beside {theirs}", [*numbers, line], [stem])
+
+
+def of_tasks(record: Record, tasks: Sequence[str], methods: Sequence[str] | None = None) -> Record:
+    """A record of some of its tasks, and methods, alone."""
+    result = record.content["result"]
+    kept = {
+        task: {name: found for name, found in result["search"].get(task, {}).items() if methods is None or name in methods}
+        for task in tasks
+    }
+    cells = [cell for cell in result["cells"] if cell["method"] in kept.get(cell["task"], {})]
+    return Record({**record.content, "result": {**result, "search": kept, "cells": cells}})
+
+
+def tuners(records: Records) -> list[tuple[str, Record, str]]:
+    """Studies of a fine-tuner beside MeZO, the newest first, and what it is called there."""
+    known = ((LATEST, TUNER), (CONTROLS, "trained"))
+    return [(stem, Record(records[stem]), name) for stem, name in known if stem in records]
+
+
+def is_lower(found: Overall) -> bool:
+    """In the mean over tasks, or decided on more than half of them."""
+    return found.final.word == "lower" or 2 * len(found.lower) > found.tasks
+
+
+def off(record: Record, task: str, method: str) -> float | None:
+    """What the rates beside the best one lose to it in the search; None where it has no neighbour that did not diverge."""
+    found = record.search(task, method)
+    losses = {float(rate): loss for rate, loss in found["rounds"][-1]["losses"].items()}
+    ordered = sorted(losses)
+    place = min(range(len(ordered)), key=lambda i: abs(ordered[i] - found["lr"]), default=None)
+    if place is None or losses[ordered[place]] is None:
+        return None
+    beside_it = [losses[ordered[i]] for i in (place - 1, place + 1) if 0 <= i < len(ordered)]
+    known = [loss for loss in beside_it if loss is not None]
+    return float(np.mean(known)) - losses[ordered[place]] if known else None
+
+
+def steps_on_gpu(records: Records) -> dict[str, dict[str, Any]]:
+    """Rows of the methods' steps on the 1B shape."""
+    parts = records.get(GPU, {}).get("parts", {})
+    return {row["name"].partition(",")[0]: row for row in parts.get("methods 1b", {}).get("rows", [])}
+
+
+def sentence(found: Overall) -> str:
+    """A method beside MeZO over all tasks."""
+    few = " (too few runs to decide)" if found.forwards.n < found.forwards.least else ""
+    passes = f"{found.forwards.text()} times MeZO's forward passes to its mean final loss{few}"
+    if found.forwards.text() == "–":
+        passes = "neither it nor MeZO reaches MeZO's mean final loss as a median of three evaluations"
+    decided = f"decided lower on {len(found.lower)} of {found.tasks} tasks, higher on {len(found.higher)}"
+    return f"{passes}; final dev loss {found.final.text(3, sign=True)} nats, {found.seeds} seeds, {decided}"
