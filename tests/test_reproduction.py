@@ -19,7 +19,7 @@ from zolab.studies.paper_tables import own_table, published_table, table, win_co
 from zolab.studies.papers import papers
 from zolab.studies.plan import check_plan, load_plan, variants
 from zolab.studies.reading import read_yaml
-from zolab.studies.reproduction import configurations, narrowed, unrun
+from zolab.studies.reproduction import configurations, digest, narrowed, unrun
 from zolab.studies.run import run_study
 from zolab.studies.search import best_listed
 
@@ -180,6 +180,7 @@ def test_less_of_a_plan():
     with pytest.raises(ValueError, match="the plan has no tasks called sst2; it has sentence, writer"):
         narrowed(PLAN, tasks=["sst2"])
     assert unrun(plan).tasks == []
+    assert digest(plan) == digest(check_plan(content)) != digest(check_plan(PLAN))
 
 
 def made_up(model, **finals):

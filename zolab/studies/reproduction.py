@@ -9,6 +9,8 @@ A plan of this kind names a `paper` of `zolab.studies.papers`. Its methods may h
 The papers compare at equal steps, not at equal forward passes, so plans of this kind may too.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -142,3 +144,8 @@ def unrun(plan: Plan) -> Record:
     """The record of a plan of which nothing was run."""
     result: dict[str, Any] = {"search": {}, "cells": [], "measured": {}, "failed": []}
     return Record({"format": FORMAT, "config": plan.record(), "result": result})
+
+
+def digest(plan: Plan) -> str:
+    """Eight hex digits that tell a plan from others: a name for the folder of its runs."""
+    return hashlib.sha256(json.dumps(plan.record(), sort_keys=True).encode()).hexdigest()[:8]
