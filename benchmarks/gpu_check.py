@@ -96,6 +96,7 @@ def line(row):
         ("picoseconds_a_weight", "{:.2f} ps a weight"),
         ("peak_over_weights", "{:.3f} of the weights beyond them"),
         ("steps_a_second", "{:.1f} steps a second"),
+        ("memory_over_forwards", "peak {:.3f} x that of a forward pass"),
     ):
         if row.get(key) is not None:
             cells.append(form.format(row[key]))
