@@ -197,9 +197,7 @@ def all_memory(machine: Machine, model: nn.Module, loss: Callable) -> float | No
         return weights + torch.cuda.max_memory_allocated() - before
 
     alone = peak(loss, 1)
-    optimizer = optimizer_of("mezo", model, True)
-    found = peak(lambda: optimizer.step(loss), 4) / alone
-    del optimizer
+    found = peak(partial(optimizer_of("mezo", model, True).step, loss), 4) / alone
     forget()
     return found
 
