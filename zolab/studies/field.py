@@ -174,19 +174,23 @@ def carried(here: Record, task: str, there: Record, there_task: str) -> dict[str
     return {label: {**own, "lr": theirs.get(own["optimizer"], guess[own["optimizer"]])} for label, own in ours.items()}
 
 
-def cost_rows(taken: Mapping[str, Taken], measured: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
+def cost_rows(
+    taken: Mapping[str, Taken], measured: Mapping[str, Mapping[str, float]], beyond: Mapping[str, float]
+) -> list[list[str]]:
     """A table of what methods keep and cost, a row each and a head.
 
     Args:
         taken: by the optimizer's name, from `timed`.
         measured: the rows of a kept benchmark of all methods, by the optimizer's name; a dash stands for one that it lacks.
+        beyond: peak memory, from `memory_beyond`.
     """
     rows = [["method", "what it changes", "passes a step", "kept", "memory", "time"]]
     for name, member in family().items():
         if name not in taken:
             continue
         found, bench = taken[name], measured.get(name, {})
-        memory, over = (f"{bench[key]:.2f}" if key in bench else "–" for key in ("stored_weights", "step_over_forwards"))
+        memory = f"{beyond[member.label]:.2f}" if member.label in beyond else "–"
+        over = f"{bench['step_over_forwards']:.2f}" if bench else "–"
         rows.append([member.label, member.idea, f"{found.forwards:g}", f"{found.kept:.2f}", memory, over])
     return rows
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from zolab.plots import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, look
+from zolab.plots import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, look, plain_log
 from zolab.studies.family import FAMILY, Member, family, is_first_order, name_of
 from zolab.studies.outcomes import Record
 from zolab.studies.plan import BASE
@@ -225,48 +225,40 @@ def at_equal_cost(
                     colour = BLACK if is_first_order(name) else (BLUE, ORANGE, GREEN, PURPLE, RED)[place % 5]
                     axes.plot(x[1:], smoothed(kept).mean(0)[1:], styles[place % 4], color=colour, label=name)
             axes.set(xscale="log", xlabel=told)
+            plain_log(axes.xaxis)
         np.atleast_1d(panels)[0].set_ylabel("dev loss (nats)")
         np.atleast_1d(panels)[-1].legend(fontsize=9)
         figure.suptitle(title, x=0.01, ha="left", weight="bold", size=12)
         return figure
 
 
-def memory_frontier(losses: Mapping[str, float], memory: Mapping[str, float], title: str, told: str) -> Figure:
-    """What each amount of memory buys: a mark a method, and the line of the lowest loss that fits.
+def memory_frontier(losses: Mapping[str, float], memory: Mapping[str, float], title: str, told: Sequence[str]) -> Figure:
+    """What each amount of memory buys: the methods from the least memory to the most, and the lowest loss down to each row.
 
     Args:
         losses: final dev loss of each method (nats).
         memory: beyond that of forward passes, as a multiple of the weights; methods without it are left out.
         title: of the figure.
-        told: what losses and memory are of, for the axes.
+        told: of what memory and losses are, for the two axes.
     """
-    names = [name for name in losses if name in memory and np.isfinite(losses[name])]
+    names = sorted((name for name in losses if name in memory and np.isfinite(losses[name])), key=memory.__getitem__)
     x, y = np.array([memory[name] for name in names]), np.array([losses[name] for name in names])
+    rows = np.arange(len(names))
     with look():
-        figure, axes = plt.subplots(figsize=(7.6, 4.6))
-        order = np.argsort(x, kind="stable")
-        axes.step(
-            np.append(x[order], x.max() * 1.08 + 0.05),
-            np.append(np.minimum.accumulate(y[order]), y.min()),
-            where="post",
-            color=GREY,
+        figure, (left, right) = plt.subplots(1, 2, sharey=True, figsize=(8.6, 0.28 * len(names) + 1.5))
+        left.barh(rows, x, color=[colour_of(name) for name in names], height=0.6)
+        for row, value in enumerate(x):
+            left.text(value, row, f" {value:.2f}", va="center", fontsize=8)
+        for row, (name, loss) in enumerate(zip(names, y, strict=True)):
+            right.plot(loss, row, "s" if is_first_order(name) else "o", color=colour_of(name), markersize=6)
+        right.plot(np.minimum.accumulate(y), rows, color=GREY, linewidth=1.2, drawstyle="steps-pre", label="lowest so far")
+        left.set_yticks(rows, names)
+        left.set(
+            ylim=(len(names) - 0.5, -0.5),
+            xlim=(0, 1.15 * x.max()),
+            xlabel=f"peak memory beyond forward passes\n(× the weights), {told[0]}",
         )
-        for name, across, up in zip(names, x, y, strict=True):
-            first = is_first_order(name)
-            axes.plot(across, up, "s" if first else "o", color=colour_of(name), markersize=7)
-        for name, across, up, shift in _spread(names, x, y):
-            axes.annotate(name, (across, up), (7, shift), textcoords="offset points", fontsize=8.5, va="center")
-        axes.set(xlabel=f"memory beyond forward passes (× the weights), {told}", ylabel="final dev loss (nats)", title=title)
+        right.set(xlabel=f"final dev loss (nats), {told[1]}")
+        right.legend(fontsize=8.5)
+        figure.suptitle(title, x=0.01, ha="left", weight="bold", size=12)
         return figure
-
-
-def _spread(names: Sequence[str], x: np.ndarray, y: np.ndarray) -> list[tuple[str, float, float, float]]:
-    """Labels with a shift upwards in points, so that those of marks that lie close do not cover each other."""
-    scale = 250 / (np.ptp(y) or 1)  # points of the axis' height
-    found: list[tuple[str, float, float, float]] = []
-    for k in np.argsort(y):
-        shift = 0.0
-        while any(abs(x[k] - a) < 0.35 and abs((y[k] - b) * scale + shift - s) < 10 for _, a, b, s in found):
-            shift += 5
-        found.append((names[k], float(x[k]), float(y[k]), shift))
-    return found
