@@ -166,7 +166,7 @@ def test_an_update_while_leaving_is_that_alone_and_that_of_the_values(dtype, cou
 
 def test_long_tensors_are_cut_where_values_are_made(monkeypatch):
     """On a GPU a piece is a whole tensor, and its values would take as much memory in float32."""
-    monkeypatch.setattr(noise.directions, "MADE", 4 * TILE)
+    monkeypatch.setattr(noise.pieces, "MADE", 4 * TILE)
     tensors, asked = matrices(), []
     told = [t.clone() for t in tensors]
     z = name(tensors=tensors)

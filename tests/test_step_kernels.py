@@ -312,6 +312,8 @@ def test_compiled_for_a_gpu_no_sum_takes_in_a_product(tmp_path, architecture):
             counts = kernels[f"{name} {like} gaussian"]
             assert counts["fma.rn.f32"] == 18 * counts["sqrt.rn.f32"] > 0, (name, like)
             assert not kernels[f"{name} {like} rademacher"].keys() & {"fma.rn.f32", "sqrt.rn.f32"}, (name, like)
+            if name in ("both_all", "add_rows"):
+                continue  # they take no values
             counts = kernels[f"{name} {like} scaled"]
             assert counts["fma.rn.f32"] == 18 * counts["sqrt.rn.f32"] > 0, (name, like)
     for name, counts in kernels.items():
