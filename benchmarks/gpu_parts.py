@@ -65,7 +65,7 @@ def optimizer_of(name: str, model: nn.Module, through: bool, **settings) -> Any:
 
 def exactness(machine: Machine) -> Iterator[Row]:
     """A step that breaks off leaves no trace, and steps replay to the same bits: every method and dtype, both probes."""
-    names = ("mezo", "adamezo") if machine.small else METHODS
+    names = ("mezo", "adamezo", "lozo") if machine.small else METHODS
     for dtype in ("bfloat16",) if machine.small else ("float32", "bfloat16", "float16"):
         for name in names:
             families = FAMILIES if name in ("mezo", "adamezo") else FAMILIES[:1]  # they run all kernels of a direction

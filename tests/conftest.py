@@ -8,6 +8,7 @@ SLOW = {
     "test_adapters",  # every method on two kinds of adapters
     "test_caches",
     "test_dizo",
+    "test_doubled",
     "test_evolve",
     "test_families",
     "test_family_methods",
@@ -21,6 +22,7 @@ SLOW = {
     "test_model_folders",
     "test_objectives",
     "test_own_data",
+    "test_one_launch",  # an interpreter of GPU code
     "test_one_sided",
     "test_optimizers",  # every method in every precision
     "test_scoring_faults",
@@ -34,6 +36,7 @@ SLOW = {
     "test_kernels_cuda",  # an interpreter of GPU code
     "test_kills",
     "test_l2l",
+    "test_perturbed",
     "test_plain_scorer",
     "test_reproduction",
     "test_step_kernels",  # the same interpreter

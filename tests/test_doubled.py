@@ -9,6 +9,7 @@ from torch import nn
 
 from zolab import MeZO
 from zolab.models import load_model
+from zolab.models.adapters import LoRA
 from zolab.probe import doubling
 from zolab.probe.body import body_of, may_double
 from zolab.probe.model_view import SPARE, ModelView
@@ -29,6 +30,19 @@ def reviews():
 def loss_of(reviews, model):
     _, task, batch = reviews
     return lambda: task.loss(model, batch)
+
+
+def test_adapters_take_the_steps_of_the_probe_in_place(reviews):
+    one, two = copy.deepcopy(reviews[0]), copy.deepcopy(reviews[0])
+    for model in (one, two):
+        LoRA(r=2).attach(model)
+    optimizers = [MeZO((p for p in model.parameters() if p.requires_grad), lr=1e-3, seed=1) for model in (one, two)]
+    optimizers[0].look_through(one, 0)
+    for _ in range(3):
+        a, b = (optimizer.step(loss_of(reviews, model)) for optimizer, model in zip(optimizers, (one, two), strict=True))
+        assert a == b
+    assert optimizers[0].viewed.doubles
+    assert equal(weights(one), weights(two))
 
 
 class Body(nn.Module):

@@ -5,6 +5,7 @@ As in `test_step_kernels`, each way has a process of its own: `TRITON_INTERPRET=
 
 import json
 import sys
+from itertools import product
 
 import numpy as np
 import pytest
@@ -92,6 +93,22 @@ def moments_update_errors(cuda, device, signs, dtype) -> int:
     return wrong
 
 
+def products_errors(cuda, device, signs, dtype) -> int:
+    """A step along a direction of low rank, its values made where they are added, beside values made first."""
+    wrong = 0
+    for (rows, columns, rank), rounding in product(((7, 5, 2), (3, 2049, 1), (50, 90, 3)), (None, KEYS[0, 1])):
+        generator = torch.Generator().manual_seed(rows)
+        u, v = torch.randn(rows, rank, generator=generator), torch.randn(rank, columns, generator=generator)
+        w, values = weights(rows * columns, dtype).clone(), torch.empty(rows * columns)
+        there, untouched = guarded(w, device)
+        cpu.product(values, u, v, 0)
+        given = Source(np.zeros((0, 2), np.uint32), values.numpy()[None])
+        cpu.update(cpu.view(w), 0, given, np.array([0.3], np.float32), 0.9, rounding)
+        cuda.update_product(there, u.to(device), v.to(device), 0.3, 0.9, rounding)
+        wrong += different(there, w) + (not untouched())
+    return wrong
+
+
 def sums_error(cuda, device, dtype) -> float:
     w = [weights(size, dtype) for size in (*SIZES, 20_000)]
     found = cuda.moments_all([part.to(device) for part in w]).cpu()
@@ -109,7 +126,13 @@ def refused(cuda, device) -> int:
 
 
 def measure(cuda, device: str) -> dict:
-    kinds = {"both": both_errors, "rows": rows_errors, "update": update_errors, "moments update": moments_update_errors}
+    kinds = {
+        "both": both_errors,
+        "rows": rows_errors,
+        "update": update_errors,
+        "moments update": moments_update_errors,
+        "products": products_errors,
+    }
     found = {
         kind: {name: sum(of(cuda, device, signs, dtype) for signs in SIGNS.values()) for name, dtype in DTYPES.items()}
         for kind, of in kinds.items()
@@ -132,7 +155,7 @@ def measured(request, tmp_path_factory) -> dict:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", ["both", "rows", "update", "moments update"])
+@pytest.mark.parametrize("kind", ["both", "rows", "update", "moments update", "products"])
 def test_kernels_have_the_cpu_kernels_bits(measured, kind, dtype):
     assert measured[kind][dtype] == 0
 

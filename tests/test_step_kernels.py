@@ -234,6 +234,7 @@ SIGNATURES = {
     ("cuda_all", "update_all_by_moments"): "i64 *i64 *i32 *i32 i32 fp32 fp32 *fp32 signs false",
     ("cuda_all", "moments_all"): "i64 *i64 *i32 *fp32 *fp32",
     ("cuda_update", "moments"): "i64 *fp32 *fp32",
+    ("cuda_products", "update_product"): "i64 *fp32 *fp32 i32 i32 u32 fp32 fp32 u32 u32 true",
     ("cuda_scaled", "update_scaled"): "i64 u32 u32 u32 none signs *fp32 fp32 fp32 fp32 fp32 fp32 fp32 fp32 u32 u32 true",
 }
 FAMILIES = {**SIGNS, "scaled": 2}

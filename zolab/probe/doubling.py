@@ -10,6 +10,7 @@ them. Whatever has not as many rows as the batch ends the attempt, for this mode
 trusted, the halves are compared with what each side gives alone, within rounding.
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -64,6 +65,7 @@ class Doubling(ModuleProbe):
         self.first = True
         """Whether this is the first side."""
         self.kept: deque[Kept] = deque()
+        self.thread = threading.get_ident()
 
     def plus(self) -> None:
         """Show w + scale z from now on."""
@@ -92,8 +94,8 @@ class Doubling(ModuleProbe):
     def _body(self, forward: Callable, *args: Any, **kwargs: Any) -> Any:
         """The body's call: doubled on the first side, kept for the second."""
         inputs = tree_flatten((args, kwargs))
-        if self.rows:
-            return forward(*args, **kwargs)  # it calls itself
+        if self.rows or threading.get_ident() != self.thread:
+            return forward(*args, **kwargs)  # it calls itself, or a thread of its own may not share what is doubled
         if self.first:
             return self._double(forward, inputs, args, kwargs) if self._may_double(inputs[0]) else forward(*args, **kwargs)
         kept = self._kept_of(inputs)
@@ -173,6 +175,8 @@ class Doubling(ModuleProbe):
 
     def _forward(self, owner: Owner, forward: Callable, *args: Any, **kwargs: Any) -> Any:
         """An owner's call, inside the body's doubled call."""
+        if threading.get_ident() != self.thread:
+            raise RuntimeError("a thread of its own has no half of the batch.")  # so the sides take turns
         self.order.append(owner.number)
         x = args[0] if len(args) == 1 and not kwargs and isinstance(args[0], Tensor) else None
         first, second = (half_of((args, kwargs), self.rows, k) for k in (False, True)) if x is None else halves(x, self.rows)

@@ -11,6 +11,7 @@ from zolab.noise import (
     Chunk,
     Direction,
     GivenDirection,
+    LowRankDirection,
     ScaledDirection,
     Source,
     Sources,
@@ -18,6 +19,7 @@ from zolab.noise import (
     cut,
     fetched,
     for_each,
+    is_matrix,
     per_tensor,
     small_ones,
     sums,
@@ -73,6 +75,25 @@ class Update:
         rounding, decays = None if self.rounding is None else self.rounding[at], [self.decays[j] for j in at]
         settings = (self.sources.keys[at], self.coefficients[at], decays, rounding, self.sources.signs)
         return pieces[0].kernels.update_all([piece.data for piece in pieces], *settings)
+
+    def apply_products(self, pieces: Sequence[Chunk]) -> list[Chunk]:
+        """Step along a direction of low rank in whole matrices, whose values are never stored; returns the other chunks."""
+        direction = self.directions[0] if len(self.directions) == 1 else None
+        if not isinstance(direction, LowRankDirection):
+            return list(pieces)
+        others = []
+        for piece in pieces:
+            j = piece.tensor
+            block = self.sources.blocks[j]
+            tensor = direction.tensors[block]
+            whole = hasattr(piece.kernels, "update_product") and len(piece.data) == tensor.numel() < 2**31
+            if whole and is_matrix(tensor):
+                factors = direction.left(block, slice(0, len(tensor))), direction.right(block)
+                settings = float(self.coefficients[j, 0]), self.decays[j], self.key(piece)
+                piece.kernels.update_product(piece.data, *factors, *settings)
+            else:
+                others.append(piece)
+        return others
 
     def key(self, piece: Chunk) -> np.ndarray | None:
         """What rounds the new weights of a chunk."""
@@ -191,7 +212,8 @@ def apply(
     pieces = chunks(tensors) if pieces is None else pieces
     if update is None:
         return sums(pieces, len(tensors)) if measure else None
-    parts = cut(pieces, update.sources.directions)
+    parts = update.apply_products(pieces) if isinstance(update, Update) else pieces
+    parts = cut(parts, update.sources.directions)
     small = set(small_ones(parts))
     if small and update.apply_all([parts[i] for i in sorted(small)]):
         parts = [piece for i, piece in enumerate(parts) if i not in small]

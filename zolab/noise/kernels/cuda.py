@@ -125,6 +125,20 @@ def product(out: Tensor, u: Tensor, v: Tensor, skip: int) -> None:
     _launch(cuda_products.product_kernel, out, u, v, v.shape[1], v.shape[0], int(skip))
 
 
+def update_product(w: Tensor, u: Tensor, v: Tensor, coefficient: float, decay: float, rounding=None) -> None:
+    """w = decay * w + coefficient * u @ v in a whole flat matrix of at most 2^31 elements, with the bits of `update`.
+
+    Args:
+        w: changed in place.
+        u: float32 of shape (rows, rank).
+        v: float32 of shape (rank, columns).
+        coefficient, decay: factors.
+        rounding: as in `update`.
+    """
+    settings = v.shape[1], v.shape[0], 0, float(coefficient), float(decay), *_rounding(w, rounding)
+    _launch(cuda_products.update_product_kernel, w, u, v, *settings)
+
+
 def perturbed(out: Tensor, w: Tensor, tile: int, source, scale: float) -> None:
     """out = w + scale * z, with the bits that `perturb` and `flip` give; w stays as it is."""
     k0, k1, values, signs = _single(source)
@@ -271,6 +285,7 @@ __all__ = [
     "update_all",
     "update_all_by_moments",
     "update_by_moments",
+    "update_product",
     "update_scaled",
     "view",
     "words",
