@@ -1,5 +1,7 @@
 """Which tests `make check` leaves out: files, fixtures and single tests, here in one list, or by `@pytest.mark.slow`."""
 
+import sys
+
 import pytest
 
 # What takes longest, so that all that `make check` does takes less than a minute and a half on two cores.
@@ -84,3 +86,11 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if SLOW & {item.path.stem, item.originalname, *item.fixturenames}:
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def no_open_figures():
+    """Close what a test drew, which pyplot would keep for the tests after it."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
