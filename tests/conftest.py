@@ -71,6 +71,8 @@ SLOW = {
     "test_expected_step_is_the_gradient",
     "test_only_drawn_rows_are_judged",
     "test_published_path_lengths_come_out",
+    "test_replay_gives_the_same_bits",
+    "test_adamezo_equals_the_dense_reference_for_any_horizon",
     "test_silent_network_fails_within_five_seconds",
     "test_two_processes_may_compile_a_kernel_at_once",
 }

@@ -238,6 +238,7 @@ SIGNATURES = {
     ("cuda_scaled", "update_scaled"): "i64 u32 u32 u32 none signs *fp32 fp32 fp32 fp32 fp32 fp32 fp32 fp32 u32 u32 true",
 }
 FAMILIES = {**SIGNS, "scaled": 2}
+LIKE = {80: ("*bf16",), 90: ("*fp32", "*bf16", "*fp16")}  # types of weights, by the capability that they are compiled for
 
 
 def compiled(capability: int) -> dict:
@@ -250,7 +251,7 @@ def compiled(capability: int) -> dict:
         if family == "scaled" and "none signs" in more:
             more = more.replace("none signs", "*fp32 signs")
         kernel = getattr(importlib.import_module(f"zolab.noise.kernels.{module}"), f"{name}_kernel")
-        for like in ("*fp32", "*bf16", "*fp16"):
+        for like in LIKE[capability]:
             kinds = dict(zip(kernel.arg_names, [like, *more.replace("like", like).split()], strict=True))
             constants = {"none": None, "true": like != "*fp32", "false": False, "signs": signs}
             fixed = {(kernel.arg_names.index(n),): constants[kind] for n, kind in kinds.items() if kind in constants}
@@ -309,7 +310,7 @@ def test_compiled_for_a_gpu_no_sum_takes_in_a_product(tmp_path, architecture):
     """The 18 fused multiply-adds of a pair are the source's: moves in place add no other, or their way back would miss."""
     kernels = run(architecture, tmp_path, __file__)
     for name in ("perturbed", "both", "both_all", "add_rows", "perturb", "undo"):
-        for like in ("*fp32", "*bf16", "*fp16"):
+        for like in LIKE[int(architecture[3:])]:
             counts = kernels[f"{name} {like} gaussian"]
             assert counts["fma.rn.f32"] == 18 * counts["sqrt.rn.f32"] > 0, (name, like)
             assert not kernels[f"{name} {like} rademacher"].keys() & {"fma.rn.f32", "sqrt.rn.f32"}, (name, like)
