@@ -10,7 +10,7 @@ from torch import nn
 from zolab import MeZO
 from zolab.models import load_model
 from zolab.models.adapters import LoRA
-from zolab.probe import doubling
+from zolab.probe import doubled
 from zolab.probe.body import body_of, may_double
 from zolab.probe.model_view import SPARE, ModelView
 from zolab.tasks import load_task
@@ -202,7 +202,7 @@ def test_long_batches_foreign_hooks_and_gradients_are_not_doubled(monkeypatch):
     assert not may(model)
     hook.remove()
     assert may(model)
-    monkeypatch.setattr(doubling, "TOKENS", 29)
+    monkeypatch.setattr(doubled, "TOKENS", 29)
     walk(model, lambda: model(batch()).square().mean(), 0)
     assert set(model.base_model.calls) == {6}
     monkeypatch.undo()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from zolab.probe.owners import Owner
+from zolab.probe.owners import Owner, is_bare
 
 
 def body_of(model: nn.Module) -> nn.Module | None:
@@ -21,5 +21,4 @@ def may_double(body: nn.Module | None, owners: Sequence[Owner]) -> bool:
         return False
     inside = set(body.modules())
     owned = [owner.module for owner in owners if owner.module in inside]
-    plain = all(not (m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m)) for m in owned)
-    return bool(owned) and body not in owned and plain
+    return bool(owned) and body not in owned and all(map(is_bare, owned))

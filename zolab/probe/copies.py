@@ -32,7 +32,8 @@ class Copies(ModuleProbe):
         small = [] if self.sources.given else small_ones(self.sides.chunks)
         if small and not self._make_all(small):
             small = []
-        rest = [i for i in range(len(self.sides.chunks)) if i not in set(small)]
+        made = set(small)
+        rest = [i for i in range(len(self.sides.chunks)) if i not in made]
         for_each([self.sides.chunks[i] for i in rest], lambda i: self._make(rest[i]), self.viewed.numel)
         for moved in self.sides.of.values():
             show(moved, 1)

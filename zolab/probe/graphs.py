@@ -58,13 +58,12 @@ class Graphs:
         self.seen: Counter[tuple] = Counter()
         self.captured: dict[tuple, Captured] = {}
         self.pool: Any = None
-        self.works = True
         self.refused: str | None = None
         """Why no call is captured any more."""
 
     def key(self, leaves: list[Any], structure: Any, signs: bool) -> tuple | None:
         """What tells calls that one graph may stand for; None if there is no graph of this one."""
-        if not self.works or torch.is_autocast_enabled("cuda"):
+        if self.refused or torch.is_autocast_enabled("cuda"):
             return None
         if any(m.training or m._forward_hooks or m._forward_pre_hooks for m in self.modules):
             return None
@@ -106,7 +105,7 @@ class Graphs:
             with torch.cuda.graph(graph, pool=self.pool):
                 output = call(inputs)
         except Exception as error:  # it asks the device something, for example: then its launches stay single ones
-            self.works, self.refused = False, f"{type(error).__name__}: {error}"
+            self.refused = f"{type(error).__name__}: {error}"
             self.captured.clear()
             torch.cuda.synchronize()
             return

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from zolab.noise import Direction, GivenDirection, GroupDirection, LowRankDirection, Sources, chunks
 from zolab.probe.body import body_of, may_double
 from zolab.probe.copies import Copies
-from zolab.probe.doubled import DoubledCopies, DoubledThrough
+from zolab.probe.doubled import DoubledThrough
 from zolab.probe.graphs import Graphs
 from zolab.probe.group import ThroughGroup
 from zolab.probe.interrupts import DeferInterrupts
@@ -86,14 +86,11 @@ class ModelView:
             return ThroughGroup(self, blocks, direction, scales)
         if isinstance(direction, LowRankDirection):  # in every step, since its losses differ from the others' by rounding
             return ThroughLowRank(self, blocks, direction, scales)
-        doubled = both and self.doubles and may_double(self.body, self.owners)
-        if doubled and self.graphs:
+        if both and self.doubles and may_double(self.body, self.owners):
             return DoubledThrough(self, blocks, direction, scales)
         if self.both_sides is None and self.watched and self._copies() <= self.spare:
             self.scratches, self.both_sides = ScratchPool(), BothSides(self.tensors, self.pieces, self.owners)
-        if self.both_sides is None:
-            return (DoubledThrough if doubled else Through)(self, blocks, direction, scales)
-        return (DoubledCopies if doubled else Copies)(self, blocks, direction, scales)
+        return (Through if self.both_sides is None else Copies)(self, blocks, direction, scales)
 
     def table_of(self, sources: Sources, scales: Sequence[float]) -> list[Tensor] | None:
         """Key and scale of each tensor where kernels look for them on a GPU, so that a graph finds new ones; None elsewhere."""

@@ -85,6 +85,11 @@ class Owner:
         return all(places[name] is own for part in self.parts.values() for places, name, own in part.places)
 
 
+def is_bare(module: nn.Module) -> bool:
+    """Whether a module is called as its class says, with no hook of anybody; asked before any of ours is there."""
+    return not (module._forward_pre_hooks or module._forward_hooks or "forward" in vars(module))
+
+
 def _starts(parts: Iterable[Part]) -> list[int]:
     """Where parts lie one after the other, in bytes, and where the last one ends."""
     return list(accumulate((-(-part.bytes // ALIGNMENT) * ALIGNMENT for part in parts), initial=0))

@@ -8,7 +8,7 @@ is what to expect from such an estimate.
 
 from dataclasses import dataclass
 
-from zolab.probe.doubling import TOKENS as DOUBLED
+from zolab.probe.doubled import TOKENS as DOUBLED
 from zolab.probe.large import BAND
 from zolab.runs.config import Config, forwards
 
