@@ -9,7 +9,7 @@ import torch
 from benchmarks.step import EPS, LR, SEED, arguments, direction_pass, interleaved, peak_of, report, setting
 from zolab import AdaMeZO, MeZO
 from zolab.optim import StepRecord
-from zolab.probe.in_place import apply
+from zolab.probe.updates import apply
 from zolab.records import peak_memory, reset_peak_memory
 
 BETAS = (0.7, 0.9)

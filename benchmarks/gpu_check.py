@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 NEEDED = ("torch", "transformers", "triton", "numpy", "numba", "safetensors", "filelock", "psutil")
 BANDWIDTH = 3.35e12  # bytes a second of an H100's memory, as its data sheet has it
-TESTS = ("tests/test_kernels_cuda.py", "tests/test_step_kernels.py")
+TESTS = ("tests/test_kernels_cuda.py", "tests/test_step_kernels.py", "tests/test_one_launch.py")
 
 
 def arguments():
@@ -96,6 +96,7 @@ def line(row):
         ("picoseconds_a_weight", "{:.2f} ps a weight"),
         ("peak_over_weights", "{:.3f} of the weights beyond them"),
         ("steps_a_second", "{:.1f} steps a second"),
+        ("memory_over_forwards", "peak {:.3f} x that of a forward pass"),
     ):
         if row.get(key) is not None:
             cells.append(form.format(row[key]))
@@ -116,12 +117,13 @@ def main():
     begun = time.monotonic()
     tests = None
     from benchmarks import gpu_parts as parts
-    from zolab.noise import directions
+    from zolab.noise import directions, low_rank, pieces
     from zolab.noise.kernels import cuda
     from zolab.records import environment, save_record
 
     if options.small:
-        directions.backend_for = lambda tensor: cuda  # the interpreter runs these kernels on a CPU's tensors
+        for module in (directions, low_rank, pieces):
+            module.backend_for = lambda tensor: cuda  # the interpreter runs these kernels on a CPU's tensors
     import triton
 
     card = "interpreter" if options.small else re.sub(r"\W+", "_", torch.cuda.get_device_name()).lower()

@@ -160,6 +160,7 @@ def steps(machine: Machine, shape: str, dtype: str, batch: int, length: int) -> 
     model, loss = setting("", batch, length, shape, dtype, machine.device)
     params = list(model.parameters())
     bytes_of_weights = sum(p.numel() * p.element_size() for p in params)
+    beyond = all_memory(machine, model, loss)
     with torch.no_grad():
         made = {**ways(model, loss), "low rank": ways(model, loss, "lozo")["through"]}
         times = interleaved(rounds(machine), **made)
@@ -178,7 +179,27 @@ def steps(machine: Machine, shape: str, dtype: str, batch: int, length: int) -> 
             "over_published": time / times["published"],
             "peak_over_weights": memory[name] / bytes_of_weights if memory else None,
             "bytes": moved.get(name, 0) * bytes_of_weights or None,
+            **({"memory_over_forwards": beyond} if beyond and name == "through" else {}),
         }
+
+
+def all_memory(machine: Machine, model: nn.Module, loss: Callable) -> float | None:
+    """Peak of four steps through the modules over that of a forward pass, weights included, and what is kept between steps."""
+    if machine.device != "cuda":
+        return None
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+
+    def peak(call: Callable, times: int) -> int:
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        for _ in range(times):
+            call()
+        return weights + torch.cuda.max_memory_allocated() - before
+
+    alone = peak(loss, 1)
+    found = peak(partial(optimizer_of("mezo", model, True).step, loss), 4) / alone
+    forget()
+    return found
 
 
 def methods(machine: Machine, shape: str, dtype: str, batch: int, length: int) -> Iterator[Row]:
@@ -240,7 +261,8 @@ def reviews(machine: Machine) -> Iterator[Row]:
     )
     count = 1 if machine.small else 100
     generator = torch.Generator().manual_seed(SEED)
-    ids = torch.randint(0, model.config.vocab_size, (16, 32), generator=generator).to(machine.device)
+    rows = (2, 4) if machine.small else (16, 32)
+    ids = torch.randint(0, model.config.vocab_size, rows, generator=generator).to(machine.device)
 
     @torch.no_grad()
     def loss():

@@ -20,7 +20,8 @@ from benchmarks.shapes import SHAPES, shaped
 from zolab import METHODS, MeZO
 from zolab.models import load_model
 from zolab.noise import Direction
-from zolab.probe.in_place import Perturbation, Update, apply
+from zolab.probe.in_place import Perturbation
+from zolab.probe.updates import Update, apply
 from zolab.records import environment, peak_memory, reset_peak_memory
 
 LR, EPS, SEED = 1e-6, 1e-3, 0

@@ -1,5 +1,7 @@
 """Which tests `make check` leaves out: files, fixtures and single tests, here in one list, or by `@pytest.mark.slow`."""
 
+import sys
+
 import pytest
 
 # What takes longest, so that all that `make check` does takes less than a minute and a half on two cores.
@@ -8,6 +10,7 @@ SLOW = {
     "test_adapters",  # every method on two kinds of adapters
     "test_caches",
     "test_dizo",
+    "test_doubled",
     "test_evolve",
     "test_families",
     "test_family_methods",
@@ -21,6 +24,7 @@ SLOW = {
     "test_model_folders",
     "test_objectives",
     "test_own_data",
+    "test_one_launch",  # an interpreter of GPU code
     "test_one_sided",
     "test_optimizers",  # every method in every precision
     "test_scoring_faults",
@@ -34,6 +38,7 @@ SLOW = {
     "test_kernels_cuda",  # an interpreter of GPU code
     "test_kills",
     "test_l2l",
+    "test_perturbed",
     "test_plain_scorer",
     "test_reproduction",
     "test_step_kernels",  # the same interpreter
@@ -66,6 +71,8 @@ SLOW = {
     "test_expected_step_is_the_gradient",
     "test_only_drawn_rows_are_judged",
     "test_published_path_lengths_come_out",
+    "test_replay_gives_the_same_bits",
+    "test_adamezo_equals_the_dense_reference_for_any_horizon",
     "test_silent_network_fails_within_five_seconds",
     "test_two_processes_may_compile_a_kernel_at_once",
 }
@@ -81,3 +88,11 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if SLOW & {item.path.stem, item.originalname, *item.fixturenames}:
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def no_open_figures():
+    """Close what a test drew, which pyplot would keep for the tests after it."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")

@@ -14,7 +14,8 @@ from zolab import Direction, noise
 from zolab.noise import FAMILIES, GivenDirection, Sources, chunks
 from zolab.noise.kernels import cpu, plain, sides
 from zolab.noise.kernels.threefry import SIGN_CALLS, SIGN_COUNTER, TILE, threefry2x32
-from zolab.probe.in_place import MomentsUpdate, Perturbation, Update, apply
+from zolab.probe.in_place import Perturbation
+from zolab.probe.updates import MomentsUpdate, Update, apply
 
 SIGNS = partial(Direction, family="rademacher")
 NAME = SIGNS(0, 3)

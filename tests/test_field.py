@@ -1,6 +1,5 @@
 """The field: every method has its place, what it keeps is what it holds, and equal cost is what it says."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import yaml
@@ -30,12 +29,6 @@ from zolab.studies.statistics import Runs
 BASE = {"model": "tiny-reviews", "task": "reviews_sentence", "batch_size": 2, "train": 8, "dev": 4, "test": 2}
 FINALS = {"MeZO": [0.6, 0.62], "HiZOO": [0.61, 0.65], "Adam": [0.4, 0.41], "FZOO": [0.5, np.inf]}
 OWN = {"MeZO": "mezo", "HiZOO": "hizoo", "Adam": "adam", "FZOO": "fzoo", "MEAZO": "meazo"}
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
 
 
 def record(finals=FINALS):

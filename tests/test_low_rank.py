@@ -16,7 +16,8 @@ from zolab.noise import GivenDirection, LowRankDirection
 from zolab.noise.kernels import cpu, plain
 from zolab.noise.kernels.threefry import TILE
 from zolab.noise.low_rank import V_SAMPLE
-from zolab.probe.in_place import MomentsUpdate, Perturbation, Update, apply
+from zolab.probe.in_place import Perturbation
+from zolab.probe.updates import MomentsUpdate, Update, apply
 
 SHAPES = [(37, 51), (5, 3000), (3000, 2), (1100, 1001), (7,), (), (4, 3, 5), (1, 1), (0, 4), (2049,)]
 
@@ -165,7 +166,7 @@ def test_an_update_while_leaving_is_that_alone_and_that_of_the_values(dtype, cou
 
 def test_long_tensors_are_cut_where_values_are_made(monkeypatch):
     """On a GPU a piece is a whole tensor, and its values would take as much memory in float32."""
-    monkeypatch.setattr(noise.directions, "MADE", 4 * TILE)
+    monkeypatch.setattr(noise.pieces, "MADE", 4 * TILE)
     tensors, asked = matrices(), []
     told = [t.clone() for t in tensors]
     z = name(tensors=tensors)

@@ -5,7 +5,8 @@ import torch
 from test_reversible import DTYPES, NAME, bits, perturbation, same, weights
 
 from zolab.noise import Direction, GivenDirection, ScaledDirection, Sources, chunks, direction, materialise
-from zolab.probe.in_place import Perturbation, ScaledUpdate, apply
+from zolab.probe.in_place import Perturbation
+from zolab.probe.updates import ScaledUpdate, apply
 
 
 def scratch_of(tensors, source, scale):

@@ -6,7 +6,8 @@ import torch
 
 from zolab.noise import NOT_GIVEN, Direction, Source, direction
 from zolab.noise.kernels import cpu, plain
-from zolab.probe.in_place import Perturbation, Update, apply
+from zolab.probe.in_place import Perturbation
+from zolab.probe.updates import Update, apply
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 NAME = Direction(0, 1)

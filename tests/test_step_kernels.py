@@ -222,15 +222,23 @@ def measure(cuda, device: str) -> dict:
 # Each kernel with its arguments beyond the weights: for a compiler without a GPU, and as types of weights `like` says.
 SIGNATURES = {
     ("cuda_probe", "perturbed"): "i64 u32 u32 u32 like none signs fp32",
+    ("cuda_probe", "both"): "i64 *i32 u32 like like none signs",
+    ("cuda_probe", "add_rows"): "i64 *i32 *i64 i32 i32 signs true",
     ("cuda_probe", "perturb"): "i64 u32 u32 u32 none signs fp32 *i32 *i32 *i32 *i16 like",
     ("cuda_probe", "undo"): "i64 u32 u32 u32 none signs fp32 *i32 *i32 *i16 like true",
     ("cuda_update", "update"): "i64 u32 u32 u32 none signs fp32 fp32 u32 u32 true",
     ("cuda_update", "update_many"): "i64 *i32 i32 u32 *fp32 false fp32 u32 u32 false",
     ("cuda_update", "update_by_moments"): "i64 *i32 i32 u32 none signs fp32 fp32 fp32 *fp32 u32 u32 false",
+    ("cuda_all", "both_all"): "i64 *i64 *i32 *i32 signs",
+    ("cuda_all", "update_all"): "i64 *i64 *i32 *i32 i32 signs true false",
+    ("cuda_all", "update_all_by_moments"): "i64 *i64 *i32 *i32 i32 fp32 fp32 *fp32 signs false",
+    ("cuda_all", "moments_all"): "i64 *i64 *i32 *fp32 *fp32",
     ("cuda_update", "moments"): "i64 *fp32 *fp32",
+    ("cuda_products", "update_product"): "i64 *fp32 *fp32 i32 i32 u32 fp32 fp32 u32 u32 true",
     ("cuda_scaled", "update_scaled"): "i64 u32 u32 u32 none signs *fp32 fp32 fp32 fp32 fp32 fp32 fp32 fp32 u32 u32 true",
 }
 FAMILIES = {**SIGNS, "scaled": 2}
+LIKE = {80: ("*bf16",), 90: ("*fp32", "*bf16", "*fp16")}  # types of weights, by the capability that they are compiled for
 
 
 def compiled(capability: int) -> dict:
@@ -243,7 +251,7 @@ def compiled(capability: int) -> dict:
         if family == "scaled" and "none signs" in more:
             more = more.replace("none signs", "*fp32 signs")
         kernel = getattr(importlib.import_module(f"zolab.noise.kernels.{module}"), f"{name}_kernel")
-        for like in ("*fp32", "*bf16", "*fp16"):
+        for like in LIKE[capability]:
             kinds = dict(zip(kernel.arg_names, [like, *more.replace("like", like).split()], strict=True))
             constants = {"none": None, "true": like != "*fp32", "false": False, "signs": signs}
             fixed = {(kernel.arg_names.index(n),): constants[kind] for n, kind in kinds.items() if kind in constants}
@@ -301,16 +309,18 @@ def test_sums_over_weights(measured):
 def test_compiled_for_a_gpu_no_sum_takes_in_a_product(tmp_path, architecture):
     """The 18 fused multiply-adds of a pair are the source's: moves in place add no other, or their way back would miss."""
     kernels = run(architecture, tmp_path, __file__)
-    for name in ("perturbed", "perturb", "undo"):
-        for like in ("*fp32", "*bf16", "*fp16"):
+    for name in ("perturbed", "both", "both_all", "add_rows", "perturb", "undo"):
+        for like in LIKE[int(architecture[3:])]:
             counts = kernels[f"{name} {like} gaussian"]
             assert counts["fma.rn.f32"] == 18 * counts["sqrt.rn.f32"] > 0, (name, like)
             assert not kernels[f"{name} {like} rademacher"].keys() & {"fma.rn.f32", "sqrt.rn.f32"}, (name, like)
+            if name in ("both_all", "add_rows"):
+                continue  # they take no values
             counts = kernels[f"{name} {like} scaled"]
             assert counts["fma.rn.f32"] == 18 * counts["sqrt.rn.f32"] > 0, (name, like)
     for name, counts in kernels.items():
         assert not [op for op in counts if re.search("f64|approx|ftz", op)], name
-        assert name.startswith(("update_by", "update_scaled", "moments")) or "div.rn.f32" not in counts, name
+        assert name.startswith(("update_by", "update_all_by", "update_scaled", "moments")) or "div.rn.f32" not in counts, name
 
 
 if __name__ == "__main__":

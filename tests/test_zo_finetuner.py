@@ -17,7 +17,8 @@ from zolab.noise import GivenDirection
 from zolab.optim import reference
 from zolab.pertnn import PertNN
 from zolab.probe.blocks import moments, split
-from zolab.probe.in_place import MomentsUpdate, Perturbation, Update
+from zolab.probe.in_place import Perturbation
+from zolab.probe.updates import MomentsUpdate, Update
 from zolab.runs.config import Config
 from zolab.runs.finetune import finetune
 

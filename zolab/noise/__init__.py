@@ -4,25 +4,19 @@ from zolab.noise.addresses import FAMILIES, Direction, GivenDirection, ScaledDir
 from zolab.noise.directions import (
     NOT_GIVEN,
     SLICE,
-    Chunk,
     Source,
     Sources,
     add_,
-    check,
-    chunks,
-    cut,
     direction,
     dot,
-    fetched,
-    for_each,
     materialise,
-    per_tensor,
     squared_length,
     store_,
 )
 from zolab.noise.group import GroupDirection
 from zolab.noise.low_rank import LowRankDirection, is_matrix
 from zolab.noise.made import MadeDirection
+from zolab.noise.pieces import Chunk, check, chunks, cut, fetched, for_each, per_tensor, small_ones, sums
 from zolab.noise.rows import ROWS, rows_of
 
 __all__ = [
@@ -51,6 +45,8 @@ __all__ = [
     "materialise",
     "per_tensor",
     "rows_of",
+    "small_ones",
     "squared_length",
     "store_",
+    "sums",
 ]

@@ -11,10 +11,7 @@ product with it touches each weight once and never holds z. Nothing here reads o
 """
 
 import math
-import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from types import ModuleType
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,13 +21,10 @@ from torch import Tensor
 from zolab.noise.addresses import Direction, GivenDirection, ScaledDirection
 from zolab.noise.kernels import backend_for
 from zolab.noise.kernels.threefry import TILE
+from zolab.noise.pieces import Chunk, check, chunks, for_each
 
 SLICE = 1 << 20
-MADE = 1 << 23  # elements that are made at once on a GPU, where a piece is a whole tensor
-_INLINE = 1 << 20  # fewer elements take less time on one thread than waking others does
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 NOT_GIVEN = np.empty((0, 0), dtype=np.float32)
-_pool: ThreadPoolExecutor | None = None
 
 
 class Source(NamedTuple):
@@ -71,120 +65,11 @@ class Sources:
             raise ValueError("an update cannot sum directions of two families; make one update for each family.")
         self.signs = any(name.signs for name in addressed)
 
-    def at(self, piece: "Chunk") -> Source:
+    def at(self, piece: Chunk) -> Source:
         if not self.given:
             return Source(self.keys[piece.tensor], NOT_GIVEN, self.signs)
         values = [direction.part(self.blocks[piece.tensor], piece.span) for direction in self.given]
         return Source(self.keys[piece.tensor], piece.kernels.given(values))
-
-
-class Chunk(NamedTuple):
-    """A tile-aligned piece of one tensor, in the form its kernels take."""
-
-    tensor: int
-    kernels: ModuleType
-    data: Any
-    tile: int
-
-    @property
-    def span(self) -> slice:
-        """Its elements in the flat tensor."""
-        return slice(self.tile * TILE, self.tile * TILE + len(self.data))
-
-
-def check(tensor: Tensor, name: str = "tensor") -> None:
-    """Raise ValueError unless directions can be added to the tensor in place."""
-    if tensor.layout != torch.strided or tensor.dtype not in DTYPES or tensor.device.type == "meta":
-        raise ValueError(
-            f"{name} is {tensor.dtype} ({tensor.layout}) on {tensor.device}; zeroth-order steps need dense floating-point "
-            "weights in memory: load the model in float32, bfloat16 or float16, or freeze this parameter."
-        )
-    if not tensor.is_contiguous():
-        raise ValueError(f"{name} is not contiguous; give it its own memory first: p.data = p.data.contiguous().")
-
-
-def chunks(tensors: Sequence[Tensor]) -> list[Chunk]:
-    """Cut tensors into tile-aligned pieces small enough to share out among threads."""
-    pieces = []
-    for j, tensor in enumerate(tensors):
-        kernels = backend_for(tensor)
-        flat = tensor.detach().view(-1)
-        data = kernels.view(flat)
-        for start in range(0, flat.numel(), kernels.CHUNK):
-            pieces.append(Chunk(j, kernels, data[start : start + kernels.CHUNK], start // TILE))
-    return pieces
-
-
-def cut(pieces: Sequence[Chunk], directions: Sequence[Direction | GivenDirection]) -> list[Chunk]:
-    """The pieces, shorter where values are made for each, which takes its room in float32."""
-    if not any(isinstance(direction, GivenDirection) and direction.made for direction in directions):
-        return list(pieces)
-    starts = [(piece, start) for piece in pieces for start in range(0, len(piece.data), MADE)]
-    return [
-        Chunk(piece.tensor, piece.kernels, piece.data[start : start + MADE], piece.tile + start // TILE)
-        for piece, start in starts
-    ]
-
-
-def per_tensor(pieces: Sequence[Chunk], parts: np.ndarray | Sequence[Any], tensors: int) -> np.ndarray:
-    """Sums over each tensor's pieces, in their order: from shape (pieces, n) to (tensors, n).
-
-    Args:
-        pieces: of all tensors.
-        parts: n numbers for each piece; rows may be tensors on a GPU, which is waited for once.
-        tensors: how many there are.
-    """
-    rows = np.asarray(fetched(parts))
-    out = np.zeros((tensors, *rows.shape[1:]))
-    np.add.at(out, [piece.tensor for piece in pieces], rows)
-    return out
-
-
-def fetched(parts: np.ndarray | Sequence[Any]) -> np.ndarray | list[Any]:
-    """Numbers that kernels left on their devices, as the host has them: one wait a device, not one a number."""
-    if isinstance(parts, np.ndarray):
-        return parts
-    found, waiting = list(parts), {}
-    for i, part in enumerate(found):
-        if isinstance(part, Tensor):
-            waiting.setdefault(part.device, []).append(i)
-    for places in waiting.values():
-        for i, row in zip(places, torch.stack([found[i] for i in places]).tolist(), strict=True):
-            found[i] = row
-    return found
-
-
-def for_each(pieces: Sequence[Chunk], work: Callable[[int], None], numel: int) -> None:
-    """Call work(i) for each piece, on as many threads as torch uses where the kernels and `numel` elements are worth it."""
-    threads = torch.get_num_threads()
-    if numel <= _INLINE or threads == 1 or not all(piece.kernels.THREADED for piece in pieces):
-        for i in range(len(pieces)):
-            work(i)
-        return
-    order = iter(range(len(pieces)))
-
-    def drain():
-        for i in order:
-            work(i)
-
-    futures = [_threads(threads).submit(drain) for _ in range(threads)]
-    for future in futures:
-        future.result()
-
-
-def _threads(count: int) -> ThreadPoolExecutor:
-    global _pool
-    if _pool is None or _pool._max_workers != count:
-        _pool = ThreadPoolExecutor(count, thread_name_prefix="zolab-noise")
-    return _pool
-
-
-def _forget_threads():
-    global _pool
-    _pool = None
-
-
-os.register_at_fork(after_in_child=_forget_threads)
 
 
 def direction(

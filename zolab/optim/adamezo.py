@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from zolab.optim.base import ZeroOrderOptimizer
 from zolab.optim.checks import check_betas, check_range, whole
 from zolab.optim.trajectory import StepRecord
-from zolab.probe.in_place import MomentsUpdate, Update
+from zolab.probe.updates import MomentsUpdate, Update
 
 SCALINGS = ("paper", "code")
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from zolab.noise import FAMILIES, Direction
+from zolab.noise import FAMILIES, Direction, GivenDirection
 from zolab.optim.changes import Changes, Standstill, StandstillWarning
 from zolab.optim.checks import ROUNDINGS, check_choice, check_groups, finite_number, plain, whole
 from zolab.optim.method import Method
@@ -22,10 +22,11 @@ from zolab.optim.parameters import Trainable, difference, layout, trainable
 from zolab.optim.probing import Closure, Probes
 from zolab.optim.trajectory import StepRecord, Trajectory
 from zolab.probe.blocks import unique
-from zolab.probe.in_place import Perturbation, apply
+from zolab.probe.in_place import Perturbation
 from zolab.probe.interrupts import DeferInterrupts
 from zolab.probe.model_view import ModelView
 from zolab.probe.through import ModuleProbe
+from zolab.probe.updates import apply
 
 
 class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
@@ -251,11 +252,18 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
             )
         return self.changes
 
-    def _perturbation(self, tensors: list[Tensor], *settings) -> Perturbation | ModuleProbe:
+    def _perturbation(
+        self,
+        tensors: list[Tensor],
+        blocks: tuple[int, ...],
+        direction: Direction | GivenDirection,
+        scales: list[float],
+        both: bool,
+    ) -> Perturbation | ModuleProbe:
         if self.viewed is None:
-            return Perturbation(tensors, *settings)
+            return Perturbation(tensors, blocks, direction, scales)
         self.viewed = self.viewed.fit(tensors)
-        return self.viewed.probe(*settings)
+        return self.viewed.probe(blocks, direction, scales, both)
 
     def _evaluate(
         self, interrupts: DeferInterrupts, changes: Changes, closure: Closure, around: AbstractContextManager

@@ -10,7 +10,7 @@ from zolab.optim.anchor import AnchoredOptimizer
 from zolab.optim.checks import check_fraction, check_range, whole
 from zolab.optim.probing import Measured, Probes
 from zolab.optim.trajectory import StepRecord
-from zolab.probe.in_place import Update
+from zolab.probe.updates import Update
 
 
 class DiZO(AnchoredOptimizer):

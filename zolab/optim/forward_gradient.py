@@ -14,7 +14,7 @@ from zolab.noise import Direction, GivenDirection, materialise
 from zolab.optim.base import ZeroOrderOptimizer
 from zolab.optim.probing import Measured, Probes
 from zolab.optim.trajectory import StepRecord
-from zolab.probe.in_place import Update
+from zolab.probe.updates import Update
 
 
 class ForwardGradient(ZeroOrderOptimizer):

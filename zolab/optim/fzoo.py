@@ -6,7 +6,7 @@ from statistics import pstdev
 from zolab.optim.base import ZeroOrderOptimizer
 from zolab.optim.checks import whole
 from zolab.optim.trajectory import StepRecord
-from zolab.probe.in_place import Update
+from zolab.probe.updates import Update
 
 SAMPLES = 8
 

@@ -18,7 +18,7 @@ from zolab.optim.parameters import named
 from zolab.optim.probing import Measured, Probes
 from zolab.optim.trajectory import StepRecord
 from zolab.probe.group import ThroughGroup, matrix_of
-from zolab.probe.in_place import Update
+from zolab.probe.updates import Update
 
 
 class GRZO(ZeroOrderOptimizer):

@@ -9,7 +9,7 @@ from zolab.noise import Direction, GivenDirection, MadeDirection, ScaledDirectio
 from zolab.optim.base import ZeroOrderOptimizer
 from zolab.optim.checks import LARGEST, check_fraction
 from zolab.optim.trajectory import StepRecord
-from zolab.probe.in_place import ScaledUpdate, apply
+from zolab.probe.updates import ScaledUpdate, apply
 
 ESTIMATORS = ("published", "unbiased")
 

@@ -7,7 +7,7 @@ from zolab.optim.base import ZeroOrderOptimizer
 from zolab.optim.checks import whole
 from zolab.optim.parameters import Trainable, named
 from zolab.optim.trajectory import StepRecord
-from zolab.probe.in_place import Update
+from zolab.probe.updates import Update
 
 
 class LOZO(ZeroOrderOptimizer):

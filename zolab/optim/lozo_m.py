@@ -11,7 +11,7 @@ from zolab.noise import LowRankDirection, is_matrix
 from zolab.optim.checks import check_fraction
 from zolab.optim.lozo import LOZO
 from zolab.optim.trajectory import StepRecord
-from zolab.probe.in_place import Update
+from zolab.probe.updates import Update
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from zolab.optim.base import ZeroOrderOptimizer
 from zolab.optim.checks import check_fraction, check_range
 from zolab.optim.trajectory import StepRecord
-from zolab.probe.in_place import Update
+from zolab.probe.updates import Update
 
 
 class MEAZO(ZeroOrderOptimizer):

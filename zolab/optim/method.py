@@ -11,7 +11,7 @@ from zolab.noise import FAMILIES, Direction, GivenDirection
 from zolab.optim.checks import ROUNDINGS
 from zolab.optim.probing import Closure, Measured, Probes
 from zolab.optim.trajectory import StepRecord, Trajectory
-from zolab.probe.in_place import AnyUpdate, Update
+from zolab.probe.updates import AnyUpdate, Update
 
 
 class Method(ABC):

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from zolab.optim.base import ZeroOrderOptimizer
 from zolab.optim.trajectory import StepRecord
-from zolab.probe.in_place import Update
+from zolab.probe.updates import Update
 
 
 class MeZO(ZeroOrderOptimizer):

@@ -6,7 +6,7 @@ from zolab.optim.anchor import AnchoredOptimizer
 from zolab.optim.checks import check_range, whole
 from zolab.optim.probing import Measured, Probes
 from zolab.optim.trajectory import StepRecord
-from zolab.probe.in_place import Update
+from zolab.probe.updates import Update
 
 
 class MeZOSVRG(AnchoredOptimizer):

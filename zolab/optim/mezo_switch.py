@@ -6,7 +6,7 @@ from zolab.noise import squared_length
 from zolab.optim.base import ZeroOrderOptimizer
 from zolab.optim.checks import check_range
 from zolab.optim.trajectory import StepRecord
-from zolab.probe.in_place import Update
+from zolab.probe.updates import Update
 
 
 class MeZOSwitch(ZeroOrderOptimizer):

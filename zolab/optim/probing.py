@@ -8,8 +8,9 @@ import numpy as np
 from torch import Tensor
 
 from zolab.noise import Direction, GivenDirection
-from zolab.probe.in_place import AnyUpdate, Perturbation, apply
+from zolab.probe.in_place import Perturbation
 from zolab.probe.through import ModuleProbe
+from zolab.probe.updates import AnyUpdate, apply
 
 Closure = Callable[[], Tensor | float]
 
@@ -37,7 +38,7 @@ class Probes:
         tensors: the trained ones.
         scales: eps sigma_j of each, as long as a probe is told no others.
         closure: the step's own, as long as a probe is told no other.
-        perturb: makes a perturbation from a direction and scales.
+        perturb: makes a perturbation from a direction, scales, and whether both sides of it will be looked at.
         evaluate: takes a closure and what has to be around its call, and returns the loss.
     """
 
@@ -46,7 +47,7 @@ class Probes:
         tensors: list[Tensor],
         scales: list[float],
         closure: Closure,
-        perturb: Callable[[Direction | GivenDirection, list[float]], Perturbation | ModuleProbe],
+        perturb: Callable[[Direction | GivenDirection, list[float], bool], Perturbation | ModuleProbe],
         evaluate: Callable[[Closure, AbstractContextManager], float],
     ):
         self.tensors, self.scales, self.closure, self.perturb, self.evaluate = tensors, scales, closure, perturb, evaluate
@@ -69,17 +70,20 @@ class Probes:
         self, direction: Direction | GivenDirection, closure: Closure | None = None, scales: list[float] | None = None
     ) -> float:
         """The loss on one side, at w + eps sigma z, where the weights stay until they are moved on."""
-        self.back()
-        self.moved = moved = self.perturb(direction, self.scales if scales is None else scales)
-        moved.plus()
-        return self.evaluate(closure or self.closure, moved.evaluated())
+        return self._plus(direction, closure, self.scales if scales is None else scales, False)
 
     def both(self, direction: Direction | GivenDirection, closure: Closure | None = None) -> tuple[float, float]:
         """The losses on both sides, at w + eps sigma z and w - eps sigma z, where the weights stay."""
-        plus = self.plus(direction, closure)
-        assert self.moved is not None, "by plus"
+        plus = self._plus(direction, closure, self.scales, True)
+        assert self.moved is not None, "by _plus"
         self.moved.minus()
         return plus, self.evaluate(closure or self.closure, self.moved.evaluated())
+
+    def _plus(self, direction: Direction | GivenDirection, closure: Closure | None, scales: list[float], both: bool) -> float:
+        self.back()
+        self.moved = moved = self.perturb(direction, scales, both)
+        moved.plus()
+        return self.evaluate(closure or self.closure, moved.evaluated())
 
     def back(self) -> None:
         """Move the weights back to w."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from zolab.noise import SLICE, materialise, store_
 from zolab.optim.base import ZeroOrderOptimizer
 from zolab.optim.trajectory import StepRecord
-from zolab.probe.in_place import Update
+from zolab.probe.updates import Update
 
 AFTER_DECAY = 1  # the words of a second rounding in the same step: with those of the first there would be a bias
 

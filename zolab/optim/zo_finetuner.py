@@ -14,7 +14,7 @@ from zolab.optim.trajectory import StepRecord
 from zolab.pertnn import PertNN, features
 from zolab.pertnn.card import check_same_blocks
 from zolab.probe.blocks import budget_factor, mean_and_variance, moments, split
-from zolab.probe.in_place import AnyUpdate, Update
+from zolab.probe.updates import AnyUpdate, Update
 
 
 class ZOFineTuner(ZeroOrderOptimizer):

@@ -8,7 +8,7 @@ from torch import Tensor
 from zolab.noise import MadeDirection, materialise
 from zolab.optim.base import ZeroOrderOptimizer
 from zolab.optim.trajectory import StepRecord
-from zolab.probe.in_place import Update
+from zolab.probe.updates import Update
 
 SIGNS = ("slope", "estimate")
 

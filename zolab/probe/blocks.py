@@ -118,14 +118,7 @@ RULES: dict[str, Callable[[str], str]] = {"tensor": lambda name: name, "layer": 
 
 def moments(tensors: Sequence[Tensor]) -> np.ndarray:
     """Sum and sum of squares of each tensor, float64 of shape (tensors, 2), each weight read once."""
-    pieces = noise.chunks(tensors)
-    parts: list[Any] = [None] * len(pieces)
-
-    def work(i: int) -> None:
-        parts[i] = pieces[i].kernels.moments(pieces[i].data, wait=False)
-
-    noise.for_each(pieces, work, sum(t.numel() for t in tensors))
-    return noise.per_tensor(pieces, parts, len(tensors))
+    return noise.sums(noise.chunks(tensors), len(tensors))
 
 
 def mean_and_variance(sums: np.ndarray, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

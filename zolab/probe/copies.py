@@ -7,7 +7,8 @@ of the trained weights: nothing for a small model, too much for a large one. The
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from zolab.noise import for_each
+from zolab.noise import for_each, small_ones
+from zolab.probe.halves import show
 from zolab.probe.scratch import BothSides
 from zolab.probe.through import ModuleProbe
 
@@ -28,14 +29,19 @@ class Copies(ModuleProbe):
     def plus(self) -> None:
         """Show w + scale z from now on."""
         self.open()
-        for_each(self.sides.chunks, self._make, self.viewed.numel)
-        for places, name, _, plus, _ in self.sides.places:
-            places[name] = plus
+        small = [] if self.sources.given else small_ones(self.sides.chunks)
+        if small and not self._make_all(small):
+            small = []
+        made = set(small)
+        rest = [i for i in range(len(self.sides.chunks)) if i not in made]
+        for_each([self.sides.chunks[i] for i in rest], lambda i: self._make(rest[i]), self.viewed.numel)
+        for moved in self.sides.of.values():
+            show(moved, 1)
 
     def minus(self) -> None:
         """Show w - scale z from now on."""
-        for places, name, _, _, minus in self.sides.places:
-            places[name] = minus
+        for moved in self.sides.of.values():
+            show(moved, -1)
 
     @contextmanager
     def evaluated(self) -> Iterator[None]:
@@ -50,19 +56,19 @@ class Copies(ModuleProbe):
 
     def close(self) -> None:
         if self.busy:
-            for places, name, own, _, _ in self.sides.places:
-                places[name] = own
+            for owner in self.viewed.owners:
+                owner.put_back()
             if not self.sides.intact():
                 self.viewed.both_sides = None  # made anew for the next step
         super().close()
 
+    def _make_all(self, small: list[int]) -> bool:
+        """Make some pieces in one launch."""
+        pieces, plus, minus = zip(*(self.sides.pieces[i] for i in small), strict=True)
+        numbers = [piece.tensor for piece in pieces]
+        keys, scales = self.sources.keys[numbers], [self.scales[j] for j in numbers]
+        return pieces[0].kernels.both_all(plus, minus, [piece.data for piece in pieces], keys, scales, self.sources.signs)
+
     def _make(self, i: int) -> None:
         piece, plus, minus = self.sides.pieces[i]
-        source, scale = self.sources.at(piece), self.scales[piece.tensor]
-        if piece.kernels.THREADED:  # elsewhere, memory is what takes time
-            from zolab.noise.kernels.sides import both  # with its compiler, only when it is used
-
-            both(plus, minus, piece.data, piece.tile, source, scale)
-        else:
-            piece.kernels.perturbed(plus, piece.data, piece.tile, source, scale)
-            piece.kernels.perturbed(minus, piece.data, piece.tile, source, -scale)
+        piece.kernels.both(plus, minus, piece.data, piece.tile, self.sources.at(piece), self.scales[piece.tensor])

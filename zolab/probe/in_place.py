@@ -9,8 +9,7 @@ eps = 1e-3, are written down in a journal before they are moved: position in the
 kept, no step drifts, a failed step leaves no trace, and a run can be replayed without its forward passes.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -18,172 +17,16 @@ import numpy as np
 from torch import Tensor
 
 from zolab.noise import (
-    Chunk,
     Direction,
     GivenDirection,
-    ScaledDirection,
-    Source,
     Sources,
     chunks,
     cut,
-    fetched,
     for_each,
     per_tensor,
+    sums,
 )
-
-
-def columns(rows: Sequence[Sequence[float]], tensors: int) -> np.ndarray:
-    """Coefficients as the kernels take them, one row a tensor. Raises FloatingPointError if one is beyond float32."""
-    with np.errstate(over="ignore"):
-        table = np.ascontiguousarray(np.array(rows, dtype=np.float32).T.reshape(tensors, -1))
-    if not np.isfinite(table).all():
-        raise FloatingPointError("the step has no finite size in float32; the weights are as before it. Lower lr.")
-    return table
-
-
-class Update:
-    """What to add when the weights are back: w_j <- decay_j * w_j + sum_k coefficient_kj * z_j(direction_k).
-
-    Args:
-        blocks: block number of each tensor.
-        directions: the directions to step along.
-        coefficients: one row for each direction, one column for each tensor.
-        decays: factor of each tensor.
-    """
-
-    rounding: np.ndarray | None = None
-    """A generator key for each tensor, uint32 of shape (tensors, 2): half precision is then rounded at random, without bias."""
-
-    def __init__(
-        self,
-        blocks: tuple[int, ...],
-        directions: Sequence[Direction | GivenDirection],
-        coefficients: Sequence[Sequence[float]],
-        decays: Sequence[float],
-    ):
-        self.directions = directions
-        self.sources = Sources(directions, blocks)
-        self.coefficients = columns(coefficients, len(blocks))
-        self.decays = decays
-
-    def of(self, piece: Chunk, source: Source | None = None) -> tuple[Source, np.ndarray, float]:
-        """What kernels take for a chunk; `source` if it is at hand."""
-        return source or self.sources.at(piece), self.coefficients[piece.tensor], self.decays[piece.tensor]
-
-    def apply(self, piece: Chunk) -> None:
-        piece.kernels.update(piece.data, piece.tile, *self.of(piece), self.key(piece))
-
-    def key(self, piece: Chunk) -> np.ndarray | None:
-        """What rounds the new weights of a chunk."""
-        return None if self.rounding is None else self.rounding[piece.tensor]
-
-
-class MomentsUpdate:
-    """A step along moments that are made again from their directions, and never stored.
-
-    w_j <- decay_j * w_j + m / (sqrt(v + inside) + outside), m = sum_k first_kj * z_j(k), v = sum_k second_kj * z_j(k)^2
-
-    Args:
-        blocks, directions, decays: as in `Update`.
-        first, second: coefficients of the two sums, as in `Update`; `second` is not negative.
-        inside, outside: what keeps the denominator from zero.
-    """
-
-    rounding: np.ndarray | None = None
-    """As of `Update`."""
-
-    def __init__(self, blocks, directions, first, second, decays, *, inside: float = 0.0, outside: float = 0.0):
-        self.sources = Sources(directions, blocks)
-        self.first, self.second = columns(first, len(blocks)), columns(second, len(blocks))
-        self.decays, self.inside, self.outside = decays, inside, outside
-        self.squares: list[float] = []
-
-    def apply(self, piece: Chunk) -> None:
-        j = piece.tensor
-        settings = (self.first[j], self.second[j], self.decays[j], self.inside, self.outside)
-        key = None if self.rounding is None else self.rounding[j]
-        self.squares.append(piece.kernels.update_by_moments(piece.data, piece.tile, self.sources.at(piece), *settings, key))
-
-    def length(self) -> float:
-        """Euclidean length of the step, decay left out; known once it has been applied."""
-        return math.fsum(fetched(self.squares)) ** 0.5
-
-
-class ScaledUpdate:
-    """A step along z with a factor for each weight, w_j <- decay_j * w_j + coefficient_j * z_j f_j, that changes f first.
-
-    f <- f / sqrt(keep + gain (z^2 - shift)), within [least, greatest]; the greatest where the root is of no positive number.
-
-    Args:
-        blocks, decays: as in `Update`.
-        direction: z.
-        factors: f of each block, flat, changed in place.
-        coefficients: one for each tensor.
-        growth: (keep, gain, shift, least, greatest).
-    """
-
-    rounding: np.ndarray | None = None
-    """As of `Update`."""
-
-    def __init__(
-        self,
-        blocks: tuple[int, ...],
-        direction: Direction | GivenDirection,
-        factors: Mapping[int, Tensor],
-        coefficients: Sequence[float],
-        decays: Sequence[float],
-        growth: tuple[float, float, float, float, float],
-    ):
-        self.direction, self.factors, self.sources = direction, factors, Sources([direction], blocks)
-        self.coefficients, self.decays, self.growth = columns([coefficients], len(blocks))[:, 0], decays, growth
-
-    def apply(self, piece: Chunk, moved: tuple[float, Any] | None = None) -> None:
-        """Take the step; `moved` is the scale and the journal of weights that are moved along z f still."""
-        j = piece.tensor
-        key = None if self.rounding is None else self.rounding[j]
-        source, factor = self.sources.at(piece), self.factors[self.sources.blocks[j]][piece.span]
-        settings = float(self.coefficients[j]), self.decays[j], self.growth
-        piece.kernels.update_scaled(piece.data, piece.tile, source, factor, *settings, key, moved)
-
-    def is_along(self, direction: Direction | GivenDirection) -> bool:
-        """Whether weights that are moved along a direction are moved along z f."""
-        return isinstance(direction, ScaledDirection) and direction.name == self.direction
-
-
-AnyUpdate = Update | MomentsUpdate | ScaledUpdate
-
-
-def apply(
-    tensors: Sequence[Tensor],
-    update: AnyUpdate | None,
-    *,
-    measure: bool = False,
-    pieces: Sequence[Chunk] | None = None,
-) -> np.ndarray | None:
-    """Apply an update to unperturbed tensors, with the same bits as `Perturbation.leave` gives.
-
-    Args:
-        tensors: changed in place.
-        update: what to add.
-        measure: sum the new weights and their squares in that pass too.
-        pieces: the tensors' `chunks`, where they are at hand.
-
-    Returns:
-        With `measure`, what `zolab.probe.blocks.moments` would give now, to the bit.
-    """
-    pieces = chunks(tensors) if pieces is None else pieces
-    pieces = cut(pieces, update.sources.directions) if update else pieces
-    parts: list[Any] = [None] * len(pieces)
-
-    def work(i):
-        if update is not None:
-            update.apply(pieces[i])
-        if measure:
-            parts[i] = pieces[i].kernels.moments(pieces[i].data, wait=False)
-
-    if update is not None or measure:
-        for_each(pieces, work, sum(t.numel() for t in tensors))
-    return per_tensor(pieces, parts, len(tensors)) if measure else None
+from zolab.probe.updates import AnyUpdate, ScaledUpdate, Update, within_cache
 
 
 class Perturbation:
@@ -209,7 +52,8 @@ class Perturbation:
         self.sources = Sources([direction], blocks)
         self.blocks, self.tensors = blocks, len(tensors)
         self.numel = sum(t.numel() for t in tensors)
-        self.pieces = cut(chunks(tensors), [direction])
+        self.whole = chunks(tensors)
+        self.pieces = cut(self.whole, [direction])
         self.signs = [0] * len(self.pieces)
         self.journals = [None] * len(self.pieces)
 
@@ -252,6 +96,7 @@ class Perturbation:
         alone = same and len(joined.directions) == 1
         after = update if joined is not update else None
         fused = after if isinstance(after, ScaledUpdate) and after.is_along(self.direction) else None
+        within = measure and not after and within_cache(self.pieces)
         parts: list[Any] = [None] * len(self.pieces)
 
         def work(i):
@@ -261,22 +106,23 @@ class Perturbation:
                 fused.apply(piece, (moved * scale, self.journals[i]))
                 self.signs[i], self.journals[i] = 0, None
             elif moved:
-                within = measure and not after and piece.kernels.THREADED  # a GPU would have to be waited for in each
-                signed, sums = moved * scale, np.zeros(2 if within else 0)
+                signed, moments = moved * scale, np.zeros(2 if within else 0)
                 back = (source, signed, self.journals[i], same)
                 of = joined.of(piece, source if alone else None)
-                piece.kernels.restore(piece.data, piece.tile, *back, *of, sums, joined.key(piece))
+                piece.kernels.restore(piece.data, piece.tile, *back, *of, moments, joined.key(piece))
                 self.signs[i], self.journals[i] = 0, None
-                parts[i] = sums if within else None
+                parts[i] = moments if within else None
             elif joined is update:
                 joined.apply(piece)
             if after and not (moved and fused):
                 after.apply(piece)
-            if measure and parts[i] is None:
+            if within and parts[i] is None:
                 parts[i] = piece.kernels.moments(piece.data, wait=False)
 
         for_each(self.pieces, work, self.numel)
-        return per_tensor(self.pieces, parts, self.tensors) if measure else None
+        if within:
+            return per_tensor(self.pieces, parts, self.tensors)
+        return sums(self.whole, self.tensors) if measure else None
 
     @property
     def journal_bytes(self) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zolab.noise import GivenDirection, LowRankDirection, is_matrix
-from zolab.probe.owners import Owner, Part
+from zolab.probe.owners import Owner, Part, is_bare
 from zolab.probe.through import Through
 
 
@@ -46,8 +46,7 @@ class ThroughLowRank(Through):
 
     def _apart(self, owner: Owner) -> Part | None:
         """The weight of an owner that may stay where it is. A hook of somebody else might read it, and must find it moved."""
-        module = owner.module
-        return None if module._forward_hooks or module._forward_pre_hooks else weight_apart(owner)
+        return weight_apart(owner) if is_bare(owner.module) else None
 
     def _lightened(self, owner: Owner) -> Owner:
         """The owner without the weight that it leaves where it is; kept for later steps, as its place in scratch is."""
@@ -64,8 +63,8 @@ class ThroughLowRank(Through):
         if owner.parts:
             super()._move(owner, args)
 
-    def _exit(self, owner: Owner, *more: Any) -> None:
-        super()._exit(owner, *more)
+    def _exit(self, owner: Owner, module: nn.Module, args: Any, output: Any = None) -> None:
+        super()._exit(owner, module, args, output)
         if self.watch:
             self.watch.allowed = set()
 

@@ -48,6 +48,8 @@ class Owner:
         self.depth = 0
         self.scratch: Scratch | None = None
         """Where it computes now."""
+        self.at_once: bool | None = None
+        """Whether it takes vectors of both sides in one call, once that has been tried."""
 
     def settle(self) -> None:
         """Note what is known once every part is there."""
@@ -69,14 +71,23 @@ class Owner:
         """The module as it was, from whatever state it is in; returns the scratch that it leaves."""
         scratch, self.scratch, self.depth = self.scratch, None, 0
         if scratch is not None:
-            for part in self.parts.values():
-                for places, name, own in part.places:
-                    places[name] = own
+            self.put_back()
         return scratch
+
+    def put_back(self) -> None:
+        """Let the module find its own weights."""
+        for part in self.parts.values():
+            for places, name, own in part.places:
+                places[name] = own
 
     def untouched(self) -> bool:
         """Whether the module still holds the tensors that it did."""
         return all(places[name] is own for part in self.parts.values() for places, name, own in part.places)
+
+
+def is_bare(module: nn.Module) -> bool:
+    """Whether a module is called as its class says, with no hook of anybody; asked before any of ours is there."""
+    return not (module._forward_pre_hooks or module._forward_hooks or "forward" in vars(module))
 
 
 def _starts(parts: Iterable[Part]) -> list[int]:

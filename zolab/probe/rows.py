@@ -1,4 +1,8 @@
-"""An embedding reads a few rows of its weight: only they need to be moved."""
+"""An embedding reads a few rows of its weight: only they need to be moved.
+
+On a CPU they are moved in scratch. On a GPU, where asking which they are would mean to wait, what moves them is added to the
+embedding's output, which has their bits: nothing is moved and no scratch is needed.
+"""
 
 from typing import Any
 
@@ -22,7 +26,7 @@ def tiles_read(owner: Owner, args: tuple[Any, ...]) -> np.ndarray | None:
     module = owner.module
     if type(module) is not nn.Embedding or module.max_norm is not None or "forward" in vars(module):
         return None
-    if len(module._forward_pre_hooks) != 1:  # ours: another one might change the rows asked for
+    if len(module._forward_pre_hooks) > 1:  # one may be ours: another one might change the rows asked for
         return None
     (part,), rows, width = owner.parts.values(), args[0] if args else None, module.embedding_dim
     if not isinstance(rows, Tensor) or rows.device.type != "cpu" or len(part.places) != 1 or not part.pieces:
@@ -35,6 +39,42 @@ def tiles_read(owner: Owner, args: tuple[Any, ...]) -> np.ndarray | None:
     tiles = np.unique(tiles)
     there = tiles[(tiles >= 0) & (tiles * TILE < part.weight.numel())]  # the module itself refuses other rows
     return there if 2 * len(there) * TILE < part.weight.numel() else None
+
+
+def adds_rows(owner: Owner, args: tuple[Any, ...], sources: Sources) -> bool:
+    """Whether a call of a module is one of an embedding to whose output `add_rows` may add.
+
+    Args:
+        owner: of the module, whose hooks are those of the probe alone.
+        args: what the module is called with, in positions.
+        sources: of the direction.
+    """
+    module = owner.module
+    if type(module) is not nn.Embedding or module.max_norm is not None or sources.given or len(args) != 1:
+        return False
+    if not owner.parts or len(module._forward_pre_hooks) > 1 or len(module._forward_hooks) > 1:
+        return False
+    (part,), rows = owner.parts.values(), args[0]
+    if not part.pieces or len(part.places) != 1 or not hasattr(part.pieces[0].kernels, "add_rows"):
+        return False
+    whole = len(part.pieces) == 1 and module.weight.shape == part.weight.shape and module.weight.is_contiguous()
+    return whole and isinstance(rows, Tensor) and rows.dtype in (torch.int32, torch.int64)
+
+
+def add_rows(owner: Owner, ids: Tensor, out: Tensor, sources: Sources, scale: float | Tensor, minus: bool = False) -> None:
+    """Add what moves the rows of an embedding to its output.
+
+    Args:
+        owner: of the embedding.
+        ids: the rows that it was asked for.
+        out: its output of shape (*ids.shape, width), contiguous; changed in place.
+        sources: of the direction.
+        scale: of the direction, or its row of a table on the device.
+        minus: take it away instead.
+    """
+    (part,) = owner.parts.values()
+    (piece,) = part.pieces
+    piece.kernels.add_rows(out.view(-1), ids.reshape(-1), out.shape[-1], sources.at(piece), scale, minus)
 
 
 def move_tiles(slot: Slot, tiles: np.ndarray, sources: Sources, scale: float) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from zolab.noise import Chunk
 from zolab.noise.kernels.threefry import TILE
+from zolab.probe.halves import Moved
 from zolab.probe.owners import Owner, Part
 
 
@@ -74,16 +75,23 @@ class ScratchPool:
 
     def __init__(self):
         self.free: list[Scratch] = []
+        self.lent: list[Scratch] | None = None
+        """What has been taken since somebody began to keep a list."""
 
     def take(self, size: int, device: torch.device) -> Scratch:
-        """Scratch of at least so many bytes; a free one that is too small makes way for it."""
-        for i, scratch in enumerate(self.free):
-            if scratch.memory.device == device:
-                del self.free[i]
-                if scratch.memory.numel() >= size:
-                    return scratch
-                break
-        return Scratch(size, device)
+        """Scratch of at least so many bytes, the smallest there is; if all are too small, one makes way for it."""
+        free = sorted((s for s in self.free if s.memory.device == device), key=lambda s: s.memory.numel())
+        fitting = [scratch for scratch in free if scratch.memory.numel() >= size]
+        for scratch in (fitting or free)[:1]:
+            self.free.remove(scratch)
+        found = fitting[0] if fitting else Scratch(size, device)
+        if self.lent is not None:
+            self.lent.append(found)
+        return found
+
+    def holds(self, scratches: Sequence[Scratch]) -> bool:
+        """Whether all of these are free."""
+        return all(any(one is other for other in self.free) for one in scratches)
 
     def give(self, scratch: Scratch) -> None:
         if not scratch.is_still_used:
@@ -106,13 +114,16 @@ class BothSides:
         self.pieces = [(piece, *(opposite(piece, side[piece.tensor]) for side in data)) for piece in pieces]
         """Each piece with its opposites on both sides."""
         self.chunks = pieces
-        self.places = [
-            (places, name, own, *(side[part.number].as_strided(own.shape, own.stride()) for side in sides))
+        plus, minus = sides
+        self.of: dict[Owner, Moved] = {
+            owner: [
+                (places, name, _like(plus[part.number], own), _like(minus[part.number], own))
+                for part in owner.parts.values()
+                for places, name, own in part.places
+            ]
             for owner in owners
-            for part in owner.parts.values()
-            for places, name, own in part.places
-        ]
-        """Where a module finds a tensor, the tensor, and what it is on both sides."""
+        }
+        """Where each module finds a tensor, and what it is on both sides."""
         self.addresses = self._addresses()
 
     def intact(self) -> bool:
@@ -120,7 +131,11 @@ class BothSides:
         return self._addresses() == self.addresses
 
     def _addresses(self) -> list[int]:
-        return [side.data_ptr() for _, _, _, plus, minus in self.places for side in (plus, minus)]
+        return [side.data_ptr() for moved in self.of.values() for _, _, plus, minus in moved for side in (plus, minus)]
+
+
+def _like(copy: Tensor, own: Tensor) -> Tensor:
+    return copy.as_strided(own.shape, own.stride())
 
 
 def opposite(piece: Chunk, data: Any) -> Any:

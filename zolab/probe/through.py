@@ -10,18 +10,19 @@ place then (`zolab.probe.in_place`). Directions, losses and steps of the two are
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from zolab.noise import Chunk, Direction, GivenDirection, Sources, for_each
-from zolab.probe.in_place import AnyUpdate, apply
+from zolab.probe.large import banded, is_large, runs_in_bands
 from zolab.probe.owners import Owner, claim, let_go
-from zolab.probe.rows import move_tiles, tiles_read
+from zolab.probe.rows import add_rows, adds_rows, move_tiles, tiles_read
+from zolab.probe.updates import AnyUpdate, apply
 from zolab.probe.watch import Watch
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class ModuleProbe:
         self.viewed, self.scales = viewed, scales
         self.sources = Sources([direction], blocks)
         self.busy: set[int] = set()
+        self.replaced: list[nn.Module] = []
 
     def open(self) -> None:
         """Claim the model's modules. Raises RuntimeError if they are looked through already."""
@@ -65,8 +67,16 @@ class ModuleProbe:
 
     def close(self) -> None:
         """Let every module find its own weights, wherever the probe broke off."""
+        for module in self.replaced:
+            vars(module).pop("forward", None)
+        self.replaced = []
         let_go(self.busy)
         self.busy = set()
+
+    def _replace(self, module: nn.Module, forward: Callable) -> None:
+        """Call a module in another way until the probe is closed."""
+        self.replaced.append(module)
+        vars(module)["forward"] = forward  # torch's own way takes its time
 
     def leave(self, update: AnyUpdate | None = None, *, measure: bool = False) -> np.ndarray | None:
         """End the probe and apply the update to the weights; arguments and result as of `Perturbation.leave`."""
@@ -85,14 +95,30 @@ class Through(ModuleProbe):
         self.calls: list[int] = []
         self.watch: Watch | None = None
         self.elsewhere: str | None = None
+        self.added: Tensor | None = None
+        """The rows of the embedding that is being called, where they are moved in its output."""
+        self.large: set[int] = set()
+        """The numbers of linear layers that may move their weights in bands."""
+        self.in_bands = False
+        """Whether the linear layer that is being called moves its weight in bands."""
 
     def plus(self) -> None:
         """Show w + scale z from now on."""
         self.open()
         for owner in self.owners:
-            self.handles.append(owner.module.register_forward_pre_hook(partial(self._enter, owner), prepend=True))
-            self.handles.append(owner.module.register_forward_hook(partial(self._exit, owner), always_call=True))
+            self._attach(owner)
         self.side = 1
+
+    def _attach(self, owner: Owner) -> None:
+        """Be told of each call of a module."""
+        self._attach_large(owner)
+        self.handles.append(owner.module.register_forward_pre_hook(partial(self._enter, owner), prepend=True))
+        self.handles.append(owner.module.register_forward_hook(partial(self._exit, owner), always_call=True))
+
+    def _attach_large(self, owner: Owner) -> None:
+        if is_large(owner):
+            self.large.add(owner.number)
+            self._replace(owner.module, partial(self._in_bands, owner, owner.module.forward))
 
     def minus(self) -> None:
         """Show w - scale z from now on."""
@@ -100,6 +126,7 @@ class Through(ModuleProbe):
         self.side = -1
 
     def close(self) -> None:
+        self.added, self.in_bands = None, False
         if self.busy:
             self._tidy()
             for handle in self.handles:
@@ -149,16 +176,28 @@ class Through(ModuleProbe):
         owner.depth += 1
         if owner.depth > 1:
             return  # it calls itself, and has what it needs
-        if not self.watch:
+        if adds_rows(owner, args, self.sources):
+            self.added = args[0]
+            if self.watch:
+                self.watch.allowed = {self.viewed.names[j] for j in owner.parts}
+        elif owner.number in self.large and runs_in_bands(owner, args):
+            self.in_bands = True
+        elif not self.watch:
             self._move(owner, args)
         else:
             with self.watch.looking_away():
                 self._move(owner, args)
 
-    def _exit(self, owner: Owner, *_: Any) -> None:
+    def _exit(self, owner: Owner, module: nn.Module, args: Any, output: Any = None) -> None:
         if threading.get_ident() != self.thread or not owner.depth:
             return  # called although `_enter` raised
         owner.depth -= 1
+        ids, self.added = self.added, None
+        if ids is not None:
+            if self.watch:
+                self.watch.allowed = set()
+            if isinstance(output, Tensor):  # or it raised
+                add_rows(owner, ids, output, self.sources, self.side * self.scales[next(iter(owner.parts))])
         if not owner.depth and (scratch := owner.restore()) is not None:
             self.viewed.scratches.give(scratch)
 
@@ -180,6 +219,15 @@ class Through(ModuleProbe):
                 if places[name] is not own:
                     raise RuntimeError(f"{name} was replaced while the closure ran; only a model's own weights can be moved.")
                 places[name] = view
+
+    def _in_bands(self, owner: Owner, forward: Callable, *args: Any) -> Any:
+        """The call of a large linear layer."""
+        if not self.in_bands:
+            return forward(*args)
+        self.in_bands = False
+        (number,) = owner.parts
+        with self.watch.looking_away() if self.watch else nullcontext():
+            return banded(owner, args[0], self.sources, self.side * self.scales[number], self.viewed.scratches)
 
     def _fill(self, pieces: Sequence[tuple[Chunk, Any]], scale: float, i: int) -> None:
         piece, out = pieces[i]

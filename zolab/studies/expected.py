@@ -8,6 +8,8 @@ is what to expect from such an estimate.
 
 from dataclasses import dataclass
 
+from zolab.probe.doubled import TOKENS as DOUBLED
+from zolab.probe.large import BAND
 from zolab.runs.config import Config, forwards
 
 CARD = 80e9
@@ -46,17 +48,15 @@ SHAPES = {
 }
 """By the Hub's names."""
 MEASURED = {  # two forward passes on 16 x 256 tokens: weights, seconds
-    "1B, bfloat16": (1.236e9, 0.0433),
-    "8B, bfloat16": (8.030e9, 0.2303),
-    "1B, float32": (1.236e9, 0.372),
+    "1B, bfloat16": (1.236e9, 0.0447),
+    "8B, bfloat16": (8.030e9, 0.2321),
+    "1B, float32": (1.236e9, 0.373),
 }
 MEASURED_TOKENS = 16 * 256
 A_STEP = {  # seconds of a step of the 1B shape in bfloat16
-    **{"mezo": 0.0562, "mezo_switch": 0.0556, "meazo": 0.0555, "adamezo": 0.0839, "zo_finetuner": 0.0632},
-    **{"mezo_momentum": 0.198, "mezo_adam": 0.252, "zo_adamu": 0.295},
+    **{"mezo": 0.0545, "mezo_switch": 0.0556, "meazo": 0.0566, "adamezo": 0.0815, "zo_finetuner": 0.0610},
+    **{"mezo_momentum": 0.324, "mezo_adam": 0.408, "zo_adamu": 0.441, "hizoo": 0.115, "lozo": 0.168},
 }
-LIKE = {"hizoo": "mezo_momentum", "lozo": "mezo"}
-"""Methods that the record lacks, and those whose work on the weights is taken for theirs."""
 STATES = {**dict.fromkeys(("mezo_momentum", "zo_adamu", "hizoo"), 1), "mezo_adam": 2}
 """Numbers of four bytes that a method keeps for each weight."""
 GRADIENTS = {"sgd": 0, "adam": 2}
@@ -84,17 +84,16 @@ def seconds_of(config: Config, evaluated: int, generates: bool) -> float:
     """
     shape, tokens = SHAPES[config.model], TOKENS[config.task]
     a_token = _seconds_a_token(shape, config.dtype)
-    method = LIKE.get(config.optimizer, config.optimizer)
     base_weights, base = MEASURED["1B, bfloat16"]
-    on_weights = (A_STEP.get(method, base) - base) / base_weights * shape.weights
-    steps = forwards(config, config.steps, config.train or 1000) * a_token * config.batch_size * tokens
-    steps += config.steps * on_weights
+    passes = forwards(config, config.steps, config.train or 1000)
+    beyond = max(A_STEP.get(config.optimizer, 0.0) - base / 2 * passes / config.steps, 0.0)  # its forward passes
+    steps = passes * a_token * config.batch_size * tokens + config.steps * beyond / base_weights * shape.weights
     reading = WRITTEN * shape.weights * _bytes(config.dtype) / BANDWIDTH / TOGETHER if generates else 0.0
     return steps + evaluated * (a_token * tokens + reading)
 
 
 def memory_of(config: Config) -> float:
-    """Bytes at the peak of a run: weights, what the method keeps, the largest tensor once more, and activations.
+    """Bytes at the peak of a run: weights, what the method keeps, scratch for moved ones, and activations.
 
     Args:
         config: its settings; the model is one of `SHAPES`, the task one of `TOKENS`.
@@ -105,7 +104,9 @@ def memory_of(config: Config) -> float:
     if config.first_order:
         kept = size + 4 * GRADIENTS.get(config.optimizer, 0)
         return shape.weights * (size + kept) + largest + a_layer * 1.5 * shape.layers
-    return shape.weights * (size + 4 * STATES.get(config.optimizer, 0)) + largest + a_layer
+    sides = 2 if tokens <= DOUBLED else 1  # of a probe at once
+    scratch = min(largest, BAND) + 2 * shape.inner * shape.hidden * size
+    return shape.weights * (size + 4 * STATES.get(config.optimizer, 0)) + scratch + sides * a_layer
 
 
 def _seconds_a_token(shape: Shape, dtype: str) -> float:

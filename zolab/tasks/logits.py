@@ -64,6 +64,9 @@ def _choose(head: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
     return (inputs[0].flatten(0, 1)[places],)
 
 
+_choose.reads_only_inputs = True  # pyrefly: ignore[missing-attribute]  # a probe need not show it a moved weight
+
+
 def _of_places(examples: Tensor, places: Tensor, hidden: Tensor) -> Tensor:
     """The example of each place in rows of hidden states."""
     return examples[(places // hidden.shape[1]).cpu()]

@@ -133,6 +133,13 @@ def perturbed(out, w, tile, source, scale):
     probe.perturbed(out, w, tile, *source, f32(scale))
 
 
+def both(plus, minus, w, tile, source, scale):
+    """plus = w + scale * z and minus = w - scale * z, with the bits of `perturbed`; w stays as it is."""
+    from zolab.noise.kernels.sides import both  # with its compiler, only when it is used
+
+    both(plus, minus, w, tile, source, scale)
+
+
 def perturb(w, tile, source, scale):
     """w += scale * z; returns the journal that `flip` and `restore` need."""
     spare = _spare.__dict__.setdefault(w.dtype, (np.empty(CHUNK, np.uint16), np.empty(CHUNK, w.dtype)))

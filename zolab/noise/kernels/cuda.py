@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from zolab.noise.kernels import cuda_probe, cuda_products, cuda_scaled, cuda_tiles, cuda_update, threefry
+from zolab.noise.kernels.cuda_all import bits, both_all, moments_all, update_all, update_all_by_moments
 from zolab.noise.kernels.cuda_journal import Journal
 from zolab.noise.kernels.cuda_launch import launch
 from zolab.noise.kernels.cuda_tiles import PAIRS, TILE, direction, kernel, pairs_of, store_halves, threefry_words
@@ -124,10 +125,67 @@ def product(out: Tensor, u: Tensor, v: Tensor, skip: int) -> None:
     _launch(cuda_products.product_kernel, out, u, v, v.shape[1], v.shape[0], int(skip))
 
 
+def update_product(w: Tensor, u: Tensor, v: Tensor, coefficient: float, decay: float, rounding=None) -> None:
+    """w = decay * w + coefficient * u @ v in a whole flat matrix of at most 2^31 elements, with the bits of `update`.
+
+    Args:
+        w: changed in place.
+        u: float32 of shape (rows, rank).
+        v: float32 of shape (rank, columns).
+        coefficient, decay: factors.
+        rounding: as in `update`.
+    """
+    settings = v.shape[1], v.shape[0], 0, float(coefficient), float(decay), *_rounding(w, rounding)
+    _launch(cuda_products.update_product_kernel, w, u, v, *settings)
+
+
 def perturbed(out: Tensor, w: Tensor, tile: int, source, scale: float) -> None:
     """out = w + scale * z, with the bits that `perturb` and `flip` give; w stays as it is."""
     k0, k1, values, signs = _single(source)
     _launch(cuda_probe.perturbed_kernel, out, k0, k1, int(tile), w, values, signs, float(scale))
+
+
+def table(keys: np.ndarray, scales: Any) -> Tensor:
+    """Rows of a key and a scale, int32 of shape (tensors, 3) on the host; on a device they stand for `scale` in `both`.
+
+    Args:
+        keys: of one direction, uint32 of shape (tensors, 1, 2).
+        scales: one for each tensor.
+    """
+    return torch.from_numpy(bits(keys, np.array(scales, np.float32)))
+
+
+def _row(like: Tensor, source, scale: float | Tensor) -> Tensor:
+    """A row of a table on the device."""
+    if isinstance(scale, Tensor):
+        return scale
+    keys = source.keys[:1] if len(source.keys) else np.zeros((1, 2), np.uint32)  # none where the values are given
+    return table(keys[None], [scale])[0].to(like.device, non_blocking=True)
+
+
+def both(plus: Tensor, minus: Tensor, w: Tensor, tile: int, source, scale: float | Tensor) -> None:
+    """plus = w + scale * z and minus = w - scale * z, with the bits of `perturbed`; w stays as it is.
+
+    A scale may be a row of a `table` on the device, whose key then counts, too.
+    """
+    _, _, values, signs = _single(source)
+    _launch(cuda_probe.both_kernel, plus, _row(w, source, scale), int(tile), minus, w, values, signs)
+
+
+def add_rows(out: Tensor, rows: Tensor, width: int, source, scale: float | Tensor, minus: bool = False) -> None:
+    """out = out + scale * z in some rows of a whole matrix, with the bits of `perturbed` where `out` holds its rows.
+
+    Args:
+        out: flat, the rows one after the other; changed in place.
+        rows: their numbers, whole and flat.
+        width: of a row, in elements.
+        source: of one direction made from its key.
+        scale: of the direction, as in `both`.
+        minus: take it away instead.
+    """
+    spans = (width - 2) // threefry.TILE + 2  # a row lies in as many tiles at most
+    more = _row(out, source, scale), rows, int(width), spans, source.signs, bool(minus)
+    launch(cuda_probe.add_rows_kernel, len(rows) * spans, out, *more)
 
 
 def _parts(w: Tensor, tile: int, source):
@@ -208,18 +266,26 @@ def update_by_moments(w, tile, sources, first, second, decay, inside, outside, r
 __all__ = [
     "CHUNK",
     "THREADED",
+    "add_rows",
     "add_scaled",
+    "both",
+    "both_all",
     "dot",
     "fill",
     "flip",
     "given",
     "moments",
+    "moments_all",
     "perturb",
     "perturbed",
     "product",
     "restore",
+    "table",
     "update",
+    "update_all",
+    "update_all_by_moments",
     "update_by_moments",
+    "update_product",
     "update_scaled",
     "view",
     "words",

@@ -35,6 +35,39 @@ def perturbed_kernel(
     store_halves(out + start, i, size - start, plus0, plus1)
 
 
+@kernel
+def both_kernel(plus, size, row, tile: tl.uint32, minus, w, given, SIGNS: tl.constexpr):
+    """A row of a table is a key and the bits of a scale."""
+    start = tl.program_id(0).to(tl.int64) * TILE
+    i = tl.arange(0, PAIRS)
+    left, scale = size - start, tl.load(row + 2).to(tl.float32, bitcast=True)
+    raw0, raw1 = raw_halves(w + start, i, left)
+    z0, z1 = direction(tl.load(row), tl.load(row + 1), given, SIGNS, start, i, left, tile + tl.program_id(0))
+    w0, w1, moved0, moved1 = raw0.to(tl.float32), raw1.to(tl.float32), z0 * scale, z1 * scale
+    store_halves(plus + start, i, left, w0 + moved0, w1 + moved1)
+    store_halves(minus + start, i, left, w0 - moved0, w1 - moved1)
+
+
+@kernel
+def add_rows_kernel(out, size, row, rows, width, spans, SIGNS: tl.constexpr, MINUS: tl.constexpr):
+    """One program to a tile of a row; a row may begin and end anywhere in a tile."""
+    number, span = tl.program_id(0) // spans, tl.program_id(0) % spans
+    first = tl.load(rows + number).to(tl.int64) * width
+    tile = first // TILE + span
+    scale = tl.load(row + 2).to(tl.float32, bitcast=True)
+    if MINUS:
+        scale = -scale
+    none = tl.arange(0, PAIRS)
+    z0, z1 = direction(tl.load(row), tl.load(row + 1), None, SIGNS, 0, none, TILE, tile.to(tl.uint32))
+    i = tile * TILE + tl.arange(0, PAIRS) - first
+    start = number.to(tl.int64) * width
+    there0, there1 = (i >= 0) & (i < width), (i + PAIRS >= 0) & (i + PAIRS < width)
+    now0 = tl.load(out + start + i, there0, other=0.0).to(tl.float32) + z0 * scale
+    now1 = tl.load(out + start + i + PAIRS, there1, other=0.0).to(tl.float32) + z1 * scale
+    tl.store(out + start + i, now0.to(out.dtype.element_ty), there0)
+    tl.store(out + start + i + PAIRS, now1.to(out.dtype.element_ty), there1)
+
+
 @triton.jit
 def is_lost(weight, delta, like):
     """Whether -delta after +delta, or the same with both signs turned, does not bring the weight back to the bit."""

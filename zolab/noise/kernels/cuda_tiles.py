@@ -19,7 +19,7 @@ SCALED = tl.constexpr(2)  # the family, in place of False for normals and True f
 QUARTER_TURN = tl.constexpr(math.pi / 2 * 2.0**-32)
 
 # Keys and tiles change with every call: no value of theirs may lead to a compilation of its own.
-kernel = triton.jit(do_not_specialize=["k0", "k1", "tile", "count", "r0", "r1"])
+kernel = triton.jit(do_not_specialize=["k0", "k1", "tile", "count", "r0", "r1", "width", "spans"])
 
 
 @triton.jit

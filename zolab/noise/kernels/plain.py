@@ -164,6 +164,10 @@ class Kernels:
     def perturbed(self, out: Tensor, w: Tensor, tile, source, scale):
         out.copy_(_moved(w, self._scaled(w, tile, source, 0, scale)))
 
+    def both(self, plus: Tensor, minus: Tensor, w: Tensor, tile, source, scale):
+        self.perturbed(plus, w, tile, source, scale)
+        self.perturbed(minus, w, tile, source, -scale)
+
     def perturb(self, w: Tensor, tile, source, scale):
         delta = self._scaled(w, tile, source, 0, scale)
         plus, minus = _moved(w, delta), _moved(w, -delta)
@@ -237,5 +241,6 @@ def _moved(w: Tensor, delta: Tensor) -> Tensor:
 
 _kernels = Kernels(fill)
 add_scaled, dot, given, moments = _kernels.add_scaled, _kernels.dot, _kernels.given, _kernels.moments
-perturbed, perturb, flip, restore = _kernels.perturbed, _kernels.perturb, _kernels.flip, _kernels.restore
+both, perturbed, perturb = _kernels.both, _kernels.perturbed, _kernels.perturb
+flip, restore = _kernels.flip, _kernels.restore
 update, update_scaled, update_by_moments = _kernels.update, _kernels.update_scaled, _kernels.update_by_moments
