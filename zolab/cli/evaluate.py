@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
     from zolab.records.files import ready
     from zolab.runs.identity import identity
     from zolab.tasks import load_task
-    from zolab.tasks.judgement import check_same_candidates, judge
+    from zolab.tasks.judgement import check_same_candidates
 
     options.task = described(options, options.task)
     if options.out:
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> None:
     with_adapter = f" with {options.adapter}" if options.adapter else ""
     manner, result = f"{options.shots} demonstrations" if options.shots else "zero-shot", {}
     for name, (task, examples) in drawn.items():
-        result[name] = found = _tested(task, model, tokenizer, examples)
+        result[name] = found = _tested(task, model, tokenizer, examples, training.get(name))
         print(f"{options.model}{with_adapter} on {task.name}, {manner}, {len(examples)} examples: loss {found['loss']:.3f}")
         if found["cut"]:
             print(f"  {found['cut']} of the prompts were cut: with an answer they are longer than the task or the model takes")
@@ -79,23 +79,26 @@ def run(options: argparse.Namespace) -> None:
             print(f"  {metric:11} {100 * entry['mean']:5.1f} %   (95 % interval {low:.1f} to {high:.1f} %)")
         blind = found["blind"].items()
         print("  without reading the prompt:", ", ".join(f"{way} {100 * value:.1f} %" for way, value in blind))
-        if options.calibrate:
-            judged = judge(task, model, tokenizer, training[name], examples)
-            found["judgement"] = vars(judged)
+        if judged := found.get("judgement"):
             print(f"  {judged}")
+            found["judgement"] = vars(judged)
         if options.out:  # after each task: a later one may fail
             config = {key: value for key, value in vars(options).items() if key not in ("out", "adapter")}
             config |= {"adapter": str(options.adapter)} if options.adapter else {}
             save_record({"config": config, "result": result, **known, **environment()}, options.out)
 
 
-def _tested(task: Any, model: Any, tokenizer: Any, examples: list[Any]) -> dict[str, Any]:
-    """What a record says of a model on a task."""
+def _tested(task: Any, model: Any, tokenizer: Any, examples: list[Any], training: list[Any] | None) -> dict[str, Any]:
+    """What a record says of a model on a task; its `judgement`, too, where there are examples to calibrate it on."""
     from zolab.tasks import cut
+    from zolab.tasks.judgement import score_and_judge
     from zolab.tasks.metrics import interval
 
-    loss, metrics = task.score(model, tokenizer, examples)
-    return {
+    if training:
+        (loss, metrics), judged = score_and_judge(task, model, tokenizer, training, examples)
+    else:
+        (loss, metrics), judged = task.score(model, tokenizer, examples), None
+    found = {
         "examples": len(examples),
         "drawn_from": len(task.source.rows(task.source.held_out)),
         "cut": cut(task, tokenizer, examples),
@@ -103,3 +106,4 @@ def _tested(task: Any, model: Any, tokenizer: Any, examples: list[Any]) -> dict[
         "metrics": {metric: {"mean": values.mean(), "interval": interval(values)} for metric, values in metrics.items()},
         "blind": task.blind(examples),
     }
+    return found | ({"judgement": judged} if judged else {})

@@ -177,6 +177,24 @@ def beside_table(record: Record, methods: Sequence[str] | None = None, base: str
     return "\n".join(lines)
 
 
+def judged_rows(record: Record) -> list[list[str]]:
+    """A table of what reported runs learned, a row for each and a head; nothing where a plan has no `calibrate`.
+
+    The dev loss is the first and the last one, and how much it fell.
+    """
+    rows = [["task", "method", "seed", "dev loss", "accuracy", "calibrated accuracy", "AUC"]]
+    for cell in (cell for task in record.tasks for name in record.methods(task) for cell in record.cells(task, name)):
+        if "judged" not in cell:
+            continue
+        sides = cell["judged"]["before"], cell["judged"]["after"]
+        first, last = cell["curve"][0][1], cell["curve"][-1][1]
+        rates = (" → ".join(f"{100 * side[key]:.1f} %" for side in sides) for key in ("accuracy", "calibrated_accuracy"))
+        order = " → ".join("–" if side["auc"] is None else f"{side['auc']:.3f}" for side in sides)
+        fell = f"{first:.3f} → {last:.3f} ({100 * (last / first - 1):+.0f} %)"
+        rows.append([cell["task"], cell["method"], str(cell["seed"]), fell, *rates, order])
+    return rows if len(rows) > 1 else []
+
+
 def _pairs(record: Record, method: str, base: str) -> dict[str, tuple[Runs, Runs]]:
     pairs = record.pairs(method, base)
     if not pairs:

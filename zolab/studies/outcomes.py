@@ -24,10 +24,15 @@ def _is_curve(value: Any) -> bool:
     return all(one[0] < next_[0] for one, next_ in pairwise(pairs))
 
 
+JUDGED = {
+    **dict.fromkeys(("accuracy", "calibrated_accuracy", "loss", "calibrated_loss"), NUMBER),
+    **{"auc": (*NUMBER, type(None)), "offsets": [NUMBER], "examples": int, "training": int},
+}
 CELL = {
     **{"task": str, "method": str, "lr": NUMBER, "seed": int, "curve?": _is_curve, "diverged?": str},
     **{"test_before?": (*NUMBER, type(None)), "test_after?": NUMBER, "train_loss_last?": NUMBER},
     **{"forwards?": int, "seconds?": NUMBER, "peak_bytes?": (int, type(None))},
+    "judged?": {"before": JUDGED, "after": JUDGED},
 }
 ROUND = {"seeds": [int], "losses": {str: (*NUMBER, type(None))}, "optim_args?": str}
 FOUND = {"lr": NUMBER, "edge": bool, "rounds": [ROUND]}

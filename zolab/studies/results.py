@@ -9,7 +9,7 @@ import numpy as np
 
 from zolab.runs.config import Config
 from zolab.studies import draws, learnability
-from zolab.studies.compare import overall, searched_on_reported
+from zolab.studies.compare import judged_rows, overall, searched_on_reported
 from zolab.studies.outcomes import FORMAT, Record
 from zolab.studies.plan import BASE
 from zolab.studies.track import track
@@ -137,7 +137,8 @@ def _study(content: dict[str, Any]) -> Section:
     rows = [[name, *(_cell(record, task, name) for task in tasks)] for name in names]
     lines += ["", "Final dev loss, and the test metric in %:", "", *_table(["method", *tasks], rows)]
     others = [name for name in names if name != BASE]
-    if BASE in names:
+    lines += ["", *_table(judged[0], judged[1:])] if (judged := judged_rows(record)) else []
+    if BASE in names and others:
         head = ["beside MeZO", "forward passes", "one task left out", "final loss, difference", "lower on", "decided"]
         lines += ["", *_table(head, (_beside(record, name, others) for name in others))]
     lines += [f"\nFailed: {entry['cell']}: {entry['error']}" for entry in record.failed]

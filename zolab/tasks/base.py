@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 
 from zolab.models import context_of
 from zolab.tasks.data import DataSource, Table
-from zolab.tasks.scoring import Batch, encode, option_log_probs, option_means, token_log_probs
+from zolab.tasks.metrics import accuracies
+from zolab.tasks.scoring import Batch, encode, option_means, token_log_probs
 from zolab.tasks.tokens import joined, tokenize
 
 
@@ -179,7 +180,6 @@ class Task(ABC):
         loss, metrics = self.score(model, tokenizer, examples, batch_size)
         return Evaluation(loss, float(metrics[self.metric].mean()), len(examples))
 
-    @torch.no_grad()
     def score(self, model: PreTrainedModel, tokenizer, examples: Sequence[Example], batch_size: int = 32) -> Scores:
         """Loss and accuracy: the candidate with the highest mean log-probability wins, without calibration.
 
@@ -187,24 +187,26 @@ class Task(ABC):
             ValueError: the model or the tokenizer is none for this task.
             FloatingPointError: the loss of an example is not finite, as when float16 overflows.
         """
-        losses, right, lost = [], np.zeros(len(examples)), 0
+        loss, found = self.option_scores(model, tokenizer, examples, batch_size)
+        return Scores(loss, {"accuracy": accuracies(found, [(e.answer, *e.also) for e in examples])})
+
+    def predict(self, model: PreTrainedModel, tokenizer, examples: Sequence[Example]) -> Tensor:
+        """Probability of each candidate, a row an example, where all have equally many candidates; errors as for `score`."""
+        return torch.stack([scores.softmax(0) for scores in self.option_scores(model, tokenizer, examples)[1]])
+
+    @torch.no_grad()
+    def option_scores(
+        self, model: PreTrainedModel, tokenizer, examples: Sequence[Example], batch_size: int = 32
+    ) -> tuple[float, list[Tensor]]:
+        """The training loss over all examples, and of each the mean log-probability of every candidate; errors as `score`."""
+        losses, found = [], {}
         for chosen in chunks(examples, batch_size):
             batch = self._encode_all(tokenizer, [examples[i] for i in chosen], self._room(model)).to(device_of(model))
             tokens = token_log_probs(model, batch, self.autocast)
             losses.append(self._losses(tokens, batch))
-            for i, scores in zip(chosen, option_means(tokens, batch).split(batch.sizes), strict=True):
-                right[i] = int(scores.argmax()) in (examples[i].answer, *examples[i].also)
-                lost += not _sound(scores, examples[i].answer)
-        _check_none(lost, model, examples)
-        return Scores(float(torch.cat(losses).mean()), {"accuracy": right})
-
-    @torch.no_grad()
-    def predict(self, model: PreTrainedModel, tokenizer, examples: Sequence[Example]) -> Tensor:
-        """Probability of each candidate, a row an example, where all have equally many candidates; errors as for `score`."""
-        batch = self._encode_all(tokenizer, examples, self._room(model)).to(device_of(model))
-        scores = option_log_probs(model, batch, self.autocast).split(batch.sizes)
-        _check_none(sum(not _sound(s, e.answer) for s, e in zip(scores, examples, strict=True)), model, examples)
-        return torch.stack([s.softmax(0) for s in scores])
+            found |= zip(chosen, option_means(tokens, batch).split(batch.sizes), strict=True)
+        _check_none(sum(not _sound(found[i], e.answer) for i, e in enumerate(examples)), model, examples)
+        return float(torch.cat(losses).mean()), [found[i] for i in range(len(examples))]
 
     def are_cut(self, tokenizer, examples: Sequence[Example]) -> list[bool]:
         """For each example, whether its prompt loses tokens because it and a candidate are longer than there is room for."""

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 from scipy.stats import rankdata
 from transformers import PreTrainedModel
 
-from zolab.tasks.base import Example, Task
+from zolab.tasks.base import Example, Scores, Task
+from zolab.tasks.metrics import accuracies
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,19 @@ def judge(task: Task, model: PreTrainedModel, tokenizer, training: Sequence[Exam
         ValueError: the examples have different candidates, or either list is empty.
         FloatingPointError: a candidate's probability is no number.
     """
+    return score_and_judge(task, model, tokenizer, training, examples)[1]
+
+
+def score_and_judge(
+    task: Task, model: PreTrainedModel, tokenizer, training: Sequence[Example], examples: Sequence[Example]
+) -> tuple[Scores, Judgement]:
+    """What `task.score` gives for the examples, and what `judge` does, from one evaluation; arguments and errors as there."""
     check_same_candidates(task, training, examples)
-    together = [*training, *examples]
-    shares = [task.predict(model, tokenizer, together[i : i + 32]).double().cpu().numpy() for i in range(0, len(together), 32)]
-    return judged(np.concatenate(shares), np.array([example.answer for example in together]), len(training))
+    (_, known), (loss, found) = (task.option_scores(model, tokenizer, each) for each in (training, examples))
+    plain = Scores(loss, {"accuracy": accuracies(found, [(e.answer, *e.also) for e in examples])})
+    scores = plain if type(task).score is Task.score else task.score(model, tokenizer, examples)  # with metrics of its own
+    shares = torch.stack([*known, *found]).double().softmax(1).cpu().numpy()
+    return scores, judged(shares, np.array([example.answer for example in (*training, *examples)]), len(training))
 
 
 def judged(probabilities: np.ndarray, answers: np.ndarray, training: int) -> Judgement:
