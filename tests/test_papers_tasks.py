@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_masked import words_tokenizer
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
-from zolab.models import tiny_model
+from zolab.models import load_model, tiny_model
 from zolab.runs.finetune import Config, finetune
 from zolab.tasks import load_task
 
@@ -66,6 +67,18 @@ MADE = {
         | {"answers_spans": {"spans": [str(i), name(i)], "types": ["number", "span"]}}
     ),
 }
+
+
+def words_tokenizer():
+    """That of tiny-reviews, with a mask and with every label word as one token."""
+    core = json.loads(load_model("tiny-reviews")[1].backend_tokenizer.to_str())
+    words = {f"Ġ{word}" for task in METRICS if task.startswith("masked_") for word in load_task(task).words}
+    for token in ("<mask>", *sorted(words)):
+        core["model"]["vocab"].setdefault(token, len(core["model"]["vocab"]))
+    core["model"]["ignore_merges"] = True
+    special = {"bos_token": "<s>", "cls_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "sep_token": "</s>"}
+    core = Tokenizer.from_str(json.dumps(core))
+    return PreTrainedTokenizerFast(tokenizer_object=core, mask_token="<mask>", model_max_length=512, **special)
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from zolab.noise import Chunk, Direction, GivenDirection, Sources, for_each
@@ -225,7 +226,8 @@ class Through(ModuleProbe):
             for (places, name, own), view in zip(part.places, views, strict=True):
                 if places[name] is not own:
                     raise RuntimeError(f"{name} was replaced while the closure ran; only a model's own weights can be moved.")
-                places[name] = view
+                # a graph may keep the very tensor that it was given, which only one of its own lets the memory know
+                places[name] = view.detach() if torch.is_grad_enabled() else view
 
     def _in_bands(self, owner: Owner, forward: Callable, *args: Any) -> Any:
         """The call of a large linear layer."""
