@@ -313,7 +313,8 @@ def test_a_model_is_as_before_when_an_adapter_turns_out_to_be_damaged(adapter, t
     model.model.norm.weight.requires_grad_(False)
     model.model.layers[0].train()
     handle = model.register_forward_pre_hook(lambda *_: calls.append(1))
-    before, out = _known(model), logits_of(model)
+    out = logits_of(model)
+    before = _known(model)
     with pytest.raises(ValueError, match="is damaged: its adapter is not the one that was written"):
         read_adapter(tmp_path / "wrong").attach(model)
     assert _known(model) == before

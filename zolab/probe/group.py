@@ -94,7 +94,7 @@ class ThroughGroup(ThroughLowRank):
         if u is not None and v is not None:
             return x @ u @ v
         several = max(1, SLICE // max(tensor.shape[1], x.numel() // x.shape[-1]))
-        spans = (slice(start, start + several) for start in range(0, len(tensor), several))
+        spans = (slice(at, min(at + several, len(tensor))) for at in range(0, len(tensor), several))
         return sum(x[..., rows] @ self._rows(weight, rows) for rows in spans)
 
     def _looked_up(self, weight: Part, x: Tensor) -> Tensor:

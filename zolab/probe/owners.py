@@ -13,6 +13,7 @@ from zolab.probe.blocks import place_of
 if TYPE_CHECKING:
     from zolab.probe.scratch import Scratch
 
+_COMPILER = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
 NEVER_CALLED = (nn.ParameterList, nn.ParameterDict, nn.ModuleList, nn.ModuleDict)
 _busy: set[int] = set()
 """The modules that are looked through at this moment, in any thread."""
@@ -172,6 +173,16 @@ def _refuse_compiled(module: nn.Module, path: str) -> None:
     if compiled or isinstance(module, torch.jit.ScriptModule):
         where = f"module {path}" if path else "the model"
         raise ValueError(f"{where} is compiled, and compiled code does not ask where weights are; give the model as it was.")
+
+
+def refuse_compiler(module: nn.Module) -> None:
+    """Raise ValueError if what calls a module is being compiled, as by `torch.compile(model)(x)` in a closure."""
+    compiles = getattr(_COMPILER, "get_eval_frame_callback", None)
+    if compiles and compiles() is not None:
+        raise ValueError(
+            f"the closure calls a compiled {type(module).__name__}, and compiled code does not ask where weights are; call the "
+            "model as it was."
+        )
 
 
 def check_free(owners: Sequence[Owner]) -> set[int]:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from zolab.noise import Chunk, Direction, GivenDirection, Sources, for_each
 from zolab.probe.large import banded, is_large, runs_in_bands
-from zolab.probe.owners import Owner, claim, let_go, unread
+from zolab.probe.owners import Owner, claim, let_go, refuse_compiler, unread
 from zolab.probe.rows import add_rows, adds_rows, move_tiles, tiles_read
 from zolab.probe.updates import AnyUpdate, apply
 from zolab.probe.watch import Watch
@@ -175,6 +175,7 @@ class Through(ModuleProbe):
             owner.restore()
 
     def _enter(self, owner: Owner, module: nn.Module, args: Any) -> None:
+        refuse_compiler(module)
         if threading.get_ident() != self.thread:
             kind = type(module).__name__
             raise RuntimeError(
