@@ -1,7 +1,6 @@
 """Batches with as many examples of each class, offsets fitted before the first step, and what a run is judged by."""
 
 import json
-import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -16,7 +15,10 @@ from zolab.runs.batches import batch_at
 from zolab.runs.config import Config, forwards
 from zolab.runs.finetune import finetune
 from zolab.runs.verify import verify
-from zolab.studies.plan import configuration
+from zolab.studies.compare import learned, learned_table
+from zolab.studies.plan import check_plan, configuration
+from zolab.studies.results import results
+from zolab.studies.run import run_study
 from zolab.tasks import Example, load_task
 from zolab.tasks.judgement import auc, fit_offsets, judged_by_halves
 
@@ -154,8 +156,7 @@ def test_the_offsets_follow_the_weights(finished, tmp_path, capsys):
     assert "offsets" not in found["reviews_writer"]  # other candidates
     path = tmp_path / "model" / "offsets.json"
     path.write_text(path.read_text().replace("candidates", "candidate"))
-    with pytest.raises(SystemExit):
-        main(["evaluate", "--model", str(tmp_path / "model"), *tasks])
+    assert main(["evaluate", "--model", str(tmp_path / "model"), *tasks]) == 1
     assert "was changed" in capsys.readouterr().err
 
 
@@ -187,3 +188,20 @@ def test_what_cannot_be_is_refused_before_any_work(tmp_path, settings, told):
 def test_a_plan_refuses_them_too():
     with pytest.raises(ValueError, match="needs classes"):
         configuration({"model": "tiny-reviews", "task": "reviews_number", "balanced": True})
+
+
+def test_a_study_tells_what_was_learned_beside_the_offset(tmp_path):
+    sizes = {"batch_size": 4, "steps": 2, "eval_every": 1, "train": 16, "dev": 8, "test": 24, "calibrate": 8, "balanced": True}
+    plan = {
+        **{"base": {"model": "tiny-random-llama", **sizes}, "methods": {"MeZO": {"optimizer": "mezo"}}, "seeds": [0, 1]},
+        **{"tasks": {"sentence": {"task": "reviews_sentence", "lr": [1e-2]}}},
+        "search": {"factor": 3, "extend": 0, "seeds": [9]},
+    }
+    record = run_study(check_plan(plan), tmp_path / "runs", tmp_path / "records" / "one.json", progress=False)
+    before, after = record.judged("sentence", "MeZO", "auc")
+    assert len(before) == 2
+    assert learned(record, "sentence", "MeZO").value == pytest.approx((after - before).mean())
+    assert learned_table(record).splitlines()[1].startswith("sentence  MeZO")
+    (cell, _) = record.cells("sentence", "MeZO")
+    assert cell["judged_curve"][0][0] == cell["curve"][0][0] == 2  # forward passes of the calibration
+    assert "gain of AUC" in results(tmp_path / "records")

@@ -84,8 +84,8 @@ def test_a_gain_is_known_where_noise_rules_and_is_judged_by_other_examples():
     first, second = (signal_from(drawn(rng, 200, slope, spread)) for _ in range(2))
     sigma = np.sqrt(np.maximum(first.estimates[0] / first.estimates[1], 0))
     value, error = second.gain(sigma, batch=8)
-    known = StepTerms(sizes, sizes * np.square(slope), sizes * (np.square(slope) + np.square(spread) / 8), *[None] * 2)
-    true = StepTerms(sizes, known.squares, known.seconds, sizes * (np.square(slope) + np.square(spread)), np.zeros(3))
+    signals, noises = sizes * np.square(slope), sizes * np.square(spread)
+    true = StepTerms(sizes, signals, signals + noises / 8, signals + noises, np.zeros(3))
     assert value > 2  # the two blocks of pure noise are left alone
     assert abs(value - gain(true, sigma)) < 3 * error
     assert 0 < error < value
@@ -128,7 +128,8 @@ def test_offsets_and_further_candidates_are_part_of_the_loss(tiny, tmp_path):
         slopes.append(torch.autograd.grad(task.loss(model, batch), params))
         logs = (option_log_probs(model, batch) + torch.tensor(task.offsets)).log_softmax(0)
         parts = [torch.autograd.grad(log, params, retain_graph=True) for log in logs]
-        traces.append([sum(float(log.exp() * part[j].square().sum()) for log, part in zip(logs, parts, strict=True)) for j in range(len(params))])
+        rows = [[float(log.exp() * a.square().sum()) for a in part] for log, part in zip(logs, parts, strict=True)]
+        traces.append(np.sum(rows, 0))
     variance = [float(torch.stack([slope[j] for slope in slopes]).var(0).sum()) for j in range(len(params))]
     assert found.estimates[1] == pytest.approx(variance, rel=1e-3, abs=1e-7)
     assert found.estimates[2] == pytest.approx(np.mean(traces, 0), rel=1e-3, abs=1e-7)

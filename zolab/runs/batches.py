@@ -64,7 +64,7 @@ def check_classes(config: Config, task: Task, training: Sequence[Example] | None
         candidates = shared_candidates(training)
         counts = np.bincount([example.answer for example in training], minlength=len(candidates))
         least, needed = int(counts.argmin()), -(-config.batch_size // len(candidates))
-        told = f"{counts[least]} of the {len(training)} training examples of {task.name} are{candidates[least]}"
+        told = f"{counts[least]} of the {len(training)} training examples of {task.name} are {candidates[least].strip()}"
         require(counts[least] >= needed, f"{told}, and balanced batches take up to {needed}: raise train, or lower batch_size.")
     if config.calibrate:
         told = f"calibrate {config.calibrate} exceeds the {len(training)} training examples of {task.name}: lower it."
