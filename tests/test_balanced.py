@@ -60,7 +60,7 @@ def test_offsets_join_loss_answers_and_probabilities_alike():
     examples = task.sample(0, 8, 4, 12).test
     plain, scores = task.compare(model, tokenizer, examples)
     task.offsets = (0.0, 1.5)
-    shifted = torch.tensor(scores + [0.0, 1.5]).log_softmax(1)
+    shifted = torch.tensor(scores + np.array([0.0, 1.5])).log_softmax(1)
     answers = [e.answer for e in examples]
     losses = -shifted[range(12), answers]
     assert task.loss(model, task.encode(tokenizer, examples)).item() == pytest.approx(losses.mean().item(), rel=1e-5)

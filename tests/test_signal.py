@@ -70,7 +70,9 @@ def test_estimates_are_unbiased_and_error_bars_are_as_wide_as_they_say():
     known = [sizes * slope**2, sizes * spread**2, sizes * (slope**2 + spread**2)]
     assert np.all(np.abs(estimates.mean(0) - known) < 4 * stds / len(found) ** 0.5)
     mean_error = np.sqrt(np.mean([one.errors**2 for one in found], axis=0))
-    assert mean_error == pytest.approx(stds, rel=0.2)
+    assert mean_error[:, [0, 2]] == pytest.approx(stds[:, [0, 2]], rel=0.2)
+    assert mean_error[1:, 1] == pytest.approx(stds[1:, 1], rel=0.2)
+    assert mean_error[0, 1] == pytest.approx(2**0.5 * stds[0, 1], rel=0.2)  # no gradient there: a degenerate U-statistic
 
 
 def test_a_gain_is_known_where_noise_rules_and_is_judged_by_other_examples():
@@ -128,7 +130,7 @@ def test_offsets_and_further_candidates_are_part_of_the_loss(tiny, tmp_path):
         slopes.append(torch.autograd.grad(task.loss(model, batch), params))
         logs = (option_log_probs(model, batch) + torch.tensor(task.offsets)).log_softmax(0)
         parts = [torch.autograd.grad(log, params, retain_graph=True) for log in logs]
-        rows = [[float(log.exp() * a.square().sum()) for a in part] for log, part in zip(logs, parts, strict=True)]
+        rows = [[float(log.detach().exp() * a.square().sum()) for a in part] for log, part in zip(logs, parts, strict=True)]
         traces.append(np.sum(rows, 0))
     variance = [float(torch.stack([slope[j] for slope in slopes]).var(0).sum()) for j in range(len(params))]
     assert found.estimates[1] == pytest.approx(variance, rel=1e-3, abs=1e-7)

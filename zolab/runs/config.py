@@ -20,7 +20,7 @@ SCHEDULES = ("constant", "linear", "cosine", "warmup")
 PROBES = ("auto", "in_place", "through")
 TUNINGS = ("full", "lora", "prefix")
 # What settings stood at in runs that are older than these settings.
-OLDER = {
+OLDER: dict[str, Any] = {
     **{"probe": "in_place", "tuning": "full", "tuning_args": "", "objective": "loss"},
     **{"balanced": False, "calibrate": 0},
 }

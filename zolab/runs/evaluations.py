@@ -41,7 +41,7 @@ def evaluation(
     if not classes:
         return task.evaluate(model, tokenizer, examples)._asdict()
     found, scores = task.compare(model, tokenizer, examples)
-    entry = {"loss": found.loss, "metric": float(found.metrics[task.metric].mean()), "examples": len(examples)}
+    entry: dict[str, Any] = {"loss": found.loss, "metric": float(found.metrics[task.metric].mean()), "examples": len(examples)}
     answers, judgement = np.array([example.answer for example in examples]), None
     if split == "dev":
         judgement = judged_by_halves(scores, answers)
@@ -70,7 +70,12 @@ def calibration(config: Config, task: Task, model: Any, tokenizer: Any, training
     _, scores = task.compare(model, tokenizer, chosen, config.batch_size)
     offsets = fit_offsets(scores, np.array([example.answer for example in chosen])).tolist()
     candidates = list(shared_candidates(chosen))
-    return {"offsets": offsets, "candidates": candidates, "examples": len(chosen), "forwards": forwards(config, 0, len(training))}
+    return {
+        "offsets": offsets,
+        "candidates": candidates,
+        "examples": len(chosen),
+        "forwards": forwards(config, 0, len(training)),
+    }
 
 
 def keep_offsets(found: Mapping[str, Any] | None, *folders: Path) -> None:

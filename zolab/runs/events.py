@@ -98,14 +98,15 @@ def record_of(log: RunLog, forwards: int, weights: str) -> dict[str, Any]:
         seen = [entry for entry in evaluations if entry["split"] == split]
         result[split] = {"before": seen[0], "after": seen[-1]}
     result["weights"] = weights
-    fitted = {"calibration": plain(found) for found in log.of("calibration")}
+    begun = plain(log.of("start")[0])
+    if fitted := log.of("calibration"):
+        begun["calibration"] = plain(fitted[0])
     times = log.of("time")
     timing = {
         "seconds": [round(entry["seconds"], 3) for entry in times],
         "wall_seconds": times[-1]["seconds"],
         "peak_bytes": max(entry["peak_bytes"] for entry in times),
     }
-    begun = {**plain(log.of("start")[0]), **fitted}
     return {**begun, "steps": steps, "evaluations": evaluations, "result": result, "timing": timing}
 
 

@@ -1,9 +1,9 @@
 """Fine-tune a model on a task: batches, evaluations, checkpoints, resume, run record.
 
 A run lives in a folder: `log.jsonl` (every event as it happens), `weights-N.safetensors` (optional checkpoints),
-`trajectory.npz` (the fine-tuned weights in a few kilobytes), `adapter` (if one is trained), `offsets.json` (of a calibrated
-run) and `record.json` (everything, at the end). Starting the same configuration again in the same folder goes on where it stopped, to the bit; a finished run is only
-read. Base model, tokenizer and examples must be what they were, to the bit.
+`trajectory.npz` (the fine-tuned weights in a few kilobytes), `adapter` (if one is trained), `offsets.json` (if it was
+calibrated) and `record.json` (everything, at the end). Starting the same configuration again in the same folder goes on where
+it stopped, to the bit; a finished run is only read. Base model, tokenizer and examples must be what they were, to the bit.
 
 A first-order run has gradients, which are not in its log: it keeps `weights-N.safetensors` of its best step instead of a
 trajectory, and begins again when it was stopped.

@@ -53,8 +53,8 @@ class Cell:
             What came out: `task`, `method`, `lr`, `seed`, and of a run that did not diverge `curve` ([forward passes, dev loss]
             of each evaluation), `train_loss_last` (mean of the last 25 steps), `test_before` and `test_after` (the task's
             metric, a fraction), `forwards`, `seconds` and `peak_bytes`; where the task has classes also `judged_before` and
-            `judged_after` on the test examples, and `judged_curve`, [forward passes, dev loss with a fitted offset, AUC] of each
-            evaluation. One that diverged has `diverged`, the reason.
+            `judged_after` on the test examples, and `judged_curve`, [forward passes, dev loss with an offset fitted there, AUC]
+            of each evaluation. One that diverged has `diverged`, the reason.
 
         Raises:
             ValueError, OSError, RuntimeError: the run could not be made; see `zolab.runs.finetune.finetune`.

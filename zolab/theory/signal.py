@@ -1,7 +1,8 @@
 """Signal and noise of each block's gradient with error bars, from the gradients of single examples: what a sigma may gain.
 
-At first almost all of a gradient is one direction, the offset between the answers. So give the task the offsets that calibration
-fits (`Task.offsets`): what is measured then is the slow part of fine-tuning, where noise rules and a block's G_j / V_j counts.
+At first almost all of a gradient is one direction, the offset between the answers. So give the task the offsets that
+calibration fits (`Task.offsets`): what is measured then is the slow part of fine-tuning, where noise rules and a block's
+G_j / V_j counts.
 
 With g_i the gradient of example i and S their sum, in each block,
 
@@ -10,7 +11,8 @@ With g_i the gradient of example i and S their sum, in each block,
     t = (1 / n) sum_i sum_c p_c |a_ic|^2             trace of the Gauss-Newton matrix, a_ic the gradients of log-probabilities
 
 None of them is biased. Standard errors are the jackknife's: all is estimated without each example in turn, which takes no
-further gradients, since |S - g_i|^2 = |S|^2 - 2 g_i'S + |g_i|^2.
+further gradients, since |S - g_i|^2 = |S|^2 - 2 g_i'S + |g_i|^2. That of G is up to sqrt(2) too wide where a block's gradient
+is all noise, as the jackknife's is for a degenerate U-statistic.
 """
 
 from collections.abc import Callable, Iterable, Sequence
