@@ -58,9 +58,8 @@ def test_a_model_is_judged_beside_its_plain_evaluation():
 
 def test_each_example_is_run_once(monkeypatch):
     """An evaluation that calibrates scores its test examples no second time, with the same numbers."""
-    ran, encoded = [], type(load_task("reviews_sentence"))._encode_all
     task, (model, tokenizer) = load_task("reviews_sentence"), load_model("tiny-reviews")
-    examples = task.sample(0, 10, 2, 40)
+    examples, ran, encoded = task.sample(0, 10, 2, 40), [], Task._encode_all
     plain = task.score(model, tokenizer, examples.test)
     monkeypatch.setattr(Task, "_encode_all", lambda *args, **more: ran.extend(args[2]) or encoded(*args, **more))
     scores, judged = score_and_judge(task, model, tokenizer, examples.train, examples.test)
@@ -70,15 +69,12 @@ def test_each_example_is_run_once(monkeypatch):
     assert judged.accuracy == plain.metrics["accuracy"].mean()
 
 
-class Halved(type(load_task("reviews_sentence"))):
-    """A task with a metric of its own."""
+def test_a_metric_of_ones_own_stays(monkeypatch):
+    class Halved(type(load_task("reviews_sentence"))):
+        def score(self, *args, **settings):
+            loss, metrics = super().score(*args, **settings)
+            return Scores(loss, {"half": metrics["accuracy"] / 2})
 
-    def score(self, *args, **settings):
-        loss, metrics = super().score(*args, **settings)
-        return Scores(loss, {"half": metrics["accuracy"] / 2})
-
-
-def test_a_metric_of_ones_own_stays():
     task, (model, tokenizer) = Halved(), load_model("tiny-reviews")
     examples = task.sample(0, 4, 2, 4)
     assert score_and_judge(task, model, tokenizer, examples.train, examples.test)[0].metrics.keys() == {"half"}

@@ -16,10 +16,7 @@ from zolab.records import load_record
 from zolab.records.files import read_json
 from zolab.records.sealed import unseal
 from zolab.studies.cells import Cell, final_loss
-from zolab.studies.compare import judged_rows
-from zolab.studies.outcomes import Record
 from zolab.studies.plan import check_plan, configuration, load_plan
-from zolab.studies.results import _study
 from zolab.studies.run import run_study
 from zolab.studies.search import best_rate
 
@@ -121,28 +118,6 @@ def test_a_cell_is_absent_resumable_or_complete(tmp_path):
     outcome = cell.run(tmp_path)
     assert cell.state(tmp_path) == "complete"
     assert cell.run(tmp_path) == outcome == unseal(read_json(tmp_path / cell.name / "outcome.json"), "the outcome")
-
-
-def test_reported_runs_are_judged_where_a_plan_says_so(tmp_path):
-    base = {**PLAN["base"], "test": 8, "calibrate": 6, "tuning": "lora", "tuning_args": "r=2"}
-    record = run(tmp_path, base=base, methods={"MeZO": {"optimizer": "mezo", "lr": [1e-3, 1e-2]}})
-    searched = json.loads((tmp_path / "out" / "short-MeZO-lr0.001-seed7" / "outcome.json").read_text())
-    assert "judged" not in searched
-    for cell in record.cells("short", "MeZO"):
-        before, after = (cell["judged"][when] for when in ("before", "after"))
-        assert (before["accuracy"], after["accuracy"]) == (cell["test_before"], cell["test_after"])
-        assert (before["examples"], before["training"]) == (8, 6)
-    head, *rows = judged_rows(record)
-    assert [row[head.index("seed")] for row in rows] == ["0", "1"]
-    assert " → " in rows[0][head.index("AUC")]
-    assert "calibrated accuracy" in "\n".join(_study(record.content)[1])
-    assert not judged_rows(Record({**record.content, "result": {**record.content["result"], "cells": []}}))
-    with pytest.raises(ValueError, match="calibrate must be at least 0, got -1"):
-        configuration({**base, "optimizer": "mezo", "calibrate": -1})
-    wrong = Cell("copied", "MeZO", {**base, "task": "reviews_next", "optimizer": "mezo", "lr": 1e-3, "seed": 0, "data_seed": 0})
-    with pytest.raises(ValueError, match="same candidates"):
-        wrong.run(tmp_path)
-    assert wrong.state(tmp_path) == "absent", "before any step"
 
 
 def test_a_run_that_diverges_loses_the_search_and_is_kept(tmp_path):

@@ -45,18 +45,22 @@ def run(options: argparse.Namespace) -> None:
     from zolab.models import fit_length, load_model, read_adapter
     from zolab.records import environment, save_record
     from zolab.records.files import ready
+    from zolab.runs.evaluations import read_offsets
     from zolab.runs.identity import identity
-    from zolab.tasks import load_task
+    from zolab.tasks import load_task, shared_candidates
     from zolab.tasks.judgement import check_same_candidates
 
     options.task = described(options, options.task)
     if options.out:
         ready(options.out)
     adapter = read_adapter(options.adapter) if options.adapter else None
+    own = read_offsets(options.adapter or Path(options.model))
     drawn, training = {}, {}
     for name, size in zip(options.task, sizes * len(options.task), strict=False):
         task = load_task(name, options.autocast)
         examples = task.held_out(options.data_seed, size)
+        if own and tuple(own["candidates"]) == shared_candidates(examples):
+            task.offsets = tuple(own["offsets"])
         drawn[name] = task, task.demonstrate(examples, options.shots, options.data_seed)
         if options.calibrate:
             solved = task.sample(options.data_seed, options.calibrate, 1, 1).train
@@ -72,6 +76,9 @@ def run(options: argparse.Namespace) -> None:
     for name, (task, examples) in drawn.items():
         result[name] = found = _tested(task, model, tokenizer, examples, training.get(name))
         print(f"{options.model}{with_adapter} on {task.name}, {manner}, {len(examples)} examples: loss {found['loss']:.3f}")
+        if task.offsets:
+            told = ", ".join(f"{offset:+.2f}" for offset in task.offsets)
+            print(f"  with the offsets of its run, {told}, in loss and answers (offsets.json)")
         if found["cut"]:
             print(f"  {found['cut']} of the prompts were cut: with an answer they are longer than the task or the model takes")
         for metric, entry in found["metrics"].items():
@@ -94,11 +101,11 @@ def _tested(task: Any, model: Any, tokenizer: Any, examples: list[Any], training
     from zolab.tasks.judgement import score_and_judge
     from zolab.tasks.metrics import interval
 
-    if training:
-        (loss, metrics), judged = score_and_judge(task, model, tokenizer, training, examples)
-    else:
-        (loss, metrics), judged = task.score(model, tokenizer, examples), None
-    found = {
+    scores, judged = score_and_judge(task, model, tokenizer, training, examples) if training else (None, None)
+    loss, metrics = scores or task.score(model, tokenizer, examples)
+    return {
+        **({"judgement": judged} if judged else {}),
+        **({"offsets": list(task.offsets)} if task.offsets else {}),
         "examples": len(examples),
         "drawn_from": len(task.source.rows(task.source.held_out)),
         "cut": cut(task, tokenizer, examples),
@@ -106,4 +113,3 @@ def _tested(task: Any, model: Any, tokenizer: Any, examples: list[Any], training
         "metrics": {metric: {"mean": values.mean(), "interval": interval(values)} for metric, values in metrics.items()},
         "blind": task.blind(examples),
     }
-    return found | ({"judgement": judged} if judged else {})

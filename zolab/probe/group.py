@@ -95,7 +95,10 @@ class ThroughGroup(ThroughLowRank):
             return x @ u @ v
         several = max(1, SLICE // max(tensor.shape[1], x.numel() // x.shape[-1]))
         spans = (slice(at, min(at + several, len(tensor))) for at in range(0, len(tensor), several))
-        return sum(x[..., rows] @ self._rows(weight, rows) for rows in spans)
+        out = x.new_zeros(*x.shape[:-1], tensor.shape[1])
+        for rows in spans:
+            out += x[..., rows] @ self._rows(weight, rows)
+        return out
 
     def _looked_up(self, weight: Part, x: Tensor) -> Tensor:
         """Rows of U, those that x names."""

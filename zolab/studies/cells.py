@@ -7,11 +7,8 @@ from typing import Any
 from zolab.records.files import read_json, write_json
 from zolab.records.sealed import seal, unseal
 from zolab.records.shapes import check_shape
-from zolab.runs.config import Config
 from zolab.studies.outcomes import CELL
 from zolab.studies.plan import configuration
-from zolab.tasks import load_task
-from zolab.tasks.judgement import judge
 
 OUTCOME = "outcome.json"
 
@@ -55,9 +52,9 @@ class Cell:
         Returns:
             What came out: `task`, `method`, `lr`, `seed`, and of a run that did not diverge `curve` ([forward passes, dev loss]
             of each evaluation), `train_loss_last` (mean of the last 25 steps), `test_before` and `test_after` (the task's
-            metric, a fraction), `forwards`, `seconds` and `peak_bytes`; with a `calibrate` in the settings also `judged`, a
-            `zolab.tasks.judgement.Judgement` on the test examples `before` and `after`. One that diverged has `diverged`, the
-            reason.
+            metric, a fraction), `forwards`, `seconds` and `peak_bytes`; where the task has classes also `judged_before` and
+            `judged_after` on the test examples, and `judged_curve`, [forward passes, dev loss with an offset fitted there, AUC]
+            of each evaluation. One that diverged has `diverged`, the reason.
 
         Raises:
             ValueError, OSError, RuntimeError: the run could not be made; see `zolab.runs.finetune.finetune`.
@@ -68,16 +65,10 @@ class Cell:
             check_shape(found, CELL, str(path))
             return found
         from zolab.runs.finetune import finetune
-        from zolab.runs.tuning import load_tuned
 
         found: dict[str, Any] = {"task": self.task, "method": self.method, "lr": self.lr, "seed": self.seed}
-        config, calibrate = configuration(self.settings), self.settings.get("calibrate", 0)
         try:
-            before = _judged(config, load_tuned(config), calibrate) if calibrate else None  # first: it may refuse the task
-            run = finetune(config, path.parent, progress=False)
-            found |= _outcome(run.record)
-            if calibrate:
-                found["judged"] = {"before": before, "after": _judged(config, (run.model, run.tokenizer), calibrate)}
+            found |= _outcome(finetune(configuration(self.settings), path.parent, progress=False).record)
         except FloatingPointError as error:
             found["diverged"] = str(error)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,6 +81,10 @@ class Cell:
 def _outcome(record: dict[str, Any]) -> dict[str, Any]:
     result, timing = record["result"], record["timing"]
     last = [step["loss"] for step in record["steps"]][-25:]
+    judged = {f"judged_{when}": result["test"][when].get("judgement") for when in ("before", "after")}
+    on_dev = [(e["forwards"], e["judgement"]) for e in record["evaluations"] if e["split"] == "dev" and "judgement" in e]
+    if on_dev:
+        judged["judged_curve"] = [[forwards, found["calibrated_loss"], found["auc"]] for forwards, found in on_dev]
     return {
         "curve": [[entry["forwards"], entry["loss"]] for entry in record["evaluations"] if entry["split"] == "dev"],
         "train_loss_last": sum(last) / len(last),
@@ -98,15 +93,8 @@ def _outcome(record: dict[str, Any]) -> dict[str, Any]:
         "forwards": result["forwards"],
         "seconds": timing["wall_seconds"],
         "peak_bytes": timing["peak_bytes"],
+        **{name: found for name, found in judged.items() if found},
     }
-
-
-def _judged(config: Config, loaded: tuple[Any, Any], training: int) -> dict[str, Any]:
-    """A model on a run's test examples, calibrated on the first of those that it trains on."""
-    task = load_task(config.task, config.autocast)
-    examples = task.sample(config.data_seed, config.train, config.dev, config.test)
-    found = judge(task, *loaded, examples.train[:training], examples.test)
-    return {**vars(found), "offsets": list(found.offsets)}
 
 
 def final_loss(outcome: dict[str, Any]) -> float:

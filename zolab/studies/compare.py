@@ -177,22 +177,44 @@ def beside_table(record: Record, methods: Sequence[str] | None = None, base: str
     return "\n".join(lines)
 
 
-def judged_rows(record: Record) -> list[list[str]]:
-    """A table of what reported runs learned, a row for each and a head; nothing where a plan has no `calibrate`.
+LEARNED = {
+    **{"auc": "AUC", "calibrated_accuracy": "accuracy, offset fitted", "accuracy": "accuracy, plain"},
+    "calibrated_loss": "loss, offset fitted",
+}
+"""What is told of the test examples before and after runs of tasks with classes; no offset changes the AUC."""
+LEARNED_HEAD = ["task", "method", *LEARNED.values(), "gain of AUC"]
 
-    The dev loss is the first and the last one, and how much it fell.
+
+def learned(record: Record, task: str, method: str, key: str = "auc") -> Estimate | None:
+    """What a method's runs add to a number of the judgement of their test examples, paired by seed; None without such runs.
+
+    Args:
+        record: of a study.
+        task, method: names in it.
+        key: of `zolab.tasks.judgement.Judgement`.
     """
-    rows = [["task", "method", "seed", "dev loss", "accuracy", "calibrated accuracy", "AUC"]]
-    for cell in (cell for task in record.tasks for name in record.methods(task) for cell in record.cells(task, name)):
-        if "judged" not in cell:
-            continue
-        sides = cell["judged"]["before"], cell["judged"]["after"]
-        first, last = cell["curve"][0][1], cell["curve"][-1][1]
-        rates = (" → ".join(f"{100 * side[key]:.1f} %" for side in sides) for key in ("accuracy", "calibrated_accuracy"))
-        order = " → ".join("–" if side["auc"] is None else f"{side['auc']:.3f}" for side in sides)
-        fell = f"{first:.3f} → {last:.3f} ({100 * (last / first - 1):+.0f} %)"
-        rows.append([cell["task"], cell["method"], str(cell["seed"]), fell, *rates, order])
-    return rows if len(rows) > 1 else []
+    before, after = record.judged(task, method, key)
+    return difference(after, before) if len(before) and np.isfinite(before).any() else None
+
+
+def learned_rows(record: Record) -> list[list[str]]:
+    """A row for each task with classes and each method: before and after, and the gain of AUC with its interval."""
+    rows = []
+    for task in record.tasks:
+        for name in record.methods(task):
+            gain = learned(record, task, name)
+            if gain is None:
+                continue
+            both = [" → ".join(f"{values.mean():.3f}" for values in record.judged(task, name, key)) for key in LEARNED]
+            rows.append([task, name, *both, gain.text(3, sign=True)])
+    return rows
+
+
+def learned_table(record: Record) -> str:
+    """The same as a text table."""
+    rows = [LEARNED_HEAD, *learned_rows(record)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def _pairs(record: Record, method: str, base: str) -> dict[str, tuple[Runs, Runs]]:

@@ -4,7 +4,6 @@ study: controls                     # whose methods: a name of STUDIES, "methods
 about: Is it learned?               # for people
 base: {model: tiny-reviews, steps: 150, batch_size: 16}       # settings that all runs share, as `zolab finetune` has them;
                                     # forwards: 300, evaluations: 10 instead of steps, eval_every: the same budget for all
-                                    # calibrate: 100 also judges reported runs by calibrated accuracy and AUC (tasks.judgement)
 tasks:                              # for each name the settings that differ; lr is where the search starts, a list all it tries
   sentence: {task: reviews_sentence, lr: 5.0e-4}
   mine: {task: {data: my.jsonl, prompt: "{text} It was", candidates: [" terrible", " great"]}}     # a zolab.tasks.Description
@@ -83,8 +82,6 @@ class Plan:
     def settings(self, task: str, own: dict[str, Any], lr: float, seed: int) -> dict[str, Any]:
         """Of one run; directions, batches and data all follow the seed."""
         shared = {**self.base, **self.tasks[task], **own, "lr": lr}
-        if seed in self.search_seeds:
-            shared.pop("calibrate", None)  # takes its time, and only what is reported is judged
         return {**in_steps(shared), "seed": seed, "data_seed": seed}
 
     def record(self) -> dict[str, Any]:
@@ -261,21 +258,20 @@ def _training_examples(config: Config) -> int:
 
 def configuration(settings: dict[str, Any]) -> Config:
     """A checked configuration from settings. Raises ValueError if one is wrong."""
+    from zolab.runs.batches import check_classes
     from zolab.runs.objectives import check_objective
     from zolab.tasks import Description, load_task
 
-    settings = dict(settings)
-    calibrate = settings.pop("calibrate", 0)  # not of the run, but of what is told about it
-    require(type(calibrate) is int, f"calibrate must be a whole number of training examples, got {shown(calibrate)}.")
-    runs.check_range("calibrate", calibrate)
     if isinstance(settings.get("task"), dict):
-        settings |= {"task": str(Description.of(settings["task"]))}
+        settings = settings | {"task": str(Description.of(settings["task"]))}
     try:
         config = Config(**settings)
     except TypeError as error:
         raise ValueError(f"{shown(settings.get('task'))}: these settings are not a configuration ({error}).") from error
     config.validate()
-    check_objective(config.objective, load_task(config.task), config.differentiates)
+    task = load_task(config.task)
+    check_objective(config.objective, task, config.differentiates)
+    check_classes(config, task)
     return config
 
 

@@ -1,25 +1,14 @@
-"""Scores of answers, those in free text after the official scripts of SQuAD and DROP, and the interval around a mean."""
+"""Scores of generated answers, written after the official scripts of SQuAD and DROP, and the interval around a mean."""
 
 import re
 import string
 from collections import Counter
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 
 PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
-def accuracies(scores: Sequence[Any], rights: Sequence[Sequence[int]]) -> np.ndarray:
-    """1 for each example whose candidate of the highest score is a right one, else 0.
-
-    Args:
-        scores: an array or a tensor for each example, with a score for each candidate.
-        rights: the numbers of the right candidates of each example.
-    """
-    return np.array([float(int(each.argmax()) in right) for each, right in zip(scores, rights, strict=True)])
 
 
 def squad_f1(text: str, golds: Sequence[str]) -> float:
