@@ -101,10 +101,10 @@ def _tested(task: Any, model: Any, tokenizer: Any, examples: list[Any], training
     from zolab.tasks.judgement import score_and_judge
     from zolab.tasks.metrics import interval
 
-    scores, judged = score_and_judge(task, model, tokenizer, training, examples) if training else (None, None)
-    loss, metrics = scores or task.score(model, tokenizer, examples)
+    both: Any = score_and_judge(task, model, tokenizer, training, examples) if training else ()
+    loss, metrics = both[0] if both else task.score(model, tokenizer, examples)
     return {
-        **({"judgement": judged} if judged else {}),
+        **({"judgement": both[1]} if both else {}),
         **({"offsets": list(task.offsets)} if task.offsets else {}),
         "examples": len(examples),
         "drawn_from": len(task.source.rows(task.source.held_out)),
