@@ -49,6 +49,7 @@ SLOW = {
     "test_theory",  # Hessians
     "test_tiny",
     "test_verify",
+    "test_watch",
     "test_widgets",
     # fixtures: the embedded model, converted again; runs that train an adapter
     "converted",
