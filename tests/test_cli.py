@@ -312,7 +312,16 @@ def test_a_module_run_is_the_same_program():
     )
 
 
-RUNNING = ("finetune", "evaluate", "replay", "verify", "metatrain", "evolve", "measure")  # in this order: replay needs a run
+RUNNING = (
+    "finetune",
+    "evaluate",
+    "replay",
+    "verify",
+    "metatrain",
+    "evolve",
+    "measure",
+    "watch",
+)  # in this order: replay needs a run
 
 
 @pytest.mark.slow
