@@ -142,7 +142,7 @@ class Config:
 
 
 def _check_per_example(config: Config) -> None:
-    told, relative = f"{config.optimizer} moves weights for each example alone", _own_settings(config.optim_args)
+    told, relative = f"{config.optimizer} moves weights for each example alone", own_settings(config.optim_args)
     require(config.probe != "in_place", f"{told}, which weights in place cannot be: leave --probe at auto.")
     require(config.objective == "loss", f"{told}, and takes its loss: leave --objective at loss.")
     require(config.tuning != "prefix", f"{told}, and all of a batch share a prefix: choose --tuning full or lora.")
@@ -183,7 +183,7 @@ def forwards(config: Config, steps: int, train: int) -> int:
     if config.first_order:
         from zolab.runs.first_order import FIRST_ORDER, FirstOrder
 
-        return steps * FirstOrder.forwards(**{**FIRST_ORDER[config.optimizer], **_own_settings(config.optim_args)})
+        return steps * FirstOrder.forwards(**{**FIRST_ORDER[config.optimizer], **own_settings(config.optim_args)})
     return _fit(config, partial(METHODS[config.optimizer].forwards, steps, full=-(-train // config.batch_size)))
 
 
@@ -212,7 +212,7 @@ def _fit(config: Config, method: Callable) -> Any:
 def _made(make: Callable, text: str, told: str) -> Any:
     """Call something with the settings that a text holds; `told` begins the sentence that says why it does not take them."""
     try:
-        own = _own_settings(text)
+        own = own_settings(text)
     except ValueError as error:
         raise ValueError(f"{told}: write name=value, ... ({error}).") from error
     try:
@@ -225,7 +225,7 @@ def _made(make: Callable, text: str, told: str) -> Any:
         raise
 
 
-def _own_settings(text: str) -> dict[str, Any]:
+def own_settings(text: str) -> dict[str, Any]:
     """The literals of `name=value, ...`. Raises ValueError, saying what is not one."""
     require(len(text) <= LONGEST, f"it has {len(text):,} characters, more than {LONGEST:,}")
     try:

@@ -1,0 +1,198 @@
+"""Peak memory of a step, part by part, predicted from a model's configuration: neither weights nor a network is needed.
+
+Passes of the model are followed on tensors without memory, one short text alone (`zolab.runs.passes`), and grow with the
+tokens of a batch. What a method adds follows from what it says of itself: what it keeps (`Method.stored_bytes`), along what it
+probes, and how many sides. Left out: what a process or a GPU's context takes before a model is loaded, matrix products' own
+buffers, the blocks that an allocator keeps, and the memory of a CUDA graph.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from zolab.models import model_bytes
+from zolab.noise import Direction, GroupDirection, LowRankDirection
+from zolab.noise.kernels.cpu import CHUNK
+from zolab.noise.kernels.cuda_journal import JOURNAL
+from zolab.optim import METHODS
+from zolab.optim.method import Method
+from zolab.probe.doubled import TOKENS as DOUBLED
+from zolab.probe.in_place import Perturbation
+from zolab.probe.large import BAND
+from zolab.probe.model_view import SPARE
+from zolab.runs.config import Config, own_settings, require
+from zolab.models.outline import outline
+from zolab.runs.passes import PASS, SHORT, differentiated, followed
+
+PARTS = ("weights", "states", "gradients", "saved", "activations", "logits", "scratch", "journal")
+"""Of a step's memory: the model's weights; what the method keeps from step to step; gradients; activations kept for a backward
+pass; those of the moment; logits and what is made of them; moved weights and other working memory; a journal of moved weights."""
+CARDS = (24, 40, 80)  # GB of GPUs in use
+CONTEXT = 1e9  # bytes of a card that the driver takes, and that an allocator leaves between blocks
+SCRATCH, JOURNALED = PARTS.index("scratch"), PARTS.index("journal")
+NORMALS = 1 << 20  # weights by which a journal is measured
+SPREAD = 0.02  # their standard deviation, where a configuration does not tell it
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of each of `PARTS` at the moment when they are most together."""
+
+    parts: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a pass computes.
+
+    Args:
+        rows: texts of a batch.
+        length: tokens of each.
+        scored: of these, those whose logits are needed; one in a task of short answers, all in language modelling.
+    """
+
+    rows: int
+    length: int
+    scored: int = 1
+
+    def __post_init__(self):
+        for name in ("rows", "length", "scored"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}.")
+        require(self.scored <= self.length, f"scored must be at most length, {self.length}, got {self.scored}.")
+
+
+def predicted(config: Config, tokens: Tokens) -> Memory:
+    """The peak of a run's steps.
+
+    Args:
+        config: of the run: its model, tuning, optimizer, optim_args, dtype, device, probe and eps count. What an adapter
+            itself takes is left out.
+        tokens: of a batch.
+
+    Raises:
+        OSError: the model's configuration is not on this machine.
+        ValueError: gradients train an adapter.
+    """
+    model, own = outline(config.model, config.dtype), own_settings(config.optim_args)
+    if config.first_order:
+        require(config.tuning == "full", "the memory of gradients is predicted for every weight, not for an adapter: tuning full.")
+        settings = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in own.items())
+        rows = grown(differentiated(config.model, config.dtype, config.optimizer, settings), tokens)
+        return peak(rows, weights=model_bytes(model))
+    method, on_gpu = METHODS[config.optimizer], torch.device(config.device).type == "cuda"
+    states = sum(method.stored_bytes(tensor, **own) for tensor in model.parameters())
+    if config.tuning != "full":  # an adapter's states, scratch and journal are as small as it is
+        return peak(grown(followed(config.model, config.dtype), tokens), weights=model_bytes(model))
+    always = {"weights": model_bytes(model), "states": states}
+    if method.differentiates:
+        return peak(grown(followed(config.model, config.dtype, True), tokens), **always)
+    through = {"auto": method.faster_through(config.dtype, config.device), "in_place": False, "through": True}[config.probe]
+    if not (through or method.per_example):
+        return peak(in_place(config, tokens), **always)
+    scratch, sides = _scratch(model, method, on_gpu, tokens)
+    return peak(grown(followed(config.model, config.dtype), tokens, sides), **always, scratch=scratch)
+
+
+def fits(total: int, card: float) -> bool:
+    """Whether so many bytes, and what is never ours, have room on a card of so many GB."""
+    return total + CONTEXT <= card * 1e9
+
+
+@cache
+def journaled(dtype: str, spread: float, eps: float) -> float:
+    """Bytes of a journal for each weight, measured on normal weights: which ones must be written down depends on values.
+
+    Args:
+        dtype: of the weights.
+        spread: their standard deviation.
+        eps: radius of the probe.
+    """
+    values = torch.randn(NORMALS, generator=torch.Generator().manual_seed(0)) * spread
+    probe = Perturbation([values.to(getattr(torch, dtype))], (0,), Direction(0, 0), [eps])
+    probe.plus()
+    return probe.journal_bytes / NORMALS
+
+
+def grown(rows: np.ndarray, tokens: Tokens, sides: int = 1) -> np.ndarray:
+    """What is allocated in a pass over a batch, int64 of shape (moments, `PARTS`), from what one short text takes.
+
+    Args:
+        rows: of shape (moments, `zolab.runs.passes.PASS`).
+        tokens: of the batch.
+        sides: of a probe that the model's body runs on at once.
+    """
+    found = dict(zip(PASS, rows.T, strict=True))
+    longer, scored = sides * tokens.rows * tokens.length / SHORT, tokens.rows * tokens.scored
+    parts = {"states": found["states"], "gradients": found["gradients"], "saved": longer * found["saved"]}
+    parts |= {"activations": longer * (found["activations"] + found["backward"]), "logits": scored * found["logits"]}
+    parts |= {"scratch": found["update"]}
+    return np.stack([np.broadcast_to(parts.get(part, 0), len(rows)) for part in PARTS], axis=1).astype(np.int64)
+
+
+def peak(rows: np.ndarray, **always: int) -> Memory:
+    """The moment of most.
+
+    Args:
+        rows: as `grown` gives them.
+        always: bytes of parts that are there all the time.
+    """
+    most = rows[rows.sum(axis=1).argmax()]
+    return Memory({part: int(size) + always.get(part, 0) for part, size in zip(PARTS, most, strict=True)})
+
+
+def in_place(config: Config, tokens: Tokens) -> np.ndarray:
+    """Moments of a probe that moves the weights, as `grown` has them: while it moves them, and in the pass then.
+
+    Args:
+        config: of which model, dtype, device and eps count.
+        tokens: of the batch.
+    """
+    model, size = outline(config.model, config.dtype), 4 if config.dtype == "float32" else 2
+    spread = getattr(model.config, "initializer_range", None) or getattr(model.config, "init_std", SPREAD)
+    share, sizes = journaled(config.dtype, spread, config.eps), [parameter.numel() for parameter in model.parameters()]
+    rows = grown(followed(config.model, config.dtype), tokens)
+    if torch.device(config.device).type == "cuda":
+        rows = np.concatenate([rows, np.zeros_like(rows[:1])])
+        rows[-1, SCRATCH], rows[-1, JOURNALED] = max(_launches(sizes, share, 2 + size), key=sum)
+        rows[:-1, JOURNALED] = share * sum(sizes)
+    else:  # each thread has room for a position and a value of every weight of a chunk
+        rows[:, SCRATCH], rows[:, JOURNALED] = torch.get_num_threads() * CHUNK * (2 + size), share * sum(sizes)
+    return rows
+
+
+def _launches(sizes: list[int], share: float, entry: int) -> Iterator[tuple[int, int]]:
+    """Room that is not known to be spare yet, and what is written down, while one launch after the other moves weights."""
+    written, before = 0.0, 0
+    for size in (min(JOURNAL, size - start) for size in sizes for start in range(0, size, JOURNAL)):
+        yield entry * (before + size), round(written)
+        written, before = written + share * before, size
+
+
+def _scratch(model: PreTrainedModel, method: type[Method], on_gpu: bool, tokens: Tokens) -> tuple[int, int]:
+    """Bytes in which modules find moved weights, and the sides that the body sees at once."""
+    factored = issubclass(method.along, LowRankDirection | GroupDirection)
+    both = on_gpu and method.sides == 2 and not factored and tokens.rows * tokens.length <= DOUBLED
+    whole, drawn = model_bytes(model), method.along is Direction
+    if not (both or factored) and 2 * whole <= SPARE["cuda" if on_gpu else "cpu"]:
+        return 2 * whole, 1  # a copy of every weight on each side
+    body = set(model.base_model.modules())
+    inside, outside = [0], [0]
+    for module in model.modules():
+        own = list(module.parameters(recurse=False))
+        if type(module) is nn.Embedding and drawn and on_gpu:
+            continue  # moved in its output
+        moved = sum(p.nbytes for p in own if not (factored and p.dim() == 2 and isinstance(module, nn.Linear | nn.Embedding)))
+        banded = on_gpu and isinstance(module, nn.Linear) and module.bias is None
+        (inside if module in body else outside).append(min(moved, BAND) if banded else moved)
+    if not both:
+        return max(*inside, *outside), 1
+    return max(inside) + max(*inside, *outside), 2

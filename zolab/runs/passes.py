@@ -1,0 +1,100 @@
+"""What passes of a model allocate, followed on a short text and tensors without memory (`zolab.models.allocations`)."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import PreTrainedModel
+
+from zolab.models.allocations import Allocations
+from zolab.runs.first_order import first_order
+from zolab.models.outline import outline
+
+PASS = ("backward", "saved", "activations", "logits", "gradients", "states", "update")
+"""What tensors are made for: in a backward pass; kept for one; in a forward pass that keeps none; logits and what is made of
+them; gradients of weights; what an optimizer keeps; and its working memory."""
+SHORT = 61  # tokens of the text: a prime, so that no activation is of a weight's size
+
+
+@cache
+def followed(name: str, dtype: str, derivatives: bool = False) -> np.ndarray:
+    """What a forward pass of one text of `SHORT` tokens allocates, the last of them scored.
+
+    Args:
+        name, dtype: of the model, as `outline` takes them.
+        derivatives: carry the derivative along a direction of the weights beside each value.
+
+    Returns:
+        Bytes at the moments that may be the peak when texts are longer, int64 of shape (moments, `PASS`).
+    """
+    model = outline(name, dtype)
+    with _counted(model) as (counted, loss), torch.no_grad():
+        if derivatives:
+            _with_derivatives(model, counted, loss)
+        else:
+            loss("activations")
+        return counted.peaks()
+
+
+@cache
+def differentiated(name: str, dtype: str, optimizer: str, own: tuple[tuple[str, Any], ...] = ()) -> np.ndarray:
+    """The same of a step of a first-order method, after one that made its states.
+
+    Args:
+        name, dtype: of the model.
+        optimizer, own: name and settings of the method, as `first_order` takes them.
+    """
+    model = outline(name, dtype)
+    with _counted(model) as (counted, loss):
+        method = first_order(optimizer, model, lr=1e-6, **dict(own))
+        for rule in method.rules:
+            rule.register_step_pre_hook(lambda *_: setattr(counted, "kind", "update"))
+            rule.register_step_post_hook(lambda *_: setattr(counted, "kind", "backward"))
+        method.step(lambda: loss("saved"))
+        for rule in method.rules:
+            for tensor in (value for state in rule.state.values() for value in state.values() if torch.is_tensor(value)):
+                counted.count(tensor, "states")
+        counted.moments.clear()
+        method.step(lambda: loss("saved"))
+        return counted.peaks()
+
+
+def _with_derivatives(model: PreTrainedModel, counted: Allocations, loss: Callable[[str], Tensor]) -> None:
+    """A pass in which each weight has a tangent, as in `zolab.optim.forward_gradient`."""
+    with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), counted.of("update"):
+        for parameter in model.parameters():
+            z = torch.empty_like(parameter)
+            parameter.copy_(forward_ad.make_dual(parameter.detach(), z))
+        loss("activations")
+
+
+@contextmanager
+def _counted(model: PreTrainedModel) -> Iterator[tuple[Allocations, Callable[[str], Tensor]]]:
+    """Allocations of what is computed inside the block, and the loss of a text, which is told what its body's tensors are for."""
+    sizes, vocabulary = {parameter.numel() for parameter in model.parameters()}, model.config.vocab_size
+
+    def sort(tensor: Tensor, kind: str) -> str:
+        if kind != "backward":
+            return kind
+        return "gradients" if tensor.numel() in sizes else "logits" if tensor.shape[-1:] == (vocabulary,) else kind
+
+    with next(model.parameters()).fake_mode:  # pyrefly: ignore[missing-attribute]  (of torch's fake tensors)
+        ids, target = torch.zeros(1, SHORT, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+        counted = Allocations(PASS, [*model.parameters(), *model.buffers(), ids, target], sort)
+        head: Any = getattr(model, "lm_head", None) or model.get_output_embeddings()
+        more = {"use_cache": False} if model.can_generate() else {}
+
+        def loss(kind: str) -> Tensor:
+            with counted.of(kind):
+                hidden = model.base_model(input_ids=ids, **more).last_hidden_state[:, -1]
+            with counted.of("logits"):
+                return nn.functional.cross_entropy(head(hidden).float(), target)
+
+        with counted:
+            yield counted, loss
