@@ -71,18 +71,25 @@ def config_of(name: str) -> PreTrainedConfig:
 
 
 @cache
-def outline(name: str, dtype: str) -> PreTrainedModel:
+def outline(name: str, dtype: str, layers: int | None = None) -> PreTrainedModel:
     """A model in eval mode whose tensors have shapes and types and no memory: torch's fake ones, all of one `fake_mode`.
 
     Args:
         name: as for `config_of`.
         dtype: "float32", "bfloat16" or "float16".
+        layers: how many, instead of all.
 
     Raises:
         OSError: as `config_of` does.
     """
     config = config_of(name)
+    if layers is not None:
+        config.num_hidden_layers = layers
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[:layers]
     config._attn_implementation = config._experts_implementation = None  # what it says might name code of the Hub
     auto = AutoModelForMaskedLM if config.model_type in MASKED else AutoModelForCausalLM
     with FakeTensorMode(allow_non_fake_inputs=True), no_init_weights():
-        return auto.from_config(config, dtype=DTYPES[dtype], trust_remote_code=False).eval()
+        model = auto.from_config(config, dtype=DTYPES[dtype], trust_remote_code=False).eval()
+        model.tie_weights()
+    return model

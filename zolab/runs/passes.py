@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -20,21 +20,55 @@ PASS = ("backward", "saved", "activations", "logits", "gradients", "states", "up
 """What tensors are made for: in a backward pass; kept for one; in a forward pass that keeps none; logits and what is made of
 them; gradients of weights; what an optimizer keeps; and its working memory."""
 SHORT = 61  # tokens of the text: a prime, so that no activation is of a weight's size
+FEW = 2  # layers that are followed, and one more: the others are like them
+SMALL = 1000  # bytes: a loss or a number of them, no logits
 
 
-@cache
-def followed(name: str, dtype: str, derivatives: bool = False) -> np.ndarray:
-    """What a forward pass of one text of `SHORT` tokens allocates, the last of them scored.
+def followed(name: str, dtype: str, derivatives: bool = False, length: int = SHORT) -> np.ndarray:
+    """What a forward pass of one text allocates, its last token scored.
 
     Args:
         name, dtype: of the model, as `outline` takes them.
         derivatives: carry the derivative along a direction of the weights beside each value.
+        length: tokens of the text.
 
     Returns:
         Bytes at the moments that may be the peak when texts are longer, int64 of shape (moments, `PASS`).
     """
-    model = outline(name, dtype)
-    with _counted(model) as (counted, loss), torch.no_grad():
+    return _of_all_layers(name, dtype, partial(_followed, name, dtype, derivatives, length))
+
+
+def differentiated(name: str, dtype: str, optimizer: str, own: tuple[tuple[str, Any], ...] = ()) -> np.ndarray:
+    """The same of a step of a first-order method, after one that made its states.
+
+    Args:
+        name, dtype: of the model.
+        optimizer, own: name and settings of the method, as `first_order` takes them.
+    """
+    return _of_all_layers(name, dtype, partial(_differentiated, name, dtype, optimizer, own))
+
+
+def _of_all_layers(name: str, dtype: str, rows_of: Callable[[int], np.ndarray]) -> np.ndarray:
+    """Moments of a model from those of a few of its layers, which are alike.
+
+    Each further layer adds to the states of every moment; and to the saved activations of one in which its backward pass is yet
+    to come, as is that of a layer whose own are there, or to the gradients of one in which it is over, as with logits it is not.
+    """
+    layers = outline(name, dtype).config.num_hidden_layers
+    if layers <= FEW + 1:
+        return rows_of(layers)
+    rows, more = rows_of(FEW), rows_of(FEW + 1)
+    each = dict(zip(PASS, more.max(axis=0) - rows.max(axis=0), strict=True))
+    saved, logits = rows[:, PASS.index("saved")], rows[:, PASS.index("logits")]
+    to_come, over = (np.array([size * (part != left) for part, size in each.items()]) for left in ("gradients", "saved"))
+    before, after = rows[saved >= each["saved"]], rows[logits <= SMALL]
+    return np.concatenate([before + (layers - FEW) * to_come, after + (layers - FEW) * over])
+
+
+@cache
+def _followed(name: str, dtype: str, derivatives: bool, length: int, layers: int) -> np.ndarray:
+    model = outline(name, dtype, layers)
+    with _counted(model, length) as (counted, loss), torch.no_grad():
         if derivatives:
             _with_derivatives(model, counted, loss)
         else:
@@ -43,14 +77,8 @@ def followed(name: str, dtype: str, derivatives: bool = False) -> np.ndarray:
 
 
 @cache
-def differentiated(name: str, dtype: str, optimizer: str, own: tuple[tuple[str, Any], ...] = ()) -> np.ndarray:
-    """The same of a step of a first-order method, after one that made its states.
-
-    Args:
-        name, dtype: of the model.
-        optimizer, own: name and settings of the method, as `first_order` takes them.
-    """
-    model = outline(name, dtype)
+def _differentiated(name: str, dtype: str, optimizer: str, own: tuple[tuple[str, Any], ...], layers: int) -> np.ndarray:
+    model = outline(name, dtype, layers)
     with _counted(model) as (counted, loss):
         method = first_order(optimizer, model, lr=1e-6, **dict(own))
         for rule in method.rules:
@@ -75,7 +103,7 @@ def _with_derivatives(model: PreTrainedModel, counted: Allocations, loss: Callab
 
 
 @contextmanager
-def _counted(model: PreTrainedModel) -> Iterator[tuple[Allocations, Callable[[str], Tensor]]]:
+def _counted(model: PreTrainedModel, length: int = SHORT) -> Iterator[tuple[Allocations, Callable[[str], Tensor]]]:
     """Allocations of what is computed inside the block, and the loss of a text, which is told what its body's tensors are for."""
     sizes, vocabulary = {parameter.numel() for parameter in model.parameters()}, model.config.vocab_size
 
@@ -85,7 +113,7 @@ def _counted(model: PreTrainedModel) -> Iterator[tuple[Allocations, Callable[[st
         return "gradients" if tensor.numel() in sizes else "logits" if tensor.shape[-1:] == (vocabulary,) else kind
 
     with next(model.parameters()).fake_mode:  # pyrefly: ignore[missing-attribute]  (of torch's fake tensors)
-        ids, target = torch.zeros(1, SHORT, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+        ids, target = torch.zeros(1, length, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
         counted = Allocations(PASS, [*model.parameters(), *model.buffers(), ids, target], sort)
         head: Any = getattr(model, "lm_head", None) or model.get_output_embeddings()
         more = {"use_cache": False} if model.can_generate() else {}
