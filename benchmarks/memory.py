@@ -9,10 +9,13 @@ from dataclasses import asdict
 
 from zolab.records import environment
 from zolab.runs.memory import Tokens
-from zolab.studies.family import FAMILY
-from zolab.studies.step_memory import META, expected, measured
+from zolab.studies.step_memory import LABELS, META, expected, measured
 
-WAYS = (*FAMILY, *META)
+WAYS = (
+    *("mezo", "adamezo", "zo_finetuner", "hizoo", "lozo", "mezo_adam", "dizo", "grzo", "forward_gradient"),
+    *("sgd", "sgd_checkpointed", "sgd_fused", "adam", *META),
+)
+"""One of each kind of method."""
 SIZES = {"tiny-reviews": (64, 128), "smollm2-135m": (8, 64)}
 """Texts of each model's batch, and tokens of each."""
 
@@ -20,14 +23,16 @@ SIZES = {"tiny-reviews": (64, 128), "smollm2-135m": (8, 64)}
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY", help="methods to measure")
+    parser.add_argument("--ways", nargs="+", choices=LABELS, default=list(WAYS), metavar="WAY", help="methods to measure")
     parser.add_argument("--json", action="store_true", help="last line: one JSON object")
     options = parser.parse_args()
     found = {}
     for model in options.models:
         rows, length = SIZES[model]
         found[model] = {"rows": rows, "length": length, "ways": {}}
-        print(f"{model}, {rows} texts of {length} tokens, float32\n{'':22}{'peak MB':>10}{'predicted':>12}{'off':>6}{'s a step':>10}")
+        print(
+            f"{model}, {rows} texts of {length} tokens, float32\n{'':22}{'peak MB':>10}{'predicted':>12}{'off':>6}{'s a step':>10}"
+        )
         for way in options.ways:
             row, told = measured(model, way, Tokens(rows, length)), expected(model, way, Tokens(rows, length)).total
             found[model]["ways"][way] = asdict(row)

@@ -1,6 +1,7 @@
 """Memory is predicted from shapes: what passes allocate, what methods keep, and both beside records of what was measured."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from zolab.pertnn import PertNN
 from zolab.probe.blocks import split
 from zolab.runs.config import Config
 from zolab.runs.memory import CARDS, PARTS, Tokens, fits, grown, journaled, peak, predicted
-from zolab.runs.passes import SHORT, followed
+from zolab.runs.passes import SHORT, TEXTS, followed
 from zolab.studies import expected as prices
 from zolab.studies.field import held_bytes
 from zolab.studies.step_memory import expected, loss_of, measured
@@ -54,10 +55,10 @@ def test_peaks_keep_what_another_growth_may_make_the_most():
     assert sorted(counted.peaks().tolist()) == [[1, 4], [5, 1]]
 
 
-@pytest.mark.parametrize(("rows", "length"), [(1, SHORT), (3, 40), (8, 200)])
-def test_a_short_text_tells_what_a_batch_allocates(rows, length):
+@pytest.mark.parametrize(("rows", "length"), [(TEXTS, SHORT), (5, 40), (16, 200)])
+def test_short_texts_tell_what_a_batch_allocates(rows, length):
     """The same count, over a pass of the model itself, with its weights."""
-    model, loss = load_model("tiny-reviews")[0], None
+    model = load_model("tiny-reviews")[0]
     loss = loss_of(model, rows, length)
     with torch.no_grad(), Allocations(("all",), [*model.parameters(), *model.buffers()]) as counted:
         loss().detach()
@@ -115,9 +116,9 @@ class TestMeasuredHere:
 
 class TestMeasuredOnAnH100:
     content = json.loads((RECORDS / "gpu_nvidia_h100_80gb_hbm3.json").read_text())
-    rows = {row["name"]: row for part in content["parts"].values() for row in part.get("rows", [])}  # noqa: RUF012
+    rows = {row["name"]: row for part in content["parts"].values() for row in part.get("rows", [])}
     one, eight = "llama-3.2-1b", "llama-3.1-8b"
-    hub = {one: "meta-llama/Llama-3.2-1B", eight: "meta-llama/Llama-3.1-8B"}  # noqa: RUF012
+    hub = {one: "meta-llama/Llama-3.2-1B", eight: "meta-llama/Llama-3.1-8B"}
 
     def config(self, shape, method="mezo", dtype="bfloat16", **settings):
         return Config(self.hub[shape], optimizer=method, dtype=dtype, device="cuda", **settings)
@@ -157,12 +158,15 @@ class TestMeasuredOnAnH100:
         assert found == pytest.approx(self.rows[f"meta-step, {shape}, bfloat16, 16 x 128"]["peak_bytes"], rel=0.15)
 
 
-def test_a_process_measures_itself():
+def test_a_process_measures_itself(monkeypatch):
     found = measured("tiny-reviews", "mezo_adam", Tokens(32, 64))
     assert found.weights < found.peak < 20 * found.weights
     assert found.seconds > 0
-    with pytest.raises(RuntimeError, match="sgld on tiny-reviews could not be measured: .*sgld"):
+    with pytest.raises(ValueError, match="there is no method sgld; choose mezo,"):
         measured("tiny-reviews", "sgld", Tokens(2, 4))
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(RuntimeError, match="mezo on tiny-reviews could not be measured: no message"):
+        measured("tiny-reviews", "mezo", Tokens(2, 4))
 
 
 def test_parts_of_a_steps_time_add_up():

@@ -1,7 +1,7 @@
 """Peak memory of a step, part by part, predicted from a model's configuration: neither weights nor a network is needed.
 
-Passes of the model are followed on tensors without memory, one short text alone (`zolab.runs.passes`), and grow with the
-tokens of a batch. What a method adds follows from what it says of itself: what it keeps (`Method.stored_bytes`), along what it
+Passes of the model are followed on tensors without memory and a few short texts (`zolab.runs.passes`), and grow with the tokens
+of a batch. What a method adds follows from what it says of itself: what it keeps (`Method.stored_bytes`), along what it
 probes, and how many sides. Left out: what a process or a GPU's context takes before a model is loaded, matrix products' own
 buffers, the blocks that an allocator keeps, and the memory of a CUDA graph.
 """
@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from zolab.models import model_bytes
+from zolab.models.outline import outline
 from zolab.noise import Direction, GroupDirection, LowRankDirection
 from zolab.noise.kernels.cpu import CHUNK
 from zolab.noise.kernels.cuda_journal import JOURNAL
@@ -26,8 +27,7 @@ from zolab.probe.in_place import Perturbation
 from zolab.probe.large import BAND
 from zolab.probe.model_view import SPARE
 from zolab.runs.config import Config, own_settings, require
-from zolab.models.outline import outline
-from zolab.runs.passes import PASS, SHORT, differentiated, followed
+from zolab.runs.passes import PASS, SHORT, TEXTS, differentiated, followed
 
 PARTS = ("weights", "states", "gradients", "saved", "activations", "logits", "scratch", "journal")
 """Of a step's memory: the model's weights; what the method keeps from step to step; gradients; activations kept for a backward
@@ -36,7 +36,6 @@ CARDS = (24, 40, 80)  # GB of GPUs in use
 CONTEXT = 1e9  # bytes of a card that the driver takes, and that an allocator leaves between blocks
 SCRATCH, JOURNALED = PARTS.index("scratch"), PARTS.index("journal")
 NORMALS = 1 << 20  # weights by which a journal is measured
-SPREAD = 0.02  # their standard deviation, where a configuration does not tell it
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,9 @@ def predicted(config: Config, tokens: Tokens) -> Memory:
     """
     model, own = outline(config.model, config.dtype), own_settings(config.optim_args)
     if config.first_order:
-        require(config.tuning == "full", "the memory of gradients is predicted for every weight, not for an adapter: tuning full.")
+        require(
+            config.tuning == "full", "the memory of gradients is predicted for every weight, not for an adapter: tuning full."
+        )
         settings = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in own.items())
         rows = grown(differentiated(config.model, config.dtype, config.optimizer, settings), tokens)
         return peak(rows, weights=model_bytes(model))
@@ -93,8 +94,9 @@ def predicted(config: Config, tokens: Tokens) -> Memory:
     if config.tuning != "full":  # an adapter's states, scratch and journal are as small as it is
         return peak(grown(followed(config.model, config.dtype), tokens), weights=model_bytes(model))
     always = {"weights": model_bytes(model), "states": states}
-    if method.differentiates:
-        return peak(grown(followed(config.model, config.dtype, True), tokens), **always)
+    if method.differentiates:  # its attention grows with the square of a text's length
+        rows = followed(config.model, config.dtype, True, tokens.length)
+        return peak(grown(rows, tokens, length=tokens.length), **always, scratch=always["weights"])
     through = {"auto": method.faster_through(config.dtype, config.device), "in_place": False, "through": True}[config.probe]
     if not (through or method.per_example):
         return peak(in_place(config, tokens), **always)
@@ -122,16 +124,17 @@ def journaled(dtype: str, spread: float, eps: float) -> float:
     return probe.journal_bytes / NORMALS
 
 
-def grown(rows: np.ndarray, tokens: Tokens, sides: int = 1) -> np.ndarray:
-    """What is allocated in a pass over a batch, int64 of shape (moments, `PARTS`), from what one short text takes.
+def grown(rows: np.ndarray, tokens: Tokens, sides: int = 1, length: int = SHORT) -> np.ndarray:
+    """What is allocated in a pass over a batch, int64 of shape (moments, `PARTS`), from what a few short texts take.
 
     Args:
         rows: of shape (moments, `zolab.runs.passes.PASS`).
         tokens: of the batch.
         sides: of a probe that the model's body runs on at once.
+        length: tokens of each of those texts.
     """
     found = dict(zip(PASS, rows.T, strict=True))
-    longer, scored = sides * tokens.rows * tokens.length / SHORT, tokens.rows * tokens.scored
+    longer, scored = sides * tokens.rows * tokens.length / (TEXTS * length), tokens.rows * tokens.scored / TEXTS
     parts = {"states": found["states"], "gradients": found["gradients"], "saved": longer * found["saved"]}
     parts |= {"activations": longer * (found["activations"] + found["backward"]), "logits": scored * found["logits"]}
     parts |= {"scratch": found["update"]}
@@ -157,7 +160,7 @@ def in_place(config: Config, tokens: Tokens) -> np.ndarray:
         tokens: of the batch.
     """
     model, size = outline(config.model, config.dtype), 4 if config.dtype == "float32" else 2
-    spread = getattr(model.config, "initializer_range", None) or getattr(model.config, "init_std", SPREAD)
+    spread = model.config.hidden_size**-0.5  # about that of trained matrices, whose outputs are as large as their inputs
     share, sizes = journaled(config.dtype, spread, config.eps), [parameter.numel() for parameter in model.parameters()]
     rows = grown(followed(config.model, config.dtype), tokens)
     if torch.device(config.device).type == "cuda":

@@ -1,4 +1,4 @@
-"""What passes of a model allocate, followed on a short text and tensors without memory (`zolab.models.allocations`)."""
+"""What passes of a model allocate, followed on short texts and tensors without memory (`zolab.models.allocations`)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,24 +13,24 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from zolab.models.allocations import Allocations
-from zolab.runs.first_order import first_order
 from zolab.models.outline import outline
+from zolab.runs.first_order import first_order
 
 PASS = ("backward", "saved", "activations", "logits", "gradients", "states", "update")
 """What tensors are made for: in a backward pass; kept for one; in a forward pass that keeps none; logits and what is made of
 them; gradients of weights; what an optimizer keeps; and its working memory."""
-SHORT = 61  # tokens of the text: a prime, so that no activation is of a weight's size
+TEXTS, SHORT = 8, 61  # texts, and tokens of each: a prime, so that no activation is of a weight's size
 FEW = 2  # layers that are followed, and one more: the others are like them
 SMALL = 1000  # bytes: a loss or a number of them, no logits
 
 
 def followed(name: str, dtype: str, derivatives: bool = False, length: int = SHORT) -> np.ndarray:
-    """What a forward pass of one text allocates, its last token scored.
+    """What a forward pass of `TEXTS` texts allocates, the last token of each scored.
 
     Args:
         name, dtype: of the model, as `outline` takes them.
         derivatives: carry the derivative along a direction of the weights beside each value.
-        length: tokens of the text.
+        length: tokens of each text.
 
     Returns:
         Bytes at the moments that may be the peak when texts are longer, int64 of shape (moments, `PASS`).
@@ -94,17 +94,19 @@ def _differentiated(name: str, dtype: str, optimizer: str, own: tuple[tuple[str,
 
 
 def _with_derivatives(model: PreTrainedModel, counted: Allocations, loss: Callable[[str], Tensor]) -> None:
-    """A pass in which each weight has a tangent, as in `zolab.optim.forward_gradient`."""
-    with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), counted.of("update"):
-        for parameter in model.parameters():
-            z = torch.empty_like(parameter)
-            parameter.copy_(forward_ad.make_dual(parameter.detach(), z))
+    """A pass in which each weight has a tangent, as in `zolab.optim.forward_gradient`; the tangents themselves do not count."""
+    with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
+        with counted.of("update"):
+            for parameter in model.parameters():
+                parameter.copy_(forward_ad.make_dual(parameter.detach(), torch.empty_like(parameter)))
+        counted.live["update"] = 0
+        counted.moments.clear()
         loss("activations")
 
 
 @contextmanager
 def _counted(model: PreTrainedModel, length: int = SHORT) -> Iterator[tuple[Allocations, Callable[[str], Tensor]]]:
-    """Allocations of what is computed inside the block, and the loss of a text, which is told what its body's tensors are for."""
+    """Allocations of what is computed inside the block, and the loss of texts, which is told what its body's tensors are for."""
     sizes, vocabulary = {parameter.numel() for parameter in model.parameters()}, model.config.vocab_size
 
     def sort(tensor: Tensor, kind: str) -> str:
@@ -113,7 +115,7 @@ def _counted(model: PreTrainedModel, length: int = SHORT) -> Iterator[tuple[Allo
         return "gradients" if tensor.numel() in sizes else "logits" if tensor.shape[-1:] == (vocabulary,) else kind
 
     with next(model.parameters()).fake_mode:  # pyrefly: ignore[missing-attribute]  (of torch's fake tensors)
-        ids, target = torch.zeros(1, length, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+        ids, target = torch.zeros(TEXTS, length, dtype=torch.int64), torch.zeros(TEXTS, dtype=torch.int64)
         counted = Allocations(PASS, [*model.parameters(), *model.buffers(), ids, target], sort)
         head: Any = getattr(model, "lm_head", None) or model.get_output_embeddings()
         more = {"use_cache": False} if model.can_generate() else {}

@@ -26,7 +26,8 @@ from zolab.optim import METHODS
 from zolab.pertnn import PertNN
 from zolab.probe.blocks import split
 from zolab.records import peak_memory, reset_peak_memory
-from zolab.runs.config import Config, make_optimizer
+from zolab.runs.config import Config, make_optimizer, require
+from zolab.runs.first_order import FIRST_ORDER
 from zolab.runs.memory import Memory, Tokens, predicted
 from zolab.studies.family import FAMILY, settings_for
 
@@ -80,8 +81,13 @@ def measured(model: str, way: str, tokens: Tokens) -> Peak:
         tokens: of a batch.
 
     Raises:
+        ValueError: there is no such method.
         RuntimeError: the process ended with an error, whose last line is told.
     """
+    require(
+        way in (*METHODS, *FIRST_ORDER, *META),
+        f"there is no method {way}; choose {', '.join((*METHODS, *FIRST_ORDER, *META))}.",
+    )
     code = f"from zolab.studies.step_memory import report; report({model!r}, {way!r}, {tokens.rows}, {tokens.length})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **FREED})
     if done.returncode:
