@@ -1,11 +1,15 @@
 """Peak memory of a step of every method beside what is predicted of it, in a fresh process for each.
 
-See `zolab.studies.step_memory` for what is measured, and `zolab.runs.memory` for how it is predicted.
+See `zolab.studies.step_memory` for what is measured, and `zolab.runs.memory` for how it is predicted. Several processes run at
+once: that changes no peak.
 """
 
 import argparse
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 
 from zolab.records import environment
 from zolab.runs.memory import Tokens
@@ -16,8 +20,8 @@ WAYS = (
     *("sgd", "sgd_checkpointed", "sgd_fused", "adam", *META),
 )
 """One of each kind of method."""
-SIZES = {"tiny-reviews": (64, 128), "smollm2-135m": (8, 64)}
-"""Texts of each model's batch, and tokens of each."""
+SIZES = {"tiny-reviews": Tokens(64, 128), "smollm2-135m": Tokens(8, 64)}
+"""Of each model's batch."""
 
 
 def main():
@@ -28,16 +32,17 @@ def main():
     options = parser.parse_args()
     found = {}
     for model in options.models:
-        rows, length = SIZES[model]
-        found[model] = {"rows": rows, "length": length, "ways": {}}
-        print(
-            f"{model}, {rows} texts of {length} tokens, float32\n{'':22}{'peak MB':>10}{'predicted':>12}{'off':>6}{'s a step':>10}"
-        )
-        for way in options.ways:
-            row, told = measured(model, way, Tokens(rows, length)), expected(model, way, Tokens(rows, length)).total
-            found[model]["ways"][way] = asdict(row)
-            off = f"{100 * (told / row.peak - 1):+.0f} %"
-            print(f"{way:22}{row.peak / 1e6:10.1f}{told / 1e6:12.1f}{off:>6}{row.seconds:10.3f}", flush=True)
+        tokens = SIZES[model]
+        print(f"{model}, {tokens.rows} texts of {tokens.length} tokens, float32")
+        print(f"{'':22}{'peak MB':>10}{'predicted':>12}{'off':>6}")
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            peaks = pool.map(partial(measured, model, tokens=tokens), options.ways)
+            found[model] = {"rows": tokens.rows, "length": tokens.length, "ways": {}}
+            for way, row in zip(options.ways, peaks, strict=True):
+                found[model]["ways"][way] = asdict(row)
+                told = expected(model, way, tokens).total
+                off = f"{100 * (told / row.peak - 1):+.0f} %"
+                print(f"{way:22}{row.peak / 1e6:10.1f}{told / 1e6:12.1f}{off:>6}", flush=True)
     if options.json:
         print(json.dumps({"models": found, **environment()}))
 

@@ -161,7 +161,6 @@ class TestMeasuredOnAnH100:
 def test_a_process_measures_itself(monkeypatch):
     found = measured("tiny-reviews", "mezo_adam", Tokens(32, 64))
     assert found.weights < found.peak < 20 * found.weights
-    assert found.seconds > 0
     with pytest.raises(ValueError, match="there is no method sgld; choose mezo,"):
         measured("tiny-reviews", "sgld", Tokens(2, 4))
     monkeypatch.setattr(sys, "executable", "/bin/false")

@@ -1,4 +1,4 @@
-"""What a computation allocates, told from shapes alone: it runs on tensors without memory, and what they would take is added up.
+"""What a computation allocates, told from shapes: it runs on tensors without memory, and what they would take is added up.
 
 Such tensors are torch's fake ones, which follow every operation as those of a CPU do, backward passes and optimizers included.
 What a kernel takes for itself while it runs, a few megabytes, is not seen.

@@ -18,7 +18,6 @@ from transformers import PreTrainedModel
 from zolab.models import model_bytes
 from zolab.models.outline import outline
 from zolab.noise import Direction, GroupDirection, LowRankDirection
-from zolab.noise.kernels.cpu import CHUNK
 from zolab.noise.kernels.cuda_journal import JOURNAL
 from zolab.optim import METHODS
 from zolab.optim.method import Method
@@ -31,7 +30,8 @@ from zolab.runs.passes import PASS, SHORT, TEXTS, differentiated, followed
 
 PARTS = ("weights", "states", "gradients", "saved", "activations", "logits", "scratch", "journal")
 """Of a step's memory: the model's weights; what the method keeps from step to step; gradients; activations kept for a backward
-pass; those of the moment; logits and what is made of them; moved weights and other working memory; a journal of moved weights."""
+pass; those of the moment; logits and what is made of them; moved weights and other working memory; the journal of a probe in
+place."""
 CARDS = (24, 40, 80)  # GB of GPUs in use
 CONTEXT = 1e9  # bytes of a card that the driver takes, and that an allocator leaves between blocks
 SCRATCH, JOURNALED = PARTS.index("scratch"), PARTS.index("journal")
@@ -167,15 +167,15 @@ def in_place(config: Config, tokens: Tokens) -> np.ndarray:
         rows = np.concatenate([rows, np.zeros_like(rows[:1])])
         rows[-1, SCRATCH], rows[-1, JOURNALED] = max(_launches(sizes, share, 2 + size), key=sum)
         rows[:-1, JOURNALED] = share * sum(sizes)
-    else:  # each thread has room for a position and a value of every weight of a chunk
-        rows[:, SCRATCH], rows[:, JOURNALED] = torch.get_num_threads() * CHUNK * (2 + size), share * sum(sizes)
+    else:  # there memory counts once it is written to
+        rows[:, JOURNALED] = share * sum(sizes)
     return rows
 
 
 def _launches(sizes: list[int], share: float, entry: int) -> Iterator[tuple[int, int]]:
     """Room that is not known to be spare yet, and what is written down, while one launch after the other moves weights."""
     written, before = 0.0, 0
-    for size in (min(JOURNAL, size - start) for size in sizes for start in range(0, size, JOURNAL)):
+    for size in (min(JOURNAL, whole - start) for whole in sizes for start in range(0, whole, JOURNAL)):
         yield entry * (before + size), round(written)
         written, before = written + share * before, size
 

@@ -20,7 +20,7 @@ PASS = ("backward", "saved", "activations", "logits", "gradients", "states", "up
 """What tensors are made for: in a backward pass; kept for one; in a forward pass that keeps none; logits and what is made of
 them; gradients of weights; what an optimizer keeps; and its working memory."""
 TEXTS, SHORT = 8, 61  # texts, and tokens of each: a prime, so that no activation is of a weight's size
-FEW = 2  # layers that are followed, and one more: the others are like them
+FEW = 1  # layer that is followed, and one more: the others are like them
 SMALL = 1000  # bytes: a loss or a number of them, no logits
 
 
@@ -39,7 +39,7 @@ def followed(name: str, dtype: str, derivatives: bool = False, length: int = SHO
 
 
 def differentiated(name: str, dtype: str, optimizer: str, own: tuple[tuple[str, Any], ...] = ()) -> np.ndarray:
-    """The same of a step of a first-order method, after one that made its states.
+    """The same of a step of a first-order method whose states are there.
 
     Args:
         name, dtype: of the model.
@@ -52,7 +52,7 @@ def _of_all_layers(name: str, dtype: str, rows_of: Callable[[int], np.ndarray]) 
     """Moments of a model from those of a few of its layers, which are alike.
 
     Each further layer adds to the states of every moment; and to the saved activations of one in which its backward pass is yet
-    to come, as is that of a layer whose own are there, or to the gradients of one in which it is over, as with logits it is not.
+    to come, as a layer's is whose own are there, or to the gradients of one in which it is over, as with logits it is not.
     """
     layers = outline(name, dtype).config.num_hidden_layers
     if layers <= FEW + 1:
@@ -84,8 +84,11 @@ def _differentiated(name: str, dtype: str, optimizer: str, own: tuple[tuple[str,
         for rule in method.rules:
             rule.register_step_pre_hook(lambda *_: setattr(counted, "kind", "update"))
             rule.register_step_post_hook(lambda *_: setattr(counted, "kind", "backward"))
-        method.step(lambda: loss("saved"))
-        for rule in method.rules:
+        for rule in method.rules:  # a step along anything makes its states
+            for parameter in rule.param_groups[0]["params"]:
+                parameter.grad = torch.empty_like(parameter)
+            rule.step()
+            rule.zero_grad()
             for tensor in (value for state in rule.state.values() for value in state.values() if torch.is_tensor(value)):
                 counted.count(tensor, "states")
         counted.moments.clear()
@@ -106,7 +109,7 @@ def _with_derivatives(model: PreTrainedModel, counted: Allocations, loss: Callab
 
 @contextmanager
 def _counted(model: PreTrainedModel, length: int = SHORT) -> Iterator[tuple[Allocations, Callable[[str], Tensor]]]:
-    """Allocations of what is computed inside the block, and the loss of texts, which is told what its body's tensors are for."""
+    """Allocations inside the block, and the loss of texts, which is told what its body's tensors are for."""
     sizes, vocabulary = {parameter.numel() for parameter in model.parameters()}, model.config.vocab_size
 
     def sort(tensor: Tensor, kind: str) -> str:

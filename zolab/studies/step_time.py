@@ -20,7 +20,7 @@ from zolab.runs.memory import Tokens
 from zolab.studies.step_memory import META, loss_of, optimizer_of, step_of
 
 PARTS = ("forward passes", "passes along a direction", "fine-tuner's network", "backward pass and update")
-"""Of a step's seconds. A zeroth-order step that is no forward pass and no network is passes over the weights, along directions."""
+"""Of a step's seconds. What is no forward pass and no network in a zeroth-order step is passes over the weights."""
 
 
 def step_seconds(model: str, ways: Sequence[str], tokens: Tokens, repeats: int = 3) -> dict[str, dict[str, float]]:
