@@ -20,7 +20,7 @@ PASS = ("backward", "saved", "activations", "logits", "gradients", "states", "up
 """What tensors are made for: in a backward pass; kept for one; in a forward pass that keeps none; logits and what is made of
 them; gradients of weights; what an optimizer keeps; and its working memory."""
 TEXTS, SHORT = 8, 61  # texts, and tokens of each: a prime, so that no activation is of a weight's size
-FEW = 1  # layer that is followed, and one more: the others are like them
+FEW = 2  # layers that are followed, and one of them alone: the others are like it
 SMALL = 1000  # bytes: a loss or a number of them, no logits
 
 
@@ -55,12 +55,14 @@ def _of_all_layers(name: str, dtype: str, rows_of: Callable[[int], np.ndarray]) 
     to come, as a layer's is whose own are there, or to the gradients of one in which it is over, as with logits it is not.
     """
     layers = outline(name, dtype).config.num_hidden_layers
-    if layers <= FEW + 1:
-        return rows_of(layers)
-    rows, more = rows_of(FEW), rows_of(FEW + 1)
-    each = dict(zip(PASS, more.max(axis=0) - rows.max(axis=0), strict=True))
-    saved, logits = rows[:, PASS.index("saved")], rows[:, PASS.index("logits")]
+    rows = rows_of(min(layers, FEW))
+    if layers <= FEW:
+        return rows
+    each = dict.fromkeys(PASS, 0)
+    for part in ("saved", "gradients", "states"):
+        each[part] = int(rows[:, PASS.index(part)].max() - rows_of(FEW - 1)[:, PASS.index(part)].max())
     to_come, over = (np.array([size * (part != left) for part, size in each.items()]) for left in ("gradients", "saved"))
+    saved, logits = rows[:, PASS.index("saved")], rows[:, PASS.index("logits")]
     before, after = rows[saved >= each["saved"]], rows[logits <= SMALL]
     return np.concatenate([before + (layers - FEW) * to_come, after + (layers - FEW) * over])
 

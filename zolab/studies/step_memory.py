@@ -109,7 +109,7 @@ def report(model: str, way: str, rows: int, length: int) -> None:
         for _ in range(STEPS):
             step()
     weights = model_bytes(loaded)
-    print(json.dumps(asdict(Peak(weights, weights + peak_memory() - held)))))
+    print(json.dumps(asdict(Peak(weights, weights + peak_memory() - held))))
 
 
 def loss_of(model: Any, rows: int, length: int) -> Callable[..., Tensor]:
