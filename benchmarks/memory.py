@@ -1,15 +1,11 @@
 """Peak memory of a step of every method beside what is predicted of it, in a fresh process for each.
 
-See `zolab.studies.step_memory` for what is measured, and `zolab.runs.memory` for how it is predicted. Several processes run at
-once: that changes no peak.
+See `zolab.studies.step_memory` for what is measured, and `zolab.runs.memory` for how it is predicted.
 """
 
 import argparse
 import json
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from functools import partial
 
 from zolab.records import environment
 from zolab.runs.memory import Tokens
@@ -35,14 +31,12 @@ def main():
         tokens = SIZES[model]
         print(f"{model}, {tokens.rows} texts of {tokens.length} tokens, float32")
         print(f"{'':22}{'peak MB':>10}{'predicted':>12}{'off':>6}")
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            peaks = pool.map(partial(measured, model, tokens=tokens), options.ways)
-            found[model] = {"rows": tokens.rows, "length": tokens.length, "ways": {}}
-            for way, row in zip(options.ways, peaks, strict=True):
-                found[model]["ways"][way] = asdict(row)
-                told = expected(model, way, tokens).total
-                off = f"{100 * (told / row.peak - 1):+.0f} %"
-                print(f"{way:22}{row.peak / 1e6:10.1f}{told / 1e6:12.1f}{off:>6}", flush=True)
+        peaks = measured(model, options.ways, tokens)
+        for way, row in peaks.items():
+            told = expected(model, way, tokens).total
+            print(f"{way:22}{row.peak / 1e6:10.1f}{told / 1e6:12.1f}{100 * (told / row.peak - 1):+5.0f} %", flush=True)
+        ways = {way: asdict(row) for way, row in peaks.items()}
+        found[model] = {"rows": tokens.rows, "length": tokens.length, "ways": ways}
     if options.json:
         print(json.dumps({"models": found, **environment()}))
 

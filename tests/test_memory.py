@@ -159,13 +159,13 @@ class TestMeasuredOnAnH100:
 
 
 def test_a_process_measures_itself(monkeypatch):
-    found = measured("tiny-reviews", "mezo_adam", Tokens(32, 64))
+    found = measured("tiny-reviews", ["mezo_adam"], Tokens(32, 64))["mezo_adam"]
     assert found.weights < found.peak < 20 * found.weights
     with pytest.raises(ValueError, match="there is no method sgld; choose mezo,"):
-        measured("tiny-reviews", "sgld", Tokens(2, 4))
+        measured("tiny-reviews", ["sgld"], Tokens(2, 4))
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RuntimeError, match="mezo on tiny-reviews could not be measured: no message"):
-        measured("tiny-reviews", "mezo", Tokens(2, 4))
+        measured("tiny-reviews", ["mezo"], Tokens(2, 4))
 
 
 def test_parts_of_a_steps_time_add_up():

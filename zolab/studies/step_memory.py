@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -26,11 +27,10 @@ from zolab.pertnn import PertNN
 from zolab.probe.blocks import split
 from zolab.records import peak_memory, reset_peak_memory
 from zolab.runs.config import Config, make_optimizer, require
-from zolab.runs.first_order import FIRST_ORDER
 from zolab.runs.memory import Memory, Tokens, predicted
 from zolab.studies.family import FAMILY, settings_for
 
-LR, STEPS = 1e-6, 2
+LR, STEPS, PROCESSES = 1e-6, 2, 2
 META: dict[str, dict[str, Any]] = {
     "meta_training": {},
     "meta_training_fused": {"momentum": 0.0, "clip": 0.0, "fused": True, "recompute": True},
@@ -69,22 +69,25 @@ def expected(model: str, way: str, tokens: Tokens, **settings: str) -> Memory:
     return predicted(Config(model, optimizer=way, **settings), tokens)
 
 
-def measured(model: str, way: str, tokens: Tokens) -> Peak:
-    """Peak of a step in float32 on the CPU, on random tokens, the last of each text scored.
+def measured(model: str, ways: Sequence[str], tokens: Tokens) -> dict[str, Peak]:
+    """Peaks of steps in float32 on the CPU, on random tokens, the last of each text scored; two processes run at a time.
 
     Args:
         model: name of the model.
-        way: a method's name, or one of `META`.
+        ways: names of methods, or of `META`.
         tokens: of a batch.
 
     Raises:
         ValueError: there is no such method.
-        RuntimeError: the process ended with an error, whose last line is told.
+        RuntimeError: a process ended with an error, whose last line is told.
     """
-    require(
-        way in (*METHODS, *FIRST_ORDER, *META),
-        f"there is no method {way}; choose {', '.join((*METHODS, *FIRST_ORDER, *META))}.",
-    )
+    for way in ways:
+        require(way in LABELS, f"there is no method {way}; choose {', '.join(LABELS)}.")
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        return dict(zip(ways, pool.map(lambda way: _measured(model, way, tokens), ways), strict=True))
+
+
+def _measured(model: str, way: str, tokens: Tokens) -> Peak:
     code = f"from zolab.studies.step_memory import report; report({model!r}, {way!r}, {tokens.rows}, {tokens.length})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **FREED})
     if done.returncode:
