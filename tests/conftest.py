@@ -7,6 +7,7 @@ import pytest
 # What takes longest, so that all that `make check` does takes less than a minute and a half on two cores.
 SLOW = {
     "test_browser",  # a JupyterLab and a Chromium
+    "test_balanced",
     "test_adapters",  # every method on two kinds of adapters
     "test_caches",
     "test_dizo",
@@ -38,13 +39,16 @@ SLOW = {
     "test_kernels_cuda",  # an interpreter of GPU code
     "test_kills",
     "test_l2l",
+    "test_papers_tasks",
     "test_perturbed",
     "test_plain_scorer",
     "test_reproduction",
+    "test_signal",  # gradients of a model, one by one
     "test_step_kernels",  # the same interpreter
     "test_studies",
     "test_study_runs",
     "test_theory",  # Hessians
+    "test_through_models",
     "test_tiny",
     "test_verify",
     "test_widgets",

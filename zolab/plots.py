@@ -102,9 +102,9 @@ def training_curve(record: dict[str, Any], axes: Axes | None = None) -> Figure:
     """Probed training loss and dev loss of a run against forward passes."""
     with look():
         axes = axes or plt.figure().subplots()
-        config, per_step = record["config"], record["result"]["forwards"] / record["result"]["steps"]
+        config, result, begun = record["config"], record["result"], record.get("calibration", {}).get("forwards", 0)
         losses = np.array([step["loss"] for step in record["steps"]])
-        forwards = per_step * (np.arange(len(losses)) + 1)
+        forwards = begun + (result["forwards"] - begun) / result["steps"] * (np.arange(len(losses)) + 1)
         axes.plot(forwards, losses, color=SKY, linewidth=0.9, label="training batches")
         window = max(1, min(15, len(losses) // 4))
         axes.plot(forwards[window - 1 :], np.convolve(losses, np.full(window, 1 / window), "valid"), color=BLUE,

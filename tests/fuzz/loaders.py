@@ -21,6 +21,7 @@ from zolab.records import load_record, save_record
 from zolab.records.log import RunLog
 from zolab.runs.checkpoints import Checkpoints
 from zolab.runs.config import Config
+from zolab.runs.evaluations import keep_offsets, read_offsets
 from zolab.studies.compare import beside_table, final_table
 from zolab.studies.outcomes import Record
 from zolab.studies.plan import load_plan
@@ -122,6 +123,10 @@ def _make_record(folder: Path) -> None:
     save_record(
         {"config": {"lr": 0.1, "task": "t", "model": "m"}, "result": result, "versions": {"a": "1"}}, folder / "record.json"
     )
+
+
+def _make_offsets(folder: Path) -> None:
+    keep_offsets({"offsets": [0.0, 1.25], "candidates": [" no", " yes"], "examples": 64, "forwards": 8}, folder)
 
 
 def _make_study_record(folder: Path) -> None:
@@ -248,6 +253,7 @@ DIRECT = (
     Loader("trajectory", {"trajectory.npz": "zip"}, _make_trajectory, _load_trajectory, True),
     Loader("checkpoint", {"weights-3.safetensors": "tensors"}, _make_checkpoint, _load_checkpoint, True, _begins),
     Loader("record", {"record.json": "json"}, _make_record, lambda folder, name: text_of(load_record(folder / name)), True),
+    Loader("offsets", {"offsets.json": "json"}, _make_offsets, lambda folder, _: text_of(read_offsets(folder)), True),
     Loader("study_record", {"record.json": "json"}, _make_study_record, _load_study_record, True),
     Loader("pertnn", {"card.json": "json", "pertnn.safetensors": "tensors"}, _make_pertnn, _load_pertnn, True),
     Loader("plan", dict.fromkeys(PLANS, "text"), _make_plans, _load_plan, batch=50),

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from zolab.cli.own_data import add_own_data, described
 from zolab.cli.parser import add_settings, settings_of
@@ -37,6 +38,12 @@ def run(options: argparse.Namespace) -> None:
             f"  {split:5} loss {before['loss']:.3f} -> {after['loss']:.3f}   "
             f"{metric} {100 * before['metric']:.1f} % -> {100 * after['metric']:.1f} %   ({after['examples']} examples)"
         )
+    judged = [result["test"][when].get("judgement") for when in ("before", "after")]
+    if all(judged):
+        print(f"  {_judged(judged, bool(config.calibrate))}")
+    if config.calibrate:
+        offsets = ", ".join(f"{offset:+.2f}" for offset in run.record["calibration"]["offsets"])
+        print(f"  losses and answers are with the offsets {offsets}, of {config.calibrate} training examples: offsets.json")
     if config.tuning != "full":
         where = Path(options.out) / "adapter"
         print(f"  {run.record['trained']:,} weights were trained ({config.tuning}); the adapter is in {where}")
@@ -53,3 +60,14 @@ def run(options: argparse.Namespace) -> None:
     counted = "evaluations of f1" if config.objective == "f1" else "forward passes"
     print(f"  {result['forwards']} {counted}, {timing['wall_seconds'] / 60:.1f} minutes", end="")
     print(f", peak memory {timing['peak_bytes'] / 1e9:.2f} GB; record: {Path(options.out) / 'record.json'}")
+
+
+def _judged(judged: list[Any], calibrated: bool) -> str:
+    """What a run changed beside the offset between its answers, on test examples before and after it."""
+
+    def change(name: str, form: str) -> str:
+        return " -> ".join(f"{found[name]:{form}}" for found in judged)
+
+    plain = f", accuracy without any {change('accuracy', '.1%')}" if calibrated else ""
+    order = "" if judged[0]["auc"] is None else f", AUC {change('auc', '.3f')}"
+    return f"test with offsets fitted before and after: accuracy {change('calibrated_accuracy', '.1%')}{order}{plain}"

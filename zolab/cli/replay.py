@@ -17,6 +17,7 @@ def run(options: argparse.Namespace) -> None:
     from zolab.optim import replay
     from zolab.records.files import check_new, new_folder
     from zolab.runs.config import Config
+    from zolab.runs.evaluations import keep_offsets
     from zolab.runs.identity import check_same, identity_of_model
     from zolab.runs.tuning import load_tuned
     from zolab.runs.verify import finished
@@ -32,7 +33,9 @@ def run(options: argparse.Namespace) -> None:
         with new_folder(options.out) as folder:
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
+            keep_offsets(record.get("calibration"), folder)
     else:
         save_adapter(model, options.out, config.model)
+        keep_offsets(record.get("calibration"), options.out)
     what = "model" if config.tuning == "full" else "adapter"
     print(f"{len(trajectory.records)} steps replayed; the {what} is in {options.out}")

@@ -26,8 +26,8 @@ from zolab.probe.blocks import split, weights_of
 from zolab.records import environment, load_record, save_record
 from zolab.records.log import RunLog
 from zolab.records.shapes import NUMBER, check_events
+from zolab.runs.batches import batch_at
 from zolab.runs.events import IDENTITY
-from zolab.runs.finetune import batch_at
 from zolab.runs.identity import check_same, identity
 from zolab.tasks import load_task
 

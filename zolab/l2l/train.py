@@ -26,9 +26,9 @@ from zolab.records import environment, load_record, peak_memory, reset_peak_memo
 from zolab.records.log import RunLog
 from zolab.records.sealed import read_tensors, write_tensors
 from zolab.records.shapes import NUMBER, check_events
+from zolab.runs.batches import batch_at
 from zolab.runs.config import require
 from zolab.runs.events import IDENTITY
-from zolab.runs.finetune import batch_at
 from zolab.runs.identity import check_same, identity
 from zolab.tasks import Example, Splits, Task, load_task
 from zolab.theory.measure import gauss_newton_terms

@@ -1,12 +1,12 @@
 """The settings of a run, each with the sentence that the command line shows for it."""
 
-import ast
 import reprlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from zolab.runs.literals import own_settings
 from zolab.runs.names import DTYPE_NAMES, FIRST_ORDER_NAMES, METHOD_NAMES, OWN_TASKS, TASK_NAMES
 
 if TYPE_CHECKING:  # the command line's --help reads this file, and torch takes seconds
@@ -20,7 +20,10 @@ SCHEDULES = ("constant", "linear", "cosine", "warmup")
 PROBES = ("auto", "in_place", "through")
 TUNINGS = ("full", "lora", "prefix")
 # What settings stood at in runs that are older than these settings.
-OLDER = {"probe": "in_place", "tuning": "full", "tuning_args": "", "objective": "loss"}
+OLDER: dict[str, Any] = {
+    **{"probe": "in_place", "tuning": "full", "tuning_args": "", "objective": "loss"},
+    **{"balanced": False, "calibrate": 0},
+}
 COUNT = 10**9  # of what is done one after the other
 LARGEST = 1.7e308  # about what a float holds
 HELD = 1e-37, 1e37  # what float32 holds with all its digits, twice and half of it too
@@ -40,7 +43,6 @@ RANGES: dict[str, tuple[float, float]] = {  # the least and the greatest value o
     "rate": (1e-9, 10),
     "eps": HELD,
 }
-LONGEST = 1 << 16  # characters of optim_args or tuning_args; the former may hold a scale for each tensor
 _SHOWN = reprlib.Repr()
 _SHOWN.maxstring = _SHOWN.maxother = 80
 
@@ -83,6 +85,14 @@ class Config:
     )
     steps: int = option(1000, "optimizer steps")
     batch_size: int = option(16, "examples in a batch")
+    balanced: bool = option(
+        False, "as many examples of each class in each batch; what the number of classes leaves over goes to them in turn"
+    )
+    calibrate: int = option(
+        0,
+        "training examples on which an offset for each candidate is fitted before the first step, by so many forward passes; "
+        "losses are then taken with it, in training and on dev; 0 leaves this out",
+    )
     train: int | None = option(None, "training examples (of each class for masked models), by default the papers' number")
     dev: int | None = option(None, "examples for choosing the best step, by default the papers' number")
     test: int | None = option(None, "examples for the reported metric, by default the papers' number")
@@ -171,7 +181,7 @@ def make_adapter(config: Config) -> "Adapter | None":
 
 
 def forwards(config: Config, steps: int, train: int) -> int:
-    """Forward passes, on a batch each, of a run's first steps; a backward pass counts as two.
+    """Forward passes, on a batch each, of a run's calibration and first steps; a backward pass counts as two.
 
     Args:
         config: of the run, valid.
@@ -180,11 +190,12 @@ def forwards(config: Config, steps: int, train: int) -> int:
     """
     from zolab.optim import METHODS
 
+    offsets = -(-config.calibrate // config.batch_size)
     if config.first_order:
         from zolab.runs.first_order import FIRST_ORDER, FirstOrder
 
-        return steps * FirstOrder.forwards(**{**FIRST_ORDER[config.optimizer], **own_settings(config.optim_args)})
-    return _fit(config, partial(METHODS[config.optimizer].forwards, steps, full=-(-train // config.batch_size)))
+        return offsets + steps * FirstOrder.forwards(**{**FIRST_ORDER[config.optimizer], **own_settings(config.optim_args)})
+    return offsets + _fit(config, partial(METHODS[config.optimizer].forwards, steps, full=-(-train // config.batch_size)))
 
 
 def _method(config: Config, model: "nn.Module | None" = None) -> Callable:
@@ -223,38 +234,6 @@ def _made(make: Callable, text: str, told: str) -> Any:
         if len(str(error)) > 500:  # a sentence that shows a long text whole
             raise ValueError(f"{told} ({str(error)[:200]} ...).") from error
         raise
-
-
-def own_settings(text: str) -> dict[str, Any]:
-    """The literals of `name=value, ...`. Raises ValueError, saying what is not one."""
-    require(len(text) <= LONGEST, f"it has {len(text):,} characters, more than {LONGEST:,}")
-    try:
-        call = ast.parse(f"dict(\n{text}\n)", mode="eval").body  # in a line of its own, since # begins a comment
-        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)) or call.args:
-            raise ValueError("there are values without names")
-        names = [word.arg for word in call.keywords]
-        require(None not in names and len(set(names)) == len(names), "each name may be there once")
-        own = {str(word.arg): _literal(word) for word in call.keywords}
-    except (SyntaxError, RecursionError, MemoryError) as error:  # how Python refuses what is nested too deeply
-        raise ValueError("it cannot be read") from error
-    for name, value in own.items():
-        require(_plain(value), f"{name[:80]} must be a finite number, a text, True, False, None or a list of them")
-    return own
-
-
-def _literal(word: ast.keyword) -> Any:
-    try:
-        return ast.literal_eval(word.value)
-    except ValueError as error:  # which would show the address of a node
-        raise ValueError(f"{str(word.arg)[:80]} is no number, text or list of them") from error
-
-
-def _plain(value: Any, depth: int = 3) -> bool:
-    if isinstance(value, list | tuple):
-        return depth > 0 and all(_plain(part, depth - 1) for part in value)
-    if isinstance(value, int | float):
-        return abs(value) < 2**64
-    return value is None or isinstance(value, str)
 
 
 def check_types(settings: Any) -> None:

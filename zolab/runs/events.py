@@ -14,11 +14,20 @@ from zolab.runs.objectives import rank
 IDENTITY = {"base": str, "architecture?": str, "adapter?": str, "tokenizer?": str, "data?": {str: str}}
 
 STEP = {"step": int, "projected_grads": [NUMBER], "lrs": [NUMBER], "weight_decays": [NUMBER], "losses": [NUMBER]}
-EVALUATION = {"step": int, "split": str, "loss": NUMBER, "metric": NUMBER, "examples": int, "forwards": int}
+JUDGEMENT = {
+    **dict.fromkeys(("accuracy", "calibrated_accuracy", "loss", "calibrated_loss"), NUMBER),
+    **{"auc": (*NUMBER, type(None)), "offsets": [NUMBER], "examples": int, "training": int},
+}
+EVALUATION = {
+    **{"step": int, "split": str, "loss": NUMBER, "metric": NUMBER, "examples": int, "forwards": int},
+    "judgement?": JUDGEMENT,
+}
+CALIBRATION = {"offsets": [NUMBER], "candidates": [str], "examples": int, "forwards": int}
 EVENTS = {
     "start": {"config": dict, "trained?": int, "cut?": {str: int}, **IDENTITY},
     "step": {**STEP, "loss": NUMBER, "sigmas": [NUMBER]},
     "evaluation": EVALUATION,
+    "calibration": CALIBRATION,
     "time": {"seconds": NUMBER, "peak_bytes": int},
     "optimizer": {"settings": dict},
     "end": {"best_step": int},
@@ -33,6 +42,7 @@ RECORD = {
     "result": RESULT,
     "timing": {"wall_seconds": NUMBER, "peak_bytes": int},
     "cut?": {str: int},
+    "calibration?": CALIBRATION,
 }
 
 
@@ -78,7 +88,7 @@ def record_of(log: RunLog, forwards: int, weights: str) -> dict[str, Any]:
 
     Args:
         log: of a run that took its last step and was evaluated after it.
-        forwards: forward passes of all steps.
+        forwards: forward passes of its calibration and all steps.
         weights: digest of the weights of the best step, as `zolab.models.trained_digest` gives it.
     """
     steps, evaluations = ([plain(entry) for entry in log.of(event)] for event in ("step", "evaluation"))
@@ -88,13 +98,16 @@ def record_of(log: RunLog, forwards: int, weights: str) -> dict[str, Any]:
         seen = [entry for entry in evaluations if entry["split"] == split]
         result[split] = {"before": seen[0], "after": seen[-1]}
     result["weights"] = weights
+    begun = plain(log.of("start")[0])
+    if fitted := log.of("calibration"):
+        begun["calibration"] = plain(fitted[0])
     times = log.of("time")
     timing = {
         "seconds": [round(entry["seconds"], 3) for entry in times],
         "wall_seconds": times[-1]["seconds"],
         "peak_bytes": max(entry["peak_bytes"] for entry in times),
     }
-    return {**plain(log.of("start")[0]), "steps": steps, "evaluations": evaluations, "result": result, "timing": timing}
+    return {**begun, "steps": steps, "evaluations": evaluations, "result": result, "timing": timing}
 
 
 def step_record(entry: dict[str, Any]) -> StepRecord:

@@ -1,9 +1,9 @@
 """Fine-tune a model on a task: batches, evaluations, checkpoints, resume, run record.
 
 A run lives in a folder: `log.jsonl` (every event as it happens), `weights-N.safetensors` (optional checkpoints),
-`trajectory.npz` (the fine-tuned weights in a few kilobytes), `adapter` (if one is trained) and `record.json` (everything, at
-the end). Starting the same configuration again in the same folder goes on where it stopped, to the bit; a finished run is only
-read. Base model, tokenizer and examples must be what they were, to the bit.
+`trajectory.npz` (the fine-tuned weights in a few kilobytes), `adapter` (if one is trained), `offsets.json` (if it was
+calibrated) and `record.json` (everything, at the end). Starting the same configuration again in the same folder goes on where
+it stopped, to the bit; a finished run is only read. Base model, tokenizer and examples must be what they were, to the bit.
 
 A first-order run has gradients, which are not in its log: it keeps `weights-N.safetensors` of its best step instead of a
 trajectory, and begins again when it was stopped.
@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -27,15 +26,17 @@ from zolab.models import trained_digest, trained_weights
 from zolab.optim import StepRecord, ZeroOrderOptimizer
 from zolab.records import environment, load_record, peak_memory, reset_peak_memory, save_record
 from zolab.records.log import RunLog
+from zolab.runs.batches import batch_at, check_classes
 from zolab.runs.checkpoints import Checkpoints
 from zolab.runs.config import Config, forwards, make_optimizer, require
+from zolab.runs.evaluations import calibration, evaluation, keep_offsets
 from zolab.runs.events import RECORD, best_of, check_log, rank_of, record_of, same_configuration, step_record
 from zolab.runs.full_batch import full_loss
 from zolab.runs.identity import check_same, identity
 from zolab.runs.objectives import check_objective, closure
 from zolab.runs.schedules import scheduler
-from zolab.runs.tuning import discard_adapter, keep_adapter, load_tuned
-from zolab.tasks import Evaluation, Example, Splits, Task, cut, load_task
+from zolab.runs.tuning import FOLDER, OFFSETS, discard_adapter, keep_adapter, load_tuned
+from zolab.tasks import Example, Splits, Task, cut, load_task
 
 
 @dataclass
@@ -87,6 +88,7 @@ class _Session:
             config.batch_size <= len(self.examples.train),
             f"batch_size {config.batch_size} exceeds the {len(self.examples.train)} training examples of {task.name}.",
         )
+        check_classes(config, task, self.examples.train)
         self.model, self.tokenizer = load_tuned(config)
         optimizer = make_optimizer(config, self.model)  # refused here, what does not fit this model costs nothing
         if config.per_example and isinstance(optimizer, ZeroOrderOptimizer):
@@ -105,13 +107,16 @@ class _Session:
             self._train()
             self._finish()
         else:
+            self._calibrate()
             self._rebuild(self.log.of("end")[0]["best_step"])
         if not (self.out / "trajectory.npz").exists():
             self._save_trajectory()
         keep_adapter(self.model, self.out, self.config.model)
         if not (self.out / "record.json").exists():
             save_record(self._record(), self.out / "record.json")
-        return Run(load_record(self.out / "record.json", RECORD), self.model, self.tokenizer, self.task, self.examples)
+        record = load_record(self.out / "record.json", RECORD)
+        keep_offsets(record.get("calibration"), self.out, self.out / FOLDER)
+        return Run(record, self.model, self.tokenizer, self.task, self.examples)
 
     def _start(self) -> None:
         self._warm_up()  # before the log says that a run began: it may refuse
@@ -128,8 +133,17 @@ class _Session:
         previous = self.log.of("time")
         self.clock = time.perf_counter() - (previous[-1]["seconds"] if previous else 0.0)
         self.log.append("time", seconds=self._seconds(), peak_bytes=peak_memory(self.config.device))
+        self._calibrate()
         self._evaluate(0, "train")
         self._evaluate(0, "test")
+
+    def _calibrate(self) -> None:
+        """Fit the offsets, or take those that the log has; from here on losses and answers are with them."""
+        if self.config.calibrate and not self.log.of("calibration"):
+            data = self.task, self.model, self.tokenizer, self.examples.train
+            self.log.append("calibration", **calibration(self.config, *data))
+        for found in self.log.of("calibration"):
+            self.task.offsets = tuple(found["offsets"])
 
     def _warm_up(self) -> None:
         """One forward pass that nobody sees: the first of a process may differ in the last bit while libraries set up."""
@@ -236,19 +250,21 @@ class _Session:
         self._weights_at(step, [step_record(entry) for entry in self.log.of("step")])
 
     def _batch(self, step: int) -> list[Example]:
-        return batch_at(self.examples.train, self.config.batch_size, self.config.seed, step)
+        config = self.config
+        return batch_at(self.examples.train, config.batch_size, config.seed, step, config.balanced)
 
-    def _evaluate(self, step: int, split: str) -> Evaluation:
-        for entry in self.log.of("evaluation"):
-            if (entry["step"], entry["split"]) == (step, split):
-                return Evaluation(entry["loss"], entry["metric"], entry["examples"])
+    def _evaluate(self, step: int, split: str) -> dict[str, Any]:
+        known = {entry["split"]: entry for entry in self.log.of("evaluation") if entry["step"] == step}
+        if split in known:
+            return known[split]
         examples = getattr(self.examples, split)[: len(self.examples.dev) if split == "train" else None]
+        trained = known.get("train", {}).get("judgement")
         try:
-            result = self.task.evaluate(self.model, self.tokenizer, examples)
+            found = evaluation(self.task, self.model, self.tokenizer, examples, split, trained)
         except FloatingPointError as error:
             raise FloatingPointError(f"evaluation on {split} at step {step}: {error}") from error
-        self.log.append("evaluation", step=step, split=split, forwards=self._forwards(step), **result._asdict())
-        return result
+        self.log.append("evaluation", step=step, split=split, forwards=self._forwards(step), **found)
+        return found
 
     def _dev(self) -> list[dict[str, Any]]:
         return [entry for entry in self.log.of("evaluation") if entry["split"] == "dev"]
@@ -267,8 +283,10 @@ class _Session:
         since_best = len(dev) - 1 - dev.index(min(dev, key=rank_of(self.log)))
         return bool(self.config.patience) and since_best >= self.config.patience
 
-    def _status(self, dev: Evaluation) -> str:
-        return f"dev loss {dev.loss:.3f}, {self.task.metric} {100 * dev.metric:.1f} %"
+    def _status(self, dev: dict[str, Any]) -> str:
+        order = (dev.get("judgement") or {}).get("auc")
+        told = "" if order is None else f", AUC {order:.2f}"
+        return f"dev loss {dev['loss']:.3f}, {self.task.metric} {100 * dev['metric']:.1f} %{told}"
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -278,12 +296,5 @@ class _Session:
         """What an earlier run left in the folder."""
         self.checkpoints.discard()
         discard_adapter(self.out)
-        for name in ("trajectory.npz", "record.json"):
+        for name in ("trajectory.npz", "record.json", OFFSETS):
             (self.out / name).unlink(missing_ok=True)
-
-
-def batch_at(examples: list[Example], size: int, seed: int, step: int) -> list[Example]:
-    """The batch of a step: batches walk through a permutation of the training examples, a new one each epoch."""
-    epoch, place = divmod(step, len(examples) // size)
-    order = np.random.default_rng((seed, epoch)).permutation(len(examples))
-    return [examples[i] for i in order[place * size : (place + 1) * size]]

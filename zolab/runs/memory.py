@@ -25,7 +25,8 @@ from zolab.probe.doubled import TOKENS as DOUBLED
 from zolab.probe.in_place import Perturbation
 from zolab.probe.large import BAND
 from zolab.probe.model_view import SPARE
-from zolab.runs.config import Config, own_settings, require
+from zolab.runs.config import Config, require
+from zolab.runs.literals import own_settings
 from zolab.runs.passes import PASS, SHORT, TEXTS, differentiated, followed
 
 PARTS = ("weights", "states", "gradients", "saved", "activations", "logits", "scratch", "journal")

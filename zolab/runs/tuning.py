@@ -8,6 +8,7 @@ from zolab.models import ADAPTER_FILES, adapter_digest, fit_length, load_model, 
 from zolab.runs.config import Config, make_adapter
 
 FOLDER = "adapter"  # in that of the run
+OFFSETS = "offsets.json"  # of a calibrated run: in its folder, that of its adapter, and that of its replayed model
 
 
 def load_tuned(config: Config) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -39,5 +40,5 @@ def keep_adapter(model: PreTrainedModel, run: Path, base: str) -> None:
 
 def discard_adapter(run: Path) -> None:
     """Remove the adapter that an earlier run left in a folder."""
-    for name in ADAPTER_FILES:  # one by one: the folder may hold more
+    for name in (*ADAPTER_FILES, OFFSETS):  # one by one: the folder may hold more
         (run / FOLDER / name).unlink(missing_ok=True)

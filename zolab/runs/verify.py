@@ -90,6 +90,7 @@ def verify(
 def _checks(folder: Path, record: dict[str, Any], steps: Trajectory, curve: bool, tolerance: float | None) -> Iterator[Check]:
     config, result = _configuration(record, folder), record["result"]
     task: Task = load_task(config.task, config.autocast)
+    task.offsets = tuple(record.get("calibration", {}).get("offsets", ()))
     examples = task.sample(config.data_seed, config.train, config.dev, config.test)
     model, tokenizer = load_tuned(config)
     check_same(identity(model, tokenizer, examples._asdict()), record, folder, "bring it back")

@@ -52,7 +52,9 @@ class Cell:
         Returns:
             What came out: `task`, `method`, `lr`, `seed`, and of a run that did not diverge `curve` ([forward passes, dev loss]
             of each evaluation), `train_loss_last` (mean of the last 25 steps), `test_before` and `test_after` (the task's
-            metric, a fraction), `forwards`, `seconds` and `peak_bytes`. One that diverged has `diverged`, the reason.
+            metric, a fraction), `forwards`, `seconds` and `peak_bytes`; where the task has classes also `judged_before` and
+            `judged_after` on the test examples, and `judged_curve`, [forward passes, dev loss with an offset fitted there, AUC]
+            of each evaluation. One that diverged has `diverged`, the reason.
 
         Raises:
             ValueError, OSError, RuntimeError: the run could not be made; see `zolab.runs.finetune.finetune`.
@@ -79,6 +81,10 @@ class Cell:
 def _outcome(record: dict[str, Any]) -> dict[str, Any]:
     result, timing = record["result"], record["timing"]
     last = [step["loss"] for step in record["steps"]][-25:]
+    judged = {f"judged_{when}": result["test"][when].get("judgement") for when in ("before", "after")}
+    on_dev = [(e["forwards"], e["judgement"]) for e in record["evaluations"] if e["split"] == "dev" and "judgement" in e]
+    if on_dev:
+        judged["judged_curve"] = [[forwards, found["calibrated_loss"], found["auc"]] for forwards, found in on_dev]
     return {
         "curve": [[entry["forwards"], entry["loss"]] for entry in record["evaluations"] if entry["split"] == "dev"],
         "train_loss_last": sum(last) / len(last),
@@ -87,6 +93,7 @@ def _outcome(record: dict[str, Any]) -> dict[str, Any]:
         "forwards": result["forwards"],
         "seconds": timing["wall_seconds"],
         "peak_bytes": timing["peak_bytes"],
+        **{name: found for name, found in judged.items() if found},
     }
 
 

@@ -177,6 +177,46 @@ def beside_table(record: Record, methods: Sequence[str] | None = None, base: str
     return "\n".join(lines)
 
 
+LEARNED = {
+    **{"auc": "AUC", "calibrated_accuracy": "accuracy, offset fitted", "accuracy": "accuracy, plain"},
+    "calibrated_loss": "loss, offset fitted",
+}
+"""What is told of the test examples before and after runs of tasks with classes; no offset changes the AUC."""
+LEARNED_HEAD = ["task", "method", *LEARNED.values(), "gain of AUC"]
+
+
+def learned(record: Record, task: str, method: str, key: str = "auc") -> Estimate | None:
+    """What a method's runs add to a number of the judgement of their test examples, paired by seed; None without such runs.
+
+    Args:
+        record: of a study.
+        task, method: names in it.
+        key: of `zolab.tasks.judgement.Judgement`.
+    """
+    before, after = record.judged(task, method, key)
+    return difference(after, before) if len(before) and np.isfinite(before).any() else None
+
+
+def learned_rows(record: Record) -> list[list[str]]:
+    """A row for each task with classes and each method: before and after, and the gain of AUC with its interval."""
+    rows = []
+    for task in record.tasks:
+        for name in record.methods(task):
+            gain = learned(record, task, name)
+            if gain is None:
+                continue
+            both = [" → ".join(f"{values.mean():.3f}" for values in record.judged(task, name, key)) for key in LEARNED]
+            rows.append([task, name, *both, gain.text(3, sign=True)])
+    return rows
+
+
+def learned_table(record: Record) -> str:
+    """The same as a text table."""
+    rows = [LEARNED_HEAD, *learned_rows(record)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
 def _pairs(record: Record, method: str, base: str) -> dict[str, tuple[Runs, Runs]]:
     pairs = record.pairs(method, base)
     if not pairs:

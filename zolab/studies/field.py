@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from zolab.models import load_model, model_bytes
+from zolab.runs.batches import batch_at
 from zolab.runs.config import Config, make_optimizer
-from zolab.runs.finetune import batch_at
 from zolab.runs.objectives import closure
 from zolab.studies.cells import Cell, final_loss
 from zolab.studies.family import NORMALISED, family

@@ -10,6 +10,7 @@ import numpy as np
 
 from zolab.records import load_record
 from zolab.records.shapes import NUMBER, check_shape
+from zolab.runs.events import JUDGEMENT
 from zolab.studies.plan import BASE
 from zolab.studies.statistics import Runs
 
@@ -28,6 +29,7 @@ CELL = {
     **{"task": str, "method": str, "lr": NUMBER, "seed": int, "curve?": _is_curve, "diverged?": str},
     **{"test_before?": (*NUMBER, type(None)), "test_after?": NUMBER, "train_loss_last?": NUMBER},
     **{"forwards?": int, "seconds?": NUMBER, "peak_bytes?": (int, type(None))},
+    **{"judged_before?": JUDGEMENT, "judged_after?": JUDGEMENT, "judged_curve?": [[(*NUMBER, type(None))]]},
 }
 ROUND = {"seeds": [int], "losses": {str: (*NUMBER, type(None))}, "optim_args?": str}
 FOUND = {"lr": NUMBER, "edge": bool, "rounds": [ROUND]}
@@ -117,6 +119,17 @@ class Record:
             tuple(cell["seed"] for cell in cells),
             any("curve" in cell or "diverged" in cell for cell in cells),
         )
+
+    def judged(self, task: str, method: str, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """A number of `zolab.tasks.judgement.Judgement` of the test examples, before and after each reported run that has it.
+
+        Args:
+            task, method: names in the record.
+            key: such as "auc" or "calibrated_accuracy".
+        """
+        cells = [cell for cell in self.cells(task, method) if "judged_before" in cell and "judged_after" in cell]
+        before, after = (np.array([cell[when][key] for cell in cells], float) for when in ("judged_before", "judged_after"))
+        return before, after
 
     def pairs(self, method: str, base: str = BASE, tasks: list[str] | None = None) -> dict[str, tuple[Runs, Runs]]:
         """Runs of a method and of another one, of each task that both ran on, with the same seeds in the same order."""

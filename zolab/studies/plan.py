@@ -258,6 +258,7 @@ def _training_examples(config: Config) -> int:
 
 def configuration(settings: dict[str, Any]) -> Config:
     """A checked configuration from settings. Raises ValueError if one is wrong."""
+    from zolab.runs.batches import check_classes
     from zolab.runs.objectives import check_objective
     from zolab.tasks import Description, load_task
 
@@ -268,7 +269,9 @@ def configuration(settings: dict[str, Any]) -> Config:
     except TypeError as error:
         raise ValueError(f"{shown(settings.get('task'))}: these settings are not a configuration ({error}).") from error
     config.validate()
-    check_objective(config.objective, load_task(config.task), config.differentiates)
+    task = load_task(config.task)
+    check_objective(config.objective, task, config.differentiates)
+    check_classes(config, task)
     return config
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from zolab.runs.config import Config
 from zolab.studies import draws, learnability
-from zolab.studies.compare import overall, searched_on_reported
+from zolab.studies.compare import LEARNED_HEAD, learned_rows, overall, searched_on_reported
 from zolab.studies.outcomes import FORMAT, Record
 from zolab.studies.plan import BASE
 from zolab.studies.track import track
@@ -94,7 +94,6 @@ def _row(cells: Sequence[str]) -> str:
 
 def _runs(runs: list[tuple[Path, dict[str, Any]]]) -> list[str]:
     """Single runs, a row each."""
-    first = runs[0][1]
     head = ["record", "seed", "training loss", "test accuracy", "forward passes", "minutes"]
     rows = []
     for path, content in runs:
@@ -112,7 +111,7 @@ def _runs(runs: list[tuple[Path, dict[str, Any]]]) -> list[str]:
                 f"{content['timing']['wall_seconds'] / 60:.1f}",
             ]
         )
-    config = first["config"]
+    config = runs[0][1]["config"]
     words = " ".join(f"--{key} {config[key]}" for key in ("lr", "steps", "eval_every", "dev", "test"))
     about = f"`python -m zolab finetune {words} --seed S --data_seed S --out runs/S`"
     title = f"## The first run: {config['optimizer']} on {config['task']}, {config['model']}"
@@ -137,9 +136,11 @@ def _study(content: dict[str, Any]) -> Section:
     rows = [[name, *(_cell(record, task, name) for task in tasks)] for name in names]
     lines += ["", "Final dev loss, and the test metric in %:", "", *_table(["method", *tasks], rows)]
     others = [name for name in names if name != BASE]
-    if BASE in names:
+    if BASE in names and others:
         head = ["beside MeZO", "forward passes", "one task left out", "final loss, difference", "lower on", "decided"]
         lines += ["", *_table(head, (_beside(record, name, others) for name in others))]
+    if learned := learned_rows(record):
+        lines += ["", "Test examples before → after; the gain of AUC with its interval:", "", *_table(LEARNED_HEAD, learned)]
     lines += [f"\nFailed: {entry['cell']}: {entry['error']}" for entry in record.failed]
     return plan["about"], lines
 

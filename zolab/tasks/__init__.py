@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from zolab.tasks.base import Evaluation, Example, Scores, Splits, Task, cut, digest
+from zolab.tasks.base import Evaluation, Scores, Splits, Task, cut
 from zolab.tasks.description import Description
+from zolab.tasks.example import Example, digest, shared_candidates
 from zolab.tasks.files import SUFFIXES
 from zolab.tasks.local import LocalFile
 from zolab.tasks.masked import MaskedMNLI, MaskedRTE, MaskedSNLI, MaskedSST2, MaskedSST5, MaskedTREC
@@ -55,4 +56,5 @@ __all__ = [
     "cut",
     "digest",
     "load_task",
+    "shared_candidates",
 ]

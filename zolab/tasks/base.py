@@ -1,11 +1,9 @@
 """What a task is: rows of a data set turned into prompts with candidate answers, a training loss and a metric."""
 
-import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,41 +14,9 @@ from transformers import PreTrainedModel
 
 from zolab.models import context_of
 from zolab.tasks.data import DataSource, Table
+from zolab.tasks.example import Example, shared_candidates
 from zolab.tasks.scoring import Batch, encode, option_log_probs, option_means, token_log_probs
 from zolab.tasks.tokens import joined, tokenize
-
-
-@dataclass(frozen=True)
-class Example:
-    """One templated example.
-
-    Args:
-        prompt: the text before the answer; for a masked model, the text around `MASK`.
-        candidates: the texts that may follow it, separator included; for generation, the first gold answer alone.
-        answer: index of the right candidate.
-        also: indices of further right candidates, if there are several.
-        references: gold answers that a generated text is compared with, each of one or several spans; empty unless the task
-            generates.
-    """
-
-    prompt: str
-    candidates: tuple[str, ...]
-    answer: int
-    also: tuple[int, ...] = ()
-    references: tuple[tuple[str, ...], ...] = ()
-
-    def __post_init__(self):
-        if not all(0 <= right < len(self.candidates) for right in (self.answer, *self.also)):
-            known = f"there are {len(self.candidates)} candidates, from 0"
-            raise ValueError(f"the answer to {self.prompt[-40:]!r} is number {self.answer}, but {known}; correct the template.")
-
-
-def digest(examples: Iterable[Example]) -> str:
-    """16 hex digits of the SHA-256 over all that examples say, in their order: equal only for the same data and template."""
-    found = hashlib.sha256()
-    for example in examples:  # JSON keeps texts apart that would be one when laid end to end
-        found.update(json.dumps(astuple(example), default=int).encode() + b"\n")
-    return found.hexdigest()[:16]
 
 
 class Splits(NamedTuple):
@@ -81,7 +47,8 @@ class Task(ABC):
 
     `objective` is "options" (cross-entropy over the candidates' mean log-probabilities) or "answer" (language-model loss on
     the right candidate's tokens), as MeZO's `train_as_classification` has it. `train`, `dev` and `test` are the numbers of
-    examples that the papers draw, `max_length` the number of tokens to which they cut a text.
+    examples that the papers draw, `max_length` the number of tokens to which they cut a text. `offsets` are added to the scores
+    of the candidates wherever these are compared, one to each, as calibration does; none by default.
 
     Args:
         autocast: run models in bfloat16 where torch deems it safe; losses stay float32.
@@ -95,6 +62,7 @@ class Task(ABC):
     dev: int = 500
     test: int = 1000
     max_length: int = 2048
+    offsets: tuple[float, ...] = ()
 
     def __init__(self, autocast: bool = False):
         self.autocast = autocast
@@ -179,24 +147,35 @@ class Task(ABC):
         loss, metrics = self.score(model, tokenizer, examples, batch_size)
         return Evaluation(loss, float(metrics[self.metric].mean()), len(examples))
 
-    @torch.no_grad()
     def score(self, model: PreTrainedModel, tokenizer, examples: Sequence[Example], batch_size: int = 32) -> Scores:
-        """Loss and accuracy: the candidate with the highest mean log-probability wins, without calibration.
+        """Loss and accuracy: the candidate with the highest mean log-probability wins, `offsets` added where there are any.
 
         Raises:
             ValueError: the model or the tokenizer is none for this task.
             FloatingPointError: the loss of an example is not finite, as when float16 overflows.
         """
+        return self.compare(model, tokenizer, examples, batch_size)[0]
+
+    @torch.no_grad()
+    def compare(
+        self, model: PreTrainedModel, tokenizer, examples: Sequence[Example], batch_size: int = 32
+    ) -> tuple[Scores, np.ndarray]:
+        """The same, with the score of each candidate before offsets, float64 of shape (examples, candidates).
+
+        Without columns where the examples do not share their candidates; errors as for `score`.
+        """
         losses, right, lost = [], np.zeros(len(examples)), 0
+        plain = np.zeros((len(examples), len(shared_candidates(examples))))
         for chosen in chunks(examples, batch_size):
             batch = self._encode_all(tokenizer, [examples[i] for i in chosen], self._room(model)).to(device_of(model))
             tokens = token_log_probs(model, batch, self.autocast)
             losses.append(self._losses(tokens, batch))
             for i, scores in zip(chosen, option_means(tokens, batch).split(batch.sizes), strict=True):
-                right[i] = int(scores.argmax()) in (examples[i].answer, *examples[i].also)
+                right[i] = int(self._shifted(scores).argmax()) in (examples[i].answer, *examples[i].also)
                 lost += not _sound(scores, examples[i].answer)
+                plain[i] = scores[: plain.shape[1]].double().cpu().numpy()
         _check_none(lost, model, examples)
-        return Scores(float(torch.cat(losses).mean()), {"accuracy": right})
+        return Scores(float(torch.cat(losses).mean()), {"accuracy": right}), plain
 
     @torch.no_grad()
     def predict(self, model: PreTrainedModel, tokenizer, examples: Sequence[Example]) -> Tensor:
@@ -204,7 +183,7 @@ class Task(ABC):
         batch = self._encode_all(tokenizer, examples, self._room(model)).to(device_of(model))
         scores = option_log_probs(model, batch, self.autocast).split(batch.sizes)
         _check_none(sum(not _sound(s, e.answer) for s, e in zip(scores, examples, strict=True)), model, examples)
-        return torch.stack([s.softmax(0) for s in scores])
+        return torch.stack([self._shifted(s).softmax(0) for s in scores])
 
     def are_cut(self, tokenizer, examples: Sequence[Example]) -> list[bool]:
         """For each example, whether its prompt loses tokens because it and a candidate are longer than there is room for."""
@@ -234,7 +213,11 @@ class Task(ABC):
         if self.objective == "answer":
             return -tokens[torch.isin(batch.options, right)]
         per_example = zip(option_means(tokens, batch).split(batch.sizes), batch.answers, strict=True)
-        return torch.stack([-scores.log_softmax(0)[answer] for scores, answer in per_example])
+        return torch.stack([-self._shifted(scores).log_softmax(0)[answer] for scores, answer in per_example])
+
+    def _shifted(self, scores: Tensor) -> Tensor:
+        """The scores of an example's candidates with their offsets."""
+        return scores + scores.new_tensor(self.offsets) if self.offsets else scores
 
     def _room(self, model: PreTrainedModel) -> int:
         """Tokens that a text may have when the model is at hand."""

@@ -9,7 +9,8 @@ from scipy.special import log_softmax
 from scipy.stats import rankdata
 from transformers import PreTrainedModel
 
-from zolab.tasks.base import Example, Task
+from zolab.tasks.base import Scores, Task
+from zolab.tasks.example import Example, shared_candidates
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,20 @@ def judge(task: Task, model: PreTrainedModel, tokenizer, training: Sequence[Exam
         ValueError: the examples have different candidates, or either list is empty.
         FloatingPointError: a candidate's probability is no number.
     """
+    return score_and_judge(task, model, tokenizer, training, examples)[1]
+
+
+def score_and_judge(
+    task: Task, model: PreTrainedModel, tokenizer, training: Sequence[Example], examples: Sequence[Example]
+) -> tuple[Scores, Judgement]:
+    """What `task.score` gives for the examples, and what `judge` does, from one evaluation; arguments and errors as there."""
     check_same_candidates(task, training, examples)
-    together = [*training, *examples]
-    shares = [task.predict(model, tokenizer, together[i : i + 32]).double().cpu().numpy() for i in range(0, len(together), 32)]
-    return judged(np.concatenate(shares), np.array([example.answer for example in together]), len(training))
+    (_, known), (scores, found) = (task.compare(model, tokenizer, each) for each in (training, examples))
+    known, found = (plain + np.array(task.offsets or (0.0,)) for plain in (known, found))
+    if type(task).score is not Task.score:  # it has metrics of its own
+        scores = task.score(model, tokenizer, examples)
+    rights, answers = (np.array([example.answer for example in each]) for each in (training, examples))
+    return scores, judged_with(fit_offsets(known, rights), found, answers, len(training))
 
 
 def judged(probabilities: np.ndarray, answers: np.ndarray, training: int) -> Judgement:
@@ -67,24 +78,52 @@ def judged(probabilities: np.ndarray, answers: np.ndarray, training: int) -> Jud
         training: so many of the first ones are what the offsets are fitted on.
     """
     logs = np.log(np.maximum(np.asarray(probabilities, dtype=float), 1e-300))
-    offsets, scores, right = fit_offsets(logs[:training], answers[:training]), logs[training:], answers[training:]
-    plain, shifted = log_softmax(scores, axis=1), log_softmax(scores + offsets, axis=1)
-    picked = np.arange(len(right)), right
+    return judged_with(fit_offsets(logs[:training], answers[:training]), logs[training:], answers[training:], training)
+
+
+def judged_with(offsets: np.ndarray, scores: np.ndarray, answers: np.ndarray, training: int) -> Judgement:
+    """The same with offsets that were fitted already.
+
+    Args:
+        offsets: of `fit_offsets`, one for each candidate; or a row for each example.
+        scores: log-probability of each candidate, up to a constant for each example, shape (examples, candidates).
+        answers: index of the right candidate, shape (examples,).
+        training: how many examples the offsets were fitted on.
+    """
+    plain, shifted, picked = log_softmax(scores, axis=1), log_softmax(scores + offsets, axis=1), (range(len(answers)), answers)
     return Judgement(
-        float((plain.argmax(1) == right).mean()),
-        float((shifted.argmax(1) == right).mean()),
-        auc(scores[:, 1] - scores[:, 0], right) if scores.shape[1] == 2 == len(set(right.tolist())) else None,
+        float((plain.argmax(1) == answers).mean()),
+        float((shifted.argmax(1) == answers).mean()),
+        auc(scores[:, 1] - scores[:, 0], answers) if scores.shape[1] == 2 == len(set(answers.tolist())) else None,
         float(-plain[picked].mean()),
         float(-shifted[picked].mean()),
-        tuple(offsets.tolist()),
-        len(right),
+        tuple(np.atleast_2d(offsets).mean(0).tolist()),
+        len(answers),
         training,
     )
 
 
+def judged_by_halves(scores: np.ndarray, answers: np.ndarray) -> Judgement | None:
+    """Each half of some examples judged with the offsets that the other half gives, so that no other examples are needed.
+
+    Args:
+        scores, answers: as for `judged_with`. Every second example is of one half.
+
+    Returns:
+        The judgement, its offsets the mean of both halves'; None where a half lacks a class, whose offset would say nothing.
+    """
+    halves, count = (slice(0, None, 2), slice(1, None, 2)), scores.shape[1]
+    if any(len(set(answers[half].tolist())) < count for half in halves):
+        return None
+    offsets = np.empty_like(scores)
+    for half, other in (halves, halves[::-1]):
+        offsets[half] = fit_offsets(scores[other], answers[other])
+    return judged_with(offsets, scores, answers, len(answers) // 2)
+
+
 def check_same_candidates(task: Task, training: Sequence[Example], examples: Sequence[Example]) -> None:
     """Raise ValueError unless both lists have examples, and all of them the same candidates."""
-    if len({example.candidates for example in (*training, *examples)}) != 1 or not training or not examples:
+    if not (training and examples and shared_candidates([*training, *examples])):
         raise ValueError(
             f"calibration needs examples with the same candidates, and {task.name} has others, or none; leave it out."
         )

@@ -1,0 +1,137 @@
+"""Signal and noise of gradients: against pairs one by one, against what is known of a population, against other estimators."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from zolab.models import load_model
+from zolab.probe.blocks import split
+from zolab.tasks import Description, load_task
+from zolab.tasks.scoring import option_log_probs
+from zolab.theory.measure import block_statistics, gauss_newton_terms
+from zolab.theory.signal import gain, jackknife, signal, signal_of
+from zolab.theory.terms import StepTerms
+
+SIZES = (3, 5, 2)
+
+
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.ParameterList([torch.zeros(n, dtype=torch.float64) for n in SIZES])
+
+
+BLOCKS = split(Tiny())
+
+
+def drawn(rng, examples, slope, spread):
+    """Gradients of a linear model with squared losses: of size `slope`, with normal noise of size `spread`, by block."""
+    return [
+        (1.0, [torch.from_numpy(m + s * rng.normal(size=n)) for m, s, n in zip(slope, spread, SIZES, strict=True)])
+        for _ in range(examples)
+    ]
+
+
+def signal_from(gradients):
+    curvature = [np.array([float(part.square().sum()) for part in tensors]) for _, tensors in gradients]
+    return signal_of(BLOCKS, lambda: [(f, tensors, c) for (f, tensors), c in zip(gradients, curvature, strict=True)])
+
+
+def pairwise(gradients):
+    """Estimates from their definitions."""
+    found = []
+    for j in range(len(SIZES)):
+        g = np.stack([factor * tensors[j].numpy() for factor, tensors in gradients])
+        n, products = len(g), g @ g.T
+        square = (products.sum() - np.trace(products)) / (n * (n - 1))
+        plain = np.stack([tensors[j].numpy() for _, tensors in gradients])
+        found.append([square, g.var(0, ddof=1).sum(), np.square(plain).sum(1).mean()])
+    return np.array(found).T
+
+
+def test_estimates_are_those_of_pairs_with_and_without_each_example():
+    rng = np.random.default_rng(0)
+    gradients = [(rng.normal(), tensors) for _, tensors in drawn(rng, 6, (1.0, 0.2, 3.0), (1.0, 2.0, 0.5))]
+    found = signal_from(gradients)
+    assert found.estimates == pytest.approx(pairwise(gradients))
+    for i in range(6):
+        assert found.without_each[i] == pytest.approx(pairwise(gradients[:i] + gradients[i + 1 :]))
+    assert found.errors == pytest.approx(jackknife(np.array([pairwise(gradients[:i] + gradients[i + 1 :]) for i in range(6)])))
+
+
+def test_estimates_are_unbiased_and_error_bars_are_as_wide_as_they_say():
+    rng, slope, spread = np.random.default_rng(1), np.array([0.5, 0.0, 1.0]), np.array([1.0, 2.0, 0.5])
+    found = [signal_from(drawn(rng, 24, slope, spread)) for _ in range(400)]
+    estimates = np.array([one.estimates for one in found])
+    sizes, stds = np.array(SIZES), estimates.std(0, ddof=1)
+    known = [sizes * slope**2, sizes * spread**2, sizes * (slope**2 + spread**2)]
+    assert np.all(np.abs(estimates.mean(0) - known) < 4 * stds / len(found) ** 0.5)
+    mean_error = np.sqrt(np.mean([one.errors**2 for one in found], axis=0))
+    assert mean_error[:, [0, 2]] == pytest.approx(stds[:, [0, 2]], rel=0.2)
+    assert mean_error[1:, 1] == pytest.approx(stds[1:, 1], rel=0.2)
+    assert mean_error[0, 1] == pytest.approx(2**0.5 * stds[0, 1], rel=0.2)  # no gradient there: a degenerate U-statistic
+
+
+def test_a_gain_is_known_where_noise_rules_and_is_judged_by_other_examples():
+    sizes, squared, variances = np.array(SIZES), np.array([4.0, 1.0, 0.0]), np.array([100.0, 50.0, 150.0])
+    terms = StepTerms(sizes, squared, squared + variances / 8, 2 * variances, np.zeros(3))
+    s = np.array([1.0, 0.0, 0.0])
+    exact = (4 / 5) ** 2 * (terms.seconds.sum() * 600) / (terms.seconds[0] * 200)
+    assert gain(terms, np.sqrt(s)) == pytest.approx(exact)
+    assert gain(terms, np.ones(3)) == 1
+    rng, slope, spread = np.random.default_rng(2), (0.3, 0.0, 0.0), (1.0, 2.0, 3.0)
+    first, second = (signal_from(drawn(rng, 200, slope, spread)) for _ in range(2))
+    sigma = np.sqrt(np.maximum(first.estimates[0] / first.estimates[1], 0))
+    value, error = second.gain(sigma, batch=8)
+    signals, noises = sizes * np.square(slope), sizes * np.square(spread)
+    true = StepTerms(sizes, signals, signals + noises / 8, signals + noises, np.zeros(3))
+    assert value > 2  # the two blocks of pure noise are left alone
+    assert abs(value - gain(true, sigma)) < 3 * error
+    assert 0 < error < value
+
+
+def test_few_examples_are_refused():
+    with pytest.raises(ValueError, match="at least 3 examples, got 2"):
+        signal_from(drawn(np.random.default_rng(0), 2, (1, 1, 1), (1, 1, 1)))
+    with pytest.raises(ValueError, match="reviews_next has none"):
+        signal(*load_model("tiny-random-llama")[:1], load_task("reviews_next"), None, [])
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_model("tiny-random-llama")
+
+
+def test_a_models_signal_is_that_of_the_other_estimators(tiny):
+    task = load_task("reviews_sentence")
+    examples = task.sample(0, 6, 2, 2).train
+    found = signal(tiny[0], task, tiny[1], examples)
+    known = block_statistics(tiny[0], task, tiny[1], examples, probes=2)
+    terms, _ = gauss_newton_terms(tiny[0], task, tiny[1], examples, batch=2, minibatches=1)
+    assert found.names == known.names
+    assert found.estimates == pytest.approx(np.array([known.squares, known.variances, terms.traces]), rel=1e-3, abs=1e-7)
+
+
+def test_offsets_and_further_candidates_are_part_of_the_loss(tiny, tmp_path):
+    rows = [{"text": f"a film of {count} parts", "label": count % 3} for count in range(12)]
+    (tmp_path / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = load_task(str(Description(str(tmp_path / "my.jsonl"), "{text} was", (" bad", " fair", " good"))))
+    task.offsets = (0.0, 2.0, -1.0)
+    model, tokenizer = tiny
+    examples = task.sample(0, 4, 2, 2).train
+    found = signal(model, task, tokenizer, examples)
+    params = list(model.parameters())
+    slopes, traces = [], []
+    for example in examples:
+        batch = task.encode(tokenizer, [example])
+        slopes.append(torch.autograd.grad(task.loss(model, batch), params))
+        logs = (option_log_probs(model, batch) + torch.tensor(task.offsets)).log_softmax(0)
+        parts = [torch.autograd.grad(log, params, retain_graph=True) for log in logs]
+        rows = [[float(log.detach().exp() * a.square().sum()) for a in part] for log, part in zip(logs, parts, strict=True)]
+        traces.append(np.sum(rows, 0))
+    variance = [float(torch.stack([slope[j] for slope in slopes]).var(0).sum()) for j in range(len(params))]
+    assert found.estimates[1] == pytest.approx(variance, rel=1e-3, abs=1e-7)
+    assert found.estimates[2] == pytest.approx(np.mean(traces, 0), rel=1e-3, abs=1e-7)
