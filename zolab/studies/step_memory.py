@@ -55,18 +55,18 @@ class Peak:
     peak: int
 
 
-def expected(model: str, way: str, tokens: Tokens, **settings: str) -> Memory:
+def expected(model: str, way: str, tokens: Tokens, dtype: str = "float32", device: str = "cpu") -> Memory:
     """What is predicted of a step.
 
     Args:
         model: name of the model.
         way: a method's name, or one of `META`.
         tokens: of a batch.
-        settings: `dtype` and `device`.
+        dtype, device: of the weights.
     """
     if way in META:
-        return predicted_meta(MetaConfig(model=model, **META[way], **settings), tokens)
-    return predicted(Config(model, optimizer=way, **settings), tokens)
+        return predicted_meta(MetaConfig(model=model, dtype=dtype, device=device, **META[way]), tokens)
+    return predicted(Config(model, optimizer=way, dtype=dtype, device=device), tokens)
 
 
 def measured(model: str, ways: Sequence[str], tokens: Tokens) -> dict[str, Peak]:
@@ -139,7 +139,8 @@ def optimizer_of(model: nn.Module, way: str) -> Any:
     """A method's optimizer, which sees moved weights as `finetune` chooses; with an untrained PertNN, where it takes one."""
     if way in METHODS:
         more = [PertNN(split(model))] if "pertnn" in settings_for(way, "").get("optim_args", "") else []
-        optimizer: Any = METHODS[way](model.named_parameters(), *more, lr=LR)
+        method: Any = METHODS[way]
+        optimizer = method(model.named_parameters(), *more, lr=LR)
         through = optimizer.per_example or optimizer.faster_through("float32", "cpu")
         return optimizer.look_through(model if through else None)
     return make_optimizer(Config(optimizer=way, lr=LR), model)
