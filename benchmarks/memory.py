@@ -35,10 +35,10 @@ def main():
         for way, row in peaks.items():
             told = expected(model, way, tokens).total
             print(f"{way:22}{row.peak / 1e6:10.1f}{told / 1e6:12.1f}{100 * (told / row.peak - 1):+5.0f} %", flush=True)
-        ways = {way: asdict(row) for way, row in peaks.items()}
-        found[model] = {"rows": tokens.rows, "length": tokens.length, "ways": ways}
+        size = {"texts": tokens.rows, "length": tokens.length}
+        found[model] = {way: {**size, **asdict(row)} for way, row in peaks.items()}
     if options.json:
-        print(json.dumps({"models": found, **environment()}))
+        print(json.dumps({**found, **environment()}))
 
 
 if __name__ == "__main__":

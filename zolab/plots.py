@@ -233,6 +233,7 @@ def stacked_bars(
         axes.set(xlabel=unit, xlim=(0, 1.12 * largest), ylim=(len(rows) - 0.5, -0.5))
         axes.grid(axis="y", visible=False)
         axes.set_title(title)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), fontsize=9)
         return cast(Figure, axes.figure)
 
 

@@ -3,10 +3,8 @@
 import numpy as np
 
 from zolab.l2l.config import MEASURED, MetaConfig
-from zolab.models import model_bytes
-from zolab.models.outline import outline
 from zolab.runs.config import Config, require
-from zolab.runs.memory import PARTS, Memory, Tokens, grown, in_place, peak
+from zolab.runs.memory import PARTS, Memory, Tokens, grown, in_place, peak, weights_of
 from zolab.runs.passes import differentiated
 
 
@@ -22,7 +20,7 @@ def predicted_meta(config: MetaConfig, tokens: Tokens) -> Memory:
         ValueError: its gradient is of measured terms, which take passes of their own.
     """
     require(config.gradient not in MEASURED, f"gradient {config.gradient} measures terms first: memory is not predicted.")
-    name, dtype, weights = config.model, config.dtype, model_bytes(outline(config.model, config.dtype))
+    name, dtype, weights = config.model, config.dtype, sum(tensor.nbytes for tensor in weights_of(config.model, config.dtype))
     own = {"recompute": config.recompute, **({"momentum": config.momentum} if config.momentum else {})}
     ways = [{"fused": config.fused, **own}]  # the backward pass at the weights, with the model's own step
     if config.gradient in ("sample", "complete"):  # and that after a zeroth-order step, each gradient of which is used at once

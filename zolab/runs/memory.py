@@ -9,13 +9,12 @@ buffers, the blocks that an allocator keeps, and the memory of a CUDA graph.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
-from transformers import PreTrainedModel
+from torch import Tensor, nn
 
-from zolab.models import model_bytes
 from zolab.models.outline import outline
 from zolab.noise import Direction, GroupDirection, LowRankDirection
 from zolab.noise.kernels.cuda_journal import JOURNAL
@@ -82,32 +81,39 @@ def predicted(config: Config, tokens: Tokens) -> Memory:
         OSError: the model's configuration is not on this machine.
         ValueError: gradients train an adapter.
     """
-    model, own = outline(config.model, config.dtype), own_settings(config.optim_args)
+    tensors, own = weights_of(config.model, config.dtype), own_settings(config.optim_args)
+    weights = sum(tensor.nbytes for tensor in tensors)
     if config.first_order:
         require(
             config.tuning == "full", "the memory of gradients is predicted for every weight, not for an adapter: tuning full."
         )
         settings = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in own.items())
         rows = grown(differentiated(config.model, config.dtype, config.optimizer, settings), tokens)
-        return peak(rows, weights=model_bytes(model))
+        return peak(rows, weights=weights)
     method, on_gpu = METHODS[config.optimizer], torch.device(config.device).type == "cuda"
-    states = sum(method.stored_bytes(tensor, **own) for tensor in model.parameters())
+    states = sum(method.stored_bytes(tensor, **own) for tensor in tensors)
     if config.tuning != "full":  # an adapter's states, scratch and journal are as small as it is
-        return peak(grown(followed(config.model, config.dtype), tokens), weights=model_bytes(model))
-    always = {"weights": model_bytes(model), "states": states}
+        return peak(grown(followed(config.model, config.dtype), tokens), weights=weights)
+    always = {"weights": weights, "states": states}
     if method.differentiates:  # its attention grows with the square of a text's length
         rows = followed(config.model, config.dtype, True, tokens.length)
-        return peak(grown(rows, tokens, length=tokens.length), **always, scratch=always["weights"])
+        return peak(grown(rows, tokens, length=tokens.length), **always, scratch=weights)
     through = {"auto": method.faster_through(config.dtype, config.device), "in_place": False, "through": True}[config.probe]
     if not (through or method.per_example):
         return peak(in_place(config, tokens), **always)
-    scratch, sides = _scratch(model, method, on_gpu, tokens)
+    scratch, sides = _scratch(config, method, on_gpu, tokens)
     return peak(grown(followed(config.model, config.dtype), tokens, sides), **always, scratch=scratch)
 
 
 def fits(total: int, card: float) -> bool:
     """Whether so many bytes, and what is never ours, have room on a card of so many GB."""
     return total + CONTEXT <= card * 1e9
+
+
+@cache
+def weights_of(name: str, dtype: str) -> tuple[Tensor, ...]:
+    """A model's weights as tensors without memory, on which to ask is quick."""
+    return tuple(torch.empty(p.shape, dtype=p.dtype, device="meta") for p in outline(name, dtype).parameters())
 
 
 @cache
@@ -160,9 +166,10 @@ def in_place(config: Config, tokens: Tokens) -> np.ndarray:
         config: of which model, dtype, device and eps count.
         tokens: of the batch.
     """
-    model, size = outline(config.model, config.dtype), 4 if config.dtype == "float32" else 2
-    spread = model.config.hidden_size**-0.5  # about that of trained matrices, whose outputs are as large as their inputs
-    share, sizes = journaled(config.dtype, spread, config.eps), [parameter.numel() for parameter in model.parameters()]
+    sizes = [tensor.numel() for tensor in weights_of(config.model, config.dtype)]
+    # About the spread of trained matrices, whose outputs are as large as their inputs.
+    spread = outline(config.model, config.dtype).config.hidden_size ** -0.5
+    share, size = journaled(config.dtype, spread, config.eps), 4 if config.dtype == "float32" else 2
     rows = grown(followed(config.model, config.dtype), tokens)
     if torch.device(config.device).type == "cuda":
         rows = np.concatenate([rows, np.zeros_like(rows[:1])])
@@ -181,22 +188,48 @@ def _launches(sizes: list[int], share: float, entry: int) -> Iterator[tuple[int,
         written, before = written + share * before, size
 
 
-def _scratch(model: PreTrainedModel, method: type[Method], on_gpu: bool, tokens: Tokens) -> tuple[int, int]:
+class _Owner(NamedTuple):
+    """A module with weights of its own.
+
+    Args:
+        body: it is a part of the model's body.
+        embeds: it is an embedding.
+        plain: it is a linear layer without a bias.
+        vectors, matrices: bytes of its weights; of modules other than linear layers and embeddings all are vectors.
+    """
+
+    body: bool
+    embeds: bool
+    plain: bool
+    vectors: int
+    matrices: int
+
+
+@cache
+def _owners(name: str, dtype: str) -> tuple[_Owner, ...]:
+    model, found = outline(name, dtype), []
+    body = set(model.base_model.modules())
+    for module in model.modules():
+        own, factored = list(module.parameters(recurse=False)), isinstance(module, nn.Linear | nn.Embedding)
+        matrices = sum(p.nbytes for p in own if factored and p.dim() == 2)
+        kind = module in body, type(module) is nn.Embedding, isinstance(module, nn.Linear) and module.bias is None
+        found.append(_Owner(*kind, sum(p.nbytes for p in own) - matrices, matrices))
+    return tuple(owner for owner in found if owner.vectors or owner.matrices)
+
+
+def _scratch(config: Config, method: type[Method], on_gpu: bool, tokens: Tokens) -> tuple[int, int]:
     """Bytes in which modules find moved weights, and the sides that the body sees at once."""
     factored = issubclass(method.along, LowRankDirection | GroupDirection)
     both = on_gpu and method.sides == 2 and not factored and tokens.rows * tokens.length <= DOUBLED
-    whole, drawn = model_bytes(model), method.along is Direction
+    whole = sum(tensor.nbytes for tensor in weights_of(config.model, config.dtype))
     if not (both or factored) and 2 * whole <= SPARE["cuda" if on_gpu else "cpu"]:
         return 2 * whole, 1  # a copy of every weight on each side
-    body = set(model.base_model.modules())
     inside, outside = [0], [0]
-    for module in model.modules():
-        own = list(module.parameters(recurse=False))
-        if type(module) is nn.Embedding and drawn and on_gpu:
+    for owner in _owners(config.model, config.dtype):
+        if on_gpu and owner.embeds and method.along is Direction:
             continue  # moved in its output
-        moved = sum(p.nbytes for p in own if not (factored and p.dim() == 2 and isinstance(module, nn.Linear | nn.Embedding)))
-        banded = on_gpu and isinstance(module, nn.Linear) and module.bias is None
-        (inside if module in body else outside).append(min(moved, BAND) if banded else moved)
+        moved = owner.vectors + owner.matrices * (not factored)
+        (inside if owner.body else outside).append(min(moved, BAND) if on_gpu and owner.plain else moved)
     if not both:
         return max(*inside, *outside), 1
     return max(inside) + max(*inside, *outside), 2

@@ -11,7 +11,7 @@ from zolab.widgets.panel import Panel, View, choice, explore, settings, whole
 
 METHODS = {
     **{"mezo": "MeZO", "zo_finetuner": "ZO Fine-tuner", "lozo": "LOZO", "hizoo": "HiZOO", "mezo_adam": "MeZO-Adam"},
-    **{"sgd_fused": "SGD fused", "sgd": "SGD", "adam": "Adam"},
+    **{"sgd": "SGD", "adam": "Adam"},
 }
 DTYPES = ("bfloat16", "float32")
 ROWS, LENGTH = 64, 1024  # the most
@@ -49,7 +49,7 @@ def memory_view(
     own = found[METHODS[method]].total
     with drawing():
         figure = canvas(3.8)
-        _draw(figure.add_axes((0.14, 0.14, 0.84, 0.75)), {name: it.parts for name, it in found.items()}, model)
+        _draw(figure.add_axes((0.14, 0.14, 0.7, 0.75)), {name: it.parts for name, it in found.items()}, model)
     room = [f"{card}" for card in CARDS if fits(own, card)]
     where = f"fits on cards of {', '.join(room)} GB" if room else f"fits on none of {', '.join(map(str, CARDS))} GB"
     now = f"{batch * length:,} tokens with {METHODS[method]} take {own / 1e9:.1f} GB, which {where}"
@@ -80,4 +80,3 @@ def _draw(axes, rows: Mapping[str, Mapping[str, float]], model: str) -> None:
             axes.axvline(card, color=BLACK, linestyle=":", linewidth=1)
             axes.text(card, -0.5, f" {card} GB", fontsize=9, va="bottom")
     axes.get_yticklabels()[0].set_weight("bold")
-    axes.legend(fontsize=9, loc="lower right", frameon=True)
