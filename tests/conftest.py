@@ -39,6 +39,7 @@ SLOW = {
     "test_kernels_cuda",  # an interpreter of GPU code
     "test_kills",
     "test_l2l",
+    "test_papers_tasks",
     "test_perturbed",
     "test_plain_scorer",
     "test_reproduction",
@@ -47,6 +48,7 @@ SLOW = {
     "test_studies",
     "test_study_runs",
     "test_theory",  # Hessians
+    "test_through_models",
     "test_tiny",
     "test_verify",
     "test_widgets",

@@ -1,13 +1,14 @@
 """LoRA and prefixes of peft: trained by every method on both probes, replayed, saved, refused where they do not fit."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from small import LOW_RANK, NUMBERS, command, equal, maker
 from torch import nn
 
@@ -299,6 +300,38 @@ def test_an_adapter_of_another_model_or_a_damaged_one_is_refused(tmp_path):
     weights.unlink()
     with pytest.raises(FileNotFoundError, match=r"has no adapter_model\.safetensors: give the folder of an adapter"):
         read_adapter(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("adapter", BOTH, ids=named)
+def test_a_model_is_as_before_when_an_adapter_turns_out_to_be_damaged(adapter, tmp_path):
+    """Its modules, hooks, attributes and flags, and the handles of its hooks: so that the right adapter can follow."""
+    save_adapter(moved(adapted(adapter)), tmp_path / "right", "tiny-random-llama")
+    shutil.copytree(tmp_path / "right", tmp_path / "wrong")
+    saved = load_file(tmp_path / "right" / "adapter_model.safetensors")
+    save_file({name: weight + 1 for name, weight in saved.items()}, tmp_path / "wrong" / "adapter_model.safetensors")
+    model, calls = tiny_model("llama"), []
+    model.model.norm.weight.requires_grad_(False)
+    model.model.layers[0].train()
+    handle = model.register_forward_pre_hook(lambda *_: calls.append(1))
+    out = logits_of(model)
+    before = _known(model)
+    with pytest.raises(ValueError, match="is damaged: its adapter is not the one that was written"):
+        read_adapter(tmp_path / "wrong").attach(model)
+    assert _known(model) == before
+    assert torch.equal(logits_of(model), out)
+    handle.remove()
+    calls.clear()
+    model.eval()
+    read_adapter(tmp_path / "right").attach(model)
+    assert torch.equal(logits_of(model), logits_of(moved(adapted(adapter))))
+    assert not calls, "the handle still removes its hook"
+
+
+def _known(model):
+    """What a model is made of, but for numbers."""
+    modules = [(name, id(module), module.training, sorted(vars(module))) for name, module in model.named_modules()]
+    hooks = [len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules()]
+    return modules, hooks, [(name, id(p), p.requires_grad) for name, p in model.named_parameters()]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from small import command, equal, network, stop_after, weights
 from test_masked import words_tokenizer
 from torch import nn
 from torch.nn import functional
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from zolab import GRZO, LOZO, MeZO, Trajectory, noise, replay
 from zolab.models import LoRA, load_model, tiny_model
@@ -387,6 +388,34 @@ def test_matrices_of_other_modules_are_refused_before_any_step():
     convolution[0].weight.requires_grad_(False)
     x = torch.randn(4, 2, 5)
     walk(made(convolution), lambda: convolution(x).square().mean(1), 1)
+
+
+@kinds
+def test_gpt2s_transposed_layers_are_the_references(rank, monkeypatch):
+    """Its table of positions is an embedding, too, and is given a row an example."""
+    monkeypatch.setattr("zolab.probe.group.SLICE", 64)  # so that U is made in parts
+    config = GPT2Config(vocab_size=90, n_positions=16, n_embd=16, n_layer=2, n_head=2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = GPT2LMHeadModel(config).eval().double()
+    twin, ids, settings = copy.deepcopy(model), torch.randint(5, 90, (3, 7)), {"lr": 1e-3, "eps": 1e-2, "seed": 3, "rank": rank}
+    places = torch.arange(7).expand(3, 7)
+
+    def losses_of(one):
+        return lambda: functional.cross_entropy(
+            one(input_ids=ids, position_ids=places).logits[:, -1], ids[:, 0], reduction="none"
+        )
+
+    optimizer, before = made(model, **settings), weights(model)
+    for step in range(3):
+        ours, theirs = (
+            optimizer.step(losses_of(model)),
+            reference.grzo_step(list(twin.parameters()), losses_of(twin), step=step, **settings),
+        )
+        assert ours == pytest.approx(theirs)
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+    assert not equal(before, weights(model))
 
 
 @pytest.mark.parametrize("family", ["opt", "qwen2"])

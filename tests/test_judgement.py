@@ -9,7 +9,8 @@ from scipy.special import log_softmax
 
 from zolab.models import load_model
 from zolab.tasks import load_task
-from zolab.tasks.judgement import auc, auc_change, fit_offsets, judge
+from zolab.tasks.base import Scores, Task
+from zolab.tasks.judgement import auc, auc_change, fit_offsets, judge, score_and_judge
 
 
 def test_auc_is_the_share_of_pairs_in_order():
@@ -53,6 +54,30 @@ def test_a_model_is_judged_beside_its_plain_evaluation():
     assert (found.examples, found.training) == (80, 60)
     assert "after calibration" in str(found)
     assert all(torch.equal(p, q) for p, q in zip(before, model.parameters(), strict=True))
+
+
+def test_each_example_is_run_once(monkeypatch):
+    """An evaluation that calibrates scores its test examples no second time, with the same numbers."""
+    task, (model, tokenizer) = load_task("reviews_sentence"), load_model("tiny-reviews")
+    examples, ran, encoded = task.sample(0, 10, 2, 40), [], Task._encode_all
+    plain = task.score(model, tokenizer, examples.test)
+    monkeypatch.setattr(Task, "_encode_all", lambda *args, **more: ran.extend(args[2]) or encoded(*args, **more))
+    scores, judged = score_and_judge(task, model, tokenizer, examples.train, examples.test)
+    assert sorted(e.prompt for e in ran) == sorted(e.prompt for e in (*examples.train, *examples.test))
+    assert scores.loss == plain.loss
+    assert np.array_equal(scores.metrics["accuracy"], plain.metrics["accuracy"])
+    assert judged.accuracy == plain.metrics["accuracy"].mean()
+
+
+def test_a_metric_of_ones_own_stays(monkeypatch):
+    class Halved(type(load_task("reviews_sentence"))):
+        def score(self, *args, **settings):
+            loss, metrics = super().score(*args, **settings)
+            return Scores(loss, {"half": metrics["accuracy"] / 2})
+
+    task, (model, tokenizer) = Halved(), load_model("tiny-reviews")
+    examples = task.sample(0, 4, 2, 4)
+    assert score_and_judge(task, model, tokenizer, examples.train, examples.test)[0].metrics.keys() == {"half"}
 
 
 def test_examples_with_candidates_of_their_own_are_refused():

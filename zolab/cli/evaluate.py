@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
     from zolab.runs.evaluations import read_offsets
     from zolab.runs.identity import identity
     from zolab.tasks import load_task, shared_candidates
-    from zolab.tasks.judgement import check_same_candidates, judge
+    from zolab.tasks.judgement import check_same_candidates
 
     options.task = described(options, options.task)
     if options.out:
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
     with_adapter = f" with {options.adapter}" if options.adapter else ""
     manner, result = f"{options.shots} demonstrations" if options.shots else "zero-shot", {}
     for name, (task, examples) in drawn.items():
-        result[name] = found = _tested(task, model, tokenizer, examples)
+        result[name] = found = _tested(task, model, tokenizer, examples, training.get(name))
         print(f"{options.model}{with_adapter} on {task.name}, {manner}, {len(examples)} examples: loss {found['loss']:.3f}")
         if task.offsets:
             told = ", ".join(f"{offset:+.2f}" for offset in task.offsets)
@@ -86,23 +86,25 @@ def run(options: argparse.Namespace) -> None:
             print(f"  {metric:11} {100 * entry['mean']:5.1f} %   (95 % interval {low:.1f} to {high:.1f} %)")
         blind = found["blind"].items()
         print("  without reading the prompt:", ", ".join(f"{way} {100 * value:.1f} %" for way, value in blind))
-        if options.calibrate:
-            judged = judge(task, model, tokenizer, training[name], examples)
-            found["judgement"] = vars(judged)
+        if judged := found.get("judgement"):
             print(f"  {judged}")
+            found["judgement"] = vars(judged)
         if options.out:  # after each task: a later one may fail
             config = {key: value for key, value in vars(options).items() if key not in ("out", "adapter")}
             config |= {"adapter": str(options.adapter)} if options.adapter else {}
             save_record({"config": config, "result": result, **known, **environment()}, options.out)
 
 
-def _tested(task: Any, model: Any, tokenizer: Any, examples: list[Any]) -> dict[str, Any]:
-    """What a record says of a model on a task."""
+def _tested(task: Any, model: Any, tokenizer: Any, examples: list[Any], training: list[Any] | None) -> dict[str, Any]:
+    """What a record says of a model on a task; its `judgement`, too, where there are examples to calibrate it on."""
     from zolab.tasks import cut
+    from zolab.tasks.judgement import score_and_judge
     from zolab.tasks.metrics import interval
 
-    loss, metrics = task.score(model, tokenizer, examples)
+    both: Any = score_and_judge(task, model, tokenizer, training, examples) if training else ()
+    loss, metrics = both[0] if both else task.score(model, tokenizer, examples)
     return {
+        **({"judgement": both[1]} if both else {}),
         **({"offsets": list(task.offsets)} if task.offsets else {}),
         "examples": len(examples),
         "drawn_from": len(task.source.rows(task.source.held_out)),

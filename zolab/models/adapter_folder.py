@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from zolab.models.adapters import Adapter, LoRA, Prefix, adapter_of, adapter_weights
+from zolab.models.as_before import as_before
 from zolab.models.folder import brief
 from zolab.models.identity import adapter_digest, fingerprint
 from zolab.records.files import new_folder, read_json, write_json
@@ -45,7 +46,14 @@ class SavedAdapter(NamedTuple):
     about: dict[str, Any]
 
     def attach(self, model: PreTrainedModel) -> None:
-        """Put the adapter into its base model. Raises ValueError, in one sentence, if it belongs to another."""
+        """Put the adapter into its base model. Raises ValueError, in one sentence, if it belongs to another or is damaged.
+
+        The model is as before then.
+        """
+        with as_before(model):
+            self._attach(model)
+
+    def _attach(self, model: PreTrainedModel) -> None:
         dtype, base = str(model.dtype), self.about.get("base")
         if base and self.about.get("dtype") == dtype and base != fingerprint(model):
             raise ValueError(f"{self.folder} belongs to other base weights ({self.about.get('model')}); give those.")

@@ -37,7 +37,12 @@ class Chunk(NamedTuple):
 
 def check(tensor: Tensor, name: str = "tensor") -> None:
     """Raise ValueError unless directions can be added to the tensor in place."""
-    if tensor.layout != torch.strided or tensor.dtype not in DTYPES or tensor.device.type == "meta":
+    if tensor.device.type == "meta":
+        raise ValueError(
+            f"{name} is on the meta device, where offloading leaves a weight whose numbers are elsewhere; keep the model in "
+            "memory (no cpu or disk in its device_map), or freeze this parameter."
+        )
+    if tensor.layout != torch.strided or tensor.dtype not in DTYPES:
         raise ValueError(
             f"{name} is {tensor.dtype} ({tensor.layout}) on {tensor.device}; zeroth-order steps need dense floating-point "
             "weights in memory: load the model in float32, bfloat16 or float16, or freeze this parameter."

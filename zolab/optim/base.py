@@ -92,7 +92,8 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         """Probe without moving the stored weights: each module of the model sees moved ones while it is called.
 
         Exact in every dtype, in the memory of the largest module's weights; directions, losses and steps are the usual ones.
-        Not for closures that read a trained weight outside its module's call, or not at all: an error, before any update.
+        Not for closures that read a trained weight outside its module's call, or not at all: an error, before any update. Only
+        what a model itself passes over, such as an expert that no token is sent to, may stay unread; it is stepped as in place.
 
         Args:
             model: the module whose parameters these are; None goes back to moving them in place.

@@ -51,7 +51,7 @@ class GRZO(ZeroOrderOptimizer):
     the step, but for weight decay.
 
     State: none. A full U is multiplied like a second weight, so that a forward pass takes about twice the arithmetic; one of
-    low rank is nearly free. Not for weight matrices of other modules than linear layers and embeddings, which are refused.
+    low rank is nearly free. Refused: weight matrices of other modules than linear layers (or GPT-2's Conv1D) and embeddings.
 
     Args:
         params, eps, weight_decay, seed, samples, rounding: as in `MeZO`; each sample has its own U, signs and s.

@@ -2,7 +2,8 @@
 
     x_i (W + s U o (r_i s_i^T))^T = x_i W^T + s r_i o ((s_i o x_i) U^T)      (GRZO, arXiv 2606.02857; Flipout, arXiv 1803.04386)
 
-Every linear layer and every embedding adds this to its output; the stored weights never move. Whose example a row is, a row
+Every linear layer and every embedding adds this to its output; the stored weights never move. GPT-2's Conv1D is a linear layer
+whose weight is W^T, where r and s change places. Whose example a row is, a row
 being an index of the first dimension of what a module is given, says `zolab.noise.rows_of`, or else its number. A full U is
 made some rows at a time, and multiplied like a second weight; one of low rank costs little. All other tensors are moved as
 `Through` moves them, by the same for all examples.
@@ -49,6 +50,10 @@ class ThroughGroup(ThroughLowRank):
             kept = r[examples].gather(1, x.reshape(len(x), -1)).view(*x.shape, 1)
             output.add_((self._looked_up(weight, x) * s * kept).to(output.dtype), alpha=scale)
             return
+        if _is_transposed(module):
+            signed = x * r[examples].view(len(x), *[1] * (x.ndim - 2), -1).to(x.dtype)
+            output.add_((self._transposed(weight, signed) * s).to(output.dtype), alpha=scale)
+            return
         for rows, product in self._products(weight, x * s.to(x.dtype)):
             signed = product.mul_(r[:, rows][examples].view(len(x), *[1] * (x.ndim - 2), -1))
             output[..., rows].add_(signed.to(output.dtype), alpha=scale)
@@ -83,6 +88,18 @@ class ThroughGroup(ThroughLowRank):
             rows = slice(start, min(start + several, len(tensor)))
             yield rows, functional.linear(x, self._rows(weight, rows) if u is None else u[rows])
 
+    def _transposed(self, weight: Part, x: Tensor) -> Tensor:
+        """x U, some rows of U at a time."""
+        tensor, (u, v) = weight.weight, self.factors.get(weight.number, (None, None))
+        if u is not None and v is not None:
+            return x @ u @ v
+        several = max(1, SLICE // max(tensor.shape[1], x.numel() // x.shape[-1]))
+        spans = (slice(at, min(at + several, len(tensor))) for at in range(0, len(tensor), several))
+        out = x.new_zeros(*x.shape[:-1], tensor.shape[1])
+        for rows in spans:
+            out += x[..., rows] @ self._rows(weight, rows)
+        return out
+
     def _looked_up(self, weight: Part, x: Tensor) -> Tensor:
         """Rows of U, those that x names."""
         if self.factored:
@@ -105,7 +122,7 @@ def matrix_of(viewed: "ModelView", owner: Owner) -> Part | None:
         ValueError: the module has one that cannot differ between examples.
     """
     matrices = [part for part in owner.parts.values() if is_matrix(part.weight)]
-    found = weight_apart(owner, _is_positions(owner.module))
+    found = weight_apart(owner, _is_positions(owner.module) or _is_transposed(owner.module))
     if matrices and matrices != [found]:
         raise ValueError(
             f"{viewed.names[matrices[0].number]} belongs to a {type(owner.module).__name__}, and only matrices of plain linear "
@@ -117,6 +134,11 @@ def matrix_of(viewed: "ModelView", owner: Owner) -> Part | None:
 def _is_positions(module: nn.Module) -> bool:
     """Whether it is OPT's table of positions, an embedding that is told them by name and counts from an offset."""
     return type(module).__name__ == "OPTLearnedPositionalEmbedding" and isinstance(module, nn.Embedding)
+
+
+def _is_transposed(module: nn.Module) -> bool:
+    """Whether it is transformers' Conv1D, which multiplies by its weight as it is stored."""
+    return (type(module).__name__, type(module).__module__) == ("Conv1D", "transformers.pytorch_utils")
 
 
 def _given(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Tensor:

@@ -46,6 +46,8 @@ class ModelView:
         self.both_sides: BothSides | None = None
         self.watched: set[tuple[int, ...]] = set()
         """Orders of calls that were seen to read no weight elsewhere."""
+        self.passes_over = False
+        """Whether it was seen to leave modules alone, see `unread`."""
         self.body = body_of(model)
         """The part whose batch may be doubled."""
         self.doubles = self.tensors[0].is_cuda  # on a CPU it does not pay: 1.27 beside 1.23 times two forward passes

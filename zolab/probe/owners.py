@@ -1,6 +1,6 @@
 """Which module reads which trained weights."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from zolab.probe.blocks import place_of
 if TYPE_CHECKING:
     from zolab.probe.scratch import Scratch
 
+_COMPILER = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
 NEVER_CALLED = (nn.ParameterList, nn.ParameterDict, nn.ModuleList, nn.ModuleDict)
 _busy: set[int] = set()
 """The modules that are looked through at this moment, in any thread."""
@@ -45,6 +46,8 @@ class Owner:
     def __init__(self, module: nn.Module, number: int):
         self.module, self.number = module, number
         self.parts: dict[int, Part] = {}
+        self.elements: set[tuple[str, str]] = set()
+        """As of `elements_of`."""
         self.depth = 0
         self.scratch: Scratch | None = None
         """Where it computes now."""
@@ -85,6 +88,33 @@ class Owner:
         return all(places[name] is own for part in self.parts.values() for places, name, own in part.places)
 
 
+def elements_of(path: str, lists: Container[str]) -> set[tuple[str, str]]:
+    """Of a module the elements of lists that it is or lies in: path of the list, path of the element."""
+    names = path.split(".")
+    ways = ((".".join(names[:i]), ".".join(names[: i + 1])) for i in range(len(names)))
+    return {(outer, element) for outer, element in ways if outer in lists}
+
+
+def unread(owners: Sequence[Owner], calls: Iterable[int]) -> tuple[list[int], list[int]]:
+    """Numbers of the tensors that no module has read: those that a model passed over, and the others.
+
+    It passed over a module that belongs to an element of a `ModuleList` or `ModuleDict` which was left alone while another one
+    was called, such as an expert of a mixture that no token was sent to. The loss does not depend on its weights then.
+
+    Args:
+        owners: all of a model.
+        calls: the numbers of those that were called.
+    """
+    called = set(calls)
+    read = {j for number in called for j in owners[number].parts}
+    rest = [owner for owner in owners if not owner.parts.keys() <= read]
+    taken = {element for number in called if rest for element in owners[number].elements}
+    lists = {path for path, _ in taken}
+    passed = [owner for owner in rest if any(path in lists and (path, one) not in taken for path, one in owner.elements)]
+    over = {j for owner in passed for j in owner.parts} - read
+    return sorted(over), sorted({j for owner in rest for j in owner.parts} - read - over)
+
+
 def is_bare(module: nn.Module) -> bool:
     """Whether a module is called as its class says, with no hook of anybody; asked before any of ours is there."""
     return not (module._forward_pre_hooks or module._forward_hooks or "forward" in vars(module))
@@ -108,6 +138,7 @@ def owners_of(model: nn.Module, tensors: Sequence[Tensor], pieces: Sequence[Chun
     names: list[str | None] = [None] * len(tensors)
     owners: dict[nn.Module, Owner] = {}
     readers: dict[nn.Module, nn.Module] = {}
+    lists = {path for path, module in model.named_modules() if isinstance(module, (nn.ModuleList, nn.ModuleDict))}
     of_tensor: list[list[Chunk]] = [[] for _ in tensors]
     for piece in pieces:
         of_tensor[piece.tensor].append(piece)
@@ -123,6 +154,7 @@ def owners_of(model: nn.Module, tensors: Sequence[Tensor], pieces: Sequence[Chun
             if value is not None and j is not None:
                 names[j] = names[j] or (f"{path}.{name}" if path else name)
                 owner = owners.setdefault(reader, Owner(reader, len(owners)))
+                owner.elements = elements_of(path, lists)
                 part = owner.parts.setdefault(j, Part(j, tensors[j], of_tensor[j]))
                 part.places.append((module._parameters, name, value))
     for j, name in enumerate(names):
@@ -141,6 +173,16 @@ def _refuse_compiled(module: nn.Module, path: str) -> None:
     if compiled or isinstance(module, torch.jit.ScriptModule):
         where = f"module {path}" if path else "the model"
         raise ValueError(f"{where} is compiled, and compiled code does not ask where weights are; give the model as it was.")
+
+
+def refuse_compiler(module: nn.Module) -> None:
+    """Raise ValueError if what calls a module is being compiled, as by `torch.compile(model)(x)` in a closure."""
+    compiles = getattr(_COMPILER, "get_eval_frame_callback", None)
+    if compiles and compiles() is not None:
+        raise ValueError(
+            f"the closure calls a compiled {type(module).__name__}, and compiled code does not ask where weights are; call the "
+            "model as it was."
+        )
 
 
 def check_free(owners: Sequence[Owner]) -> set[int]:

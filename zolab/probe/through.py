@@ -7,6 +7,9 @@ journal, no interrupt, NaN or kill can leave a moved one behind, and the memory 
 The price: a weight must be read by its module, while that is called. What a closure reads elsewhere, such as
 `F.linear(x, model.head.weight)`, would not be moved; that is an error which names the tensor, before any update. Probe in
 place then (`zolab.probe.in_place`). Directions, losses and steps of the two are the same.
+
+A model may pass over modules, as a mixture does over experts that no token is sent to: the loss does not depend on their
+weights then, which take the step all the same, as in the published method.
 """
 
 import threading
@@ -16,11 +19,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from zolab.noise import Chunk, Direction, GivenDirection, Sources, for_each
 from zolab.probe.large import banded, is_large, runs_in_bands
-from zolab.probe.owners import Owner, claim, let_go
+from zolab.probe.owners import Owner, claim, let_go, refuse_compiler, unread
 from zolab.probe.rows import add_rows, adds_rows, move_tiles, tiles_read
 from zolab.probe.updates import AnyUpdate, apply
 from zolab.probe.watch import Watch
@@ -28,6 +32,7 @@ from zolab.probe.watch import Watch
 if TYPE_CHECKING:
     from zolab.probe.model_view import ModelView
 
+ORDERS = 1000  # of calls that are remembered: a mixture of experts may have another one in each step
 REMEDY = "call the module that owns it, freeze it, or probe in place"
 
 
@@ -143,22 +148,25 @@ class Through(ModuleProbe):
                 in an order that has not been watched yet. So a step that evaluates twice is watched before its update.
 
         Raises:
-            ValueError: a tensor was read outside the call of its module, or not at all.
+            ValueError: a tensor was read outside the call of its module, or not at all (but see `unread`).
         """
         viewed = self.viewed
-        watch = watch or (bool(viewed.called) and viewed.called not in viewed.watched)
+        watch = watch or viewed.passes_over or (bool(viewed.called) and viewed.called not in viewed.watched)
         self.calls = []
         self.watch = Watch(viewed.tensors, viewed.names, self._complain) if watch else None
         with self.watch or nullcontext():
             yield
         if self.elsewhere:
             self._complain(self.elsewhere)
-        reached = {j for number in set(self.calls) for j in viewed.owners[number].parts}
-        if missing := [name for j, name in enumerate(viewed.names) if j not in reached]:
-            more = f" (as none that owns {len(missing) - 1} others)" if len(missing) > 1 else ""
-            raise ValueError(f"no module that owns {missing[0]} was called while the closure ran{more}; {REMEDY}.")
+        over, missing = unread(viewed.owners, self.calls)
+        viewed.passes_over |= bool(over)  # then nothing but the watch tells whether their weights were read elsewhere
+        if missing:
+            name, more = viewed.names[missing[0]], f" (as none that owns {len(missing) - 1} others)" if len(missing) > 1 else ""
+            raise ValueError(f"no module that owns {name} was called while the closure ran{more}; {REMEDY}.")
         viewed.called = tuple(self.calls)
         if watch:
+            if len(viewed.watched) >= ORDERS:
+                viewed.watched.clear()
             viewed.watched.add(viewed.called)
 
     def _tidy(self) -> None:
@@ -167,6 +175,7 @@ class Through(ModuleProbe):
             owner.restore()
 
     def _enter(self, owner: Owner, module: nn.Module, args: Any) -> None:
+        refuse_compiler(module)
         if threading.get_ident() != self.thread:
             kind = type(module).__name__
             raise RuntimeError(
@@ -218,7 +227,8 @@ class Through(ModuleProbe):
             for (places, name, own), view in zip(part.places, views, strict=True):
                 if places[name] is not own:
                     raise RuntimeError(f"{name} was replaced while the closure ran; only a model's own weights can be moved.")
-                places[name] = view
+                # a graph may keep the very tensor that it was given, which only one of its own lets the memory know
+                places[name] = view.detach() if torch.is_grad_enabled() else view
 
     def _in_bands(self, owner: Owner, forward: Callable, *args: Any) -> Any:
         """The call of a large linear layer."""

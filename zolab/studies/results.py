@@ -136,7 +136,7 @@ def _study(content: dict[str, Any]) -> Section:
     rows = [[name, *(_cell(record, task, name) for task in tasks)] for name in names]
     lines += ["", "Final dev loss, and the test metric in %:", "", *_table(["method", *tasks], rows)]
     others = [name for name in names if name != BASE]
-    if BASE in names:
+    if BASE in names and others:
         head = ["beside MeZO", "forward passes", "one task left out", "final loss, difference", "lower on", "decided"]
         lines += ["", *_table(head, (_beside(record, name, others) for name in others))]
     if learned := learned_rows(record):

@@ -9,7 +9,7 @@ from scipy.special import log_softmax
 from scipy.stats import rankdata
 from transformers import PreTrainedModel
 
-from zolab.tasks.base import Task
+from zolab.tasks.base import Scores, Task
 from zolab.tasks.example import Example, shared_candidates
 
 
@@ -53,10 +53,20 @@ def judge(task: Task, model: PreTrainedModel, tokenizer, training: Sequence[Exam
         ValueError: the examples have different candidates, or either list is empty.
         FloatingPointError: a candidate's probability is no number.
     """
+    return score_and_judge(task, model, tokenizer, training, examples)[1]
+
+
+def score_and_judge(
+    task: Task, model: PreTrainedModel, tokenizer, training: Sequence[Example], examples: Sequence[Example]
+) -> tuple[Scores, Judgement]:
+    """What `task.score` gives for the examples, and what `judge` does, from one evaluation; arguments and errors as there."""
     check_same_candidates(task, training, examples)
-    together = [*training, *examples]
-    shares = [task.predict(model, tokenizer, together[i : i + 32]).double().cpu().numpy() for i in range(0, len(together), 32)]
-    return judged(np.concatenate(shares), np.array([example.answer for example in together]), len(training))
+    (_, known), (scores, found) = (task.compare(model, tokenizer, each) for each in (training, examples))
+    known, found = (plain + np.array(task.offsets or (0.0,)) for plain in (known, found))
+    if type(task).score is not Task.score:  # it has metrics of its own
+        scores = task.score(model, tokenizer, examples)
+    rights, answers = (np.array([example.answer for example in each]) for each in (training, examples))
+    return scores, judged_with(fit_offsets(known, rights), found, answers, len(training))
 
 
 def judged(probabilities: np.ndarray, answers: np.ndarray, training: int) -> Judgement:
