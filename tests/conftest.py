@@ -52,6 +52,7 @@ SLOW = {
     "test_through_models",
     "test_tiny",
     "test_verify",
+    "test_watch",
     "test_widgets",
     # fixtures: the embedded model, converted again; runs that train an adapter
     "converted",

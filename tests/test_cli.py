@@ -246,6 +246,14 @@ def test_ctrl_c_that_a_library_made_an_error_of_its_own_is_still_ctrl_c(capsys):
     assert capsys.readouterr().err.startswith("stopped; ")
 
 
+def test_a_reader_that_has_seen_enough_is_no_error():
+    code = "import sys; from zolab.cli.errors import reported; sys.exit(reported(lambda: print('x\\n' * 10**6)))"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "x\n"
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(60)) == ("", 141)
+
+
 # --- options
 
 
@@ -312,7 +320,16 @@ def test_a_module_run_is_the_same_program():
     )
 
 
-RUNNING = ("finetune", "evaluate", "replay", "verify", "metatrain", "evolve", "measure")  # in this order: replay needs a run
+RUNNING = (
+    "finetune",
+    "evaluate",
+    "replay",
+    "verify",
+    "metatrain",
+    "evolve",
+    "measure",
+    "watch",
+)  # in this order: replay needs a run
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ COMMANDS = (
     "replay",
     "verify",
     "study",
+    "watch",
     "metatrain",
     "evolve",
     "measure",

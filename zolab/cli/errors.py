@@ -1,5 +1,6 @@
 """What every command line of zolab does with errors."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -15,6 +16,9 @@ def reported(command: Callable[[], None]) -> int:
         if _interrupted(error):
             print("stopped; the same command goes on from what a run has logged.", file=sys.stderr)
             return 130
+        if isinstance(error, BrokenPipeError):  # whoever reads the output, such as head, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
         if not isinstance(error, CAUSED):
             raise
         print(f"error: {_sentence(error)}", file=sys.stderr)

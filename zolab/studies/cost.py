@@ -60,6 +60,12 @@ def costs(plan: Plan) -> list[Cost]:
     return found
 
 
+def cells(plan: Plan) -> tuple[int, int]:
+    """How many cells a plan has, at least and, if each search goes on past every edge, at most."""
+    counts = [_cells(plan, task, own) for task in plan.tasks for own in _planned(plan, task).values()]
+    return sum(least for least, _ in counts), sum(most for _, most in counts)
+
+
 def _planned(plan: Plan, task: str) -> dict[str, dict[str, Any]]:
     """Settings of a task's methods, as far as they are known before the study's own work."""
     if hasattr(plan.kind, "planned"):

@@ -61,7 +61,7 @@ def family() -> dict[str, Member]:
     """
     there = {**METHODS, **FIRST_ORDER}
     if lost := [name for name in there if name not in FAMILY]:
-        raise ValueError(f"{', '.join(lost)} has no place in the family; give it a row in zolab/studies/field.py.")
+        raise ValueError(f"{', '.join(lost)} has no place in the family; give it a row in zolab/studies/family.py.")
     return {name: member for name, member in FAMILY.items() if name in there}
 
 

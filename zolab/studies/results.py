@@ -114,7 +114,7 @@ def _runs(runs: list[tuple[Path, dict[str, Any]]]) -> list[str]:
     config = runs[0][1]["config"]
     words = " ".join(f"--{key} {config[key]}" for key in ("lr", "steps", "eval_every", "dev", "test"))
     about = f"`python -m zolab finetune {words} --seed S --data_seed S --out runs/S`"
-    title = f"## The first run: {config['optimizer']} on {config['task']}, {config['model']}"
+    title = f"## Single runs: {config['optimizer']} on {config['task']}, {config['model']}"
     machines = " and ".join(dict.fromkeys(content["machine"]["processor"] for _, content in runs))
     commits = ", ".join(dict.fromkeys((content["commit"] or "unknown")[:7] for _, content in runs))
     return [title, "", about, "", f"Commit {commits}; {machines}.", "", *_table(head, rows), ""]

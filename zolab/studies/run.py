@@ -26,6 +26,7 @@ from zolab.studies.search import Found, Search, best_listed, best_rate, record_o
 from zolab.studies.workers import Processes, tried
 from zolab.tasks import load_task
 
+FAILED = "failed.json"  # in a study's folder, for those who watch: the record is elsewhere
 Walk = Generator[list[Cell], dict[str, Any], None]
 
 
@@ -85,6 +86,7 @@ class _Session:
 
     def run(self) -> Record:
         began = time.perf_counter()
+        (self.out / FAILED).unlink(missing_ok=True)  # they are tried again
         self.prepared = {task: self._prepared(task) for task in self.plan.tasks}
         walks = [self._walk(task, name, found.methods[name]) for task, found in self.prepared.items() for name in found.methods]
         (self._at_once if self.workers > 1 else self._one_by_one)(walks)
@@ -162,6 +164,7 @@ class _Session:
         self.busy += seconds
         if outcome is None:
             self.failed.append({"cell": cell.name, "error": str(error)})
+            write_json(self.out / FAILED, self.failed)
             end = f"failed: {error}"
         else:
             end = outcome.get("diverged") or f"dev loss {final_loss(outcome):.3f}, {seconds:.0f} s"
