@@ -228,7 +228,13 @@ def stacked_bars(
             dot = (marks or {}).get(name)
             if dot is not None:
                 axes.plot(dot, place, "D", color="white", markeredgecolor=BLACK, markersize=6)
-            axes.text(max(sum_, dot or 0.0) + 0.015 * largest, place, f"{sum_:.3g}", va="center", fontsize=9)
+            axes.text(
+                max(sum_, dot or 0.0) + 0.015 * largest,
+                place,
+                f"{sum_:,.0f}" if sum_ >= 1000 else f"{sum_:.3g}",
+                va="center",
+                fontsize=9,
+            )
         axes.set_yticks(places, list(rows))
         axes.set(xlabel=unit, xlim=(0, 1.12 * largest), ylim=(len(rows) - 0.5, -0.5))
         axes.grid(axis="y", visible=False)
