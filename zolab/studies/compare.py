@@ -141,7 +141,8 @@ def searched_on_reported(record: Record) -> list[int]:
 def how_searched(record: Record) -> str:
     """How the learning rates were found, in words."""
     searches, plan = record.content["result"]["search"], record.plan["search"]
-    if not any(tried["seeds"] for methods in searches.values() for found in methods.values() for tried in found["rounds"]):
+    rounds = [tried for methods in searches.values() for found in methods.values() for tried in found["rounds"]]
+    if rounds and not any(tried["seeds"] for tried in rounds):
         return "learning rates as the plan has them"
     told = f"rates a factor of {plan['factor']} apart, searched on seeds {', '.join(map(str, plan['seeds']))}"
     return told + (", which are reported too" if searched_on_reported(record) else "")
