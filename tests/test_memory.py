@@ -162,7 +162,7 @@ class TestMeasuredOnAnH100:
 def test_a_process_measures_itself(monkeypatch):
     found = measured("tiny-reviews", ["mezo_adam"], Tokens(32, 64))["mezo_adam"]
     assert found.weights < found.peak < 20 * found.weights
-    with pytest.raises(ValueError, match="there is no method sgld; choose mezo,"):
+    with pytest.raises(ValueError, match="there is no method sgld; choose sgd, adam,"):
         measured("tiny-reviews", ["sgld"], Tokens(2, 4))
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RuntimeError, match="mezo on tiny-reviews could not be measured: no message"):
