@@ -22,6 +22,7 @@ SLOW = {
     "test_hostile_files",
     "test_low_rank",
     "test_lozo",
+    "test_memory",
     "test_model_folders",
     "test_objectives",
     "test_own_data",

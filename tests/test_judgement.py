@@ -10,7 +10,7 @@ from scipy.special import log_softmax
 from zolab.models import load_model
 from zolab.tasks import load_task
 from zolab.tasks.base import Scores, Task
-from zolab.tasks.judgement import auc, fit_offsets, judge, score_and_judge
+from zolab.tasks.judgement import auc, auc_change, fit_offsets, judge, score_and_judge
 
 
 def test_auc_is_the_share_of_pairs_in_order():
@@ -85,3 +85,16 @@ def test_examples_with_candidates_of_their_own_are_refused():
     examples = task.sample(0, 4, 2, 4)
     with pytest.raises(ValueError, match="same candidates"):
         judge(task, model, tokenizer, examples.train, examples.test)
+
+
+def test_the_change_of_an_auc_has_an_interval_that_covers_it():
+    rng, known, covered = np.random.default_rng(0), 0.8413 - 0.5, 0  # normal scores a distance of sqrt(2) apart
+    for _ in range(40):
+        labels = rng.integers(0, 2, 200)
+        before, after = rng.normal(size=200), rng.normal(size=200) + 2**0.5 * labels
+        value, low, high = auc_change(before, after, labels, draws=200)
+        assert low < value < high
+        assert value == pytest.approx(auc(after, labels) - auc(before, labels))
+        covered += low < known < high
+    assert covered >= 34  # of 40, where 38 are expected
+    assert auc_change(before, before, labels, draws=10) == (0, 0, 0)

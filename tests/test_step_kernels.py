@@ -21,7 +21,7 @@ from zolab.noise.kernels import cpu
 
 pytestmark = needs_triton
 
-SIZES = (1, 1024, 2049, 4500)
+SIZES = (1, 1024, 2049)  # within a tile, to its end, past it
 KEYS = Direction(3, 5).keys((0, 1, 2))
 
 

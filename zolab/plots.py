@@ -3,7 +3,7 @@
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +30,11 @@ METHOD_COLOURS = {
     **{"Adam": BLACK, "SGD": GREY, "MeZO": BLUE, "AdaMeZO": RED, "MEAZO": GREEN},
     **{"MeZOAdam": PURPLE, "MeZOMomentum": SKY, "ZOAdaMU": ORANGE},
 }
+PART_COLOURS = {
+    **{"weights": GREY, "states": PURPLE, "gradients": RED, "saved": ORANGE},
+    **{"activations": BLUE, "logits": SKY, "scratch": GREEN, "journal": YELLOW},
+}
+"""Of the parts of a step's memory, in the order in which bars stack them."""
 LOOK = {
     "figure.figsize": (7.0, 3.6),
     "figure.dpi": 110,
@@ -190,3 +195,53 @@ def bars(labels: Sequence[str], values: Sequence[float], unit: str, title: str, 
         axes.grid(axis="y", visible=False)
         axes.set_title(title)
         return cast(Figure, axes.figure)
+
+
+def stacked_bars(
+    rows: Mapping[str, Mapping[str, float]],
+    colours: Mapping[str, str],
+    unit: str,
+    title: str,
+    marks: Mapping[str, float] | None = None,
+    axes: Axes | None = None,
+) -> Figure:
+    """Horizontal bars made of parts, one under the other, with their sums written beside them.
+
+    Args:
+        rows: of each bar the size of its parts.
+        colours: of each part, in the order in which parts are laid; a part that is nowhere is left out of the legend.
+        unit: of the sizes.
+        title: of the picture.
+        marks: a dot on each bar that has one, such as what was measured.
+        axes: where to draw.
+    """
+    with look():
+        axes = axes or plt.figure(figsize=(7.4, 0.34 * len(rows) + 1.5)).subplots()
+        places, left = np.arange(len(rows)), np.zeros(len(rows))
+        largest = max(max(map(_total, rows.values())), *(marks or {}).values(), 0.0)
+        for part, colour in colours.items():
+            sizes = np.array([row.get(part, 0.0) for row in rows.values()])
+            if sizes.max() > 2e-3 * largest:
+                axes.barh(places, sizes, left=left, color=colour, height=0.66, label=part)
+            left += sizes
+        for place, (name, sum_) in enumerate(zip(rows, left, strict=True)):
+            dot = (marks or {}).get(name)
+            if dot is not None:
+                axes.plot(dot, place, "D", color="white", markeredgecolor=BLACK, markersize=6)
+            axes.text(
+                max(sum_, dot or 0.0) + 0.015 * largest,
+                place,
+                f"{sum_:,.0f}" if sum_ >= 1000 else f"{sum_:.3g}",
+                va="center",
+                fontsize=9,
+            )
+        axes.set_yticks(places, list(rows))
+        axes.set(xlabel=unit, xlim=(0, 1.12 * largest), ylim=(len(rows) - 0.5, -0.5))
+        axes.grid(axis="y", visible=False)
+        axes.set_title(title)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), fontsize=9)
+        return cast(Figure, axes.figure)
+
+
+def _total(row: Mapping[str, float]) -> float:
+    return sum(row.values())

@@ -19,6 +19,10 @@ class AnchoredOptimizer(ZeroOrderOptimizer):
     steps it is not needed.
     """
 
+    @classmethod
+    def stored_bytes(cls, tensor: Tensor, **settings) -> int:
+        return tensor.nbytes
+
     def begin(self) -> None:
         super().begin()
         self.anchor: list[Tensor] = []

@@ -42,6 +42,8 @@ class ForwardGradient(ZeroOrderOptimizer):
         ValueError: an argument is out of range.
     """
 
+    differentiates = True
+
     def __init__(
         self,
         params: Iterable,

@@ -64,6 +64,7 @@ class GRZO(ZeroOrderOptimizer):
     """
 
     per_example: ClassVar[bool] = True
+    along = GroupDirection
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from torch import Tensor
 from zolab.noise import Direction, GivenDirection, MadeDirection, ScaledDirection
 from zolab.optim.base import ZeroOrderOptimizer
 from zolab.optim.checks import LARGEST, check_fraction
+from zolab.optim.stateful import wide_bytes
 from zolab.optim.trajectory import StepRecord
 from zolab.probe.updates import ScaledUpdate, apply
 
@@ -45,6 +46,7 @@ class HiZOO(ZeroOrderOptimizer):
     """
 
     uses_centre = True
+    along = ScaledDirection
 
     def __init__(
         self,
@@ -66,6 +68,10 @@ class HiZOO(ZeroOrderOptimizer):
         self.alpha, self.estimator, self.bounds = float(alpha), estimator, (float(bounds[0]), float(bounds[1]))
         settings = {"alpha": self.alpha, "estimator": estimator, "bounds": list(self.bounds)}
         super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay, seed=seed, rounding=rounding, settings=settings)
+
+    @classmethod
+    def stored_bytes(cls, tensor: Tensor, **settings) -> int:
+        return wide_bytes(tensor)
 
     def begin(self) -> None:
         super().begin()

@@ -38,6 +38,7 @@ class LOZO(ZeroOrderOptimizer):
     """
 
     always_through = True
+    along = LowRankDirection
 
     def __init__(
         self,

@@ -78,6 +78,10 @@ class LOZOM(LOZO):
         )
         self.trajectory.settings["momentum"] = self.momentum
 
+    @classmethod
+    def stored_bytes(cls, tensor: Tensor, *, rank: int = 2, **settings) -> int:
+        return 4 * (len(tensor) * rank if is_matrix(tensor) else tensor.numel())
+
     def begin(self) -> None:
         super().begin()
         self.held: dict[int, Tensor] = {}

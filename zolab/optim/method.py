@@ -27,6 +27,10 @@ class Method(ABC):
     """Whether looking through the modules is the faster way even for float32 weights on a CPU."""
     per_example: ClassVar[bool] = False
     """Whether a step's closure returns a vector, the loss of each example of the batch, instead of one number."""
+    along: ClassVar[type] = Direction
+    """The kind of direction that a step probes along."""
+    differentiates: ClassVar[bool] = False
+    """Whether a step carries the derivative along its direction beside each value, and moves no weight to probe."""
     full_batch: Closure | None = None
     """Returns the loss over all training data, for the methods that need it; whoever has the data sets it."""
 
@@ -51,6 +55,16 @@ class Method(ABC):
             device: of the weights, as torch names it.
         """
         return cls.always_through or cls.per_example or dtype != "float32" or torch.device(device).type == "cuda"
+
+    @classmethod
+    def stored_bytes(cls, tensor: Tensor, **settings) -> int:
+        """Bytes that the method keeps from step to step for a trained tensor, beside the tensor.
+
+        Args:
+            tensor: of which shape and dtype count.
+            settings: the method's own ones.
+        """
+        return 0
 
     def measure(self, probes: Probes, eps: float) -> Measured:
         """The losses of a step, and the slopes that follow from them; extended by methods that need others.

@@ -29,6 +29,11 @@ class Slice(NamedTuple):
     lr: float
 
 
+def wide_bytes(tensor: Tensor) -> int:
+    """Bytes of a state with a number for each element of a tensor: float32, or the tensor's dtype where that is wider."""
+    return tensor.numel() * max(tensor.element_size(), 4)
+
+
 class StatefulOptimizer(ZeroOrderOptimizer):
     """A zeroth-order method that keeps float32 (or wider) state for every weight, and walks through it slice by slice.
 
@@ -37,6 +42,10 @@ class StatefulOptimizer(ZeroOrderOptimizer):
     """
 
     slots: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    def stored_bytes(cls, tensor: Tensor, **settings) -> int:
+        return len(cls.slots) * wide_bytes(tensor)
 
     def begin(self) -> None:
         super().begin()

@@ -42,6 +42,7 @@ class ZOAdaMU(StatefulOptimizer):
     """
 
     slots = ("m",)
+    along = GivenDirection
 
     def __init__(
         self,

@@ -138,6 +138,16 @@ def searched_on_reported(record: Record) -> list[int]:
     return sorted(searched & set(record.plan["seeds"]))
 
 
+def how_searched(record: Record) -> str:
+    """How the learning rates were found, in words."""
+    searches, plan = record.content["result"]["search"], record.plan["search"]
+    rounds = [tried for methods in searches.values() for found in methods.values() for tried in found["rounds"]]
+    if rounds and not any(tried["seeds"] for tried in rounds):
+        return "learning rates as the plan has them"
+    told = f"rates a factor of {plan['factor']} apart, searched on seeds {', '.join(map(str, plan['seeds']))}"
+    return told + (", which are reported too" if searched_on_reported(record) else "")
+
+
 def final_table(record: Record, key: str = "loss", methods: Sequence[str] | None = None) -> str:
     """A text table, methods by tasks: mean ± standard deviation over the seeds of the final dev loss or the test metric (%).
 

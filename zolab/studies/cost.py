@@ -4,14 +4,15 @@ The papers' models are not timed, but expected (`zolab.studies.expected`): neith
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from zolab.models import load_model
 from zolab.runs.config import Config
-from zolab.studies.expected import CARD, SHAPES, TOKENS, memory_of, seconds_of
+from zolab.runs.memory import Tokens, predicted
+from zolab.studies.expected import CARD, SHAPES, TOKENS, seconds_of
 from zolab.studies.plan import Plan, configuration, forwards, lr_of, variants
 from zolab.tasks import load_task
 
@@ -47,7 +48,9 @@ def costs(plan: Plan) -> list[Cost]:
             cells = _cells(plan, task, own)
             if config.model in SHAPES and config.task in TOKENS:
                 generates = load_task(config.task).metric == "f1"
-                seconds, memory = seconds_of(config, _evaluated(config), generates), memory_of(config)
+                seconds = seconds_of(config, _evaluated(config), generates)
+                tokens = Tokens(config.batch_size, TOKENS[config.task])
+                memory = predicted(replace(config, device="cuda"), tokens).total
             else:
                 key = config.model, config.task, config.batch_size, config.dtype, config.device
                 if key not in known:

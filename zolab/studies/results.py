@@ -9,7 +9,7 @@ import numpy as np
 
 from zolab.runs.config import Config
 from zolab.studies import draws, learnability
-from zolab.studies.compare import LEARNED_HEAD, learned_rows, overall, searched_on_reported
+from zolab.studies.compare import LEARNED_HEAD, how_searched, learned_rows, overall
 from zolab.studies.outcomes import FORMAT, Record
 from zolab.studies.plan import BASE
 from zolab.studies.track import track
@@ -114,7 +114,7 @@ def _runs(runs: list[tuple[Path, dict[str, Any]]]) -> list[str]:
     config = runs[0][1]["config"]
     words = " ".join(f"--{key} {config[key]}" for key in ("lr", "steps", "eval_every", "dev", "test"))
     about = f"`python -m zolab finetune {words} --seed S --data_seed S --out runs/S`"
-    title = f"## The first run: {config['optimizer']} on {config['task']}, {config['model']}"
+    title = f"## Single runs: {config['optimizer']} on {config['task']}, {config['model']}"
     machines = " and ".join(dict.fromkeys(content["machine"]["processor"] for _, content in runs))
     commits = ", ".join(dict.fromkeys((content["commit"] or "unknown")[:7] for _, content in runs))
     return [title, "", about, "", f"Commit {commits}; {machines}.", "", *_table(head, rows), ""]
@@ -127,8 +127,7 @@ def _study(content: dict[str, Any]) -> Section:
     budget = f"{base['forwards']:,} forward passes" if "forwards" in base else f"{base.get('steps', Config.steps)} steps"
     lines.append(
         f"{base.get('model')}, {budget} of batch {base.get('batch_size', Config.batch_size)}; seeds {_list(plan['seeds'])}; "
-        f"rates a factor of {plan['search']['factor']} apart, searched on seeds {_list(plan['search']['seeds'])}"
-        + (", which are reported too." if searched_on_reported(record) else ".")
+        f"{how_searched(record)}."
     )
     if plan["study"] in ("learnability", "draws"):
         return plan["about"], [*lines, "", *_shares(record)]

@@ -23,7 +23,7 @@ from zolab.studies.run import FAILED
 
 LOG, RECORD, PLAN = "log.jsonl", "record.json", "plan.json"
 END = 1 << 16  # bytes of a log's end that are read: some hundred steps
-QUIET = 120.0  # seconds without a line after which a run counts as stopped, or 20 of its steps if that is longer
+QUIET = 120.0  # seconds without a line after which a run elsewhere counts as stopped, or 20 of its steps if that is longer
 ROWS = 12  # runs of a kind that are shown
 
 
@@ -33,7 +33,7 @@ class Progress:
 
     Args:
         name: its folder, seen from the one that is watched.
-        state: done, running, stopped (its log has been quiet) or failed.
+        state: done, running, stopped or failed. It runs if a process here holds its log, or if the log was written to lately.
         step, steps: taken, and in all; 0 in all if the log does not say.
         seconds: that it has run.
         forwards: passes of its steps so far; 0 before the first evaluation that tells.
@@ -113,7 +113,8 @@ class Watch:
 
     def look(self) -> Overview:
         """As it is now; of runs one folder deeper, which no plan counts, those that are not done."""
-        read = (self.ended.get(folder) or self._read(folder) for folder in self._folders())
+        held = _held_files()
+        read = (self.ended.get(folder) or self._read(folder, held) for folder in self._folders())
         found = {run.name: run for run in read if run and not (os.sep in run.name and run.state == "done")}
         for name, error in self._failed().items():
             if name not in found or found[name].state == "stopped":
@@ -138,11 +139,11 @@ class Watch:
             else:
                 yield from (Path(below) for below in _subfolders(entry) if (Path(below) / LOG).exists())
 
-    def _read(self, folder: Path) -> Progress | None:
+    def _read(self, folder: Path, held: set[int]) -> Progress | None:
         name = str(folder.relative_to(self.folder)) if folder != self.folder else folder.name
         try:
             done = (folder / OUTCOME).exists()
-            run = _from_outcome(folder / OUTCOME, name) if done else _from_log(folder / LOG, name)
+            run = _from_outcome(folder / OUTCOME, name) if done else _from_log(folder / LOG, name, held)
         except FileNotFoundError:  # it was removed between two looks
             return None
         except ValueError as error:  # the run itself will refuse it, too
@@ -217,7 +218,7 @@ def _over(seen: Overview) -> bool:
     return done == len(seen.runs) and done >= (seen.planned[0] if seen.planned else 1)
 
 
-def _from_log(path: Path, name: str) -> Progress:
+def _from_log(path: Path, name: str, held: set[int]) -> Progress:
     first, last = _ends(path)
     known: dict[str, dict[str, Any]] = {}
     for event in (*first, *last):
@@ -227,9 +228,10 @@ def _from_log(path: Path, name: str) -> Progress:
     seconds, steps = known.get("time", {}).get("seconds", 0.0), known.get("start", {}).get("config", {}).get("steps", 0)
     passes = [event for event in last if event.get("event") == "evaluation" and event.get("step") and event.get("forwards")]
     a_step = passes[-1]["forwards"] / passes[-1]["step"] if passes else 0.0
-    quiet, patience = time.time() - path.stat().st_mtime, max(QUIET, 20 * seconds / step if step else 0.0)
+    there, patience = path.stat(), max(QUIET, 20 * seconds / step if step else 0.0)
+    runs = there.st_ino in held or time.time() - there.st_mtime < patience
     ended = "end" in known or (path.parent / RECORD).exists()
-    state = "done" if ended else "running" if quiet < patience else "stopped"
+    state = "done" if ended else "running" if runs else "stopped"
     train, dev = known.get("step", {}).get("loss"), known.get("evaluation dev", {}).get("loss")
     return Progress(name, state, step, steps, seconds, a_step * step, train, dev)
 
@@ -238,6 +240,15 @@ def _from_outcome(path: Path, name: str) -> Progress:
     found = unseal(read_json(path), str(path))
     known = {"seconds": found.get("seconds", 0.0), "forwards": found.get("forwards", 0.0), "told": found.get("diverged", "")}
     return Progress(name, "done", dev=found["curve"][-1][1] if found.get("curve") else None, **known)
+
+
+def _held_files() -> set[int]:
+    """Numbers of the files that processes of this machine hold, as a run does its log; none where the system does not tell."""
+    try:
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return set()
+    return {int(words[5].rpartition(":")[2]) for line in lines if (words := line.split())[1] == "FLOCK"}
 
 
 def _ends(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

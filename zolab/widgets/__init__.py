@@ -4,6 +4,7 @@ from zolab.widgets.block_scales import block_scales_panel, block_scales_view
 from zolab.widgets.bounds import bounds_panel, bounds_view
 from zolab.widgets.horizon import horizon_panel, horizon_view, mass_kept
 from zolab.widgets.landscape import landscape_panel, landscape_view
+from zolab.widgets.memory import memory_panel, memory_view
 from zolab.widgets.panel import Panel, View, choice, explore, extremes, log_number, number, several, switch, whole
 from zolab.widgets.two_point import two_point_panel, two_point_view
 
@@ -13,6 +14,7 @@ PANELS = {
     "horizon": horizon_panel,
     "block_scales": block_scales_panel,
     "bounds": bounds_panel,
+    "memory": memory_panel,
 }
 
 __all__ = [
@@ -32,6 +34,8 @@ __all__ = [
     "landscape_view",
     "log_number",
     "mass_kept",
+    "memory_panel",
+    "memory_view",
     "number",
     "several",
     "switch",

@@ -18,14 +18,13 @@ from torch import Tensor
 
 from zolab.noise.kernels import cuda_probe, cuda_products, cuda_scaled, cuda_tiles, cuda_update, threefry
 from zolab.noise.kernels.cuda_all import bits, both_all, moments_all, update_all, update_all_by_moments
-from zolab.noise.kernels.cuda_journal import Journal
+from zolab.noise.kernels.cuda_journal import JOURNAL, Journal
 from zolab.noise.kernels.cuda_launch import launch
 from zolab.noise.kernels.cuda_tiles import PAIRS, TILE, direction, kernel, pairs_of, store_halves, threefry_words
 from zolab.noise.kernels.plain import view
 
 CHUNK = 1 << 40  # one launch a tensor
 THREADED = False
-JOURNAL = 1 << 24  # weights moved by one launch in place: they bound the room that a journal takes before its size is known
 NEAREST = (0, 0, False)
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from zolab.noise.kernels.threefry import TILE
 
+JOURNAL = 1 << 24  # weights moved by one launch in place: they bound the room that a journal takes before its size is known
 _latest: list[weakref.ref] = []
 
 

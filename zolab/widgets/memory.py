@@ -1,0 +1,82 @@
+"""Memory: what a step takes of a GPU, method by method, and on which cards it fits."""
+
+from collections.abc import Mapping
+from functools import partial
+
+from zolab.plots import BLACK, PART_COLOURS, stacked_bars
+from zolab.runs.config import Config
+from zolab.runs.memory import CARDS, CONTEXT, Tokens, fits, predicted
+from zolab.widgets.drawing import canvas, drawing
+from zolab.widgets.panel import Panel, View, choice, explore, settings, whole
+
+METHODS = {
+    **{"mezo": "MeZO", "zo_finetuner": "ZO Fine-tuner", "lozo": "LOZO", "hizoo": "HiZOO", "mezo_adam": "MeZO-Adam"},
+    **{"sgd": "SGD", "adam": "Adam"},
+}
+DTYPES = ("bfloat16", "float32")
+ROWS, LENGTH = 64, 1024  # the most
+GOAL = 8192, 24  # tokens of a batch, on a card of so many GB
+
+
+def memory_view(
+    method: str = "adam",
+    dtype: str = "bfloat16",
+    batch: int = 16,
+    length: int = 256,
+    model: str = "meta-llama/Llama-3.2-1B",
+) -> View:
+    """Peak memory of a step on a GPU, part by part: the chosen method's above those of others, and cards as dotted lines.
+
+    The goal: a batch of 8,192 tokens on a card of 24 GB.
+
+    Args:
+        method: key of `METHODS`.
+        dtype: of the weights, one of `DTYPES`.
+        batch, length: texts of a batch, up to 64, and tokens of each, up to 1,024; one token of each text is scored.
+        model: as `zolab.models.outline.config_of` takes it.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    for name, value, known in (("method", method, METHODS), ("dtype", dtype, DTYPES)):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
+    for name, value, most in (("batch", batch, ROWS), ("length", length, LENGTH)):
+        if not 1 <= value <= most:
+            raise ValueError(f"{name} must lie in [1, {most}], got {value}.")
+    tokens, order = Tokens(batch, length), (method, *(name for name in METHODS if name != method))
+    found = {METHODS[name]: predicted(Config(model, optimizer=name, dtype=dtype, device="cuda"), tokens) for name in order}
+    own = found[METHODS[method]].total
+    with drawing():
+        figure = canvas(3.8)
+        _draw(figure.add_axes((0.14, 0.14, 0.7, 0.75)), {name: it.parts for name, it in found.items()}, model)
+    room = [f"{card}" for card in CARDS if fits(own, card)]
+    where = f"fits on cards of {', '.join(room)} GB" if room else f"fits on none of {', '.join(map(str, CARDS))} GB"
+    now = f"{batch * length:,} tokens with {METHODS[method]} take {own / 1e9:.1f} GB, which {where}"
+    goal = f"a batch of {GOAL[0]:,} tokens on a card of {GOAL[1]} GB, {CONTEXT / 1e9:g} GB of it left to the system"
+    return View(figure, goal, now, batch * length >= GOAL[0] and fits(own, GOAL[1]))
+
+
+def memory_panel(**start) -> Panel:
+    """A panel over `memory_view`; its arguments, given here, are where the controls begin. The model has none."""
+    at = settings(memory_view, start)
+    for dtype in DTYPES:
+        memory_view(dtype=dtype, model=at.model)  # follows the model's passes, which takes seconds
+    return explore(
+        partial(memory_view, model=at.model),
+        method=choice("method", at.method, list(METHODS)),
+        dtype=choice("dtype", at.dtype, DTYPES),
+        batch=whole("batch", at.batch, 1, ROWS),
+        length=whole("length", at.length, 16, LENGTH, 16),
+    )
+
+
+def _draw(axes, rows: Mapping[str, Mapping[str, float]], model: str) -> None:
+    shown = {name: {part: size / 1e9 for part, size in row.items()} for name, row in rows.items()}
+    stacked_bars(shown, PART_COLOURS, "GB", f"{model.partition('/')[2] or model}: peak memory of a step", axes=axes)
+    right = axes.get_xlim()[1]
+    for card in CARDS:
+        if card < right:
+            axes.axvline(card, color=BLACK, linestyle=":", linewidth=1)
+            axes.text(card, -0.5, f" {card} GB", fontsize=9, va="bottom")
+    axes.get_yticklabels()[0].set_weight("bold")
