@@ -28,7 +28,7 @@ from zolab.probe.blocks import split
 from zolab.records import peak_memory, reset_peak_memory
 from zolab.runs.config import Config, make_optimizer, require
 from zolab.runs.memory import Memory, Tokens, predicted
-from zolab.studies.family import FAMILY, settings_for
+from zolab.studies.family import FAMILY
 
 LR, STEPS, PROCESSES = 1e-6, 2, 2
 META: dict[str, dict[str, Any]] = {
@@ -138,11 +138,10 @@ def step_of(model: nn.Module, way: str, loss: Callable[..., Tensor], around: Exi
 def optimizer_of(model: nn.Module, way: str) -> Any:
     """A method's optimizer, which sees moved weights as `finetune` chooses; with an untrained PertNN, where it takes one."""
     if way in METHODS:
-        more = [PertNN(split(model))] if "pertnn" in settings_for(way, "").get("optim_args", "") else []
+        more = [PertNN(split(model))] if way == "zo_finetuner" else []
         method: Any = METHODS[way]
         optimizer = method(model.named_parameters(), *more, lr=LR)
-        through = optimizer.per_example or optimizer.faster_through("float32", "cpu")
-        return optimizer.look_through(model if through else None)
+        return optimizer.look_through(model if optimizer.faster_through("float32", "cpu") else None)
     return make_optimizer(Config(optimizer=way, lr=LR), model)
 
 
