@@ -63,13 +63,19 @@ def run_study(plan: Plan, out: Path, record: Path, workers: int = 1, progress: b
 
 
 def _check_plan(plan: Plan, out: Path) -> None:
-    """Keep the plan in the folder. Raises ValueError, naming the keys, if it holds cells of another one."""
+    """Keep the plan in the folder. One with more seeds than there are is taken up: the runs that are there are its runs, too.
+
+    Raises:
+        ValueError: the folder holds cells of another plan; the keys are named.
+    """
     path, ours = out / "plan.json", plan.record()
     if path.exists():
-        changed = list(differences(ours, unseal(read_json(path), str(path))))
+        held = unseal(read_json(path), str(path))
+        there = held.get("seeds", [])
+        grown = set(there) < set(ours["seeds"])
+        changed = list(differences({**ours, "seeds": there} if grown else ours, held))
         require(not changed, f"{out} holds cells of another plan ({'; '.join(changed[:3])}); choose another folder.")
-    else:
-        write_json(path, seal(ours))
+    write_json(path, seal(ours))
 
 
 class _Session:
