@@ -160,7 +160,8 @@ def test_more_seeds_are_taken_up_in_the_same_folder(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     for name in first.methods():
         before, after = first.runs("short", name), more.runs("short", name)
-        assert after.seeds == (0, 1) and (after.losses[0] == before.losses[0]).all()
+        assert after.seeds == (0, 1)
+        assert (after.losses[0] == before.losses[0]).all()
     with pytest.raises(ValueError, match=r"another plan \(seeds is"):
         run(tmp_path, seeds=[0])
 

@@ -26,6 +26,7 @@ from zolab.studies.search import Found, Search, best_listed, best_rate, record_o
 from zolab.studies.workers import Processes, tried
 from zolab.tasks import load_task
 
+LOCK = "study.lock"  # is held while a process runs the study in its folder
 FAILED = "failed.json"  # in a study's folder, for those who watch: the record is elsewhere
 Walk = Generator[list[Cell], dict[str, Any], None]
 
@@ -53,7 +54,7 @@ def run_study(plan: Plan, out: Path, record: Path, workers: int = 1, progress: b
     ready(record)
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(out / "study.lock", timeout=0):
+        with FileLock(out / LOCK, timeout=0):
             sweep(out)
             sweep(record.parent, record.name)
             _check_plan(plan, out)
