@@ -38,12 +38,15 @@ SLOW = {
     "test_gpu_check",
     "test_interrupts",
     "test_kernels_cuda",  # an interpreter of GPU code
+    "test_judgement",
     "test_kills",
     "test_l2l",
     "test_papers_tasks",
     "test_perturbed",
     "test_plain_scorer",
+    "test_probe_of_a_run",
     "test_reproduction",
+    "test_gain_map",
     "test_signal",  # gradients of a model, one by one
     "test_step_kernels",  # the same interpreter
     "test_studies",

@@ -218,7 +218,7 @@ def stacked_bars(
     with look():
         axes = axes or plt.figure(figsize=(7.4, 0.34 * len(rows) + 1.5)).subplots()
         places, left = np.arange(len(rows)), np.zeros(len(rows))
-        largest = max(max(map(_total, rows.values())), *(marks or {}).values(), 0.0)
+        largest = max(*(sum(row.values()) for row in rows.values()), *(marks or {}).values(), 0.0)
         for part, colour in colours.items():
             sizes = np.array([row.get(part, 0.0) for row in rows.values()])
             if sizes.max() > 2e-3 * largest:
@@ -241,7 +241,3 @@ def stacked_bars(
         axes.set_title(title)
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), fontsize=9)
         return cast(Figure, axes.figure)
-
-
-def _total(row: Mapping[str, float]) -> float:
-    return sum(row.values())

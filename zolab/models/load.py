@@ -64,12 +64,17 @@ def load_model(name: str = EMBEDDED, dtype: str = "float32", device: str | torch
         if name.startswith(TINY):
             model, tokenizer = _tiny(name.removeprefix(TINY), dtype)
         else:
-            folder = embedded_folder() if name == EMBEDDED else SHIPPED.get(name, Path(name).expanduser())
+            folder = local_folder(name)
             model, tokenizer = _from_folder(folder, dtype) if folder.is_dir() else _from_hub(name, dtype)
     for tensor in chain(model.parameters(), model.buffers()):  # in place: ties survive; one by one: memory is spared
         tensor.data = tensor.data.to(device, copy=True, memory_format=torch.contiguous_format)
     fit_length(tokenizer, model)
     return model.eval(), tokenizer
+
+
+def local_folder(name: str) -> Path:
+    """Where a model lies that is embedded, shipped or a folder; of any other name a path that is no folder."""
+    return embedded_folder() if name == EMBEDDED else SHIPPED.get(name, Path(name).expanduser())
 
 
 def tiny_model(family: str, seed: int = 0) -> transformers.PreTrainedModel:

@@ -1,16 +1,14 @@
 """Configurations of the papers' models as data, so that their size is known without the Hub, and any model's from its own."""
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from zolab.models.embedded import EMBEDDED, embedded_folder
 from zolab.models.folder import check_config
-from zolab.models.load import DTYPES, MASKED, SHIPPED
+from zolab.models.load import DTYPES, MASKED, local_folder
 
 _LLAMA = {"vocab_size": 128256, "num_key_value_heads": 8, "max_position_embeddings": 131072}
 _OPT = {"vocab_size": 50272, "max_position_embeddings": 2048}
@@ -60,7 +58,7 @@ def config_of(name: str) -> PreTrainedConfig:
     if name in ARCHITECTURES:
         own = dict(ARCHITECTURES[name])
         return AutoConfig.for_model(own.pop("model_type"), **own)
-    folder = embedded_folder() if name == EMBEDDED else SHIPPED.get(name, Path(name).expanduser())
+    folder = local_folder(name)
     if folder.is_dir():
         check_config(folder / "config.json")
         return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)

@@ -3,10 +3,9 @@
     x_i (W + s U o (r_i s_i^T))^T = x_i W^T + s r_i o ((s_i o x_i) U^T)      (GRZO, arXiv 2606.02857; Flipout, arXiv 1803.04386)
 
 Every linear layer and every embedding adds this to its output; the stored weights never move. GPT-2's Conv1D is a linear layer
-whose weight is W^T, where r and s change places. Whose example a row is, a row
-being an index of the first dimension of what a module is given, says `zolab.noise.rows_of`, or else its number. A full U is
-made some rows at a time, and multiplied like a second weight; one of low rank costs little. All other tensors are moved as
-`Through` moves them, by the same for all examples.
+whose weight is W^T, where r and s change places. Whose example a row is, a row being an index of the first dimension of what a
+module is given, says `zolab.noise.rows_of`, or else its number. A full U is made some rows at a time, and multiplied like a
+second weight; one of low rank costs little. All other tensors are moved as `Through` moves them, by the same for all examples.
 """
 
 import math

@@ -25,10 +25,10 @@ from zolab.models.gradients import recomputed
 from zolab.optim import METHODS
 from zolab.pertnn import PertNN
 from zolab.probe.blocks import split
-from zolab.records import peak_memory, reset_peak_memory
+from zolab.records import FREED, peak_memory, reset_peak_memory
 from zolab.runs.config import Config, make_optimizer, require
 from zolab.runs.memory import Memory, Tokens, predicted
-from zolab.studies.family import FAMILY, settings_for
+from zolab.studies.family import FAMILY
 
 LR, STEPS, PROCESSES = 1e-6, 2, 2
 META: dict[str, dict[str, Any]] = {
@@ -38,8 +38,6 @@ META: dict[str, dict[str, Any]] = {
 """The ways to train a PertNN: as published, and in the least memory."""
 LABELS = {name: member.label for name, member in FAMILY.items()}
 LABELS |= {"meta_training": "meta-training", "meta_training_fused": "meta-training, fused"}
-FREED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
-"""So set, the C library gives memory that is freed back to the system at once: a peak is what was used at one time."""
 
 
 @dataclass(frozen=True)
@@ -138,11 +136,10 @@ def step_of(model: nn.Module, way: str, loss: Callable[..., Tensor], around: Exi
 def optimizer_of(model: nn.Module, way: str) -> Any:
     """A method's optimizer, which sees moved weights as `finetune` chooses; with an untrained PertNN, where it takes one."""
     if way in METHODS:
-        more = [PertNN(split(model))] if "pertnn" in settings_for(way, "").get("optim_args", "") else []
+        more = [PertNN(split(model))] if way == "zo_finetuner" else []
         method: Any = METHODS[way]
         optimizer = method(model.named_parameters(), *more, lr=LR)
-        through = optimizer.per_example or optimizer.faster_through("float32", "cpu")
-        return optimizer.look_through(model if through else None)
+        return optimizer.look_through(model if optimizer.faster_through("float32", "cpu") else None)
     return make_optimizer(Config(optimizer=way, lr=LR), model)
 
 
