@@ -52,8 +52,8 @@ def gain_map(
     wanted = sorted(set(steps))
     require(bool(tasks), "tasks must name at least one task.")
     require(bool(wanted) and wanted[0] >= 0, f"steps must be 0 or more, got {list(steps)}.")
-    range_told = f"groups must be between 6 and the {config.train} examples, got {groups}."
-    require(config.train is not None and 6 <= groups <= config.train, range_told)
+    sentence = f"groups must be between 6 and the {config.train} examples, got {groups}."
+    require(config.train is not None and 6 <= groups <= config.train, sentence)
     begun = {task: _start(replace(config, task=task, steps=max(wanted[-1], 1))) for task in dict.fromkeys(tasks)}
     ready(record)
     out.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def gain_map(
                 for step, point in _points(*start, missing, groups):
                     known[task, step] = point
                     write_json(files[task, step], seal({"settings": _settings(start[0], groups), "point": point}))
-                    print(told(point), flush=True)
+                    print(line_of(point), flush=True)
     except Timeout as error:
         raise OSError(f"another process is measuring in {out}; wait for it or choose another folder.") from error
     shared = {name: value for name, value in _settings(config, groups).items() if name != "task"}
@@ -144,7 +144,7 @@ def _short(values: Any) -> Any:
     return np.vectorize(lambda value: float(f"{value:.5g}"))(values).tolist()
 
 
-def told(point: dict[str, Any]) -> str:
+def line_of(point: dict[str, Any]) -> str:
     """A line for each point: signal, noise and what the ways gain on the other half."""
     g, v = point["total"]["G"], point["total"]["V"]
     gains = ", ".join(f"{way} {one['other']:.2f} ± {one['error']:.2f}" for way, one in point["gains"].items())
