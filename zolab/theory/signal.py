@@ -17,7 +17,7 @@ noise, as the jackknife's is for a degenerate U-statistic. Some of the groups ar
 gives a sigma, and the other judges it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,18 @@ class Signal:
         k = list(groups)
         kept = self.counts[k], self.lengths[k], self.products[np.ix_(k, k)], self.curvatures[k]
         return Signal(self.names, self.sizes, *kept)
+
+    def merged(self, grouping: Callable[[str], str]) -> "Signal":
+        """That of larger blocks: those that a function gives one name are one."""
+        groups = [grouping(name) for name in self.names]
+        names = tuple(dict.fromkeys(groups))
+        place = np.array([names.index(group) for group in groups])
+
+        def total(values: np.ndarray) -> np.ndarray:
+            return np.stack([values[..., place == number].sum(-1) for number in range(len(names))], -1)
+
+        kept = total(self.lengths), total(self.products), total(self.curvatures)
+        return Signal(names, total(self.sizes), self.counts, *kept)
 
     def halves(self) -> tuple["Signal", "Signal"]:
         """Those of every other group, and of the rest."""
@@ -124,11 +136,15 @@ class Signal:
 def gain(terms: StepTerms, sigma: np.ndarray) -> float:
     """The expected descent of a step with scales over that with one for all, each at its own best learning rate.
 
+    Negative where sum_j s_j G_j is: these statistics see no descent along the scales.
+
     Args:
         terms: measured on other examples than sigma was chosen by, or it is too good.
         sigma: of the blocks, in their order.
     """
-    return float(terms.best_change(sigma) / terms.best_change(np.ones(len(terms.sizes))))
+    ones = np.ones(len(terms.sizes))
+    signs = np.sign(terms.gain(sigma)) * np.sign(terms.gain(ones))
+    return float(signs * terms.best_change(sigma) / terms.best_change(ones))
 
 
 def jackknife(rests: np.ndarray) -> np.ndarray:
