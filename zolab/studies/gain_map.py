@@ -22,8 +22,9 @@ from zolab.runs.objectives import LOSS, closure
 from zolab.runs.schedules import scheduler
 from zolab.studies.run import LOCK
 from zolab.tasks import Splits, Task, load_task, shared_candidates
+from zolab.tasks.judgement import fit_offsets
 from zolab.theory.judged import GROUPINGS, agreement, judged, noise_rank
-from zolab.theory.signal import Signal, signal
+from zolab.theory.signal import Signal, in_turns, signal
 
 ESTIMATES = ("G", "V", "t")
 
@@ -52,9 +53,9 @@ def gain_map(
     wanted = sorted(set(steps))
     require(bool(tasks), "tasks must name at least one task.")
     require(bool(wanted) and wanted[0] >= 0, f"steps must be 0 or more, got {list(steps)}.")
-    range_told = f"groups must be between 6 and the {config.train} examples, got {groups}."
-    require(config.train is not None and 6 <= groups <= config.train, range_told)
-    begun = {task: _start(replace(config, task=task, steps=max(wanted[-1], 1))) for task in dict.fromkeys(tasks)}
+    sentence = f"groups must be between 6 and the {config.train} examples, got {groups}."
+    require(config.train is not None and 6 <= groups <= config.train, sentence)
+    begun = {task: _start(replace(config, task=task, steps=max(wanted[-1], 1)), groups) for task in dict.fromkeys(tasks)}
     ready(record)
     out.mkdir(parents=True, exist_ok=True)
     try:
@@ -67,7 +68,7 @@ def gain_map(
                 for step, point in _points(*start, missing, groups):
                     known[task, step] = point
                     write_json(files[task, step], seal({"settings": _settings(start[0], groups), "point": point}))
-                    print(told(point), flush=True)
+                    print(line_of(point), flush=True)
     except Timeout as error:
         raise OSError(f"another process is measuring in {out}; wait for it or choose another folder.") from error
     shared = {name: value for name, value in _settings(config, groups).items() if name != "task"}
@@ -77,7 +78,7 @@ def gain_map(
     return found
 
 
-def _start(config: Config) -> tuple[Config, Task, Splits]:
+def _start(config: Config, groups: int) -> tuple[Config, Task, Splits]:
     """A task with its examples, and the configuration without calibration where candidates differ."""
     task = load_task(config.task)
     examples = task.sample(config.data_seed, config.train, config.dev, config.test)
@@ -85,6 +86,8 @@ def _start(config: Config) -> tuple[Config, Task, Splits]:
         config = replace(config, calibrate=0, balanced=False)
     config.validate()
     check_classes(config, task, examples.train)
+    if config.balanced:
+        in_turns(examples.train, groups)
     return config, task, examples
 
 
@@ -102,15 +105,25 @@ def _points(
     rates = scheduler(config.schedule, optimizer, config.steps)
     for step in range(steps[-1] + 1):
         if step in steps:
-            began = time.perf_counter()
-            found = signal(model, task, tokenizer, examples.train, groups, seed=config.seed)
+            began, running = time.perf_counter(), task.offsets
+            if config.calibrate:
+                task.offsets = _offsets(config, task, model, tokenizer, examples, groups)
+            found = signal(model, task, tokenizer, examples.train, groups, seed=config.seed, balanced=config.balanced)
             more = {"dev": task.evaluate(model, tokenizer, examples.dev).loss, "offsets": list(task.offsets)}
             point = {"task": config.task, "step": step, **known, **more, **_point(found, config)}
+            task.offsets = running
             yield step, {**point, "seconds": time.perf_counter() - began}
         if step < steps[-1]:
             batch = batch_at(examples.train, config.batch_size, config.seed, step, config.balanced)
             optimizer.step(closure(LOSS, task, model, tokenizer, batch, each=config.per_example))
             rates.step()
+
+
+def _offsets(config: Config, task: Task, model: Any, tokenizer: Any, examples: Splits, groups: int) -> tuple[float, ...]:
+    """Those that fit the examples which are measured, so that the offset between the answers has no part in G."""
+    chosen = in_turns(examples.train, groups) if config.balanced else examples.train
+    _, scores = task.compare(model, tokenizer, chosen)
+    return tuple(fit_offsets(scores, np.array([example.answer for example in chosen])).tolist())
 
 
 def _point(found: Signal, config: Config) -> dict[str, Any]:
@@ -144,7 +157,7 @@ def _short(values: Any) -> Any:
     return np.vectorize(lambda value: float(f"{value:.5g}"))(values).tolist()
 
 
-def told(point: dict[str, Any]) -> str:
+def line_of(point: dict[str, Any]) -> str:
     """A line for each point: signal, noise and what the ways gain on the other half."""
     g, v = point["total"]["G"], point["total"]["V"]
     gains = ", ".join(f"{way} {one['other']:.2f} ± {one['error']:.2f}" for way, one in point["gains"].items())
