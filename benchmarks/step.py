@@ -8,6 +8,7 @@ allocated beyond the weights. With `--shape` the weights are random and nothing 
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from zolab.models import load_model
 from zolab.noise import Direction
 from zolab.probe.in_place import Perturbation
 from zolab.probe.updates import Update, apply
-from zolab.records import environment, peak_memory, reset_peak_memory
+from zolab.records import FREED, environment, peak_memory, reset_peak_memory
 
 LR, EPS, SEED = 1e-6, 1e-3, 0
 
@@ -136,7 +137,8 @@ def peak_of(benchmark, part, options):
     command += [
         f"--{name}={value}" for name, value in vars(options).items() if name not in ("json", "memory_of", "methods") and value
     ]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **FREED})
+    return int(done.stdout.split()[-1])
 
 
 def report(passes, steps, memory, result, ratios, as_json):

@@ -46,6 +46,7 @@ SLOW = {
     "test_plain_scorer",
     "test_probe_of_a_run",
     "test_reproduction",
+    "test_gain_map",
     "test_signal",  # gradients of a model, one by one
     "test_step_kernels",  # the same interpreter
     "test_studies",

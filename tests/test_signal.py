@@ -9,10 +9,10 @@ from torch import nn
 
 from zolab.models import load_model
 from zolab.probe.blocks import split
-from zolab.tasks import Description, load_task
-from zolab.tasks.scoring import option_log_probs
+from zolab.tasks import Description, Example, load_task
+from zolab.tasks.scoring import option_log_probs, scored_log_probs
 from zolab.theory.measure import block_statistics, gauss_newton_terms
-from zolab.theory.signal import gain, jackknife, signal, signal_of
+from zolab.theory.signal import Signal, gain, jackknife, signal, signal_of
 from zolab.theory.terms import StepTerms
 
 SIZES = (3, 5, 2)
@@ -35,9 +35,10 @@ def drawn(rng, examples, slope, spread):
     ]
 
 
-def signal_from(gradients):
+def signal_from(gradients, groups=None):
     curvature = [np.array([float(part.square().sum()) for part in tensors]) for _, tensors in gradients]
-    return signal_of(BLOCKS, lambda: [(f, tensors, c) for (f, tensors), c in zip(gradients, curvature, strict=True)])
+    found = ((f, tensors, c) for (f, tensors), c in zip(gradients, curvature, strict=True))
+    return signal_of(BLOCKS, found, groups or len(gradients))
 
 
 def pairwise(gradients):
@@ -60,6 +61,21 @@ def test_estimates_are_those_of_pairs_with_and_without_each_example():
     for i in range(6):
         assert found.without_each[i] == pytest.approx(pairwise(gradients[:i] + gradients[i + 1 :]))
     assert found.errors == pytest.approx(jackknife(np.array([pairwise(gradients[:i] + gradients[i + 1 :]) for i in range(6)])))
+
+
+def test_groups_give_the_same_estimates_and_those_of_a_part_of_the_examples():
+    rng = np.random.default_rng(3)
+    gradients = drawn(rng, 14, (1.0, 0.2, 3.0), (1.0, 2.0, 0.5))
+    found = signal_from(gradients, groups=4)
+    assert found.counts.tolist() == [4, 4, 3, 3]
+    assert found.estimates == pytest.approx(pairwise(gradients))
+    for k in range(4):
+        assert found.without_each[k] == pytest.approx(pairwise([g for i, g in enumerate(gradients) if i % 4 != k]))
+    for half, first in zip(found.halves(), (0, 1), strict=True):
+        assert half.estimates == pytest.approx(pairwise(gradients[first::2]))
+    again = Signal.of(json.loads(json.dumps(found.record())))
+    assert again.names == found.names
+    assert (again.errors == found.errors).all()
 
 
 def test_estimates_are_unbiased_and_error_bars_are_as_wide_as_they_say():
@@ -94,10 +110,11 @@ def test_a_gain_is_known_where_noise_rules_and_is_judged_by_other_examples():
 
 
 def test_few_examples_are_refused():
-    with pytest.raises(ValueError, match="at least 3 examples, got 2"):
-        signal_from(drawn(np.random.default_rng(0), 2, (1, 1, 1), (1, 1, 1)))
-    with pytest.raises(ValueError, match="reviews_next has none"):
-        signal(*load_model("tiny-random-llama")[:1], load_task("reviews_next"), None, [])
+    few = drawn(np.random.default_rng(0), 4, (1, 1, 1), (1, 1, 1))
+    with pytest.raises(ValueError, match="at least 3 groups of examples, got 2"):
+        signal_from(few, groups=2)
+    with pytest.raises(ValueError, match="5 groups need as many examples, got 4"):
+        signal_from(few, groups=5)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +125,7 @@ def tiny():
 def test_a_models_signal_is_that_of_the_other_estimators(tiny):
     task = load_task("reviews_sentence")
     examples = task.sample(0, 6, 2, 2).train
-    found = signal(tiny[0], task, tiny[1], examples)
+    found = signal(tiny[0], task, tiny[1], examples, groups=6)
     known = block_statistics(tiny[0], task, tiny[1], examples, probes=2)
     terms, _ = gauss_newton_terms(tiny[0], task, tiny[1], examples, batch=2, minibatches=1)
     assert found.names == known.names
@@ -122,7 +139,7 @@ def test_offsets_and_further_candidates_are_part_of_the_loss(tiny, tmp_path):
     task.offsets = (0.0, 2.0, -1.0)
     model, tokenizer = tiny
     examples = task.sample(0, 4, 2, 2).train
-    found = signal(model, task, tokenizer, examples)
+    draws = [signal(model, task, tokenizer, examples, groups=4, seed=seed) for seed in range(50)]
     params = list(model.parameters())
     slopes, traces = [], []
     for example in examples:
@@ -133,5 +150,32 @@ def test_offsets_and_further_candidates_are_part_of_the_loss(tiny, tmp_path):
         rows = [[float(log.detach().exp() * a.square().sum()) for a in part] for log, part in zip(logs, parts, strict=True)]
         traces.append(np.sum(rows, 0))
     variance = [float(torch.stack([slope[j] for slope in slopes]).var(0).sum()) for j in range(len(params))]
-    assert found.estimates[1] == pytest.approx(variance, rel=1e-3, abs=1e-7)
-    assert found.estimates[2] == pytest.approx(np.mean(traces, 0), rel=1e-3, abs=1e-7)
+    assert draws[0].estimates[1] == pytest.approx(variance, rel=1e-3, abs=1e-7)
+    assert means_to(np.array([draw.estimates[2] for draw in draws]), np.mean(traces, 0))
+
+
+def means_to(values, expected):
+    """Whether the mean over the first axis is what is expected, within what chance explains in so many numbers."""
+    errors = values.std(0, ddof=1) / len(values) ** 0.5
+    return np.all(np.abs(values.mean(0) - expected) < 4 * errors + 1e-9)
+
+
+def test_an_answers_signal_is_that_of_its_tokens(tiny):
+    task = load_task("reviews_next")
+    model, tokenizer = tiny
+    examples = [Example(f"a film of {count} parts was", (answer,), 0) for count, answer in enumerate((" bad", " ok", " so so"))]
+    draws = [signal(model, task, tokenizer, examples, groups=3, seed=seed) for seed in range(40)]
+    params, slopes, traces = list(model.parameters()), [], []
+    for example in examples:
+        batch = task.encode(tokenizer, [example])
+        slopes.append(torch.autograd.grad(task.loss(model, batch), params))
+        ((logs, rows, _),) = scored_log_probs(model, batch)
+        trace, each = np.zeros(len(params)), torch.eye(logs.shape[1])
+        for row in logs[rows]:
+            of_tokens = torch.autograd.grad(row, params, each, retain_graph=True, is_grads_batched=True)
+            chances = row.detach().exp().numpy()
+            trace += [chances @ a.flatten(1).square().sum(1).numpy() / len(rows) for a in of_tokens]
+        traces.append(trace)
+    variance = [float(torch.stack([slope[j] for slope in slopes]).var(0).sum()) for j in range(len(params))]
+    assert draws[0].estimates[1] == pytest.approx(variance, rel=1e-3, abs=1e-7)
+    assert means_to(np.array([draw.estimates[2] for draw in draws]), np.mean(traces, 0))

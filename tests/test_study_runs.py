@@ -153,6 +153,19 @@ def test_a_changed_plan_is_refused_by_its_key(finished):
         run(folder, methods={**PLAN["methods"], "AdaMeZO": {**PLAN["methods"]["AdaMeZO"], "lr": 0.1}})
 
 
+def test_more_seeds_are_taken_up_in_the_same_folder(tmp_path):
+    first = run(tmp_path, seeds=[0])
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/record.json")}
+    more = run(tmp_path, seeds=[0, 1])
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    for name in first.methods():
+        before, after = first.runs("short", name), more.runs("short", name)
+        assert after.seeds == (0, 1)
+        assert (after.losses[0] == before.losses[0]).all()
+    with pytest.raises(ValueError, match=r"another plan \(seeds is"):
+        run(tmp_path, seeds=[0])
+
+
 def written(path, **changes):
     path.write_text(yaml.safe_dump({**PLAN, **changes}))
     return path

@@ -2,15 +2,18 @@
 
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from test_study_runs import run
 
 from zolab.__main__ import main
 from zolab.records.log import RunLog
 from zolab.studies import watch
+from zolab.studies.run import LOCK
 from zolab.studies.watch import Watch
 
 
@@ -102,6 +105,18 @@ def test_a_finished_study_is_counted_and_not_read_again(finished):
         assert watched.look() == seen
     finally:
         watch.Watch._read = held
+
+
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="who holds a file is known on Linux alone")
+def test_watching_goes_on_while_a_study_is_between_two_cells(finished, tmp_path):
+    folder = shutil.copytree(finished[0] / "out", tmp_path / "out")
+    watching = threading.Thread(target=watch.watch, args=(folder, 0.05), daemon=True)
+    with FileLock(folder / LOCK):
+        watching.start()
+        watching.join(0.5)
+        assert watching.is_alive()
+    watching.join(10)
+    assert not watching.is_alive()
 
 
 def test_what_is_left_is_that_of_the_runs_that_go_on_and_of_those_to_come(finished, tmp_path):

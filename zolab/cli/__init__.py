@@ -16,6 +16,7 @@ COMMANDS = (
     "metatrain",
     "evolve",
     "measure",
+    "map",
     "published",
     "pretrain",
     "ship",

@@ -1,5 +1,5 @@
 """What a run leaves behind: records, logs, and files that appear whole or not at all."""
 
-from zolab.records.record import commit, environment, load_record, peak_memory, reset_peak_memory, save_record
+from zolab.records.record import FREED, commit, environment, load_record, peak_memory, reset_peak_memory, save_record
 
-__all__ = ["commit", "environment", "load_record", "peak_memory", "reset_peak_memory", "save_record"]
+__all__ = ["FREED", "commit", "environment", "load_record", "peak_memory", "reset_peak_memory", "save_record"]

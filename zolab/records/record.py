@@ -55,6 +55,11 @@ def commit() -> str | None:
     return head + ("+changes" if changes.strip() else "")
 
 
+FREED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+"""Environment of a process whose peak is measured: with it, the C library of GNU gives freed memory back to
+the system at once, so that a resident set is what was in use at one time."""
+
+
 def peak_memory(device: str = "cpu") -> int:
     """Peak memory in bytes since `reset_peak_memory`: resident set of this process, or allocated on the GPU."""
     if torch.device(device).type == "cuda":

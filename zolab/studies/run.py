@@ -26,6 +26,7 @@ from zolab.studies.search import Found, Search, best_listed, best_rate, record_o
 from zolab.studies.workers import Processes, tried
 from zolab.tasks import load_task
 
+LOCK = "study.lock"  # is held while a process runs the study in its folder
 FAILED = "failed.json"  # in a study's folder, for those who watch: the record is elsewhere
 Walk = Generator[list[Cell], dict[str, Any], None]
 
@@ -53,7 +54,7 @@ def run_study(plan: Plan, out: Path, record: Path, workers: int = 1, progress: b
     ready(record)
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(out / "study.lock", timeout=0):
+        with FileLock(out / LOCK, timeout=0):
             sweep(out)
             sweep(record.parent, record.name)
             _check_plan(plan, out)
@@ -63,13 +64,19 @@ def run_study(plan: Plan, out: Path, record: Path, workers: int = 1, progress: b
 
 
 def _check_plan(plan: Plan, out: Path) -> None:
-    """Keep the plan in the folder. Raises ValueError, naming the keys, if it holds cells of another one."""
+    """Keep the plan in the folder. One with more seeds than there are is taken up: the runs that are there are its runs, too.
+
+    Raises:
+        ValueError: the folder holds cells of another plan; the keys are named.
+    """
     path, ours = out / "plan.json", plan.record()
     if path.exists():
-        changed = list(differences(ours, unseal(read_json(path), str(path))))
+        held = unseal(read_json(path), str(path))
+        there = held.get("seeds", [])
+        grown = set(there) < set(ours["seeds"])
+        changed = list(differences({**ours, "seeds": there} if grown else ours, held))
         require(not changed, f"{out} holds cells of another plan ({'; '.join(changed[:3])}); choose another folder.")
-    else:
-        write_json(path, seal(ours))
+    write_json(path, seal(ours))
 
 
 class _Session:

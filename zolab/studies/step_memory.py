@@ -25,7 +25,7 @@ from zolab.models.gradients import recomputed
 from zolab.optim import METHODS
 from zolab.pertnn import PertNN
 from zolab.probe.blocks import split
-from zolab.records import peak_memory, reset_peak_memory
+from zolab.records import FREED, peak_memory, reset_peak_memory
 from zolab.runs.config import Config, make_optimizer, require
 from zolab.runs.memory import Memory, Tokens, predicted
 from zolab.studies.family import FAMILY
@@ -38,8 +38,6 @@ META: dict[str, dict[str, Any]] = {
 """The ways to train a PertNN: as published, and in the least memory."""
 LABELS = {name: member.label for name, member in FAMILY.items()}
 LABELS |= {"meta_training": "meta-training", "meta_training_fused": "meta-training, fused"}
-FREED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
-"""So set, the C library gives memory that is freed back to the system at once: a peak is what was used at one time."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from rich.table import Column, Table
 from zolab.records.files import parse_json, read_json
 from zolab.records.sealed import unseal
 from zolab.studies.cells import OUTCOME
-from zolab.studies.run import FAILED
+from zolab.studies.run import FAILED, LOCK
 
 LOG, RECORD, PLAN = "log.jsonl", "record.json", "plan.json"
 END = 1 << 16  # bytes of a log's end that are read: some hundred steps
@@ -65,10 +65,12 @@ class Overview:
     Args:
         runs: those that have begun, by name.
         planned: how many there will be, at least and at most; None of a folder without a plan.
+        going: a study runs in the folder, on this machine.
     """
 
     runs: tuple[Progress, ...]
     planned: tuple[int, int] | None
+    going: bool = False
 
     def of(self, state: str) -> list[Progress]:
         return [run for run in self.runs if run.state == state]
@@ -119,7 +121,7 @@ class Watch:
         for name, error in self._failed().items():
             if name not in found or found[name].state == "stopped":
                 found[name] = replace(found.get(name, Progress(name, "failed")), state="failed", told=error)
-        return Overview(tuple(found[name] for name in sorted(found)), self.planned)
+        return Overview(tuple(found[name] for name in sorted(found)), self.planned, _held(self.folder / LOCK, held))
 
     def _failed(self) -> dict[str, str]:
         try:
@@ -215,7 +217,7 @@ def watch(folder: str | os.PathLike, every: float = 2.0, once: bool = False) -> 
 
 def _over(seen: Overview) -> bool:
     done = len(seen.of("done"))
-    return done == len(seen.runs) and done >= (seen.planned[0] if seen.planned else 1)
+    return not seen.going and done == len(seen.runs) and done >= (seen.planned[0] if seen.planned else 1)
 
 
 def _from_log(path: Path, name: str, held: set[int]) -> Progress:
@@ -249,6 +251,13 @@ def _held_files() -> set[int]:
     except OSError:
         return set()
     return {int(words[5].rpartition(":")[2]) for line in lines if (words := line.split())[1] == "FLOCK"}
+
+
+def _held(path: Path, held: set[int]) -> bool:
+    try:
+        return path.stat().st_ino in held
+    except FileNotFoundError:
+        return False
 
 
 def _ends(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -1,6 +1,6 @@
 """Log-probabilities of candidate answers: shared prompts computed once, logits only where a token is scored."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -127,14 +127,20 @@ def token_log_probs(model: PreTrainedModel, batch: Batch, autocast: bool = False
     Raises:
         ValueError: the model is of the other kind, lacks a token, has a shorter context, or does not keep packed texts apart.
     """
+    return torch.cat([logs[rows, targets] for logs, rows, targets in scored_log_probs(model, batch, autocast)])
+
+
+def scored_log_probs(model: PreTrainedModel, batch: Batch, autocast: bool = False) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """For each pack the log-probabilities of all tokens at its places, float32; the row of each scored token; and that token.
+
+    Arguments and errors are those of `token_log_probs`.
+    """
     check_fits(model, batch.longest, batch.largest, batch.masked)
-    tokens = []
     scored = zip(batch.packs, batch.rows.split(batch.scored), batch.targets.split(batch.scored), strict=True)
     for part, rows, targets in scored:
         with autocasting(autocast, batch.targets.device):
             logits = (masked_logits if batch.masked else causal_logits)(model, part)
-        tokens.append(logits.float().log_softmax(-1)[rows, targets])
-    return torch.cat(tokens)
+        yield logits.float().log_softmax(-1), rows, targets
 
 
 def option_log_probs(model: PreTrainedModel, batch: Batch, autocast: bool = False) -> Tensor:

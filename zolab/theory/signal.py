@@ -4,19 +4,22 @@ At first almost all of a gradient is one direction, the offset between the answe
 calibration fits (`Task.offsets`): what is measured then is the slow part of fine-tuning, where noise rules and a block's
 G_j / V_j counts.
 
-With g_i the gradient of example i and S their sum, in each block,
+Examples are dealt to groups, whose sums of gradients are kept: each gradient is made once. With g_i the gradient of example i
+and S their sum, in each block,
 
     G = (|S|^2 - sum_i |g_i|^2) / (n (n - 1))        the mean of g_i'g_k over all pairs: the average product of disjoint halves
     V = (sum_i |g_i|^2 - |S|^2 / n) / (n - 1)        trace of the covariance of one example's gradient
     t = (1 / n) sum_i sum_c p_c |a_ic|^2             trace of the Gauss-Newton matrix, a_ic the gradients of log-probabilities
 
-None of them is biased. Standard errors are the jackknife's: all is estimated without each example in turn, which takes no
-further gradients, since |S - g_i|^2 = |S|^2 - 2 g_i'S + |g_i|^2. That of G is up to sqrt(2) too wide where a block's gradient
-is all noise, as the jackknife's is for a degenerate U-statistic.
+None of them is biased. Standard errors are the jackknife's: all is estimated without each group in turn, which takes no further
+gradients, since the products of the groups' sums are known. That of G is up to sqrt(2) too wide where a block's gradient is all
+noise, as the jackknife's is for a degenerate U-statistic. Some of the groups are a `Signal`, too: one half of the examples
+gives a sigma, and the other judges it.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +28,7 @@ from transformers import PreTrainedModel
 
 from zolab.probe.blocks import Blocks, Rule, split, weights_of
 from zolab.tasks import Example, Task
-from zolab.tasks.scoring import option_log_probs
+from zolab.tasks.scoring import Batch, option_log_probs, scored_log_probs
 from zolab.theory.measure import squares
 from zolab.theory.terms import StepTerms
 
@@ -39,29 +42,58 @@ class Signal:
 
     Args:
         names, sizes: of the blocks; sizes are d_j.
-        lengths: |g_i|^2, shape (examples, blocks).
-        products: g_i'S, shape (examples, blocks).
-        curvatures: each example's share of the trace, shape (examples, blocks).
+        counts: examples of each group, shape (groups,).
+        lengths: sum of |g_i|^2 over a group, shape (groups, blocks).
+        products: S_k'S_l of the groups' sums, shape (groups, groups, blocks).
+        curvatures: a group's share of n t, shape (groups, blocks).
     """
 
     names: tuple[str, ...]
     sizes: np.ndarray
+    counts: np.ndarray
     lengths: np.ndarray
     products: np.ndarray
     curvatures: np.ndarray
 
+    def __len__(self) -> int:
+        """Number of groups."""
+        return len(self.counts)
+
+    def part(self, groups: Sequence[int]) -> "Signal":
+        """That of the examples of some groups."""
+        k = list(groups)
+        kept = self.counts[k], self.lengths[k], self.products[np.ix_(k, k)], self.curvatures[k]
+        return Signal(self.names, self.sizes, *kept)
+
+    def merged(self, grouping: Callable[[str], str]) -> "Signal":
+        """That of larger blocks: those that a function gives one name are one."""
+        groups = [grouping(name) for name in self.names]
+        names = tuple(dict.fromkeys(groups))
+        place = np.array([names.index(group) for group in groups])
+
+        def total(values: np.ndarray) -> np.ndarray:
+            return np.stack([values[..., place == number].sum(-1) for number in range(len(names))], -1)
+
+        kept = total(self.lengths), total(self.products), total(self.curvatures)
+        return Signal(names, total(self.sizes), self.counts, *kept)
+
+    def halves(self) -> tuple["Signal", "Signal"]:
+        """Those of every other group, and of the rest."""
+        return self.part(range(0, len(self), 2)), self.part(range(1, len(self), 2))
+
     @property
     def estimates(self) -> np.ndarray:
         """G_j, V_j and t_j, shape (3, blocks)."""
-        return _estimates(len(self.lengths), self.products.sum(0), self.lengths.sum(0), self.curvatures.sum(0))
+        return _estimates(self.counts.sum(), self.products.sum((0, 1)), self.lengths.sum(0), self.curvatures.sum(0))
 
     @property
     def without_each(self) -> np.ndarray:
-        """The same without each example in turn, shape (examples, 3, blocks)."""
-        lengths, curvatures = self.lengths, self.curvatures
-        totals = self.products.sum(0) - 2 * self.products + lengths
-        rests = [totals, lengths.sum(0) - lengths, curvatures.sum(0) - curvatures]
-        return np.swapaxes(_estimates(len(lengths) - 1, *rests), 0, 1)
+        """The same without each group in turn, shape (groups, 3, blocks)."""
+        own = np.einsum("kkb->kb", self.products)
+        totals = self.products.sum((0, 1)) - 2 * self.products.sum(1) + own
+        lengths, curvatures = (values.sum(0) - values for values in (self.lengths, self.curvatures))
+        counts = self.counts.sum() - self.counts
+        return np.swapaxes(_estimates(counts[:, None], totals, lengths, curvatures), 0, 1)
 
     @property
     def errors(self) -> np.ndarray:
@@ -91,85 +123,137 @@ class Signal:
         rests = [gain(_terms(self.sizes, rest, batch), sigma) for rest in self.without_each]
         return gain(self.terms(batch), sigma), float(jackknife(np.array(rests)))
 
+    def record(self) -> dict[str, Any]:
+        """As JSON takes it; `Signal.of` reads it."""
+        return {key: value.tolist() if isinstance(value, np.ndarray) else list(value) for key, value in vars(self).items()}
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> "Signal":
+        arrays = {key: np.array(value) for key, value in record.items() if key != "names"}
+        return cls(names=tuple(record["names"]), **arrays)
+
 
 def gain(terms: StepTerms, sigma: np.ndarray) -> float:
     """The expected descent of a step with scales over that with one for all, each at its own best learning rate.
+
+    Negative where sum_j s_j G_j is: these statistics see no descent along the scales.
 
     Args:
         terms: measured on other examples than sigma was chosen by, or it is too good.
         sigma: of the blocks, in their order.
     """
-    return float(terms.best_change(sigma) / terms.best_change(np.ones(len(terms.sizes))))
+    ones = np.ones(len(terms.sizes))
+    signs = np.sign(terms.gain(sigma)) * np.sign(terms.gain(ones))
+    return float(signs * terms.best_change(sigma) / terms.best_change(ones))
 
 
 def jackknife(rests: np.ndarray) -> np.ndarray:
-    """Standard errors of what was estimated without each example in turn, along the first axis."""
+    """Standard errors of what was estimated without each group in turn, along the first axis; groups are equally large."""
     n = len(rests)
     return np.sqrt((n - 1) / n * np.square(rests - rests.mean(0)).sum(0))
 
 
-def signal_of(blocks: Blocks, gradients: Callable[[], Iterable[OneExample]]) -> Signal:
-    """The statistics of examples' gradients, which are made twice and kept never: the sum is needed before its products.
+def signal_of(blocks: Blocks, gradients: Iterable[OneExample], groups: int) -> Signal:
+    """The statistics of examples' gradients, which are dealt to the groups in turn.
 
     Args:
         blocks: how the tensors are split.
-        gradients: gives each example's gradient, the same ones in each call.
+        gradients: each example's gradient, one after another.
+        groups: how many sums are kept.
 
     Raises:
-        ValueError: there are fewer than 3 examples, of which none could be left out.
+        ValueError: there are fewer than 3 groups, of which none could be left out, or fewer examples than groups.
     """
-    total: list[Tensor] = []
-    for factor, tensors, _ in gradients():
-        total = total or [torch.zeros_like(tensor) for tensor in tensors]
-        for mine, tensor in zip(total, tensors, strict=True):
-            mine += factor * tensor
-    lengths, products, curvatures = [], [], []
-    for factor, tensors, curvature in gradients():
-        lengths.append(factor**2 * squares(tensors))
-        pairs = zip(tensors, total, strict=True)
-        products.append([factor * float(torch.dot(mine.flatten(), whole.flatten())) for mine, whole in pairs])
-        curvatures.append(curvature)
-    if len(lengths) < 3:
-        raise ValueError(f"error bars need at least 3 examples, got {len(lengths)}.")
-    by_block = (blocks.totals(np.array(values)) for values in (lengths, products, curvatures))
-    return Signal(blocks.names, np.array(blocks.sizes), *by_block)
+    if groups < 3:
+        raise ValueError(f"error bars need at least 3 groups of examples, got {groups}.")
+    sums: list[list[Tensor]] = []
+    counts, lengths, curvatures = np.zeros(groups), np.zeros((groups, len(blocks))), np.zeros((groups, len(blocks)))
+    for i, (factor, tensors, curvature) in enumerate(gradients):
+        k = i % groups
+        if i < groups:
+            sums.append([torch.zeros_like(tensor) for tensor in tensors])
+        for mine, tensor in zip(sums[k], tensors, strict=True):
+            mine.add_(tensor, alpha=factor)
+        counts[k] += 1
+        lengths[k] += blocks.totals(factor**2 * squares(tensors))
+        curvatures[k] += blocks.totals(curvature)
+    if len(sums) < groups:
+        raise ValueError(f"{groups} groups need as many examples, got {len(sums)}.")
+    products = np.zeros((groups, groups, len(blocks)))
+    for k, mine in enumerate(sums):
+        for other in range(k + 1):
+            pairs = zip(mine, sums[other], strict=True)
+            products[k, other] = products[other, k] = blocks.totals([_dot(a, b) for a, b in pairs])
+    return Signal(blocks.names, np.array(blocks.sizes), counts, lengths, products, curvatures)
 
 
-def signal(model: PreTrainedModel, task: Task, tokenizer, examples: Sequence[Example], rule: Rule = "tensor") -> Signal:
-    """Signal and noise of a model's gradients on a task; needs memory for the weights and two more of their size.
+def signal(
+    model: PreTrainedModel,
+    task: Task,
+    tokenizer,
+    examples: Sequence[Example],
+    groups: int = 8,
+    rule: Rule = "tensor",
+    seed: int = 0,
+) -> Signal:
+    """Signal and noise of a model's gradients on a task; needs memory for the weights and `groups` + 1 more of their size.
+
+    The Gauss-Newton trace of two candidates is exact. That of more, or of an answer's tokens, is |a|^2 of what is drawn from
+    the model's own probabilities, once for each example: its mean is the trace. An answer's loss is the mean over its tokens.
 
     Args:
         model: in eval mode.
-        task: of choices between candidates; with `offsets`, so that the slow part of fine-tuning is seen.
+        task: its loss is measured; with `offsets`, so that the slow part of fine-tuning is seen.
         tokenizer: the model's.
-        examples: at least 3; those of another half for another `Signal`, by which a sigma is judged.
+        examples: as many as there are groups, or more.
+        groups: how many sums are kept; more give error bars that are surer.
         rule: how the weights are split, as in `zolab.probe.blocks.split`.
+        seed: of the drawn answers.
 
     Raises:
-        ValueError: the task is no choice between candidates, or there are too few examples.
+        ValueError: there are too few examples or groups.
     """
-    if task.objective != "options":
-        raise ValueError(f"signal and noise are those of scores of candidates, and {task.name} has none; use another task.")
-    blocks, params = split(model, rule), weights_of(model)
-    return signal_of(blocks, lambda: (_of(model, task, tokenizer, example, params) for example in examples))
+    blocks, params, rng = split(model, rule), weights_of(model), np.random.default_rng(seed)
+    one = _of_answer if task.objective == "answer" else _of_options
+
+    def each() -> Iterator[OneExample]:
+        for example in examples:
+            yield one(model, task, task.encode(tokenizer, [example]).to(params[0].device), params, rng)
+
+    return signal_of(blocks, each(), groups)
 
 
-def _of(model: PreTrainedModel, task: Task, tokenizer, example: Example, params: Sequence[Tensor]) -> OneExample:
-    scores = option_log_probs(model, task.encode(tokenizer, [example]).to(params[0].device))
+def _of_options(model, task: Task, batch: Batch, params: Sequence[Tensor], rng: np.random.Generator) -> OneExample:
+    scores, (answer,) = option_log_probs(model, batch), batch.answers
     if task.offsets:
         scores = scores + scores.new_tensor(task.offsets)
     logs = scores.log_softmax(0)
-    p = logs.detach().exp().tolist()
+    p = logs.detach().double().exp().cpu().numpy()
     if len(p) == 2:  # both gradients are along that of the difference
         tensors = torch.autograd.grad(scores[1] - scores[0], params)
-        return p[1] - example.answer, tensors, p[0] * p[1] * squares(tensors)
-    curvature = np.zeros(len(params))
-    for share, log in zip(p, logs, strict=True):
-        curvature += share * squares(torch.autograd.grad(log, params, retain_graph=True))
-    return -1.0, torch.autograd.grad(logs[example.answer], params), curvature
+        return float(p[1]) - answer, tensors, p[0] * p[1] * squares(tensors)
+    drawn = torch.autograd.grad(logs[rng.choice(len(p), p=p / p.sum())], params, retain_graph=True)
+    return -1.0, torch.autograd.grad(logs[answer], params), squares(drawn)
 
 
-def _estimates(n: int, total: np.ndarray, lengths: np.ndarray, curvatures: np.ndarray) -> np.ndarray:
+def _of_answer(model, task: Task, batch: Batch, params: Sequence[Tensor], rng: np.random.Generator) -> OneExample:
+    right, drawn = [], []
+    for logs, rows, targets in scored_log_probs(model, batch):
+        chances = logs.detach()[rows].double().exp().cumsum(-1).cpu().numpy()
+        chosen = (chances > rng.random((len(chances), 1)) * chances[:, -1:]).argmax(-1)
+        right.append(logs[rows, targets])
+        drawn.append(logs[rows, torch.from_numpy(chosen).to(targets.device)])
+    tokens = torch.cat(right)
+    # Tokens are drawn apart from each other: what mixes two of them is zero on average, and the mean of their traces is left.
+    curvature = squares(torch.autograd.grad(torch.cat(drawn).sum() / len(tokens) ** 0.5, params, retain_graph=True))
+    return -1.0, torch.autograd.grad(tokens.mean(), params), curvature
+
+
+def _dot(a: Tensor, b: Tensor) -> float:
+    return float(torch.dot(a.flatten(), b.flatten()))
+
+
+def _estimates(n: Any, total: np.ndarray, lengths: np.ndarray, curvatures: np.ndarray) -> np.ndarray:
     return np.stack([(total - lengths) / (n * (n - 1)), (lengths - total / n) / (n - 1), curvatures / n])
 
 

@@ -1,0 +1,100 @@
+"""The gain map: what is chosen by one half and judged by the other, and the command that measures it on several tasks."""
+
+import json
+
+import numpy as np
+import pytest
+
+from zolab.__main__ import main
+from zolab.records import load_record
+from zolab.studies.gain_map import ESTIMATES
+from zolab.theory.judged import agreement, chosen, judged, noise_rank, ratio_scales
+from zolab.theory.signal import Signal, gain
+
+NAMES = ("model.embed_tokens.weight", *(f"model.layers.{i}.{kind}.weight" for i in range(4) for kind in ("up", "down")))
+SIZES = np.array([400, *[40] * 8])
+SLOPES = np.array([0.0, 0.0, 0.0, 0.3, 0.3, 0.0, 0.0, 0.0, 0.0])  # of a weight: the second layer alone has a signal
+
+
+def drawn(rng, examples, groups=8, slopes=SLOPES, spread=1.0):
+    """A Signal of normal gradients, in weights of one size of noise."""
+    of = np.repeat(np.arange(len(SIZES)), SIZES)
+    gradients = slopes[of] + spread * rng.normal(size=(examples, len(of)))
+    sums = np.stack([gradients[k::groups].sum(0) for k in range(groups)])
+    by_block = np.eye(len(SIZES))[of]
+    lengths = np.stack([np.square(gradients[k::groups]).sum(0) @ by_block for k in range(groups)])
+    products = np.stack([(sums[k] * sums) @ by_block for k in range(groups)])
+    counts = np.array([len(gradients[k::groups]) for k in range(groups)])
+    return Signal(NAMES, SIZES, counts, lengths, products, lengths)
+
+
+def test_larger_blocks_are_sums_of_smaller_ones():
+    found = drawn(np.random.default_rng(0), 64)
+    merged = found.merged(lambda name: "all")
+    assert merged.estimates[:, 0] == pytest.approx(found.estimates.sum(1))
+    assert merged.sizes.tolist() == [SIZES.sum()]
+    layers = found.merged(lambda name: name.split(".")[2])
+    assert layers.names == ("weight", "0", "1", "2", "3")
+    assert layers.estimates[0, 2] == pytest.approx(found.estimates[0, 3:5].sum())
+
+
+def test_scales_follow_signal_to_noise_and_gain_on_the_other_half():
+    found = drawn(np.random.default_rng(1), 256)
+    sigma = ratio_scales(found, lambda name: name.rsplit(".", 2)[0], batch=16)
+    assert sigma[3] == sigma[4] > 3 * max(sigma[[0, 1, 2, 5, 6, 7, 8]])
+    ways = judged(found, batch=16)
+    by_layer, permuted = ways["signal to noise by layer"], ways["the same, permuted"]
+    assert by_layer.other > 3
+    assert abs(permuted.other) < by_layer.other / 3
+    assert ways["embedding frozen"].other > 1.5
+    assert agreement(found)["layer"] > 0.9
+    assert noise_rank(drawn(np.random.default_rng(2), 400, slopes=0 * SLOPES)) == pytest.approx(SIZES.sum(), rel=0.8)
+
+
+def test_without_a_signal_a_promise_holds_in_sample_alone():
+    found = [drawn(np.random.default_rng(seed), 64, slopes=np.full(len(SIZES), 0.05)) for seed in range(30)]
+    ways = [judged(one, batch=16)["signal to noise by tensor"] for one in found]
+    assert np.median([way.own for way in ways]) > 1.3
+    assert np.median([way.other for way in ways]) < 1.1
+
+
+def test_scales_along_which_the_loss_does_not_fall_gain_less_than_nothing():
+    found = drawn(np.random.default_rng(4), 512)
+    halves = found.halves()
+    quiet = np.where(halves[1].estimates[0] < 0, 1.0, 0.0)
+    assert quiet.any()
+    assert gain(halves[1].terms(16), quiet) < 0
+    assert all(np.isfinite(sigma).all() for sigma in chosen(drawn(np.random.default_rng(5), 8, slopes=0 * SLOPES), 16).values())
+
+
+def test_the_map_of_two_tasks_along_a_run_goes_on_where_it_stopped(tmp_path, capsys):
+    def mapped(*more, tasks=("reviews_sentence", "reviews_next"), steps=("0", "2")):
+        words = ["--model", "tiny-random-llama", "--examples", "12", "--groups", "6", "--dev", "4", "--batch_size", "2"]
+        places = ["--out", str(tmp_path / "out"), "--record", str(tmp_path / "map.json")]
+        return main(["map", *words, "--calibrate", "8", "--tasks", ",".join(tasks), "--steps", *steps, *places, *more])
+
+    assert mapped(steps=["0"]) == 0
+    first = {path.name: path.read_text() for path in (tmp_path / "out").glob("*.json")}
+    assert mapped() == 0
+    assert all((tmp_path / "out" / name).read_text() == text for name, text in first.items())
+    record = load_record(tmp_path / "map.json")
+    points = record["result"]["points"]
+    assert [(point["task"], point["step"]) for point in points] == [
+        (task, step) for task in ("reviews_sentence", "reviews_next") for step in (0, 2)
+    ]
+    assert len(points[0]["offsets"]) == 2
+    assert points[2]["offsets"] == []  # its answers are texts of their own
+    for point in points:
+        assert set(point["total"]) == {"size", *ESTIMATES}
+        halves = np.array(point["halves"])
+        assert halves.shape == (2, 3, len(point["blocks"]))
+        assert sum(row["V"][0] for row in point["layer"].values()) == pytest.approx(point["total"]["V"][0], rel=1e-3)
+    assert points[0]["dev"] != points[1]["dev"]
+    assert json.dumps(points[0]) != json.dumps(points[1])
+    capsys.readouterr()
+    assert mapped("--lr", "1e-3") == 1
+    assert "measured with other settings (lr); choose another folder" in capsys.readouterr().err
+    assert mapped(steps=["-1"]) == 1
+    assert "steps must be 0 or more" in capsys.readouterr().err
+    assert mapped("--groups", "5") == 1
+    assert "groups must be between 6 and the 12 examples" in capsys.readouterr().err

@@ -1,0 +1,171 @@
+"""The gain map: on each task what one sigma per block may gain over one for all, at the base model and along a run."""
+
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from zolab.models import load_model
+from zolab.records import environment, save_record
+from zolab.records.files import read_json, ready, sweep, write_json
+from zolab.records.sealed import seal, unseal
+from zolab.runs.batches import batch_at, check_classes
+from zolab.runs.config import Config, make_optimizer, require
+from zolab.runs.evaluations import calibration
+from zolab.runs.identity import identity
+from zolab.runs.objectives import LOSS, closure
+from zolab.runs.schedules import scheduler
+from zolab.studies.run import LOCK
+from zolab.tasks import Splits, Task, load_task, shared_candidates
+from zolab.theory.judged import GROUPINGS, agreement, judged, noise_rank
+from zolab.theory.signal import Signal, signal
+
+ESTIMATES = ("G", "V", "t")
+
+
+def gain_map(
+    config: Config, tasks: Sequence[str], steps: Sequence[int], groups: int, out: Path, record: Path
+) -> dict[str, Any]:
+    """Measure on each task after so many steps of a run, or take up where an earlier call stopped; write the record.
+
+    Args:
+        config: model, optimizer, rate, batches, calibration (left out on tasks without common candidates) and the number of
+            examples, `train`; its task and steps are not looked at.
+        tasks: names of tasks.
+        steps: of the run, 0 being the base model.
+        groups: of examples, at least 6; memory is needed for `groups` + 1 times the weights besides the model.
+        out: folder of what is done.
+        record: file of the record.
+
+    Returns:
+        The record.
+
+    Raises:
+        ValueError: a setting is wrong, or the folder holds points of other settings. Nothing was measured then.
+        OSError: another process measures in the folder, data or model cannot be had, or a file cannot be written.
+    """
+    wanted = sorted(set(steps))
+    require(bool(tasks), "tasks must name at least one task.")
+    require(bool(wanted) and wanted[0] >= 0, f"steps must be 0 or more, got {list(steps)}.")
+    sentence = f"groups must be between 6 and the {config.train} examples, got {groups}."
+    require(config.train is not None and 6 <= groups <= config.train, sentence)
+    begun = {task: _start(replace(config, task=task, steps=max(wanted[-1], 1))) for task in dict.fromkeys(tasks)}
+    ready(record)
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / LOCK, timeout=0):
+            sweep(out)
+            files = {(task, step): out / f"{_slug(task)}-{step}.json" for task in begun for step in wanted}
+            known = {key: _known(path, _settings(begun[key[0]][0], groups)) for key, path in files.items() if path.exists()}
+            for task, start in begun.items():
+                missing = [step for step in wanted if (task, step) not in known]
+                for step, point in _points(*start, missing, groups):
+                    known[task, step] = point
+                    write_json(files[task, step], seal({"settings": _settings(start[0], groups), "point": point}))
+                    print(line_of(point), flush=True)
+    except Timeout as error:
+        raise OSError(f"another process is measuring in {out}; wait for it or choose another folder.") from error
+    shared = {name: value for name, value in _settings(config, groups).items() if name != "task"}
+    settings, points = {**shared, "tasks": list(begun), "steps": wanted}, [known[key] for key in files]
+    found = {"config": settings, "result": {"points": points}, **environment()}
+    save_record(found, record)
+    return found
+
+
+def _start(config: Config) -> tuple[Config, Task, Splits]:
+    """A task with its examples, and the configuration without calibration where candidates differ."""
+    task = load_task(config.task)
+    examples = task.sample(config.data_seed, config.train, config.dev, config.test)
+    if not (task.objective == "options" and shared_candidates(examples.train)):
+        config = replace(config, calibrate=0, balanced=False)
+    config.validate()
+    check_classes(config, task, examples.train)
+    return config, task, examples
+
+
+def _points(
+    config: Config, task: Task, examples: Splits, steps: Sequence[int], groups: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """What is measured after each number of steps of one run."""
+    if not steps:
+        return
+    model, tokenizer = load_model(config.model, config.dtype, config.device)
+    known = identity(model, tokenizer, examples._asdict())
+    if config.calibrate:
+        task.offsets = tuple(calibration(config, task, model, tokenizer, examples.train)["offsets"])
+    optimizer = make_optimizer(config, model)
+    rates = scheduler(config.schedule, optimizer, config.steps)
+    for step in range(steps[-1] + 1):
+        if step in steps:
+            began = time.perf_counter()
+            found = signal(model, task, tokenizer, examples.train, groups, seed=config.seed)
+            more = {"dev": task.evaluate(model, tokenizer, examples.dev).loss, "offsets": list(task.offsets)}
+            point = {"task": config.task, "step": step, **known, **more, **_point(found, config)}
+            yield step, {**point, "seconds": time.perf_counter() - began}
+        if step < steps[-1]:
+            batch = batch_at(examples.train, config.batch_size, config.seed, step, config.balanced)
+            optimizer.step(closure(LOSS, task, model, tokenizer, batch, each=config.per_example))
+            rates.step()
+
+
+def _point(found: Signal, config: Config) -> dict[str, Any]:
+    """Numbers of one point, as JSON takes them."""
+    return {
+        "examples": int(found.counts.sum()),
+        "noise_rank": noise_rank(found),
+        "agreement": {name: value if np.isfinite(value) else None for name, value in agreement(found).items()},
+        "gains": {way: asdict(one) for way, one in judged(found, config.batch_size, config.seed).items()},
+        "total": _rows(found.merged(lambda name: "all"))["all"],
+        **{name: _rows(found.merged(GROUPINGS[name])) for name in ("layer", "kind")},
+        "blocks": list(found.names),
+        "sizes": [int(size) for size in found.sizes],
+        "halves": [_short(half.estimates) for half in found.halves()],
+    }
+
+
+def _rows(found: Signal) -> dict[str, dict[str, Any]]:
+    """Of each block its size, and G, V and t with their standard errors."""
+    values, errors = found.estimates.T, found.errors.T
+    rows = zip(found.names, found.sizes, values, errors, strict=True)
+    return {name: {"size": int(size), **_pairs(value, error)} for name, size, value, error in rows}
+
+
+def _pairs(values: np.ndarray, errors: np.ndarray) -> dict[str, list[float]]:
+    return {name: _short([value, error]) for name, value, error in zip(ESTIMATES, values, errors, strict=True)}
+
+
+def _short(values: Any) -> Any:
+    """To five digits: their errors are larger by far."""
+    return np.vectorize(lambda value: float(f"{value:.5g}"))(values).tolist()
+
+
+def line_of(point: dict[str, Any]) -> str:
+    """A line for each point: signal, noise and what the ways gain on the other half."""
+    g, v = point["total"]["G"], point["total"]["V"]
+    gains = ", ".join(f"{way} {one['other']:.2f} ± {one['error']:.2f}" for way, one in point["gains"].items())
+    head = f"{point['task']} after {point['step']} steps: G {g[0]:.3g} ± {g[1]:.2g}, V/G {v[0] / g[0]:.3g}"
+    return f"{head}; gains on the other half: {gains} ({point['seconds']:.0f} s)"
+
+
+def _settings(config: Config, groups: int) -> dict[str, Any]:
+    """What a point depends on; the number of steps matters only where the learning rate follows a schedule of them."""
+    names = ("model", "task", "dtype", "optimizer", "optim_args", "lr", "eps", "batch_size", "balanced", "calibrate", "seed")
+    names += ("data_seed", "train", "dev", "test", "schedule")
+    kept = {name: getattr(config, name) for name in names}
+    return {**kept, "groups": groups, **({} if config.schedule == "constant" else {"steps": config.steps})}
+
+
+def _known(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    held = unseal(read_json(path), str(path))
+    other = [name for name, value in settings.items() if held.get("settings", {}).get(name) != value]
+    require(not other, f"{path} was measured with other settings ({', '.join(other)}); choose another folder.")
+    return held["point"]
+
+
+def _slug(task: str) -> str:
+    return re.sub(r"\W+", "-", task)[:80]

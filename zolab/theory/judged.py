@@ -1,0 +1,125 @@
+"""Scales that one half of some examples gives, judged by the other half: what is left of a predicted gain on new examples."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from zolab.probe.blocks import RULES, kind_of
+from zolab.theory.signal import Signal, gain
+
+GROUPINGS: dict[str, Callable[[str], str]] = {**RULES, "kind": kind_of}
+"""What blocks share a scale: each its own, those of a layer, those of a kind of tensor."""
+EMBEDDING = "embed"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a way to choose scales gains.
+
+    Args:
+        own: with the examples that chose them, the mean of both halves.
+        other: with the other half's, the mean of both ways round.
+        error: standard error of `other`, of the judging examples alone.
+    """
+
+    own: float
+    other: float
+    error: float
+
+
+def ratio_scales(found: Signal, grouping: Callable[[str], str], batch: int) -> np.ndarray:
+    """sigma_j^2 proportional to G / (V / batch + G), one for the blocks that a grouping puts together; negative G count as 0.
+
+    Where noise rules it is a block's signal to noise. Ones where no block has a signal.
+
+    Args:
+        found: statistics of the blocks.
+        grouping: from a block's name to that of its group.
+        batch: examples in a minibatch.
+    """
+    merged = found.merged(grouping)
+    signals, noises, _ = merged.estimates
+    place = [merged.names.index(grouping(name)) for name in found.names]
+    ratio = np.maximum(signals, 0) / np.maximum(np.maximum(signals, 0) + np.maximum(noises, 0) / batch, 1e-300)
+    return np.sqrt(ratio)[place] if ratio.any() else np.ones(len(place))
+
+
+def best_scales(found: Signal, batch: int) -> np.ndarray:
+    """The scales with which one step gains most, one for each block; ones where no block has a signal."""
+    terms = found.terms(batch)
+    return terms.best_sigma() if (terms.squares > 0).any() else np.ones(len(terms.sizes))
+
+
+def density_scales(found: Signal) -> np.ndarray:
+    """sigma_j^2 proportional to G_j / d_j; ones where no block has a signal."""
+    squared = np.maximum(found.estimates[0], 0)
+    return np.sqrt(squared / found.sizes) if squared.any() else np.ones(len(squared))
+
+
+def without_embedding(found: Signal) -> np.ndarray:
+    """One for all blocks but embeddings, which stay as they are."""
+    return np.array([0.0 if EMBEDDING in name else 1.0 for name in found.names])
+
+
+def chosen(found: Signal, batch: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Scales by every way that the map compares, from the same statistics.
+
+    Args:
+        found: of the examples that may choose.
+        batch: examples in a minibatch.
+        seed: of the permutation.
+    """
+    ways = {f"signal to noise by {name}": ratio_scales(found, rule, batch) for name, rule in GROUPINGS.items()}
+    by_layer = ways["signal to noise by layer"]
+    ways["the same, permuted"] = by_layer[np.random.default_rng(seed).permutation(len(by_layer))]
+    ways["best of one step"] = best_scales(found, batch)
+    ways["density"] = density_scales(found)
+    if 0 < (fixed := without_embedding(found)).sum() < len(fixed):
+        ways["embedding frozen"] = fixed
+    return ways
+
+
+def judged(found: Signal, batch: int, seed: int = 0) -> dict[str, Judged]:
+    """Each way's gain, in sample and on the other half.
+
+    Args:
+        found: of at least 6 groups, so that each half has an error bar.
+        batch: examples in a minibatch.
+        seed: of the permutation.
+
+    Raises:
+        ValueError: there are fewer groups.
+    """
+    if len(found) < 6:
+        raise ValueError(f"both halves need error bars: at least 6 groups of examples, got {len(found)}.")
+    halves = found.halves()
+    scales = [chosen(half, batch, seed) for half in halves]
+    out = {}
+    for way in scales[0]:
+        own = [gain(half.terms(batch), mine[way]) for half, mine in zip(halves, scales, strict=True)]
+        other = [half.gain(theirs[way], batch) for half, theirs in zip(halves, reversed(scales), strict=True)]
+        values, errors = np.array(other).T
+        out[way] = Judged(float(np.mean(own)), float(values.mean()), float(np.hypot(*errors) / 2))
+    return out
+
+
+def agreement(found: Signal) -> Mapping[str, float]:
+    """Correlation of both halves' G / V over layers and over kinds; NaN where there is only one of them."""
+    out = {}
+    for name in ("layer", "kind"):
+        merged = [half.merged(GROUPINGS[name]).estimates for half in found.halves()]
+        ratios = [squared / np.maximum(variances, 1e-300) for squared, variances, _ in merged]
+        out[name] = float(np.corrcoef(*ratios)[0, 1]) if len(ratios[0]) > 1 else float("nan")
+    return out
+
+
+def noise_rank(found: Signal) -> float:
+    """(tr S)^2 / tr(S^2) of the covariance S of an example's gradient: in how many directions its noise lies.
+
+    From the spread of the products of two groups' sums, whose variance is tr(S^2) for each pair of examples where noise rules.
+    """
+    pairs = np.triu_indices(len(found), 1)
+    sizes = np.outer(found.counts, found.counts)[pairs]
+    products = found.products.sum(-1)[pairs] / sizes
+    return float(found.estimates[1].sum() ** 2 / max((np.var(products, ddof=1) * sizes.mean()), 1e-300))
