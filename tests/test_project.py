@@ -165,7 +165,8 @@ def test_the_notebook_from_scratch_needs_torch_alone_and_is_short():
 
 def test_the_site_names_every_notebook_and_page():
     contents = (ROOT / "notebooks" / "site" / "contents.md").read_text().splitlines()
-    pages = [f"notebooks/{path.stem}" for path in [*NOTEBOOKS, *(ROOT / "notebooks").glob("*.md")]]
+    texts = [path for folder in ("notebooks", "figures") for path in (ROOT / folder).glob("*.md")]
+    pages = [str(path.relative_to(ROOT).with_suffix("")) for path in [*NOTEBOOKS, *texts]]
     assert set(pages) <= set(contents), set(pages) - set(contents)
     for line in contents:
         if "/" in line and not line.startswith("api/"):
