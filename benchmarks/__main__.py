@@ -13,7 +13,7 @@ from pathlib import Path
 
 from zolab.records import save_record
 
-NAMES = ("step", "methods", "adamezo", "walks", "first_order", "scoring", "metatrain", "memory", "blocks", "widgets")
+NAMES = ("step", "methods", "adamezo", "walks", "first_order", "scoring", "metatrain", "memory", "blocks", "widgets", "ranks")
 ORIGIN = ("commit", "versions", "machine")
 
 

@@ -45,6 +45,7 @@ SLOW = {
     "test_perturbed",
     "test_plain_scorer",
     "test_probe_of_a_run",
+    "test_ranks",  # processes that wait for one another
     "test_reproduction",
     "test_gain_map",
     "test_signal",  # gradients of a model, one by one

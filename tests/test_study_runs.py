@@ -3,6 +3,7 @@
 import fcntl
 import json
 import math
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from zolab.records.files import read_json
 from zolab.records.sealed import unseal
 from zolab.studies.cells import Cell, final_loss
 from zolab.studies.plan import check_plan, configuration, load_plan
-from zolab.studies.run import run_study
+from zolab.studies.run import _held, run_share, run_study
 from zolab.studies.search import best_rate
 
 PLAN = {
@@ -167,7 +168,7 @@ def test_more_seeds_are_taken_up_in_the_same_folder(tmp_path):
 
 
 def written(path, **changes):
-    path.write_text(yaml.safe_dump({**PLAN, **changes}))
+    path.write_text(yaml.safe_dump({**PLAN, **changes}, sort_keys=False))
     return path
 
 
@@ -190,20 +191,67 @@ def test_a_second_process_in_the_same_folder_is_refused_and_a_killed_one_can_be_
         first.send_signal(signal.SIGKILL)
         first.wait()
     deadline = time.monotonic() + 60  # its runs end with it
-    while any(map(_held, (tmp_path / "out").glob("*/log.jsonl"))) and time.monotonic() < deadline:
+    while any(map(_is_held, (tmp_path / "out").glob("*/log.jsonl"))) and time.monotonic() < deadline:
         time.sleep(0.2)
     record = run_study(check_plan(long), tmp_path / "out", tmp_path / "record.json", 2, progress=False)
     assert record.failed == []
     assert len(record.cells("short", "MeZO")) == 2
 
 
-def _held(path):
+def _is_held(path):
     with open(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
     return False
+
+
+def lasting(record):
+    """All but times and memory of a record's result."""
+    times = {"seconds": 0, "peak_bytes": 0}
+    return {**record["result"], "cells": [{**cell, **times} for cell in record["result"]["cells"]]}
+
+
+def test_the_jobs_of_an_array_give_the_same_record(finished, tmp_path):
+    _, alone = finished
+    path, out, record = written(tmp_path / "plan.yaml"), tmp_path / "out", tmp_path / "record.json"
+    shown = command("study", path, f"--out={out}", f"--record={record}", "--print-array")
+    assert shown.status == 0
+    assert len(shown.out.splitlines()) <= 25
+    assert "#SBATCH --array=0-1\n" in shown.out
+    assert "gpu" not in shown.out
+    assert subprocess.run(["bash", "-n"], input=shown.out, text=True, check=True).returncode == 0
+    (line,) = (line.removesuffix(" & child=$!") for line in shown.out.splitlines() if line.endswith("child=$!"))
+    for number in ("1", "0"):
+        words = shlex.split(line.replace("$SLURM_ARRAY_TASK_ID", number))
+        done = command(*words[3:])
+        assert done.status == 0, done.errors
+        assert not record.exists()
+    logs = {path: path.read_bytes() for path in out.glob("*/log.jsonl")}
+    assert command(*words[3:-2]).status == 0
+    assert all(path.read_bytes() == content for path, content in logs.items())
+    assert lasting(load_record(record)) == lasting(alone.content)
+
+
+def test_shares_run_beside_each_other_but_not_beside_the_study(tmp_path):
+    plan = check_plan(
+        {**PLAN, "base": {**PLAN["base"], "lr": [1e-3]}, "methods": {"MeZO": {"optimizer": "mezo"}}, "seeds": [0]}
+    )
+    with _held(tmp_path / "out", alone=False):
+        assert run_share(plan, tmp_path / "out", (1, 2), progress=False) == []  # there is one method for two
+        assert not list((tmp_path / "out").glob("short-*"))
+        with pytest.raises(OSError, match="another process is running the study"):
+            run_study(plan, tmp_path / "out", tmp_path / "record.json")
+    for wrong in ((2, 2), (-1, 2)):
+        with pytest.raises(ValueError, match="a share is written as one of 0/2 to 1/2"):
+            run_share(plan, tmp_path / "other", wrong)
+    with pytest.raises(ValueError, match="workers"):
+        run_share(plan, tmp_path / "other", (0, 2), workers=10_000)
+    assert not (tmp_path / "other").exists()
+    shown = command("study", "plan.yaml", "--out=x", "--record=y", "--share=3/3")
+    assert shown.status == 2
+    assert "write K/N with K from 0 to N - 1" in shown.errors
 
 
 def test_more_workers_than_cores_are_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Fine-tune a model; started again in the same folder, the run goes on where it stopped."""
 
 import argparse
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from zolab.runs.finetune import finetune
     from zolab.runs.objectives import LOSS, flat
+    from zolab.runs.ranks import Ranks
 
     (options.task,) = described(options, [options.task])
     config = settings_of(options, Config)
+    if not Ranks.joined().first:
+        warnings.simplefilter("ignore")  # the first process warns, and tells what came out
+        finetune(config, options.out, overwrite=options.overwrite)
+        return
     run = finetune(config, options.out, overwrite=options.overwrite)
     result, timing = run.record["result"], run.record["timing"]
     metric = run.task.metric
@@ -57,6 +63,8 @@ def run(options: argparse.Namespace) -> None:
         print(
             f"  {sum(cut)} texts were longer than the model or the task takes, and lost tokens from the left of their prompts"
         )
+    if shared := run.record.get("ranks"):
+        print(f"  {shared['count']} processes, which exchanged {shared['bytes_a_step']:.0f} bytes a step")
     counted = "evaluations of f1" if config.objective == "f1" else "forward passes"
     print(f"  {result['forwards']} {counted}, {timing['wall_seconds'] / 60:.1f} minutes", end="")
     print(f", peak memory {timing['peak_bytes'] / 1e9:.2f} GB; record: {Path(options.out) / 'record.json'}")

@@ -225,7 +225,9 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything of a run, for copies and pickles; not what belongs to this process, such as hooks and `look_through`."""
-        kept = {name: value for name, value in vars(self).items() if not name.startswith("_") and name != "step"}
+        kept = {
+            name: value for name, value in vars(self).items() if not name.startswith("_") and name not in ("step", "spread")
+        }
         return {**kept, "viewed": None, "changes": None}
 
     def trained(self) -> Trainable:

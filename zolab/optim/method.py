@@ -1,17 +1,24 @@
 """What a method says about its steps: along which directions, how far, and what it remembers of them."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from zolab.noise import FAMILIES, Direction, GivenDirection
-from zolab.optim.checks import ROUNDINGS
+from zolab.optim.checks import ROUNDINGS, finite_number
 from zolab.optim.probing import Closure, Measured, Probes
 from zolab.optim.trajectory import StepRecord, Trajectory
 from zolab.probe.updates import AnyUpdate, Update
+
+
+def one_by_one(measure: Callable[[Any], tuple[float, ...]], items: Sequence[Any], values: int) -> list[tuple[float, ...]]:
+    """What a function gives for each item: `values` numbers."""
+    return [measure(item) for item in items]
 
 
 class Method(ABC):
@@ -31,6 +38,8 @@ class Method(ABC):
     """The kind of direction that a step probes along."""
     differentiates: ClassVar[bool] = False
     """Whether a step carries the derivative along its direction beside each value, and moves no weight to probe."""
+    spread: Callable[..., list[tuple[float, ...]]] = staticmethod(one_by_one)
+    """What measures the losses of a step's directions; whoever has several processes lets each measure some of them."""
     full_batch: Closure | None = None
     """Returns the loss over all training data, for the methods that need it; whoever has the data sets it."""
 
@@ -77,13 +86,17 @@ class Method(ABC):
             eps: the finite-difference radius.
         """
         directions = [self.probe(self.steps, sample) for sample in range(self.trajectory.samples)]
-        centre = [probes.centre()] if self.uses_centre or self.sides == 1 else []
         if self.sides == 1:
-            losses = [probes.plus(direction) for direction in directions]
-            return Measured([(loss - centre[0]) / eps for loss in losses], losses + centre, centre[0])
-        pairs = [probes.both(direction) for direction in directions]
-        losses = [loss for pair in pairs for loss in pair]
-        return Measured([(plus - minus) / (2 * eps) for plus, minus in pairs], losses + centre, sum(losses) / len(losses))
+            centre, *losses = self._spread(partial(_one_side, probes), [None, *directions], 1)
+            return Measured([(loss - centre) / eps for loss in losses], [*losses, centre], centre)
+        centres = [probes.centre()] if self.uses_centre else []
+        losses = self._spread(probes.both, directions, 2)
+        pairs = list(zip(losses[::2], losses[1::2], strict=True))
+        return Measured([(plus - minus) / (2 * eps) for plus, minus in pairs], losses + centres, sum(losses) / len(losses))
+
+    def _spread(self, measure: Callable[[Any], tuple[float, ...]], items: Sequence[Any], values: int) -> list[float]:
+        """The losses of all items in a row. Raises FloatingPointError if one is not finite, whoever measured it."""
+        return [finite_number(loss, self.steps) for found in self.spread(measure, items, values) for loss in found]
 
     @property
     def rounding(self) -> str:
@@ -179,3 +192,8 @@ class Method(ABC):
             tensors: the trained tensors, or None if they contain the step already.
             blocks, groups: as in `update`.
         """
+
+
+def _one_side(probes: Probes, direction: Direction | GivenDirection | None) -> tuple[float]:
+    """The loss on one side along a direction, or at the weights themselves."""
+    return (probes.centre() if direction is None else probes.plus(direction),)

@@ -18,11 +18,12 @@ if TYPE_CHECKING:  # the command line's --help reads this file, and torch takes 
 
 SCHEDULES = ("constant", "linear", "cosine", "warmup")
 PROBES = ("auto", "in_place", "through")
+PARALLEL = ("batch", "directions")
 TUNINGS = ("full", "lora", "prefix")
 # What settings stood at in runs that are older than these settings.
 OLDER: dict[str, Any] = {
     **{"probe": "in_place", "tuning": "full", "tuning_args": "", "objective": "loss"},
-    **{"balanced": False, "calibrate": 0},
+    **{"balanced": False, "calibrate": 0, "parallel": "batch"},
 }
 COUNT = 10**9  # of what is done one after the other
 LARGEST = 1.7e308  # about what a float holds
@@ -110,6 +111,13 @@ class Config:
         "ones while it runs, auto is through on a GPU, in half precision and for lozo, where it is better; the result is the "
         "same, of lozo up to rounding; grzo is always through",
     )
+    parallel: str = option(
+        "batch",
+        "what the processes of a run share, if torchrun or accelerate launch started several, each with the whole model: batch "
+        "gives each a part of each batch, directions a part of a step's samples; they exchange losses alone, and the result is "
+        "that of one process, of batch up to rounding",
+        PARALLEL,
+    )
 
     def __post_init__(self):
         if not self.schedule:
@@ -136,7 +144,10 @@ class Config:
         """Raise ValueError, naming the option, unless every value makes sense."""
         check_types(self)
         check_ranges(self)
-        known = {"schedule": SCHEDULES, "probe": PROBES, "optimizer": METHOD_NAMES + FIRST_ORDER_NAMES, "tuning": TUNINGS}
+        known = {
+            **{"schedule": SCHEDULES, "probe": PROBES, "optimizer": METHOD_NAMES + FIRST_ORDER_NAMES, "tuning": TUNINGS},
+            "parallel": PARALLEL,
+        }
         for name, names in known.items():
             value = getattr(self, name)
             require(value in names, f"unknown {name} {shown(value)}; choose {', '.join(names)}.")

@@ -23,6 +23,7 @@ EVALUATION = {
     "judgement?": JUDGEMENT,
 }
 CALIBRATION = {"offsets": [NUMBER], "candidates": [str], "examples": int, "forwards": int}
+RANKS = {"count": int, "parallel": str, "bytes_a_step": NUMBER}
 EVENTS = {
     "start": {"config": dict, "trained?": int, "cut?": {str: int}, **IDENTITY},
     "step": {**STEP, "loss": NUMBER, "sigmas": [NUMBER]},
@@ -30,6 +31,7 @@ EVENTS = {
     "calibration": CALIBRATION,
     "time": {"seconds": NUMBER, "peak_bytes": int},
     "optimizer": {"settings": dict},
+    "ranks": RANKS,
     "end": {"best_step": int},
 }
 SPLIT = {"before": EVALUATION, "after": EVALUATION}
@@ -43,6 +45,7 @@ RECORD = {
     "timing": {"wall_seconds": NUMBER, "peak_bytes": int},
     "cut?": {str: int},
     "calibration?": CALIBRATION,
+    "ranks?": RANKS,
 }
 
 
@@ -78,6 +81,12 @@ def best_of(log: RunLog) -> dict[str, Any]:
     return min((entry for entry in log.of("evaluation") if entry["split"] == "dev"), key=rank_of(log))
 
 
+def out_of_patience(log: RunLog, patience: int, step: int) -> bool:
+    """Whether so many evaluations on dev up to a step, not 0, went by without a new best."""
+    dev = [entry for entry in log.of("evaluation") if entry["split"] == "dev" and entry["step"] <= step]
+    return bool(patience) and len(dev) - 1 - dev.index(min(dev, key=rank_of(log))) >= patience
+
+
 def rank_of(log: RunLog) -> Callable[[dict[str, Any]], tuple[float, ...]]:
     """What orders evaluations, the best first, by the objective of a log's run."""
     return partial(rank, {**OLDER, **log.of("start")[0]["config"]}["objective"])
@@ -101,6 +110,8 @@ def record_of(log: RunLog, forwards: int, weights: str) -> dict[str, Any]:
     begun = plain(log.of("start")[0])
     if fitted := log.of("calibration"):
         begun["calibration"] = plain(fitted[0])
+    if shared := log.of("ranks"):
+        begun["ranks"] = plain(shared[-1])
     times = log.of("time")
     timing = {
         "seconds": [round(entry["seconds"], 3) for entry in times],

@@ -6,34 +6,39 @@ calibrated) and `record.json` (everything, at the end). Starting the same config
 it stopped, to the bit; a finished run is only read. Base model, tokenizer and examples must be what they were, to the bit.
 
 A first-order run has gradients, which are not in its log: it keeps `weights-N.safetensors` of its best step instead of a
-trajectory, and begins again when it was stopped.
+trajectory, and begins again when it was stopped. Several processes can make a run together: `zolab.runs.ranks`.
 """
 
 import json
 import sys
 import time
+import zlib
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from zolab.models import trained_digest, trained_weights
 from zolab.optim import StepRecord, ZeroOrderOptimizer
+from zolab.optim.checks import plain
 from zolab.records import environment, load_record, peak_memory, reset_peak_memory, save_record
 from zolab.records.log import RunLog
 from zolab.runs.batches import batch_at, check_classes
 from zolab.runs.checkpoints import Checkpoints
 from zolab.runs.config import Config, forwards, make_optimizer, require
 from zolab.runs.evaluations import calibration, evaluation, keep_offsets
-from zolab.runs.events import RECORD, best_of, check_log, rank_of, record_of, same_configuration, step_record
+from zolab.runs.events import RECORD, best_of, out_of_patience, record_of, same_configuration, step_record
 from zolab.runs.full_batch import full_loss
 from zolab.runs.identity import check_same, identity
+from zolab.runs.joint import check_alike, check_ranks, log_of
 from zolab.runs.objectives import check_objective, closure
+from zolab.runs.probing import choose_probe
+from zolab.runs.ranks import ALONE, Ranks
 from zolab.runs.schedules import scheduler
 from zolab.runs.tuning import FOLDER, OFFSETS, discard_adapter, keep_adapter, load_tuned
 from zolab.tasks import Example, Splits, Task, cut, load_task
@@ -64,25 +69,28 @@ def finetune(config: Config, out: str | Path, *, overwrite: bool = False, progre
             model or data.
         OSError: data or model cannot be had, or the folder cannot be written to or lacks space.
         FloatingPointError: a loss is not finite.
+        RuntimeError: another process of the run refused it, or ended.
     """
-    config.validate()
-    task = load_task(config.task, config.autocast)
-    check_objective(config.objective, task, config.differentiates)
-    log = RunLog(Path(out) / "log.jsonl", unread=overwrite)
-    try:
-        check_log(log)
-        return _Session(config, Path(out), task, log, overwrite, progress).run()
-    finally:
-        log.close()
+    ranks = Ranks.joined()
+    with ranks.agreed():
+        config.validate()
+        check_ranks(config, ranks)
+        task = load_task(config.task, config.autocast)
+        check_objective(config.objective, task, config.differentiates)
+    with log_of(Path(out), ranks, overwrite) as log:
+        with ranks.agreed():
+            session = _Session(config, task, log, ranks, overwrite, progress and ranks.first)
+        check_alike(ranks, config, session.identity, {"optimizer": session.settings, "overwrite": overwrite})
+        return session.run()
 
 
 class _Session:
     """One process's share of a run."""
 
-    def __init__(self, config: Config, out: Path, task: Task, log: RunLog, overwrite: bool, progress: bool):
-        self.config, self.out, self.task, self.log, self.progress = config, out, task, log, progress
-        if not overwrite:
-            self.config = config = same_configuration(config, log)
+    def __init__(self, config: Config, task: Task, log: RunLog, ranks: Ranks, overwrite: bool, progress: bool):
+        self.out, self.task, self.log, self.ranks, self.progress = log.path.parent, task, log, ranks, progress
+        self.config = config = config if overwrite else same_configuration(config, log)
+        self.overwrite, self.sharing, self.taken = overwrite, ranks if config.parallel == "batch" else ALONE, 0
         self.examples = task.sample(config.data_seed, config.train, config.dev, config.test)
         require(
             config.batch_size <= len(self.examples.train),
@@ -93,15 +101,16 @@ class _Session:
         optimizer = make_optimizer(config, self.model)  # refused here, what does not fit this model costs nothing
         if config.per_example and isinstance(optimizer, ZeroOrderOptimizer):
             optimizer.look_through(self.model)
-        if config.checkpoint_every or config.first_order:
+        if (config.checkpoint_every and ranks.first) or config.first_order:
             self.checkpoints.check_space(self.model)
         self.identity = identity(self.model, self.tokenizer, self.examples._asdict())
-        if overwrite:  # only now: a misspelt setting must not cost the earlier run
-            self.log.clear()
+        self.settings = plain(optimizer.trajectory.settings)
         for started in self.log.of("start"):
             check_same(self.identity, started, self.out, "bring it back, or use --overwrite")
 
     def run(self) -> Run:
+        if self.overwrite:  # only now: a misspelt setting must not cost the earlier run
+            self.log.clear()
         if not self.log.of("end"):
             self._start()
             self._train()
@@ -119,7 +128,8 @@ class _Session:
         return Run(record, self.model, self.tokenizer, self.task, self.examples)
 
     def _start(self) -> None:
-        self._warm_up()  # before the log says that a run began: it may refuse
+        with self.ranks.agreed():
+            self._warm_up()  # before the log says that a run began: it may refuse
         if self.config.first_order and self.log.of("step"):
             if self.progress:
                 print("a first-order run was stopped here; its gradients are not in the log, so that it begins again")
@@ -141,14 +151,17 @@ class _Session:
         """Fit the offsets, or take those that the log has; from here on losses and answers are with them."""
         if self.config.calibrate and not self.log.of("calibration"):
             data = self.task, self.model, self.tokenizer, self.examples.train
-            self.log.append("calibration", **calibration(self.config, *data))
+            self.log.append("calibration", **self.ranks.from_first(partial(calibration, self.config, *data)))
         for found in self.log.of("calibration"):
             self.task.offsets = tuple(found["offsets"])
 
     def _warm_up(self) -> None:
         """One forward pass that nobody sees: the first of a process may differ in the last bit while libraries set up."""
         with torch.no_grad():
-            self.task.loss(self.model, self.task.encode(self.tokenizer, self._batch(0)).to(self.config.device))
+            self._first_loss()
+
+    def _first_loss(self) -> Tensor:
+        return self.task.loss(self.model, self.task.encode(self.tokenizer, self._batch(0)).to(self.config.device))
 
     def _train(self) -> None:
         config, steps = self.config, [step_record(entry) for entry in self.log.of("step")]
@@ -162,12 +175,12 @@ class _Session:
             for step in range(len(steps), config.steps + 1):
                 if step % config.eval_every == 0 or step == config.steps:
                     bar.set_postfix_str(self._status(self._evaluate(step, "dev")))
-                    if config.first_order and step and self._best()["step"] == step:
+                    if config.first_order and step and best_of(self.log)["step"] == step:
                         self.checkpoints.save(self.model, step, step)  # it cannot be replayed
-                if step == config.steps or self._out_of_patience(step):
+                if step == config.steps or out_of_patience(self.log, config.patience, step):
                     break
-                if config.checkpoint_every and step and step % config.checkpoint_every == 0:
-                    self.checkpoints.save(self.model, step, self._best()["step"])
+                if config.checkpoint_every and step and step % config.checkpoint_every == 0 and self.ranks.first:
+                    self.checkpoints.save(self.model, step, best_of(self.log)["step"])
                 self._step(step)
                 bar.update()
 
@@ -180,32 +193,22 @@ class _Session:
             raise ValueError(f"{self.config.optim_args} is no longer what {self.out} was started with; use --overwrite.")
 
     def _choose_probe(self) -> None:
-        """Look through the model where that is better, unless its weights are read elsewhere too."""
-        config, optimizer = self.config, self.optimizer
-        if not isinstance(optimizer, ZeroOrderOptimizer):
-            return
-        better = optimizer.faster_through(config.dtype, config.device)
-        if config.probe == "in_place" or (config.probe == "auto" and not better):
-            return
-        batch = self.task.encode(self.tokenizer, self._batch(0)).to(config.device)
-        try:
-            if viewed := optimizer.look_through(self.model).viewed:
-                viewed.try_out(lambda: self.task.loss(self.model, batch))
-        except (ValueError, RuntimeError):
-            if config.probe == "through" or config.per_example:
-                raise
-            optimizer.look_through(None)
+        choose_probe(self.config, self.optimizer, self.model, self._first_loss)
 
     def _step(self, step: int) -> None:
         config, data = self.config, (self.task, self.model, self.tokenizer, self._batch(step))
-        loss = self.optimizer.step(closure(config.objective, *data, each=config.per_example))
+        loss = self.optimizer.step(closure(config.objective, *data, each=config.per_example, ranks=self.sharing))
+        self.taken += 1
         self.scheduler.step()
         record = self.optimizer.trajectory.records[-1]
         self.log.append("step", loss=loss, **record._asdict())
         self.log.append("time", seconds=self._seconds(), peak_bytes=peak_memory(self.config.device))
 
     def _finish(self) -> None:
-        best_step, peak = self._best()["step"], peak_memory(self.config.device)
+        best_step, peak, ranks = best_of(self.log)["step"], peak_memory(self.config.device), self.ranks
+        if ranks.count > 1 and self.taken:
+            bytes_a_step = ranks.exchanged / self.taken
+            self.log.append("ranks", count=ranks.count, parallel=self.config.parallel, bytes_a_step=bytes_a_step)
         if best_step != self.optimizer.steps:
             self._rebuild(best_step)
         self._evaluate(best_step, "train")
@@ -227,7 +230,9 @@ class _Session:
         self.optimizer = make_optimizer(self.config, self.model)
         data = self.tokenizer, self.examples.train, self.config
         if isinstance(self.optimizer, ZeroOrderOptimizer):
-            self.optimizer.full_batch = partial(full_loss, self.task, self.model, *data)
+            self.optimizer.full_batch = partial(full_loss, self.task, self.model, *data, self.sharing)
+            if self.ranks is not self.sharing:
+                self.optimizer.spread = self.ranks.map
         for known in self.log.of("optimizer") or ([{"settings": {}}] if records else []):
             self.optimizer.rounding = known["settings"].get("rounding", "nearest")  # as runs did that are older than it
         self.scheduler = scheduler(self.config.schedule, self.optimizer, self.config.steps)
@@ -250,8 +255,9 @@ class _Session:
         self._weights_at(step, [step_record(entry) for entry in self.log.of("step")])
 
     def _batch(self, step: int) -> list[Example]:
+        """What this process sees of a step's batch."""
         config = self.config
-        return batch_at(self.examples.train, config.batch_size, config.seed, step, config.balanced)
+        return self.sharing.share(batch_at(self.examples.train, config.batch_size, config.seed, step, config.balanced))
 
     def _evaluate(self, step: int, split: str) -> dict[str, Any]:
         known = {entry["split"]: entry for entry in self.log.of("evaluation") if entry["step"] == step}
@@ -259,29 +265,21 @@ class _Session:
             return known[split]
         examples = getattr(self.examples, split)[: len(self.examples.dev) if split == "train" else None]
         trained = known.get("train", {}).get("judgement")
+        if self.ranks.count > 1:  # the same steps make the same weights
+            self.ranks.check_same({"the steps so far": zlib.crc32(json.dumps(self.log.of("step")).encode())})
         try:
-            found = evaluation(self.task, self.model, self.tokenizer, examples, split, trained)
+            data = self.task, self.model, self.tokenizer, examples, split, trained
+            found = self.ranks.from_first(partial(evaluation, *data))
         except FloatingPointError as error:
             raise FloatingPointError(f"evaluation on {split} at step {step}: {error}") from error
         self.log.append("evaluation", step=step, split=split, forwards=self._forwards(step), **found)
         return found
-
-    def _dev(self) -> list[dict[str, Any]]:
-        return [entry for entry in self.log.of("evaluation") if entry["split"] == "dev"]
-
-    def _best(self) -> dict[str, Any]:
-        return best_of(self.log)
 
     def _forwards(self, step: int) -> int:
         return forwards(self.config, step, len(self.examples.train))
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.clock
-
-    def _out_of_patience(self, step: int) -> bool:
-        dev = [entry for entry in self._dev() if entry["step"] <= step]
-        since_best = len(dev) - 1 - dev.index(min(dev, key=rank_of(self.log)))
-        return bool(self.config.patience) and since_best >= self.config.patience
 
     def _status(self, dev: dict[str, Any]) -> str:
         order = (dev.get("judgement") or {}).get("auc")

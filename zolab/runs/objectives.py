@@ -27,6 +27,7 @@ from typing import Any
 from torch import Tensor
 
 from zolab.runs.config import require
+from zolab.runs.ranks import ALONE, Ranks
 from zolab.tasks import Example, Task
 
 LOSS = "loss"
@@ -40,20 +41,29 @@ def check_objective(name: str, task: Task, differentiates: bool = False) -> None
 
 
 def closure(
-    name: str, task: Task, model: Any, tokenizer: Any, examples: Sequence[Example], each: bool = False
+    name: str,
+    task: Task,
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    each: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Callable[[], Tensor | float]:
     """What an optimizer's step measures on a batch, to make it small.
 
     Args:
         name: "loss", or the task's metric: then 1 minus its mean over the batch.
         task, model, tokenizer: the model is on its device.
-        examples: the batch.
+        examples: the batch, or this rank's share of it.
         each: the loss of each example as a vector, for the methods that need it.
+        ranks: those who share the batch: what is measured is the mean over all of it.
     """
     if name == LOSS:
         batch = task.encode(tokenizer, examples, apart=each).to(next(model.parameters()).device)
-        return partial(task.losses if each else task.loss, model, batch)
-    return lambda: 1.0 - task.evaluate(model, tokenizer, examples, len(examples)).metric
+        found, terms = partial(task.losses if each else task.loss, model, batch), task.terms(batch)
+    else:
+        found, terms = lambda: 1.0 - task.evaluate(model, tokenizer, examples, len(examples)).metric, len(examples)
+    return found if ranks.count == 1 else lambda: ranks.mean(float(found()), terms)
 
 
 def rank(name: str, evaluation: Mapping[str, Any]) -> tuple[float, ...]:

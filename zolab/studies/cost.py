@@ -43,7 +43,7 @@ def costs(plan: Plan) -> list[Cost]:
     """The cost of every method on every task; what a study does before its runs is not counted."""
     found, known = [], {}
     for task in plan.tasks:
-        for method, own in _planned(plan, task).items():
+        for method, own in planned(plan, task).items():
             config = configuration(plan.settings(task, variants(own)[0], 1e-6, plan.seeds[0]))
             cells = _cells(plan, task, own)
             if config.model in SHAPES and config.task in TOKENS:
@@ -62,11 +62,11 @@ def costs(plan: Plan) -> list[Cost]:
 
 def cells(plan: Plan) -> tuple[int, int]:
     """How many cells a plan has, at least and, if each search goes on past every edge, at most."""
-    counts = [_cells(plan, task, own) for task in plan.tasks for own in _planned(plan, task).values()]
+    counts = [_cells(plan, task, own) for task in plan.tasks for own in planned(plan, task).values()]
     return sum(least for least, _ in counts), sum(most for _, most in counts)
 
 
-def _planned(plan: Plan, task: str) -> dict[str, dict[str, Any]]:
+def planned(plan: Plan, task: str) -> dict[str, dict[str, Any]]:
     """Settings of a task's methods, as far as they are known before the study's own work."""
     if hasattr(plan.kind, "planned"):
         return plan.kind.planned(plan, task)

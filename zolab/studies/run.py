@@ -1,15 +1,17 @@
 """Run a plan: cells in this process or in several, a record that grows, a folder that can be taken up again."""
 
+import fcntl
 import os
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from zolab.models import load_model
 from zolab.records import environment, save_record
@@ -27,7 +29,7 @@ from zolab.studies.workers import Processes, tried
 from zolab.tasks import load_task
 
 LOCK = "study.lock"  # is held while a process runs the study in its folder
-FAILED = "failed.json"  # in a study's folder, for those who watch: the record is elsewhere
+FAILED = "failed{}.json"  # with a share's number, in a study's folder, for those who watch: the record is elsewhere
 Walk = Generator[list[Cell], dict[str, Any], None]
 
 
@@ -48,19 +50,62 @@ def run_study(plan: Plan, out: Path, record: Path, workers: int = 1, progress: b
         ValueError: the folder holds cells of another plan, or `workers` is out of range.
         OSError: another process runs in the folder, or a file cannot be written.
     """
+    _check_workers(workers)
+    ready(record)
+    with _held(out):
+        sweep(out)
+        sweep(record.parent, record.name)
+        for listed in out.glob(FAILED.format("*")):  # they are tried again
+            listed.unlink()
+        session = _Session(plan, out, workers, progress)
+        session.work(record)
+        return Record.load(record)
+
+
+def run_share(plan: Plan, out: Path, share: tuple[int, int], workers: int = 1, progress: bool = True) -> list[dict[str, str]]:
+    """Run a share of a plan's cells, beside other processes with other shares in the same folder; no record is written.
+
+    A share is some methods on some tasks, each with its search and its reported runs. What a study does before its runs is
+    done by the share that comes first; the others wait for it. When all shares are done, `run_study` only reads.
+
+    Args:
+        plan, out, workers, progress: as for `run_study`.
+        share: its number, from 0, and how many there are.
+
+    Returns:
+        The cells that failed, with their errors.
+
+    Raises:
+        ValueError, OSError: as `run_study`.
+    """
+    number, count = share
+    require(0 <= number < count, f"a share is written as one of 0/{count} to {count - 1}/{count}, got {number}/{count}.")
+    _check_workers(workers)
+    with _held(out, alone=False):
+        (out / FAILED.format(f"-{number}")).unlink(missing_ok=True)
+        session = _Session(plan, out, workers, progress, share)
+        session.work()
+        return session.failed
+
+
+def _check_workers(workers: int) -> None:
     require(type(workers) is int and workers >= 1, f"workers must be a whole number of at least 1, got {workers!r}.")
     cores = os.cpu_count() or 1
     require(workers <= cores, f"workers is {workers}, but this machine has {cores} cores; give at most as many.")
-    ready(record)
+    told = "a study runs its cells in processes of its own: start it without torchrun or accelerate launch, but with --workers."
+    require(int(os.environ.get("WORLD_SIZE", "1")) < 2, told)
+
+
+@contextmanager
+def _held(out: Path, alone: bool = True) -> Iterator[None]:
+    """A study's folder, for this process alone, or beside others that run a share each."""
     out.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(out / LOCK, timeout=0):
-            sweep(out)
-            sweep(record.parent, record.name)
-            _check_plan(plan, out)
-            return _Session(plan, out, record, workers, progress).run()
-    except Timeout as error:
-        raise OSError(f"another process is running the study in {out}; wait for it or choose another folder.") from error
+    with open(out / LOCK, "a") as file:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OSError(f"another process is running the study in {out}; wait for it or choose another folder.") from error
+        yield
 
 
 def _check_plan(plan: Plan, out: Path) -> None:
@@ -82,8 +127,11 @@ def _check_plan(plan: Plan, out: Path) -> None:
 class _Session:
     """One process's share of a study."""
 
-    def __init__(self, plan: Plan, out: Path, record: Path, workers: int, progress: bool):
-        self.plan, self.out, self.path, self.workers, self.progress = plan, out, record, workers, progress
+    def __init__(self, plan: Plan, out: Path, workers: int, progress: bool, share: tuple[int, int] | None = None):
+        self.plan, self.out, self.workers, self.progress = plan, out, workers, progress
+        self.number, self.count = share or (0, 1)
+        self.path: Path | None = None
+        self.listed = out / FAILED.format("" if share is None else f"-{self.number}")
         self.about = {"format": FORMAT, "workers": workers, "config": plan.record()}
         self.prepared: dict[str, Prepared] = {}
         self.searches: dict[tuple[str, str], dict[str, Any]] = {}
@@ -91,16 +139,17 @@ class _Session:
         self.failed: list[dict[str, str]] = []
         self.busy = 0.0  # seconds of cells that ran now
 
-    def run(self) -> Record:
-        began = time.perf_counter()
-        (self.out / FAILED).unlink(missing_ok=True)  # they are tried again
-        self.prepared = {task: self._prepared(task) for task in self.plan.tasks}
+    def work(self, record: Path | None = None) -> None:
+        """Run the cells, and write a record after each method of a task, where there is one."""
+        began, self.path = time.perf_counter(), record
+        with FileLock(self.out / "prepare.lock"):  # another share may be at it, which may take long
+            _check_plan(self.plan, self.out)
+            self.prepared = {task: self._prepared(task) for task in self.plan.tasks}
         walks = [self._walk(task, name, found.methods[name]) for task, found in self.prepared.items() for name in found.methods]
-        (self._at_once if self.workers > 1 else self._one_by_one)(walks)
+        (self._at_once if self.workers > 1 else self._one_by_one)(walks[self.number :: self.count])
         self._save()
         if self.progress:
             self._tell(time.perf_counter() - began)
-        return Record.load(self.path)
 
     def _prepared(self, task: str) -> Prepared:
         """What the study makes for a task; kept in the folder, since it may take long."""
@@ -171,7 +220,7 @@ class _Session:
         self.busy += seconds
         if outcome is None:
             self.failed.append({"cell": cell.name, "error": str(error)})
-            write_json(self.out / FAILED, self.failed)
+            write_json(self.listed, self.failed)
             end = f"failed: {error}"
         else:
             end = outcome.get("diverged") or f"dev loss {final_loss(outcome):.3f}, {seconds:.0f} s"
@@ -181,6 +230,8 @@ class _Session:
 
     def _save(self) -> None:
         """The record, in the plan's order whatever was ready first."""
+        if self.path is None:
+            return
         order = [(task, name) for task, found in self.prepared.items() for name in found.methods]
         done = [pair for pair in order if pair in self.cells]
         result = {
@@ -192,7 +243,8 @@ class _Session:
         save_record({**self.about, "result": result, **environment()}, self.path)
 
     def _tell(self, seconds: float) -> None:
-        print(f"{sum(map(len, self.cells.values()))} reported runs in {seconds / 60:.1f} minutes; record: {self.path}")
+        where = f"record: {self.path}" if self.path else f"share {self.number} of {self.count}"
+        print(f"{sum(map(len, self.cells.values()))} reported runs in {seconds / 60:.1f} minutes; {where}")
         if self.workers > 1 and self.busy:
             print(f"{self.workers} workers ran {self.busy / 60:.1f} minutes of cells: {self.busy / seconds:.2f} times as fast")
         for entry in self.failed:

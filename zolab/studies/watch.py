@@ -108,8 +108,7 @@ class Watch:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise OSError(f"there is no folder {self.folder}.")
-        self.ended: dict[Path, Progress] = {}
-        self.planned = planned(self.folder)
+        self.ended, self.planned = dict[Path, Progress](), planned(self.folder)
         if self.planned is None and next(self._folders(), None) is None:
             raise ValueError(f"{self.folder} has no runs and no plan of a study; give the folder after --out.")
 
@@ -125,9 +124,10 @@ class Watch:
 
     def _failed(self) -> dict[str, str]:
         try:
-            return {entry["cell"]: entry["error"] for entry in read_json(self.folder / FAILED)}
-        except FileNotFoundError:
+            lists = [read_json(path) for path in self.folder.glob(FAILED.format("*"))]
+        except FileNotFoundError:  # one was removed between two looks
             return {}
+        return {entry["cell"]: entry["error"] for listed in lists for entry in listed}
 
     def _folders(self) -> Iterator[Path]:
         """The folder itself, those in it, and those one below: a study keeps the training of fine-tuners there."""

@@ -132,6 +132,12 @@ class Task(ABC):
         """The training loss of a batch, float32, one number."""
         return self._losses(token_log_probs(model, batch, self.autocast), batch).mean()
 
+    def terms(self, batch: Batch) -> int:
+        """How many numbers `loss` is the mean of: examples, or tokens of right candidates."""
+        if self.objective != "answer":
+            return len(batch.sizes)
+        return int(torch.isin(batch.options, torch.tensor(batch.right, device=batch.options.device)).sum())
+
     def losses(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         """What each example adds to the training loss, float32 of shape (examples,); `loss` is the mean, up to rounding."""
         found, count = self._losses(token_log_probs(model, batch, self.autocast), batch), len(batch.sizes)

@@ -1,0 +1,92 @@
+"""What a run of several ranks needs before it begins: a log for each of them, and settings that they can share."""
+
+import inspect
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from zolab.optim import METHODS
+from zolab.optim.method import Method
+from zolab.records.log import RunLog
+from zolab.runs.config import Config, require
+from zolab.runs.events import check_log
+from zolab.runs.identity import PARTS
+from zolab.runs.ranks import Ranks
+
+LOG = "log.jsonl"
+
+
+@contextmanager
+def log_of(out: Path, ranks: Ranks, overwrite: bool) -> Iterator[RunLog]:
+    """The log of a run: the first rank's in the run's folder, and a copy of it in a folder of their own for the others.
+
+    Raises:
+        OSError, ValueError: as `RunLog` and `check_log`.
+    """
+    with ExitStack() as stack:
+        if not ranks.first:
+            out = Path(stack.enter_context(TemporaryDirectory(prefix="zolab-rank-")))
+        logs: list[RunLog] = []
+
+        def hold() -> str:
+            logs.append(RunLog(out / LOG, unread=overwrite))
+            stack.callback(logs[0].close)
+            check_log(logs[0])
+            return "" if overwrite else logs[0].path.read_text()
+
+        content = ranks.from_first(hold)
+        if not ranks.first:
+            (out / LOG).write_text(content)
+            hold()
+        yield logs[0]
+
+
+def check_alike(ranks: Ranks, config: Config, known: Mapping[str, Any], more: Mapping[str, Any]) -> None:
+    """Raise ValueError, on every rank, unless all of them make the same run; the sentence names what differs.
+
+    Args:
+        ranks: those who make it.
+        config: of the run.
+        known: what its result rests on besides, of `zolab.runs.identity.identity`.
+        more: what else must be the same.
+    """
+    parts = {PARTS[name].rsplit(" ", 1)[0].removesuffix(" of {}"): found for name, found in known.items()}
+    ranks.check_same({**asdict(config), **parts, **more, "version of torch": torch.__version__})
+
+
+def check_ranks(config: Config, ranks: Ranks) -> None:
+    """Raise ValueError unless a configuration's run can be made by several ranks; each takes a GPU of its own, if any.
+
+    Args:
+        config: of the run, valid.
+        ranks: those who make it.
+    """
+    if ranks.count == 1:
+        return
+    name, count = config.optimizer, ranks.count
+    alone = f"{name} {{}}, and ranks exchange losses alone: start it in one process, or choose another method."
+    require(not config.differentiates, alone.format("takes derivatives"))
+    require(not config.per_example, alone.format("probes each example in a direction of its own"))
+    if config.parallel == "batch":
+        told = f"batch_size is {config.batch_size}, and there are {count} ranks, each of which needs an example of each batch"
+        require(config.batch_size >= count, f"{told}: raise batch_size, or start fewer.")
+    else:
+        own = inspect.signature(METHODS[name]).parameters.get("samples")
+        spread = own is not None and METHODS[name].measure is Method.measure
+        require(spread, f"{name} does not measure along several directions, one by one: leave --parallel at batch.")
+        samples = own.default if own and config.samples == 1 else config.samples
+        told = f"samples is {samples}, and there are {count} ranks, each of which needs a direction of each step"
+        require(samples >= count, f"{told}: raise samples, start fewer ranks, or leave --parallel at batch.")
+    device = torch.device(config.device)
+    if device.type == "cuda":
+        require(device.index is None, f"all {count} ranks would share {device}: write --device cuda, and each takes its own.")
+        here, there = int(os.environ.get("LOCAL_WORLD_SIZE", count)), torch.cuda.device_count()
+        told = f"{here} ranks were started on this machine, which has {there} GPUs for them"
+        require(here <= there, f"{told}: start at most as many.")
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", ranks.number)))
