@@ -1,14 +1,14 @@
 # make start   fresh machine -> fine-tuned language model        make lab    open the notebooks
 # make test    every test, every notebook                        make bench  every benchmark
 # make check   format, lint, types, fast tests: under 90 s       make figures  draw the kept pictures in figures/ again
-# make gpu-check   all that only a machine with a GPU can tell
+# make gpu-check   all that only a machine with a GPU can tell            make site     all of it as pages, in runs/site
 PYTHON ?= python3
 BIN := .venv/bin
 PARALLEL := --numprocesses=logical --maxprocesses=4
 STAMP := .venv/installed
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: start check test lab bench gpu-check figures install lint types
+.PHONY: start check test lab bench gpu-check figures site install lint types
 .DELETE_ON_ERROR:
 
 start: install
@@ -40,6 +40,12 @@ gpu-check:
 figures: install
 	for notebook in notebooks/*.ipynb; do $(BIN)/papermill $$notebook runs/$$(basename $$notebook) --cwd notebooks \
 		-p figures ../figures || exit 1; done
+
+# static pages, runs/site/html/index.html: no notebook is run, a broken link is an error
+site: install
+	@$(BIN)/python -c 'import furo, myst_nb' 2> /dev/null \
+		|| $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[site]'
+	$(BIN)/python notebooks/site/build.py
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -69,7 +69,19 @@ def test_scales_along_which_the_loss_does_not_fall_gain_less_than_nothing():
 
 def test_the_map_of_two_tasks_along_a_run_goes_on_where_it_stopped(tmp_path, capsys):
     def mapped(*more, tasks=("reviews_sentence", "reviews_next"), steps=("0", "2")):
-        words = ["--model", "tiny-random-llama", "--examples", "12", "--groups", "6", "--dev", "4", "--batch_size", "2"]
+        words = [
+            "--model",
+            "tiny-random-llama",
+            "--examples",
+            "24",
+            "--balanced",
+            "--groups",
+            "6",
+            "--dev",
+            "4",
+            "--batch_size",
+            "2",
+        ]
         places = ["--out", str(tmp_path / "out"), "--record", str(tmp_path / "map.json")]
         return main(["map", *words, "--calibrate", "8", "--tasks", ",".join(tasks), "--steps", *steps, *places, *more])
 
@@ -96,5 +108,7 @@ def test_the_map_of_two_tasks_along_a_run_goes_on_where_it_stopped(tmp_path, cap
     assert "measured with other settings (lr); choose another folder" in capsys.readouterr().err
     assert mapped(steps=["-1"]) == 1
     assert "steps must be 0 or more" in capsys.readouterr().err
+    assert mapped("--groups", "20") == 1
+    assert "20 groups need as many examples of each class" in capsys.readouterr().err
     assert mapped("--groups", "5") == 1
-    assert "groups must be between 6 and the 12 examples" in capsys.readouterr().err
+    assert "groups must be between 6 and the 24 examples" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+REQUIREMENTS = [*PROJECT["dependencies"], *(text for extra in PROJECT["optional-dependencies"].values() for text in extra)]
 
 
 def normal(name):
@@ -30,7 +32,7 @@ def pins():
 def test_every_dependency_is_pinned_and_the_pin_fits():
     from packaging.requirements import Requirement
 
-    for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]:
+    for text in REQUIREMENTS:
         requirement = Requirement(text)
         assert requirement.specifier.contains(pins()[normal(requirement.name)]), text
     assert pins()["torch"] == "2.13.0"
@@ -39,7 +41,7 @@ def test_every_dependency_is_pinned_and_the_pin_fits():
 def test_every_dependency_has_a_reason():
     lines = (ROOT / "pyproject.toml").read_text().split("dependencies = [", 1)[1].split("[tool.", 1)[0].splitlines()
     entries = [line for line in lines if line.strip().startswith('"')]
-    assert len(entries) == len(PROJECT["dependencies"]) + len(PROJECT["optional-dependencies"]["test"])
+    assert len(entries) == len(REQUIREMENTS)
     assert all(re.search(r'",\s+# \S', line) for line in entries)
 
 
@@ -133,12 +135,42 @@ class TestNotebook:
             file = ROOT / picture
             assert file.exists(), picture
             assert file.stat().st_size <= 200_000
-            assert manifest[file.stem]["notebook"] == path.stem
+            if any("save_figure(" in cell.source for cell in self.cells(path)):
+                assert manifest[file.stem]["notebook"] == path.stem
+            else:  # one that does without `zolab`
+                assert file.stem.startswith(path.stem[:3])
 
     def test_links_lead_somewhere(self, path):
         text = "\n".join(cell.source for cell in self.cells(path, "markdown"))
-        for link in re.findall(r"\]\(([\w./]+\.ipynb)\)", text):
+        for link in re.findall(r"\]\(([\w./]+\.(?:ipynb|md))\)", text):
             assert (path.parent / link).exists(), link
+        assert "**Symbols:** [Notation](notation.md)" in text
+
+
+def test_the_notebook_from_scratch_needs_torch_alone_and_is_short():
+    cells = nbformat.read(ROOT / "notebooks" / "13_from_scratch.ipynb", as_version=4).cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    roots = {
+        name.split(".")[0]
+        for cell in code
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+    }
+    assert roots - sys.stdlib_module_names == {"torch", "matplotlib", "ipywidgets"}
+    counted = [cell for cell in code if not {"picture", "measure"} & set(cell.metadata.get("tags", []))]
+    lines = [line.strip() for cell in counted for line in cell.source.splitlines()]
+    assert sum(1 for line in lines if line and not line.startswith("#")) < 150
+
+
+def test_the_site_names_every_notebook_and_page():
+    contents = (ROOT / "notebooks" / "site" / "contents.md").read_text().splitlines()
+    texts = [path for folder in ("notebooks", "figures") for path in (ROOT / folder).glob("*.md")]
+    pages = [str(path.relative_to(ROOT).with_suffix("")) for path in [*NOTEBOOKS, *texts]]
+    assert set(pages) <= set(contents), set(pages) - set(contents)
+    for line in contents:
+        if "/" in line and not line.startswith("api/"):
+            assert any((ROOT / f"{line}.{kind}").exists() for kind in ("ipynb", "md")), line
 
 
 def test_settings_files_match_their_notebooks():

@@ -1,6 +1,7 @@
 """Signal and noise of gradients: against pairs one by one, against what is known of a population, against other estimators."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from zolab.probe.blocks import split
 from zolab.tasks import Description, Example, load_task
 from zolab.tasks.scoring import option_log_probs, scored_log_probs
 from zolab.theory.measure import block_statistics, gauss_newton_terms
-from zolab.theory.signal import Signal, gain, jackknife, signal, signal_of
+from zolab.theory.signal import Signal, gain, in_turns, jackknife, signal, signal_of
 from zolab.theory.terms import StepTerms
 
 SIZES = (3, 5, 2)
@@ -76,6 +77,31 @@ def test_groups_give_the_same_estimates_and_those_of_a_part_of_the_examples():
     again = Signal.of(json.loads(json.dumps(found.record())))
     assert again.names == found.names
     assert (again.errors == found.errors).all()
+
+
+def test_balanced_groups_leave_out_the_noise_of_the_classes_shares():
+    rng, slope, spread, apart = np.random.default_rng(6), (0.4, 0.0, 1.0), (1.0, 2.0, 0.5), 3.0
+    sizes, found = np.array(SIZES), []
+    for _ in range(200):
+        gradients = drawn(rng, 24, slope, spread)  # a class, and then the other: 4 groups get 3 of each
+        for i, (_, tensors) in enumerate(gradients):
+            tensors[1] += apart if i < 12 else -apart
+        found.append(signal_of(BLOCKS, ((1.0, tensors, np.zeros(3)) for _, tensors in gradients), 4, balanced=True).estimates)
+    estimates = np.array(found)
+    errors = estimates.std(0, ddof=1) / len(found) ** 0.5
+    known = [sizes * np.square(slope), sizes * np.square(spread)]
+    assert np.all(np.abs(estimates.mean(0)[:2] - known) < 4 * errors[:2])
+
+
+def test_examples_are_dealt_so_that_each_group_has_as_many_of_each_class():
+    task = load_task("reviews_sentence")
+    examples = task.sample(0, 50, 2, 2).train
+    dealt = in_turns(examples, 4)
+    counts = [Counter(example.answer for example in dealt[k::4]) for k in range(4)]
+    assert counts[0][0] == counts[0][1] > 2
+    assert counts == 4 * counts[:1]
+    with pytest.raises(ValueError, match="60 groups need as many examples of each class"):
+        in_turns(examples, 60)
 
 
 def test_estimates_are_unbiased_and_error_bars_are_as_wide_as_they_say():

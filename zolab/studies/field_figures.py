@@ -169,6 +169,11 @@ def rate_table(record: Record, task: str) -> tuple[list[str], np.ndarray, np.nda
     return names, places, np.array([[tried[name].get(int(k), np.nan) for k in places] for name in names])
 
 
+def _excess(loss: float) -> str:
+    """What stands in a tile; beyond ten nats it does not matter how many."""
+    return "best" if not loss else f"+{loss:.3f}" if loss < 10 else "> +10"
+
+
 def rate_sensitivity(record: Record, task: str, title: str) -> Figure:
     """`rate_table` as tiles: how much a learning rate that is a factor off costs each method.
 
@@ -185,8 +190,8 @@ def rate_sensitivity(record: Record, task: str, title: str) -> Figure:
         axes.imshow(shown, cmap="cividis_r", vmin=0, vmax=0.1, aspect="auto")
         for (row, column), loss in np.ndenumerate(losses[order]):
             if not np.isnan(loss):
-                told, dark = ("diverged", False) if np.isinf(loss) else (f"+{loss:.3f}" if loss else "best", loss > 0.05)
-                axes.text(column, row, told, ha="center", va="center", fontsize=7.5, color="white" if dark else BLACK)
+                text, dark = ("diverged", False) if np.isinf(loss) else (_excess(loss), loss > 0.05)
+                axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color="white" if dark else BLACK)
         axes.set_yticks(range(len(names)), [names[k] for k in order])
         factor = record.plan["search"]["factor"]
         axes.set_xticks(range(len(places)), [f"{factor**k:.2g}" for k in places.astype(float)])

@@ -22,8 +22,9 @@ from zolab.runs.objectives import LOSS, closure
 from zolab.runs.schedules import scheduler
 from zolab.studies.run import LOCK
 from zolab.tasks import Splits, Task, load_task, shared_candidates
+from zolab.tasks.judgement import fit_offsets
 from zolab.theory.judged import GROUPINGS, agreement, judged, noise_rank
-from zolab.theory.signal import Signal, signal
+from zolab.theory.signal import Signal, in_turns, signal
 
 ESTIMATES = ("G", "V", "t")
 
@@ -54,7 +55,7 @@ def gain_map(
     require(bool(wanted) and wanted[0] >= 0, f"steps must be 0 or more, got {list(steps)}.")
     sentence = f"groups must be between 6 and the {config.train} examples, got {groups}."
     require(config.train is not None and 6 <= groups <= config.train, sentence)
-    begun = {task: _start(replace(config, task=task, steps=max(wanted[-1], 1))) for task in dict.fromkeys(tasks)}
+    begun = {task: _start(replace(config, task=task, steps=max(wanted[-1], 1)), groups) for task in dict.fromkeys(tasks)}
     ready(record)
     out.mkdir(parents=True, exist_ok=True)
     try:
@@ -77,7 +78,7 @@ def gain_map(
     return found
 
 
-def _start(config: Config) -> tuple[Config, Task, Splits]:
+def _start(config: Config, groups: int) -> tuple[Config, Task, Splits]:
     """A task with its examples, and the configuration without calibration where candidates differ."""
     task = load_task(config.task)
     examples = task.sample(config.data_seed, config.train, config.dev, config.test)
@@ -85,6 +86,8 @@ def _start(config: Config) -> tuple[Config, Task, Splits]:
         config = replace(config, calibrate=0, balanced=False)
     config.validate()
     check_classes(config, task, examples.train)
+    if config.balanced:
+        in_turns(examples.train, groups)
     return config, task, examples
 
 
@@ -102,15 +105,25 @@ def _points(
     rates = scheduler(config.schedule, optimizer, config.steps)
     for step in range(steps[-1] + 1):
         if step in steps:
-            began = time.perf_counter()
-            found = signal(model, task, tokenizer, examples.train, groups, seed=config.seed)
+            began, running = time.perf_counter(), task.offsets
+            if config.calibrate:
+                task.offsets = _offsets(config, task, model, tokenizer, examples, groups)
+            found = signal(model, task, tokenizer, examples.train, groups, seed=config.seed, balanced=config.balanced)
             more = {"dev": task.evaluate(model, tokenizer, examples.dev).loss, "offsets": list(task.offsets)}
             point = {"task": config.task, "step": step, **known, **more, **_point(found, config)}
+            task.offsets = running
             yield step, {**point, "seconds": time.perf_counter() - began}
         if step < steps[-1]:
             batch = batch_at(examples.train, config.batch_size, config.seed, step, config.balanced)
             optimizer.step(closure(LOSS, task, model, tokenizer, batch, each=config.per_example))
             rates.step()
+
+
+def _offsets(config: Config, task: Task, model: Any, tokenizer: Any, examples: Splits, groups: int) -> tuple[float, ...]:
+    """Those that fit the examples which are measured, so that the offset between the answers has no part in G."""
+    chosen = in_turns(examples.train, groups) if config.balanced else examples.train
+    _, scores = task.compare(model, tokenizer, chosen)
+    return tuple(fit_offsets(scores, np.array([example.answer for example in chosen])).tolist())
 
 
 def _point(found: Signal, config: Config) -> dict[str, Any]:

@@ -11,14 +11,19 @@ and S their sum, in each block,
     V = (sum_i |g_i|^2 - |S|^2 / n) / (n - 1)        trace of the covariance of one example's gradient
     t = (1 / n) sum_i sum_c p_c |a_ic|^2             trace of the Gauss-Newton matrix, a_ic the gradients of log-probabilities
 
-None of them is biased. Standard errors are the jackknife's: all is estimated without each group in turn, which takes no further
-gradients, since the products of the groups' sums are known. That of G is up to sqrt(2) too wide where a block's gradient is all
-noise, as the jackknife's is for a degenerate U-statistic. Some of the groups are a `Signal`, too: one half of the examples
-gives a sigma, and the other judges it.
+None of them is biased. With balanced batches each group has as many examples of each class, so that what the classes' shares
+add to the noise is gone; then G and V are those of such batches, from the groups' sums alone:
+
+    G = the mean of S_k'S_l / (n_k n_l) over all pairs of groups,    V = the mean of |S_k|^2 / n_k, less n_k G
+
+Standard errors are the jackknife's: all is estimated without each group in turn, which takes no further gradients, since the
+products of the groups' sums are known. That of G is up to sqrt(2) too wide where a block's gradient is all noise, as the
+jackknife's is for a degenerate U-statistic. Some of the groups are a `Signal`, too: one half of the examples gives a sigma, and
+the other judges it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +32,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from zolab.probe.blocks import Blocks, Rule, split, weights_of
-from zolab.tasks import Example, Task
+from zolab.tasks import Example, Task, shared_candidates
 from zolab.tasks.scoring import Batch, option_log_probs, scored_log_probs
 from zolab.theory.measure import squares
 from zolab.theory.terms import StepTerms
@@ -46,6 +51,7 @@ class Signal:
         lengths: sum of |g_i|^2 over a group, shape (groups, blocks).
         products: S_k'S_l of the groups' sums, shape (groups, groups, blocks).
         curvatures: a group's share of n t, shape (groups, blocks).
+        balanced: each group has as many examples of each class.
     """
 
     names: tuple[str, ...]
@@ -54,6 +60,7 @@ class Signal:
     lengths: np.ndarray
     products: np.ndarray
     curvatures: np.ndarray
+    balanced: bool = False
 
     def __len__(self) -> int:
         """Number of groups."""
@@ -62,8 +69,8 @@ class Signal:
     def part(self, groups: Sequence[int]) -> "Signal":
         """That of the examples of some groups."""
         k = list(groups)
-        kept = self.counts[k], self.lengths[k], self.products[np.ix_(k, k)], self.curvatures[k]
-        return Signal(self.names, self.sizes, *kept)
+        kept = {"counts": self.counts[k], "lengths": self.lengths[k], "curvatures": self.curvatures[k]}
+        return replace(self, products=self.products[np.ix_(k, k)], **kept)
 
     def merged(self, grouping: Callable[[str], str]) -> "Signal":
         """That of larger blocks: those that a function gives one name are one."""
@@ -74,8 +81,8 @@ class Signal:
         def total(values: np.ndarray) -> np.ndarray:
             return np.stack([values[..., place == number].sum(-1) for number in range(len(names))], -1)
 
-        kept = total(self.lengths), total(self.products), total(self.curvatures)
-        return Signal(names, total(self.sizes), self.counts, *kept)
+        kept = {name: total(getattr(self, name)) for name in ("sizes", "lengths", "products", "curvatures")}
+        return replace(self, names=names, **kept)
 
     def halves(self) -> tuple["Signal", "Signal"]:
         """Those of every other group, and of the rest."""
@@ -84,16 +91,20 @@ class Signal:
     @property
     def estimates(self) -> np.ndarray:
         """G_j, V_j and t_j, shape (3, blocks)."""
-        return _estimates(self.counts.sum(), self.products.sum((0, 1)), self.lengths.sum(0), self.curvatures.sum(0))
+        n, whole, lengths = self.counts.sum(), self.products.sum((0, 1)), self.lengths.sum(0)
+        if self.balanced:
+            own, squared = np.einsum("kkb->b", self.products), np.square(self.counts).sum()
+            signals = (whole - own) / (n**2 - squared)
+            noises = own / n - squared / n * signals
+        else:
+            signals, noises = (whole - lengths) / (n * (n - 1)), (lengths - whole / n) / (n - 1)
+        return np.stack([signals, noises, self.curvatures.sum(0) / n])
 
     @property
     def without_each(self) -> np.ndarray:
         """The same without each group in turn, shape (groups, 3, blocks)."""
-        own = np.einsum("kkb->kb", self.products)
-        totals = self.products.sum((0, 1)) - 2 * self.products.sum(1) + own
-        lengths, curvatures = (values.sum(0) - values for values in (self.lengths, self.curvatures))
-        counts = self.counts.sum() - self.counts
-        return np.swapaxes(_estimates(counts[:, None], totals, lengths, curvatures), 0, 1)
+        groups = range(len(self))
+        return np.stack([self.part([other for other in groups if other != k]).estimates for k in groups])
 
     @property
     def errors(self) -> np.ndarray:
@@ -125,12 +136,13 @@ class Signal:
 
     def record(self) -> dict[str, Any]:
         """As JSON takes it; `Signal.of` reads it."""
-        return {key: value.tolist() if isinstance(value, np.ndarray) else list(value) for key, value in vars(self).items()}
+        return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in vars(self).items()}
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> "Signal":
-        arrays = {key: np.array(value) for key, value in record.items() if key != "names"}
-        return cls(names=tuple(record["names"]), **arrays)
+        arrays = {key: np.array(value) for key, value in record.items() if isinstance(value, list) and key != "names"}
+        settings: dict[str, Any] = {**record, "names": tuple(record["names"]), **arrays}
+        return cls(**settings)
 
 
 def gain(terms: StepTerms, sigma: np.ndarray) -> float:
@@ -153,13 +165,14 @@ def jackknife(rests: np.ndarray) -> np.ndarray:
     return np.sqrt((n - 1) / n * np.square(rests - rests.mean(0)).sum(0))
 
 
-def signal_of(blocks: Blocks, gradients: Iterable[OneExample], groups: int) -> Signal:
+def signal_of(blocks: Blocks, gradients: Iterable[OneExample], groups: int, balanced: bool = False) -> Signal:
     """The statistics of examples' gradients, which are dealt to the groups in turn.
 
     Args:
         blocks: how the tensors are split.
         gradients: each example's gradient, one after another.
         groups: how many sums are kept.
+        balanced: the examples come so that each group gets as many of each class.
 
     Raises:
         ValueError: there are fewer than 3 groups, of which none could be left out, or fewer examples than groups.
@@ -184,7 +197,7 @@ def signal_of(blocks: Blocks, gradients: Iterable[OneExample], groups: int) -> S
         for other in range(k + 1):
             pairs = zip(mine, sums[other], strict=True)
             products[k, other] = products[other, k] = blocks.totals([_dot(a, b) for a, b in pairs])
-    return Signal(blocks.names, np.array(blocks.sizes), counts, lengths, products, curvatures)
+    return Signal(blocks.names, np.array(blocks.sizes), counts, lengths, products, curvatures, balanced)
 
 
 def signal(
@@ -195,6 +208,7 @@ def signal(
     groups: int = 8,
     rule: Rule = "tensor",
     seed: int = 0,
+    balanced: bool = False,
 ) -> Signal:
     """Signal and noise of a model's gradients on a task; needs memory for the weights and `groups` + 1 more of their size.
 
@@ -209,10 +223,14 @@ def signal(
         groups: how many sums are kept; more give error bars that are surer.
         rule: how the weights are split, as in `zolab.probe.blocks.split`.
         seed: of the drawn answers.
+        balanced: measure what balanced batches see, on as many examples of each class as the rarest one has, or fewer, so that
+            all groups get the same number.
 
     Raises:
-        ValueError: there are too few examples or groups.
+        ValueError: there are too few examples or groups, or of a class.
     """
+    if balanced:
+        examples = in_turns(examples, groups)
     blocks, params, rng = split(model, rule), weights_of(model), np.random.default_rng(seed)
     one = _of_answer if task.objective == "answer" else _of_options
 
@@ -220,7 +238,28 @@ def signal(
         for example in examples:
             yield one(model, task, task.encode(tokenizer, [example]).to(params[0].device), params, rng)
 
-    return signal_of(blocks, each(), groups)
+    return signal_of(blocks, each(), groups, balanced)
+
+
+def in_turns(examples: Sequence[Example], groups: int) -> list[Example]:
+    """Examples class by class, of each class the same number, a multiple of the groups: dealt in turn, each gets as many.
+
+    Args:
+        examples: with the same candidates.
+        groups: how many.
+
+    Raises:
+        ValueError: a class has fewer examples than there are groups, or the examples have no classes.
+    """
+    classes = [
+        [example for example in examples if example.answer == label] for label in range(len(shared_candidates(examples)))
+    ]
+    least = min(map(len, classes), default=0)
+    if least < groups:
+        raise ValueError(
+            f"{groups} groups need as many examples of each class, got {least} of one; give more, or fewer groups."
+        )
+    return [example for members in classes for example in members[: least - least % groups]]
 
 
 def _of_options(model, task: Task, batch: Batch, params: Sequence[Tensor], rng: np.random.Generator) -> OneExample:
@@ -251,10 +290,6 @@ def _of_answer(model, task: Task, batch: Batch, params: Sequence[Tensor], rng: n
 
 def _dot(a: Tensor, b: Tensor) -> float:
     return float(torch.dot(a.flatten(), b.flatten()))
-
-
-def _estimates(n: Any, total: np.ndarray, lengths: np.ndarray, curvatures: np.ndarray) -> np.ndarray:
-    return np.stack([(total - lengths) / (n * (n - 1)), (lengths - total / n) / (n - 1), curvatures / n])
 
 
 def _terms(sizes: np.ndarray, estimates: np.ndarray, batch: int) -> StepTerms:

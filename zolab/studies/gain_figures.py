@@ -1,0 +1,108 @@
+"""The gain map as a table and two figures: functions of the record that `zolab map` writes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from zolab.plots import BLACK, BLUE, COLOURS, GREEN, GREY, ORANGE, PURPLE, RED, look
+
+WAYS = {
+    "signal to noise by kind": (BLUE, "o"),
+    "signal to noise by layer": (GREEN, "s"),
+    "signal to noise by tensor": (ORANGE, "D"),
+    "best of one step": (RED, "v"),
+    "density": (PURPLE, "^"),
+    "embedding frozen": (BLACK, "P"),
+    "the same, permuted": (GREY, "x"),
+}
+"""Colour and marker of each way to choose scales."""
+Points = Sequence[Mapping[str, Any]]
+
+
+def points_at(record: Mapping[str, Any], step: int) -> Points:
+    """What was measured after so many steps, a point a task, in the record's order."""
+    return [point for point in record["result"]["points"] if point["step"] == step]
+
+
+def gain_table(points: Points) -> str:
+    """A row a task: signal, noise and gains, in sample and on the other half, with standard errors.
+
+    Args:
+        points: of a record.
+    """
+    ways = [way for way in WAYS if any(way in point["gains"] for point in points)]
+    head = f"{'task':24}{'step':>5}{'G':>18}{'V/G':>8}{'rank':>6}  " + "".join(f"{way:>29}" for way in ways)
+    lines = [head, " " * 63 + "".join(f"{'in sample -> other half':>29}" for _ in ways)]
+    for point in points:
+        (g, g_error), (v, _) = point["total"]["G"], point["total"]["V"]
+        row = f"{point['task'][:23]:24}{point['step']:5}{g:9.3g} ± {g_error:<6.2g}{v / g:8.0f}{point['noise_rank']:6.0f}  "
+        for way in ways:
+            one = point["gains"].get(way)
+            row += f"{one['own']:12.2f} -> {one['other']:5.2f} ± {one['error']:<5.2f}" if one else f"{'–':>29}"
+        lines.append(row)
+    return "\n".join(lines)
+
+
+def gain_figure(points: Points, title: str, ways: Sequence[str] = tuple(WAYS)) -> Figure:
+    """Per task the predicted gain on the examples that did not choose the scales, with its standard error.
+
+    Args:
+        points: one for each task.
+        title: of the figure.
+        ways: which ways to choose scales are drawn.
+    """
+    with look():
+        figure, axes = plt.subplots(figsize=(8.2, 0.42 * len(points) + 1.7))
+        known = [way for way in ways if any(way in point["gains"] for point in points)]
+        for number, way in enumerate(known):
+            colour, marker = WAYS[way]
+            rows = [(row, point["gains"][way]) for row, point in enumerate(points) if way in point["gains"]]
+            places = [row + 0.7 * ((number + 0.5) / len(known) - 0.5) for row, _ in rows]
+            values, errors = ([one[key] for _, one in rows] for key in ("other", "error"))
+            style: dict[str, Any] = {"color": colour, "markersize": 5, "elinewidth": 1.1}
+            axes.errorbar(values, places, xerr=errors, fmt=marker, label=way, **style)
+        axes.axvline(1, color=BLACK, linewidth=1)
+        axes.set_xscale("symlog", linthresh=1)
+        axes.set_xlim(-1, 30)
+        axes.set_xticks([-1, 0, 1, 2, 5, 10, 20], ["-1", "0", "1", "2", "5", "10", "20"])
+        axes.set_yticks(range(len(points)), [point["task"] for point in points])
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.set(xlabel="predicted descent of a step over sigma = 1, on the other half of the examples (± standard error)")
+        axes.set_title(title)
+        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def signal_figure(points: Points, title: str) -> Figure:
+    """G / V of each layer and of each kind of tensor, over that of all weights, with standard errors: which blocks learn.
+
+    Args:
+        points: one for each task.
+        title: of the figure.
+    """
+    with look():
+        figure, panels = plt.subplots(1, 2, figsize=(9.6, 3.8), sharey=True, width_ratios=(3, 2))
+        for axes, name in zip(panels, ("layer", "kind"), strict=True):
+            names = list(points[0][name])
+            for number, point in enumerate(points):
+                whole = point["total"]["G"][0] / point["total"]["V"][0]
+                signals, noises = (np.array([point[name][one][key] for one in names]) for key in ("G", "V"))
+                ratio, error = (signals / noises[:, :1] / whole).T
+                style: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "markersize": 3, "elinewidth": 0.8}
+                axes.errorbar(np.arange(len(names)), ratio, yerr=error, fmt="o-", linewidth=1, label=point["task"], **style)
+            axes.axhline(1, color=BLACK, linewidth=1)
+            axes.set_xticks(range(len(names)), [_brief(one) for one in names], rotation=90, fontsize=8)
+            axes.set(xlabel=name)
+            axes.set_yscale("symlog", linthresh=1)
+        panels[0].set_ylabel("G / V, over that of all weights")
+        panels[0].legend(fontsize=8)
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
+    return figure
+
+
+def _brief(name: str) -> str:
+    return name.removeprefix("model.").removeprefix("layers.").removesuffix(".weight").replace("self_attn.", "")
