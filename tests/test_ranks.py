@@ -29,6 +29,13 @@ class Changed(TASKS["rotten_tomatoes"]):
         return super().sample(seed + int(os.environ["RANK"]), *sizes)
 
 
+class Broken(TASKS["rotten_tomatoes"]):
+    """Its loss is no number in the second rank."""
+
+    def loss(self, model, batch):
+        return super().loss(model, batch) * (math.nan if os.environ["RANK"] == "1" else 1.0)
+
+
 class Written(TASKS["rotten_tomatoes"]):
     """Its answers are learned token by token."""
 
@@ -71,6 +78,10 @@ REFUSED = {  # the configuration, that of rank 1 if it has another, and the sent
     "cuda": (replace(MEZO, device="cuda"), None, "2 ranks were started on this machine, which has"),
 }
 ROUNDING = 4e-7  # of a loss in float32, relative
+BROKEN = {
+    "broken": replace(MEZO, task="test_ranks:Broken"),
+    "broken of 2": replace(MEZO, task="test_ranks:Broken", parallel="directions", samples=2),
+}
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["zolab.runs.finetune", "test_ranks"])
 
@@ -148,7 +159,7 @@ def one(tmp_path_factory):
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    jobs = {**SHARED, **SPREAD, **{name: (mine, other) for name, (mine, other, _) in REFUSED.items()}}
+    jobs = {**SHARED, **SPREAD, **BROKEN, **{name: (mine, other) for name, (mine, other, _) in REFUSED.items()}}
     return folder, together(2, jobs, folder)
 
 
@@ -234,6 +245,13 @@ def test_what_cannot_work_is_refused_by_every_rank_before_anything_starts(two, n
         assert mine in (each[name] or ""), each[name]
         assert each[name].count("\n") == 0
     assert not list((folder / name).glob("*"))
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_loss_of_one_rank_that_is_no_number_ends_all_alike(two, name):
+    _, told = two
+    assert told[0][name] == told[1][name]
+    assert told[0][name].startswith("FloatingPointError: step 0: the closure returned nan")
 
 
 def test_a_rank_that_dies_ends_the_run_with_one_sentence_and_it_can_be_taken_up(two, tmp_path):
