@@ -151,6 +151,9 @@ def test_rates_are_in_steps_of_the_grid():
     assert list(places) == [-1, 0, 1]
     assert np.allclose(losses[0], [0.05, 0, 0.01])
     assert losses[3, 2] == np.inf
+    listed = record()
+    listed.content["result"]["search"]["t"]["Adam"]["rounds"] = [{"seeds": [], "losses": {}}]  # one rate, not searched
+    assert rate_table(listed, "t")[0] == ["MeZO", "HiZOO", "FZOO"]
     texts = [text.get_text() for text in rate_sensitivity(record(), "t", "rates").axes[0].texts]
     assert (texts.count("best"), texts.count("diverged")) == (4, 1)
 

@@ -155,13 +155,14 @@ def rate_table(record: Record, task: str) -> tuple[list[str], np.ndarray, np.nda
         task: its name in the record.
 
     Returns:
-        The methods; the places of rates, in steps of the grid from the best one; and the losses above the best one's, shape
-        (methods, places), infinite for a rate that diverged, NaN for one that was not tried.
+        The methods whose rate was searched; the places of rates, in steps of the grid from the best one; and the losses above
+        the best one's, shape (methods, places), infinite for a rate that diverged, NaN for one that was not tried.
     """
-    names, factor = record.methods(task), record.plan["search"]["factor"]
-    tried = {}
+    searches = {name: record.search(task, name) for name in record.methods(task)}
+    names = [name for name, found in searches.items() if found["rounds"][-1]["losses"]]
+    tried, factor = {}, record.plan["search"]["factor"]
     for name in names:
-        found = record.search(task, name)
+        found = searches[name]
         losses = {float(rate): np.inf if loss is None else loss for rate, loss in found["rounds"][-1]["losses"].items()}
         place = {rate: round(np.log(rate / found["lr"]) / np.log(factor)) for rate in losses}
         tried[name] = {place[rate]: loss - losses[found["lr"]] for rate, loss in losses.items()}
