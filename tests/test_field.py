@@ -121,6 +121,9 @@ def test_settings_are_the_records_and_say_how_they_were_found():
     lines = {line.split(":")[0].strip(): line for line in text.splitlines() if line.startswith("  ")}
     assert lines["HiZOO"].endswith("# lowest mean loss of 3 rates from 0.001 to 0.00464, seed 9")
     assert lines["Adam"].endswith("at the edge of its grid")
+    listed = record()
+    listed.content["result"]["search"]["t"]["Adam"]["rounds"] = [{"seeds": [], "losses": {}}]
+    assert "# as the plan has it" in settings_text(listed, "t", "r.json", "methods")
 
 
 def test_a_record_gets_the_labels_of_the_family():

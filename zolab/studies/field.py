@@ -245,13 +245,20 @@ def settings_text(record: Record, task: str, source: str, key: str, notebook: st
     ]
     for method, own in chosen(record, task).items():
         found = record.search(task, method)
-        tried = sorted(float(rate) for rate in found["rounds"][-1]["losses"])
-        told = f"lowest mean loss of {len(tried)} rates from {rate_name(tried[0])} to {rate_name(tried[-1])}, seed"
-        told += f"{'s' * (len(found['rounds'][-1]['seeds']) > 1)} {', '.join(map(str, found['rounds'][-1]['seeds']))}"
-        told += "; at the edge of its grid" if found["edge"] else ""
         values = ", ".join(f"{k}: {_yaml(v)}" for k, v in own.items())
-        lines.append(f"  {method}: {{{values}}}  # {told}")
+        lines.append(f"  {method}: {{{values}}}  # {_how_found(found)}")
     return "\n".join(lines) + "\n"
+
+
+def _how_found(search: Mapping[str, Any]) -> str:
+    """Of a method's rate: from which rates and seeds, if it was searched."""
+    last = search["rounds"][-1]
+    tried = sorted(map(float, last["losses"]))
+    if not tried:
+        return "as the plan has it"
+    seeds = f"seed{'s' * (len(last['seeds']) > 1)} {', '.join(map(str, last['seeds']))}"
+    edge = "; at the edge of its grid" if search["edge"] else ""
+    return f"lowest mean loss of {len(tried)} rates from {rate_name(tried[0])} to {rate_name(tried[-1])}, {seeds}{edge}"
 
 
 def _yaml(value: Any) -> str:
