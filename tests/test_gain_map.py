@@ -7,6 +7,7 @@ import pytest
 
 from zolab.__main__ import main
 from zolab.records import load_record
+from zolab.studies.gain_figures import WAYS, gain_figure, points_at, signal_figure
 from zolab.studies.gain_map import ESTIMATES
 from zolab.theory.judged import agreement, chosen, judged, noise_rank, ratio_scales
 from zolab.theory.signal import Signal, gain
@@ -101,9 +102,17 @@ def test_the_map_of_two_tasks_along_a_run_goes_on_where_it_stopped(tmp_path, cap
         halves = np.array(point["halves"])
         assert halves.shape == (2, 3, len(point["blocks"]))
         assert sum(row["V"][0] for row in point["layer"].values()) == pytest.approx(point["total"]["V"][0], rel=1e-3)
+    (table,) = (text for text in [capsys.readouterr().out] if "in sample -> other half" in text)
+    assert [line.split()[0] for line in table.splitlines()[-4:]] == [point["task"] for point in points]
+    base = points_at(record, 0)
+    (axes,) = gain_figure(base, "gains").axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["reviews_sentence", "reviews_next"]
+    drawn_ways = axes.get_legend_handles_labels()[1]
+    assert set(drawn_ways) == set(base[0]["gains"]) <= set(WAYS)
+    layers, kinds = signal_figure(base, "signals").axes
+    assert (len(layers.get_xticks()), len(kinds.get_xticks())) == (len(base[0]["layer"]), len(base[0]["kind"]))
     assert points[0]["dev"] != points[1]["dev"]
     assert json.dumps(points[0]) != json.dumps(points[1])
-    capsys.readouterr()
     assert mapped("--lr", "1e-3") == 1
     assert "measured with other settings (lr); choose another folder" in capsys.readouterr().err
     assert mapped(steps=["-1"]) == 1

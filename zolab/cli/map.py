@@ -38,6 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from zolab.l2l.config import TaskNames
     from zolab.runs.config import Config
+    from zolab.studies.gain_figures import gain_table
     from zolab.studies.gain_map import gain_map
 
     names = ("model", "optimizer", "lr", "batch_size", "balanced", "calibrate", "dev", "seed")
@@ -46,4 +47,5 @@ def run(options: argparse.Namespace) -> None:
     describe_tasks(options)
     tasks = TaskNames(options.tasks)
     tasks.check_task_names()
-    gain_map(config, tasks.task_names, options.steps, options.groups, options.out, options.record)
+    found = gain_map(config, tasks.task_names, options.steps, options.groups, options.out, options.record)
+    print(gain_table(found["result"]["points"]))

@@ -89,9 +89,9 @@ def signal_figure(points: Points, title: str) -> Figure:
         for axes, name in zip(panels, ("layer", "kind"), strict=True):
             names = list(points[0][name])
             for number, point in enumerate(points):
-                whole = point["total"]["G"][0] / point["total"]["V"][0]
+                whole = abs(point["total"]["G"][0] / point["total"]["V"][0])
                 signals, noises = (np.array([point[name][one][key] for one in names]) for key in ("G", "V"))
-                ratio, error = (signals / noises[:, :1] / whole).T
+                ratio, error = (signals / np.abs(noises[:, :1]) / whole).T
                 style: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "markersize": 3, "elinewidth": 0.8}
                 axes.errorbar(np.arange(len(names)), ratio, yerr=error, fmt="o-", linewidth=1, label=point["task"], **style)
             axes.axhline(1, color=BLACK, linewidth=1)
