@@ -18,7 +18,7 @@ from zolab.records.files import read_json
 from zolab.records.sealed import unseal
 from zolab.studies.cells import Cell, final_loss
 from zolab.studies.plan import check_plan, configuration, load_plan
-from zolab.studies.run import _held, run_share, run_study
+from zolab.studies.run import holding, run_share, run_study
 from zolab.studies.search import best_rate
 
 PLAN = {
@@ -238,7 +238,7 @@ def test_shares_run_beside_each_other_but_not_beside_the_study(tmp_path):
     plan = check_plan(
         {**PLAN, "base": {**PLAN["base"], "lr": [1e-3]}, "methods": {"MeZO": {"optimizer": "mezo"}}, "seeds": [0]}
     )
-    with _held(tmp_path / "out", alone=False):
+    with holding(tmp_path / "out", alone=False):
         assert run_share(plan, tmp_path / "out", (1, 2), progress=False) == []  # there is one method for two
         assert not list((tmp_path / "out").glob("short-*"))
         with pytest.raises(OSError, match="another process is running the study"):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from zolab.models import load_model
 from zolab.records import environment, save_record
@@ -20,7 +19,7 @@ from zolab.runs.evaluations import calibration
 from zolab.runs.identity import identity
 from zolab.runs.objectives import LOSS, closure
 from zolab.runs.schedules import scheduler
-from zolab.studies.run import LOCK
+from zolab.studies.run import holding
 from zolab.tasks import Splits, Task, load_task, shared_candidates
 from zolab.tasks.judgement import fit_offsets
 from zolab.theory.judged import GROUPINGS, agreement, judged, noise_rank
@@ -57,20 +56,16 @@ def gain_map(
     require(config.train is not None and 6 <= groups <= config.train, sentence)
     begun = {task: _start(replace(config, task=task, steps=max(wanted[-1], 1)), groups) for task in dict.fromkeys(tasks)}
     ready(record)
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(out / LOCK, timeout=0):
-            sweep(out)
-            files = {(task, step): out / f"{_slug(task)}-{step}.json" for task in begun for step in wanted}
-            known = {key: _known(path, _settings(begun[key[0]][0], groups)) for key, path in files.items() if path.exists()}
-            for task, start in begun.items():
-                missing = [step for step in wanted if (task, step) not in known]
-                for step, point in _points(*start, missing, groups):
-                    known[task, step] = point
-                    write_json(files[task, step], seal({"settings": _settings(start[0], groups), "point": point}))
-                    print(line_of(point), flush=True)
-    except Timeout as error:
-        raise OSError(f"another process is measuring in {out}; wait for it or choose another folder.") from error
+    with holding(out):
+        sweep(out)
+        files = {(task, step): out / f"{_slug(task)}-{step}.json" for task in begun for step in wanted}
+        known = {key: _known(path, _settings(begun[key[0]][0], groups)) for key, path in files.items() if path.exists()}
+        for task, start in begun.items():
+            missing = [step for step in wanted if (task, step) not in known]
+            for step, point in _points(*start, missing, groups):
+                known[task, step] = point
+                write_json(files[task, step], seal({"settings": _settings(start[0], groups), "point": point}))
+                print(line_of(point), flush=True)
     shared = {name: value for name, value in _settings(config, groups).items() if name != "task"}
     settings, points = {**shared, "tasks": list(begun), "steps": wanted}, [known[key] for key in files]
     found = {"config": settings, "result": {"points": points}, **environment()}

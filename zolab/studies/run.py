@@ -52,7 +52,7 @@ def run_study(plan: Plan, out: Path, record: Path, workers: int = 1, progress: b
     """
     _check_workers(workers)
     ready(record)
-    with _held(out):
+    with holding(out):
         sweep(out)
         sweep(record.parent, record.name)
         for listed in out.glob(FAILED.format("*")):  # they are tried again
@@ -81,7 +81,7 @@ def run_share(plan: Plan, out: Path, share: tuple[int, int], workers: int = 1, p
     number, count = share
     require(0 <= number < count, f"a share is written as one of 0/{count} to {count - 1}/{count}, got {number}/{count}.")
     _check_workers(workers)
-    with _held(out, alone=False):
+    with holding(out, alone=False):
         (out / FAILED.format(f"-{number}")).unlink(missing_ok=True)
         session = _Session(plan, out, workers, progress, share)
         session.work()
@@ -97,7 +97,7 @@ def _check_workers(workers: int) -> None:
 
 
 @contextmanager
-def _held(out: Path, alone: bool = True) -> Iterator[None]:
+def holding(out: Path, alone: bool = True) -> Iterator[None]:
     """A study's folder, for this process alone, or beside others that run a share each."""
     out.mkdir(parents=True, exist_ok=True)
     with open(out / LOCK, "a") as file:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,9 +19,25 @@ from zolab.tasks import Example, Task
 from zolab.tasks.scoring import option_log_probs
 from zolab.theory.terms import StepTerms
 
+Kind = TypeVar("Kind")
+
+
+class Recorded:
+    """What statistics of blocks have in common: they go into a record and come out of it."""
+
+    def record(self) -> dict[str, Any]:
+        """As JSON takes it; `of` reads it."""
+        return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in vars(self).items()}
+
+    @classmethod
+    def of(cls: type[Kind], record: dict[str, Any]) -> Kind:
+        arrays = {key: np.array(value) for key, value in record.items() if isinstance(value, list) and key != "names"}
+        settings: dict[str, Any] = {**record, "names": tuple(record["names"]), **arrays}
+        return cls(**settings)
+
 
 @dataclass(frozen=True)
-class BlockStatistics:
+class BlockStatistics(Recorded):
     """Measured at one point of a model, an entry a block.
 
     Args:
@@ -59,16 +75,6 @@ class BlockStatistics:
             values = f"{e['square']:9.2e} {e['density']:9.2e} {e['variance']:9.2e} {e['trace']:9.2e}"
             lines.append(f"{kind:26} {int(e['size']):11,} {values}")
         return "\n".join(lines)
-
-    def record(self) -> dict[str, Any]:
-        """As JSON takes it; `BlockStatistics.of` reads it."""
-        return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in vars(self).items()}
-
-    @classmethod
-    def of(cls, record: dict[str, Any]) -> "BlockStatistics":
-        arrays = {key: np.array(value) for key, value in record.items() if isinstance(value, list) and key != "names"}
-        settings: dict[str, Any] = {**record, "names": tuple(record["names"]), **arrays}
-        return cls(**settings)
 
 
 def block_statistics(

@@ -24,7 +24,6 @@ the other judges it.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +33,7 @@ from transformers import PreTrainedModel
 from zolab.probe.blocks import Blocks, Rule, split, weights_of
 from zolab.tasks import Example, Task, shared_candidates
 from zolab.tasks.scoring import Batch, option_log_probs, scored_log_probs
-from zolab.theory.measure import squares
+from zolab.theory.measure import Recorded, squares
 from zolab.theory.terms import StepTerms
 
 # Of one example: its gradient as a factor and tensors, and the Gauss-Newton trace in each tensor.
@@ -42,7 +41,7 @@ OneExample = tuple[float, Sequence[Tensor], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Signal:
+class Signal(Recorded):
     """What the examples' gradients are among each other, by block.
 
     Args:
@@ -133,16 +132,6 @@ class Signal:
         """
         rests = [gain(_terms(self.sizes, rest, batch), sigma) for rest in self.without_each]
         return gain(self.terms(batch), sigma), float(jackknife(np.array(rests)))
-
-    def record(self) -> dict[str, Any]:
-        """As JSON takes it; `Signal.of` reads it."""
-        return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in vars(self).items()}
-
-    @classmethod
-    def of(cls, record: dict[str, Any]) -> "Signal":
-        arrays = {key: np.array(value) for key, value in record.items() if isinstance(value, list) and key != "names"}
-        settings: dict[str, Any] = {**record, "names": tuple(record["names"]), **arrays}
-        return cls(**settings)
 
 
 def gain(terms: StepTerms, sigma: np.ndarray) -> float:
