@@ -25,10 +25,9 @@ def spacing(weights: Tensor, dtype: torch.dtype) -> Tensor:
         weights: of any format; they are rounded to `dtype` first.
         dtype: such as torch.bfloat16.
     """
-    limits = torch.finfo(dtype)
-    _, exponent = torch.frexp(weights.to(dtype).double().abs())
-    least = torch.tensor(limits.smallest_normal, dtype=torch.float64)
-    return torch.ldexp(torch.ones_like(exponent, dtype=torch.float64), exponent - 1).maximum(least) * limits.eps
+    limits, size = torch.finfo(dtype), weights.to(dtype).double().abs()
+    mantissa, exponent = torch.frexp(size.clamp(min=limits.smallest_normal))
+    return torch.ldexp(torch.ones_like(mantissa), exponent - 1) * limits.eps
 
 
 def moving(step: Tensor | float, spaces: Tensor, rounding: str = "nearest") -> Tensor:
