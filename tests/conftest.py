@@ -36,6 +36,7 @@ SLOW = {
     "test_folders",  # processes and disks
     "test_fuzz",
     "test_gpu_check",
+    "test_guards",
     "test_interrupts",
     "test_kernels_cuda",  # an interpreter of GPU code
     "test_judgement",

@@ -7,7 +7,8 @@ import pytest
 from small import equal, weights
 
 from zolab.probe.model_view import ModelView
-from zolab.runs.finetune import Config, _Session, finetune
+from zolab.runs.finetune import Config, finetune
+from zolab.runs.probing import choose_probe
 
 CONFIG = Config(
     model="tiny-random-llama", lr=1e-3, steps=6, eval_every=3, batch_size=4, train=12, dev=4, test=4, probe="in_place"
@@ -27,13 +28,13 @@ def in_place(tmp_path_factory):
 @pytest.fixture
 def chosen(monkeypatch):
     """Whether each session that took steps looked through its model."""
-    looked, choose = [], _Session._choose_probe
+    looked = []
 
-    def noting(session):
-        choose(session)
-        looked.append(session.optimizer.viewed is not None)
+    def noting(config, optimizer, *others):
+        choose_probe(config, optimizer, *others)
+        looked.append(optimizer.viewed is not None)
 
-    monkeypatch.setattr(_Session, "_choose_probe", noting)
+    monkeypatch.setattr("zolab.runs.finetune.choose_probe", noting)
     return looked
 
 
@@ -60,7 +61,7 @@ def test_a_run_that_is_older_than_the_setting_goes_on_in_place(in_place, tmp_pat
     lines = (out / "log.jsonl").read_text().splitlines()[1:]
     lines = [line.rpartition(', "crc"')[0] + "}" for line in lines]  # without checksums, as such logs are
     started = json.loads(lines[0])
-    del started["config"]["probe"]
+    del started["config"]["probe"], started["config"]["stuck"]
     half = next(i for i, line in enumerate(lines) if '"event": "step"' in line) + 4
     (tmp_path / "log.jsonl").write_text("\n".join([json.dumps(started), *lines[1:half]]) + "\n")
     with pytest.raises(ValueError, match="probe 'in_place' there, 'through' here"):

@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from zolab.runs.finetune import finetune
-    from zolab.runs.objectives import LOSS, flat
+    from zolab.runs.guards import told
     from zolab.runs.ranks import Ranks
 
     (options.task,) = described(options, [options.task])
@@ -53,12 +53,8 @@ def run(options: argparse.Namespace) -> None:
     if config.tuning != "full":
         where = Path(options.out) / "adapter"
         print(f"  {run.record['trained']:,} weights were trained ({config.tuning}); the adapter is in {where}")
-    if config.objective != LOSS and (count := flat(run.record["steps"])):
-        print(
-            f"  {count} steps measured the same {config.objective} on both sides, which says nothing about where to go: ",
-            end="",
-        )
-        print("raise eps or batch_size")
+    if line := told(run.record):
+        print(f"  {line}")
     if any(cut := run.record.get("cut", {}).values()):
         print(
             f"  {sum(cut)} texts were longer than the model or the task takes, and lost tokens from the left of their prompts"

@@ -141,6 +141,7 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         scales = [eps * scale for scale in self.scales(sigmas, blocks)]
         with DeferInterrupts() as interrupts:
             self.depart(tensors, blocks)
+            self.standstill.before(changes, self.steps, self.rounding == ROUNDINGS[0])
             perturb, evaluate = partial(self._perturbation, tensors, blocks), partial(self._evaluate, interrupts, changes)
             with Probes(tensors, scales, closure, perturb, evaluate) as probes:
                 found = self.measure(probes, eps)
@@ -151,7 +152,8 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
             self.leave(probes, update)
             self._remember(record, tensors, blocks, groups)
             factors = [record.lrs[g] * scale for g, scale in zip(groups, scales, strict=True)]
-            nothing = self.standstill.after(changes, record, factors, self.rounding == "nearest")
+            nothing = self.standstill.after(changes, record, factors, update)
+            self.arrived = self.standstill.arrived
         if nothing:
             warnings.warn(nothing, StandstillWarning, stacklevel=4)  # the caller of what torch wraps a step in
         return found.loss

@@ -12,12 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zolab.optim.arrival import Arrived, Tiles
 from zolab.optim.parameters import Trainable
 from zolab.optim.trajectory import StepRecord
+from zolab.probe.updates import AnyUpdate
 
 SAMPLES, EACH = 256, 4  # elements that are looked at: of all tensors together, but of each tensor at least
 PATIENCE = 10  # steps in a row that may do nothing
-ELSEWHERE = 64  # steps between two looks on another device than the CPU
+MEASURED = 10  # steps between two measurements of what arrives
+ELSEWHERE = 64  # the same, and between two looks, on another device than the CPU
+LEAST = 0.5  # share of a step that should arrive
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -46,8 +50,7 @@ class Changes:
         self.places = [_sampled(home, max(EACH, SAMPLES // len(self.homes))) for home in self.homes]
         sizes = [place.numel() for place in self.places]
         self.owners = np.repeat(np.arange(len(sizes)), sizes)
-        self.half = np.array([home.element_size() < 4 for home in self.homes])[self.owners]
-        self.shares = np.array([home.numel() / max(size, 1) for home, size in zip(self.homes, sizes, strict=True)])[self.owners]
+        self.tiles = Tiles(self.homes)
         self.arrays = [place.numpy() for place in self.places] if self.at_hand else []
         self.versions: list[int] | None = None
         self.bits: np.ndarray | None = None
@@ -106,23 +109,36 @@ class Changes:
 
 
 class Standstill:
-    """Count the steps in a row that change nothing, and say so once."""
+    """Count the steps in a row that change nothing or little, and say so once."""
 
     def __init__(self):
-        self.flat = self.still = self.steps = 0
+        self.flat = self.still = self.short = 0
         self.told = False
-        self.ever: np.ndarray | None = None
+        self.kept: list[Tensor] | None = None
+        self.arrived: Arrived | None = None
 
-    def after(self, changes: Changes, record: StepRecord, factors: Sequence[float], nearest: bool) -> str | None:
+    def before(self, changes: Changes, step: int, nearest: bool) -> None:
+        """Remember a sample of the weights if what becomes of the step is to be measured.
+
+        Args:
+            changes: the weights.
+            step: its number.
+            nearest: whether half-precision weights are rounded to nearest; at random, nothing is lost on average.
+        """
+        due = nearest and changes.tiles.places and step % (MEASURED if changes.at_hand else ELSEWHERE) == 0
+        self.kept = changes.tiles.copied() if due else None
+
+    def after(self, changes: Changes, record: StepRecord, factors: Sequence[float], update: AnyUpdate) -> str | None:
         """Note the weights after a step; a sentence if it is time to say that nothing happens.
 
         Args:
             changes: the weights, as they were noted after the step before.
             record: the step.
             factors: of each tensor, zero where a step is not meant to move it.
-            nearest: whether half-precision weights are rounded to nearest.
+            update: what the step meant to do to the weights.
         """
-        before, due = changes.bits, changes.at_hand or record.step % ELSEWHERE == 0
+        self.arrived = None if self.kept is None else changes.tiles.arrived(self.kept, update)
+        self.kept, before, due = None, changes.bits, changes.at_hand or record.step % ELSEWHERE == 0
         changes.note()
         if due and not changes.at_hand:
             changes.bits = changes._look()
@@ -138,28 +154,25 @@ class Standstill:
         meant = np.array(factors)[changes.owners] != 0
         if not (due and walks and meant.any() and before is not None and changes.bits is not None):
             return None
-        return self._moved(changes, (before != changes.bits) & meant, meant, nearest)
+        return self._moved(changes, bool(((before != changes.bits) & meant).any()), int(meant.sum()))
 
-    def _moved(self, changes: Changes, moved: np.ndarray, meant: np.ndarray, nearest: bool) -> str | None:
-        steps = 1 if changes.at_hand else ELSEWHERE
-        self.still = 0 if moved.any() else self.still + steps
+    def _moved(self, changes: Changes, moved: bool, meant: int) -> str | None:
+        self.still = 0 if moved else self.still + (1 if changes.at_hand else ELSEWHERE)
         if self.still >= PATIENCE:
             return self._tell(
-                f"{self.still} steps in a row moved none of {meant.sum():,} sampled weights, since each is smaller than the "
+                f"{self.still} steps in a row moved none of {meant:,} sampled weights, since each is smaller than the "
                 "spacing of their numbers: raise lr, or train in float32."
             )
-        self.ever = moved if self.ever is None else self.ever | moved
-        self.steps += steps
-        if self.steps < PATIENCE:
+        if self.arrived is None:
             return None
-        half, ever, self.steps, self.ever = changes.half & meant, self.ever, 0, None
-        lost = changes.shares[half & ~ever].sum() / changes.shares[half].sum() if half.any() else 0.0
-        if nearest and lost > 0.5:
-            return self._tell(
-                f"about {100 * lost:.0f} % of the half-precision weights did not move in {PATIENCE} steps, since rounding to "
-                "nearest takes small steps back: use rounding='stochastic', raise lr, or train in float32."
-            )
-        return None
+        self.short = self.short + 1 if self.arrived.share < LEAST else 0
+        if self.short < 2:  # a single step may be a small one
+            return None
+        return self._tell(
+            f"{100 * max(self.arrived.share, 0):.0f} % of the last step arrived in the half-precision weights, and "
+            f"{100 * self.arrived.moved:.0f} % of them moved, since rounding to nearest takes small steps back: use "
+            "rounding='stochastic', raise lr, or train in float32."
+        )
 
     def _tell(self, sentence: str) -> str:
         self.told = True

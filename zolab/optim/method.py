@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zolab.noise import FAMILIES, Direction, GivenDirection
+from zolab.optim.arrival import Arrived
 from zolab.optim.checks import ROUNDINGS, finite_number
 from zolab.optim.probing import Closure, Measured, Probes
 from zolab.optim.trajectory import StepRecord, Trajectory
@@ -42,6 +43,8 @@ class Method(ABC):
     """What measures the losses of a step's directions; whoever has several processes lets each measure some of them."""
     full_batch: Closure | None = None
     """Returns the loss over all training data, for the methods that need it; whoever has the data sets it."""
+    arrived: Arrived | None = None
+    """What became of the last step, if that was measured: now and then, where half precision is rounded to nearest."""
 
     @classmethod
     def forwards(cls, steps: int = 1, *, samples: int = 1, full: int = 1, **settings) -> int:

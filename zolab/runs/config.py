@@ -23,14 +23,14 @@ TUNINGS = ("full", "lora", "prefix")
 # What settings stood at in runs that are older than these settings.
 OLDER: dict[str, Any] = {
     **{"probe": "in_place", "tuning": "full", "tuning_args": "", "objective": "loss"},
-    **{"balanced": False, "calibrate": 0, "parallel": "batch"},
+    **{"balanced": False, "calibrate": 0, "parallel": "batch", "stuck": 0},
 }
 COUNT = 10**9  # of what is done one after the other
 LARGEST = 1.7e308  # about what a float holds
 HELD = 1e-37, 1e37  # what float32 holds with all its digits, twice and half of it too
 RANGES: dict[str, tuple[float, float]] = {  # the least and the greatest value of a setting, wherever it occurs
     **dict.fromkeys(("steps", "period", "pairs", "eval_every"), (1, COUNT)),
-    **dict.fromkeys(("patience", "checkpoint_every"), (0, COUNT)),
+    **dict.fromkeys(("patience", "checkpoint_every", "stuck"), (0, COUNT)),
     **dict.fromkeys(("batch_size", "train", "dev", "test", "measured", "minibatches"), (1, 10**7)),
     **dict.fromkeys(("calibrate", "shots"), (0, 10**7)),
     "samples": (1, 10**4),
@@ -99,6 +99,12 @@ class Config:
     test: int | None = option(None, "examples for the reported metric, by default the papers' number")
     eval_every: int = option(100, "steps between evaluations on dev; the best step there, by the objective, is kept")
     patience: int = option(0, "stop after this many evaluations without a new best; 0 never stops early")
+    stuck: int = option(
+        20,
+        "stop, with advice, after so many steps in a row that do nothing: equal losses on both sides, less than half of a step "
+        "arriving in half-precision weights, or a loss that is not finite, whose batch is passed over until then; 0 stops for "
+        "the last alone, at once",
+    )
     checkpoint_every: int = option(0, "steps between saved weights; 0 keeps only the log, from which weights are replayed")
     seed: int = option(0, "seed of the directions and of the order of batches")
     data_seed: int = option(0, "seed of the draw of train, dev and test examples")

@@ -9,6 +9,7 @@ from zolab.optim import StepRecord
 from zolab.records.log import RunLog
 from zolab.records.shapes import NUMBER, check_events
 from zolab.runs.config import OLDER, Config, require
+from zolab.runs.guards import ARRIVED, COUNTS, OVERFLOW, Guards
 from zolab.runs.objectives import rank
 
 IDENTITY = {"base": str, "architecture?": str, "adapter?": str, "tokenizer?": str, "data?": {str: str}}
@@ -26,11 +27,12 @@ CALIBRATION = {"offsets": [NUMBER], "candidates": [str], "examples": int, "forwa
 RANKS = {"count": int, "parallel": str, "bytes_a_step": NUMBER}
 EVENTS = {
     "start": {"config": dict, "trained?": int, "cut?": {str: int}, **IDENTITY},
-    "step": {**STEP, "loss": NUMBER, "sigmas": [NUMBER]},
+    "step": {**STEP, "loss": NUMBER, "sigmas": [NUMBER], "arrived?": ARRIVED},
     "evaluation": EVALUATION,
     "calibration": CALIBRATION,
     "time": {"seconds": NUMBER, "peak_bytes": int},
     "optimizer": {"settings": dict},
+    "overflow": OVERFLOW,
     "ranks": RANKS,
     "end": {"best_step": int},
 }
@@ -46,6 +48,7 @@ RECORD = {
     "cut?": {str: int},
     "calibration?": CALIBRATION,
     "ranks?": RANKS,
+    "guards?": COUNTS,
 }
 
 
@@ -66,8 +69,9 @@ def same_configuration(config: Config, log: RunLog) -> Config:
     require(not log.of("step") or bool(log.of("start")), f"{log.path} lacks its beginning; use --overwrite.")
     for started in log.of("start"):
         found = {**OLDER, **started["config"]}
-        if "probe" not in started["config"] and config.probe == "auto":
-            config = replace(config, probe="in_place")
+        for name in OLDER.keys() - started["config"].keys():  # what was not chosen stays as it was then
+            if getattr(config, name) == type(config).__dataclass_fields__[name].default:
+                config = replace(config, **{name: OLDER[name]})
         wanted = asdict(config)
         different = [name for name in wanted if wanted[name] != found.get(name)]
         changes = ", ".join(f"{name} {found.get(name)!r} there, {wanted[name]!r} here" for name in different)
@@ -118,7 +122,8 @@ def record_of(log: RunLog, forwards: int, weights: str) -> dict[str, Any]:
         "wall_seconds": times[-1]["seconds"],
         "peak_bytes": max(entry["peak_bytes"] for entry in times),
     }
-    return {**begun, "steps": steps, "evaluations": evaluations, "result": result, "timing": timing}
+    guards = Guards(log).counts()
+    return {**begun, "steps": steps, "evaluations": evaluations, "guards": guards, "result": result, "timing": timing}
 
 
 def step_record(entry: dict[str, Any]) -> StepRecord:

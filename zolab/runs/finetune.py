@@ -34,9 +34,10 @@ from zolab.runs.config import Config, forwards, make_optimizer, require
 from zolab.runs.evaluations import calibration, evaluation, keep_offsets
 from zolab.runs.events import RECORD, best_of, out_of_patience, record_of, same_configuration, step_record
 from zolab.runs.full_batch import full_loss
+from zolab.runs.guards import Guards
 from zolab.runs.identity import check_same, identity
 from zolab.runs.joint import check_alike, check_ranks, log_of
-from zolab.runs.objectives import check_objective, closure
+from zolab.runs.objectives import LOSS, check_objective, closure
 from zolab.runs.probing import choose_probe
 from zolab.runs.ranks import ALONE, Ranks
 from zolab.runs.schedules import scheduler
@@ -167,8 +168,9 @@ class _Session:
         config, steps = self.config, [step_record(entry) for entry in self.log.of("step")]
         self._weights_at(len(steps), steps)
         self._check_same_optimizer()
+        self.guards = Guards(self.log, config.stuck, config.objective != LOSS)
         if len(steps) < config.steps:
-            self._choose_probe()
+            choose_probe(config, self.optimizer, self.model, self._first_loss)
         line = {"file": sys.stdout, "disable": not self.progress, "unit": "step", "mininterval": 1, "ncols": 110}
         bar = tqdm(total=config.steps, initial=len(steps), **line)
         with bar:
@@ -192,17 +194,17 @@ class _Session:
         elif known[0]["settings"] != json.loads(json.dumps(settings)):
             raise ValueError(f"{self.config.optim_args} is no longer what {self.out} was started with; use --overwrite.")
 
-    def _choose_probe(self) -> None:
-        choose_probe(self.config, self.optimizer, self.model, self._first_loss)
-
     def _step(self, step: int) -> None:
-        config, data = self.config, (self.task, self.model, self.tokenizer, self._batch(step))
-        loss = self.optimizer.step(closure(config.objective, *data, each=config.per_example, ranks=self.sharing))
+        loss = self.guards.stepped(step, self._on_batch)
         self.taken += 1
         self.scheduler.step()
-        record = self.optimizer.trajectory.records[-1]
-        self.log.append("step", loss=loss, **record._asdict())
+        self.guards.took(loss, self.optimizer)
         self.log.append("time", seconds=self._seconds(), peak_bytes=peak_memory(self.config.device))
+
+    def _on_batch(self, number: int) -> float:
+        """Take a step on the batch of this number."""
+        config, data = self.config, (self.task, self.model, self.tokenizer, self._batch(number))
+        return self.optimizer.step(closure(config.objective, *data, each=config.per_example, ranks=self.sharing))
 
     def _finish(self) -> None:
         best_step, peak, ranks = best_of(self.log)["step"], peak_memory(self.config.device), self.ranks
@@ -276,7 +278,7 @@ class _Session:
         return found
 
     def _forwards(self, step: int) -> int:
-        return forwards(self.config, step, len(self.examples.train))
+        return forwards(self.config, step + len(self.log.of("overflow")), len(self.examples.train))
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.clock

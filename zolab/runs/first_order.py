@@ -49,6 +49,7 @@ class FirstOrder(torch.optim.Optimizer):
     """
 
     rounding = "nearest"
+    arrived = None  # of its step nothing is measured
 
     def __init__(
         self,

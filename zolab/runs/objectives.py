@@ -72,5 +72,5 @@ def rank(name: str, evaluation: Mapping[str, Any]) -> tuple[float, ...]:
 
 
 def flat(steps: Sequence[Mapping[str, Any]]) -> int:
-    """How many steps measured the same on both sides of the weights."""
-    return sum(not any(step["projected_grads"]) for step in steps)
+    """How many steps measured the same on both sides of the weights; none of those that took gradients."""
+    return sum(bool(step["projected_grads"]) and not any(step["projected_grads"]) for step in steps)

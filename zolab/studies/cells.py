@@ -54,7 +54,8 @@ class Cell:
             of each evaluation), `train_loss_last` (mean of the last 25 steps), `test_before` and `test_after` (the task's
             metric, a fraction), `forwards`, `seconds` and `peak_bytes`; where the task has classes also `judged_before` and
             `judged_after` on the test examples, and `judged_curve`, [forward passes, dev loss with an offset fitted there, AUC]
-            of each evaluation. One that diverged has `diverged`, the reason.
+            of each evaluation; `guards` if steps did nothing, or what arrives of them was measured. One that diverged has
+            `diverged`, the reason.
 
         Raises:
             ValueError, OSError, RuntimeError: the run could not be made; see `zolab.runs.finetune.finetune`.
@@ -85,6 +86,8 @@ def _outcome(record: dict[str, Any]) -> dict[str, Any]:
     on_dev = [(e["forwards"], e["judgement"]) for e in record["evaluations"] if e["split"] == "dev" and "judgement" in e]
     if on_dev:
         judged["judged_curve"] = [[forwards, found["calibrated_loss"], found["auc"]] for forwards, found in on_dev]
+    guards = record.get("guards", {})
+    judged |= {"guards": guards if any(guards.values()) else None}
     return {
         "curve": [[entry["forwards"], entry["loss"]] for entry in record["evaluations"] if entry["split"] == "dev"],
         "train_loss_last": sum(last) / len(last),

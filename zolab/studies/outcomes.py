@@ -11,6 +11,7 @@ import numpy as np
 from zolab.records import load_record
 from zolab.records.shapes import NUMBER, check_shape
 from zolab.runs.events import JUDGEMENT
+from zolab.runs.guards import COUNTS
 from zolab.studies.plan import BASE
 from zolab.studies.statistics import Runs
 
@@ -30,6 +31,7 @@ CELL = {
     **{"test_before?": (*NUMBER, type(None)), "test_after?": NUMBER, "train_loss_last?": NUMBER},
     **{"forwards?": int, "seconds?": NUMBER, "peak_bytes?": (int, type(None))},
     **{"judged_before?": JUDGEMENT, "judged_after?": JUDGEMENT, "judged_curve?": [[(*NUMBER, type(None))]]},
+    "guards?": COUNTS,
 }
 ROUND = {"seeds": [int], "losses": {str: (*NUMBER, type(None))}, "optim_args?": str}
 FOUND = {"lr": NUMBER, "edge": bool, "rounds": [ROUND]}

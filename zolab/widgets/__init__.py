@@ -6,6 +6,7 @@ from zolab.widgets.horizon import horizon_panel, horizon_view, mass_kept
 from zolab.widgets.landscape import landscape_panel, landscape_view
 from zolab.widgets.memory import memory_panel, memory_view
 from zolab.widgets.panel import Panel, View, choice, explore, extremes, log_number, number, several, switch, whole
+from zolab.widgets.precision import precision_panel, precision_view
 from zolab.widgets.two_point import two_point_panel, two_point_view
 
 PANELS = {
@@ -15,6 +16,7 @@ PANELS = {
     "block_scales": block_scales_panel,
     "bounds": bounds_panel,
     "memory": memory_panel,
+    "precision": precision_panel,
 }
 
 __all__ = [
@@ -37,6 +39,8 @@ __all__ = [
     "memory_panel",
     "memory_view",
     "number",
+    "precision_panel",
+    "precision_view",
     "several",
     "switch",
     "two_point_panel",

@@ -1,0 +1,96 @@
+"""Half precision: which weights a step moves, and how much of it arrives, by its size and the format of the weights."""
+
+from functools import cache
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+
+from zolab.plots import BLUE, GREEN, ORANGE, RED
+from zolab.theory.precision import arriving, moving, spacing
+from zolab.widgets.drawing import canvas, decades, drawing, frame, goal_line
+from zolab.widgets.panel import Panel, View, choice, explore, log_number, settings
+
+FORMATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+COLOURS = {"float32": BLUE, "float16": GREEN, "bfloat16": ORANGE}
+ROUNDINGS = ("nearest", "stochastic")
+RATES, SLOPES = (1e-9, 1e-3), (0.1, 100)
+SIZE, POINTS = 0.05, 101  # root mean square of the weights, and how many stand for all of them
+GOAL = 1e-6, 0.9  # rate, and the share of a step that arrives
+LOW, HIGH = -10, -2  # powers of ten of a step's size
+
+
+def precision_view(lr: float = 1e-6, slope: float = 10.0, dtype: str = "bfloat16", rounding: str = "nearest") -> View:
+    """The share of the weights that a step moves, and the share of the step that arrives, over the step's size lr |p|.
+
+    Weights are normal with standard deviation 0.05. The goal: 90 % of a step at lr = 1e-6 or below, in half precision.
+
+    Args:
+        lr: learning rate, 1e-9 to 1e-3.
+        slope: size of the projected gradient p, 0.1 to 100.
+        dtype: of the weights, a key of `FORMATS`.
+        rounding: "nearest" or "stochastic"; float32 is always rounded to nearest.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    for name, value, (low, high) in (("lr", lr, RATES), ("slope", slope, SLOPES)):
+        if not low <= value <= high:
+            raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}.")
+    for name, value, known in (("dtype", dtype, FORMATS), ("rounding", rounding, ROUNDINGS)):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
+    step = lr * slope
+    moves, arrives = (float(share[0]) for share in shares(dtype, rounding, (step,)))
+    with drawing():
+        figure = canvas(3.6)
+        for place, left, title in ((0, 0.08, "share of the weights that move"), (1, 0.57, "share of the step that arrives")):
+            axes = figure.add_axes((left, 0.15, 0.4, 0.73))
+            _draw(axes, place, title, dtype, rounding, np.log10(step), (moves, arrives)[place])
+    goal = f"{GOAL[1]:.0%} of a step arrives at a rate of {GOAL[0]:g} or below, in half precision"
+    now = f"a step of {step:.1e} moves {moves:.1%} of the weights, and {arrives:.1%} of it arrives"
+    return View(figure, goal, now, dtype != "float32" and lr <= GOAL[0] * 1.0001 and arrives >= GOAL[1])
+
+
+def precision_panel(**start) -> Panel:
+    """A panel over `precision_view`; its arguments, given here, are where the controls begin."""
+    at = settings(precision_view, start)
+    return explore(
+        precision_view,
+        lr=log_number("learning rate", at.lr, *RATES),
+        slope=log_number("slope |p|", at.slope, *SLOPES),
+        dtype=choice("format", at.dtype, list(FORMATS)),
+        rounding=choice("rounding", at.rounding, ROUNDINGS),
+    )
+
+
+@cache
+def shares(dtype: str, rounding: str, steps: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Of weights that move, and of a step that arrives, for steps of several sizes.
+
+    Args:
+        dtype, rounding: as in `precision_view`.
+        steps: sizes.
+    """
+    quantiles = (torch.arange(POINTS, dtype=torch.float64) + 0.5) / POINTS
+    spaces = spacing(SIZE * torch.special.ndtri(quantiles), FORMATS[dtype])
+    way = "nearest" if dtype == "float32" else rounding
+    sizes = torch.tensor(steps, dtype=torch.float64)[:, None]
+    arrived = arriving(sizes, spaces) if way == "nearest" else torch.ones(len(steps), POINTS)
+    return moving(sizes, spaces, way).mean(1).numpy(), arrived.mean(1).numpy()
+
+
+def _draw(axes: Axes, place: int, title: str, dtype: str, rounding: str, at: float, share: float) -> None:
+    sizes = np.linspace(LOW, HIGH, 121)
+    for name, colour in COLOURS.items():
+        chosen = name == dtype
+        curve = shares(name, rounding, tuple(10**sizes))[place]
+        axes.plot(sizes, curve, color=colour, linewidth=2.6 if chosen else 1.2, alpha=1 if chosen else 0.6, label=name)
+    axes.plot(at, share, "o", color=RED, markersize=8)
+    axes.axvline(at, color=RED, linewidth=1)
+    if place:
+        goal_line(axes, GOAL[1])
+    axes.set(xlim=(LOW, HIGH), ylim=(-0.02, 1.08))
+    axes.legend(fontsize=10, frameon=True, loc="lower right" if place else "center left")
+    frame(axes, title, "size of the step, lr |p| (red: yours)")
+    decades(axes.xaxis, LOW, HIGH)
