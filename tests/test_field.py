@@ -16,13 +16,13 @@ from zolab.studies.field import (
     cost_rows,
     difference_at_cost,
     memory_beyond,
-    ran,
     ratio_at_cost,
     settings_text,
     timed,
     written,
 )
 from zolab.studies.field_figures import at_equal_cost, every_method, family_tree, memory_frontier, rate_sensitivity, rate_table
+from zolab.studies.methods import ran
 from zolab.studies.outcomes import FORMAT, Record
 from zolab.studies.statistics import Runs
 
@@ -105,13 +105,22 @@ def test_memory_comes_from_both_benchmarks():
     assert found == {"MeZO": 0.02, "HiZOO": 1.0, "SGD": 1.0, BOTH: 0.2}
 
 
-def test_runs_at_given_rates_are_read_as_a_study(tmp_path):
+def test_runs_at_given_rates_are_a_study(tmp_path):
     methods = {"MeZO": {"optimizer": "mezo", "lr": 1e-4}, "SGD": {"optimizer": "sgd", "lr": 1e-3}}
-    found = ran(methods, {**BASE, "forwards": 6, "evaluations": 1}, [0, 1], tmp_path)
+    base = {**BASE, "forwards": 6, "evaluations": 1}
+    found = ran(methods, base, [0, 1], tmp_path)
     assert found.methods("reviews_sentence") == ["MeZO", "SGD"]
     assert [found.runs("reviews_sentence", name).forwards[-1] for name in methods] == [6, 6]
-    again = ran(methods, {**BASE, "forwards": 6, "evaluations": 1}, [0, 1], tmp_path)
+    assert chosen(found, "reviews_sentence") == methods
+    again = ran(methods, base, [0, 1], tmp_path)
     assert again.content["result"] == found.content["result"]
+    with pytest.raises(ValueError, match="holds cells of another plan"):
+        ran(methods, {**base, "forwards": 9}, [0, 1], tmp_path)
+
+
+def test_a_run_that_cannot_be_made_is_named(tmp_path):
+    with pytest.raises(RuntimeError, match=r"MeZO-lr0.0001-seed0 could not be run: ValueError: batch_size 64 exceeds the 8"):
+        ran({"MeZO": {"optimizer": "mezo", "lr": 1e-4}}, {**BASE, "steps": 2, "batch_size": 64, "train": 8}, [0], tmp_path)
 
 
 def test_settings_are_the_records_and_say_how_they_were_found():

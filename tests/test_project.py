@@ -128,7 +128,7 @@ class TestNotebook:
 
     def test_kept_pictures_exist_and_are_small(self, path):
         text = "\n".join(cell.source for cell in self.cells(path, "markdown"))
-        pictures = re.findall(r"\]\(\.\./(figures/[^)]+)\)", text)
+        pictures = re.findall(r"\]\(\.\./(figures/[^)]+\.png)\)", text)
         assert pictures
         manifest = json.loads((ROOT / "figures" / "manifest.json").read_text())
         for picture in pictures:

@@ -8,6 +8,7 @@ import pytest
 
 from zolab.__main__ import main
 from zolab.studies.results import results
+from zolab.studies.which import NEEDED, which_page
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "figures" / "records"
@@ -45,6 +46,31 @@ def test_a_record_that_changed_is_noticed(tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match="is the record of nothing"):
         results(tmp_path / "records")
     assert main(["results", "--records", "nowhere"]) == 1
+
+
+def test_the_page_on_choices_is_made_of_records(tmp_path):
+    for path in RECORDS.glob("*.json"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    for name in NEEDED:
+        (tmp_path / f"{name}.json").rename(tmp_path / "gone")
+        assert which_page(tmp_path) is None, name
+        (tmp_path / "gone").rename(tmp_path / f"{name}.json")
+    lora, bench = (json.loads((RECORDS / f"{name}.json").read_text()) for name in ("03_methods", "bench_first_order"))
+    cell = {"task": "rotten_tomatoes", "method": "MeZO", "lr": 1e-4}
+    curves = ([[0, 1.0], [400, end]] for end in (0.6, 0.65, 0.7))
+    lora["result"]["cells"] = [{**cell, "seed": seed, "curve": curve} for seed, curve in enumerate(curves)]
+    lora["result"]["search"] = {"rotten_tomatoes": {"MeZO": {"lr": 1e-4, "edge": False, "rounds": []}}}
+    lora["config"]["base"]["steps"] = 200
+    bench["result"]["adam_peak_bytes"] = 9_990_000_000
+    (tmp_path / "04_lora.json").write_text(json.dumps(lora))
+    (tmp_path / "bench_first_order.json").write_text(json.dumps(bench))
+    page, kept = which_page(tmp_path), (ROOT / "figures" / "WHICH.md").read_text()
+    assert "from 1.000 to 0.650 nats in 200 steps, by -35 %, mean of 3 seeds" in page
+    assert "SmolLM2-135M for 60 to 200 steps" in page
+    changed = [line for line in page.splitlines() if line not in kept.splitlines()]
+    assert [line for line in changed if "10.0" in line] == [line for line in changed if "Adam 10.0 GB, SGD 2.1" in line] != []
+    assert len(changed) <= 3
+    assert ("no kept record has runs of LoRA" in kept) is not (RECORDS / "04_lora.json").exists()
 
 
 def test_the_readme_is_one_page():

@@ -1,4 +1,4 @@
-"""Write figures/RESULTS.md, TRACK.md and CLAIMS.md from the kept records; with --check, only say whether they agree."""
+"""Write RESULTS.md, TRACK.md, CLAIMS.md and WHICH.md from the kept records; with --check, only say whether they agree."""
 
 import argparse
 from pathlib import Path
@@ -16,13 +16,15 @@ def run(options: argparse.Namespace) -> None:
     from zolab.records.files import write_atomically
     from zolab.studies.claims import claims_page
     from zolab.studies.results import results, track_page
+    from zolab.studies.which import which_page
 
     if not options.records.is_dir():
         raise FileNotFoundError(f"there is no folder {options.records}; run this in the project's folder, or name it.")
     pages = {options.out: results(options.records), options.out.with_name("TRACK.md"): track_page(options.records)}
     pages[options.out.with_name("CLAIMS.md")] = claims_page(options.records)
+    pages[options.out.with_name("WHICH.md")] = which_page(options.records)
     for path, text in pages.items():
-        if text is None:  # no race was run, or nothing that a claim is about
+        if text is None:  # no race was run, or not what a page is about
             continue
         if not options.check:
             write_atomically(path, text.encode())

@@ -3,9 +3,8 @@
 import copy
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,9 @@ from zolab.models import load_model, model_bytes
 from zolab.runs.batches import batch_at
 from zolab.runs.config import Config, make_optimizer
 from zolab.runs.objectives import closure
-from zolab.studies.cells import Cell, final_loss
 from zolab.studies.family import NORMALISED, family
-from zolab.studies.outcomes import FORMAT, Record
-from zolab.studies.plan import configuration, forwards, in_steps
+from zolab.studies.outcomes import Record
+from zolab.studies.plan import configuration, forwards
 from zolab.studies.search import rate_name
 from zolab.studies.statistics import Estimate, Ratio, Runs, difference, target_of
 from zolab.tasks import load_task
@@ -111,32 +109,6 @@ def _tensors(value: Any, model: nn.Module, seen: set[int]) -> Iterator[Tensor]:
                 yield from _tensors(part, model, seen)
         elif isinstance(value, torch.optim.Optimizer) or type(value).__module__.startswith("zolab.optim"):
             yield from _tensors(vars(value), model, seen)
-
-
-def ran(
-    methods: Mapping[str, dict[str, Any]], base: dict[str, Any], seeds: Sequence[int], folder: Path, tell: bool = False
-) -> Record:
-    """Runs of methods at given learning rates, without a search, read as a study's record.
-
-    Args:
-        methods: settings of each, as a plan has them, with `lr`.
-        base: settings that all share, `task` among them.
-        seeds: of the runs.
-        folder: of the runs; those that are complete there are only read.
-        tell: print a line for each run.
-    """
-    cells, task = [], base["task"]
-    for name, own in methods.items():
-        settings = in_steps({**base, **own})
-        for seed in seeds:
-            cells.append(Cell(task, name, {**settings, "seed": seed, "data_seed": seed}).run(folder))
-            if tell:
-                end = cells[-1].get("diverged") or f"dev loss {final_loss(cells[-1]):.3f}, {cells[-1]['seconds']:.0f} s"
-                print(f"{name:18} lr {own['lr']:<8.2g} {end}")
-    search = {name: {"lr": own["lr"], "edge": False, "rounds": []} for name, own in methods.items()}
-    plan = {"base": base, "tasks": {task: {"task": task}}, "methods": dict(methods), "seeds": list(seeds)}
-    result = {"search": {task: search}, "cells": cells, "measured": {}, "failed": []}
-    return Record({"format": FORMAT, "config": plan, "result": result})
 
 
 def labelled(record: Record) -> Record:

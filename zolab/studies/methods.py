@@ -97,3 +97,37 @@ def compare(
         "seeds": list(seeds),
     }
     return run_study(check_plan(content), out, out / "record.json", workers)
+
+
+def ran(
+    methods: Mapping[str, dict[str, Any]],
+    base: dict[str, Any],
+    seeds: Sequence[int],
+    out: Path,
+    workers: int = 1,
+    tell: bool = False,
+) -> Record:
+    """A study of methods at given learning rates, without a search, whatever forward passes each takes.
+
+    Args:
+        methods: settings of each, as a plan has them, with `lr`.
+        base: settings that all share, `task` among them.
+        seeds: of the runs.
+        out: folder of the runs and of record.json; a second call goes on there.
+        workers: runs at once, a core each, as in `zolab.studies.run.run_study`.
+        tell: print a line for each run.
+
+    Raises:
+        ValueError: a setting is wrong, or `out` holds other runs.
+        RuntimeError: a run could not be made; the sentence says which, and why.
+    """
+    from zolab.studies.run import run_study
+
+    shared = {key: value for key, value in base.items() if key != "task"}
+    rates = {name: {**own, "lr": [own["lr"]]} for name, own in methods.items()}
+    plan = Plan("methods", shared, {base["task"]: {"task": base["task"]}}, rates, 2.0, 0, (), tuple(seeds), {})
+    check_runs(plan)
+    record = run_study(plan, out, out / "record.json", workers, tell)
+    if record.failed:
+        raise RuntimeError("{cell} could not be run: {error}".format(**record.failed[0]))
+    return record
