@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -76,24 +77,29 @@ class Update:
         settings = (self.sources.keys[at], self.coefficients[at], decays, rounding, self.sources.signs)
         return pieces[0].kernels.update_all([piece.data for piece in pieces], *settings)
 
-    def apply_products(self, pieces: Sequence[Chunk]) -> list[Chunk]:
-        """Step along a direction of low rank in whole matrices, whose values are never stored; returns the other chunks."""
+    def apply_products(self, pieces: Sequence[Chunk]) -> tuple[list[Chunk], "Update"]:
+        """Step along a direction of low rank in whole matrices, whose values are never stored.
+
+        Returns:
+            The other chunks, and what to apply to them.
+        """
         direction = self.directions[0] if len(self.directions) == 1 else None
         if not isinstance(direction, LowRankDirection):
-            return list(pieces)
-        others = []
+            return list(pieces), self
+        blocks, matrices, vectors, others = self.sources.blocks, [], [], []
         for piece in pieces:
-            j = piece.tensor
-            block = self.sources.blocks[j]
-            tensor = direction.tensors[block]
+            tensor = direction.tensors[blocks[piece.tensor]]
             whole = hasattr(piece.kernels, "update_product") and len(piece.data) == tensor.numel() < 2**31
-            if whole and is_matrix(tensor):
-                factors = direction.left(block, slice(0, len(tensor))), direction.right(block)
-                settings = float(self.coefficients[j, 0]), self.decays[j], self.key(piece)
-                piece.kernels.update_product(piece.data, *factors, *settings)
-            else:
-                others.append(piece)
-        return others
+            (vectors if not is_matrix(tensor) else matrices if whole else others).append(piece)
+        factors = direction.factors([blocks[piece.tensor] for piece in matrices])
+        for piece, (u, v) in zip(matrices, factors, strict=True):
+            settings = float(self.coefficients[piece.tensor, 0]), self.decays[piece.tensor], self.key(piece)
+            piece.kernels.update_product(piece.data, u, v, *settings)
+        if others or not direction.keyed:
+            return vectors + others, self
+        rest = copy(self)
+        rest.directions, rest.sources = [direction.name], Sources([direction.name], blocks)
+        return vectors, rest
 
     def key(self, piece: Chunk) -> np.ndarray | None:
         """What rounds the new weights of a chunk."""
@@ -212,7 +218,9 @@ def apply(
     pieces = chunks(tensors) if pieces is None else pieces
     if update is None:
         return sums(pieces, len(tensors)) if measure else None
-    parts = update.apply_products(pieces) if isinstance(update, Update) else pieces
+    parts = pieces
+    if isinstance(update, Update):
+        parts, update = update.apply_products(pieces)
     parts = cut(parts, update.sources.directions)
     small = set(small_ones(parts))
     if small and update.apply_all([parts[i] for i in sorted(small)]):

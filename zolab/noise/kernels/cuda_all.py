@@ -19,7 +19,7 @@ from zolab.noise.kernels.cuda_tiles import PAIRS, TILE, direction, kernel, put_h
 
 COLUMNS = tl.constexpr(5)
 ALIGNMENT = 16  # bytes, that a thread reads at once
-KEPT = 4
+KEPT = 8
 _sheets: dict[tuple, "Sheet"] = {}
 
 
@@ -89,13 +89,22 @@ def number(row, column):
 
 
 @kernel
+def fill_all_kernel(like, size, spans, owners, table, SIGNS: tl.constexpr):
+    """`cuda.fill_kernel`; a row of the table is a key."""
+    j, start, left, tile = place(spans, owners)
+    i, row = tl.arange(0, PAIRS), table + 2 * j
+    z0, z1 = direction(tl.load(row), tl.load(row + 1), None, SIGNS, start, i, left, tile)
+    store_halves(element(spans, j, 0, start, like), i, left, z0, z1)
+
+
+@kernel
 def both_all_kernel(like, size, spans, owners, table, SIGNS: tl.constexpr):
     """`cuda_probe.both_kernel`; a row of the table is a key and the bits of the scale."""
     j, start, left, tile = place(spans, owners)
     i, row = tl.arange(0, PAIRS), table + 3 * j
     raw0, raw1 = raw_halves(element(spans, j, 0, start, like), i, left)
     scale = number(row, 2)
-    z0, z1 = direction(tl.load(row), tl.load(row + 1), None, SIGNS, start, i, left, tile)
+    z0, z1 = direction(tl.load(row), tl.load(row + 1), None, SIGNS, start, i, left, tile, raw0)
     w0, w1, moved0, moved1 = raw0.to(tl.float32), raw1.to(tl.float32), z0 * scale, z1 * scale
     store_halves(element(spans, j, 1, start, like), i, left, w0 + moved0, w1 + moved1)
     store_halves(element(spans, j, 2, start, like), i, left, w0 - moved0, w1 - moved1)
@@ -110,12 +119,12 @@ def update_all_kernel(like, size, spans, owners, table, count, SIGNS: tl.constex
     raw0, raw1 = raw_halves(w, i, left)
     now0, now1 = raw0.to(tl.float32) * decay, raw1.to(tl.float32) * decay
     if ONE:
-        z0, z1 = direction(tl.load(row + 3), tl.load(row + 4), None, SIGNS, start, i, left, tile)
+        z0, z1 = direction(tl.load(row + 3), tl.load(row + 4), None, SIGNS, start, i, left, tile, raw0)
         now0, now1 = tl.fma(z0, number(row, 5), now0), tl.fma(z1, number(row, 5), now1)
     else:
         for k in range(count):
             at = row + 3 * k + 3
-            z0, z1 = direction(tl.load(at), tl.load(at + 1), None, SIGNS, start, i, left, tile)
+            z0, z1 = direction(tl.load(at), tl.load(at + 1), None, SIGNS, start, i, left, tile, raw0)
             coefficient = number(at, 2)
             now0, now1 = tl.fma(z0, coefficient, now0), tl.fma(z1, coefficient, now1)
     put_halves(w, i, left, now0, now1, tl.load(row + 1).to(tl.uint32), tl.load(row + 2).to(tl.uint32), tile, ROUND)
@@ -145,7 +154,7 @@ def update_all_by_moments_kernel(
     for k in range(count):
         at = row + 4 * k + 3
         first, second = number(at, 2), number(at, 3)
-        z0, z1 = direction(tl.load(at), tl.load(at + 1), None, SIGNS, start, i, left, tile)
+        z0, z1 = direction(tl.load(at), tl.load(at + 1), None, SIGNS, start, i, left, tile, raw0)
         m0, m1 = tl.fma(z0, first, m0), tl.fma(z1, first, m1)
         v0, v1 = tl.fma(z0 * second, z0, v0), tl.fma(z1 * second, z1, v1)
     added0 = tl.div_rn(m0, tl.sqrt_rn(v0 + inside) + outside)
@@ -176,6 +185,19 @@ def add_up_kernel(out, size, partial, spans):
     for start in range(0, tiles, PAIRS):
         total += tl.load(partial + first + start + i, start + i < tiles, other=0.0).to(tl.float64)
     tl.store(out + j, tl.sum(total))
+
+
+def fill_all(tensors: Sequence[Tensor], keys: np.ndarray) -> bool:
+    """`cuda.fill` from the first tile on, for many tensors; False, and nothing is done, if one launch cannot take them.
+
+    Args:
+        tensors: flat, float32.
+        keys: uint32 of shape (tensors, 2).
+    """
+    sheet = sheet_of(tensors)
+    if sheet:
+        sheet.run(fill_all_kernel, bits(keys), False)
+    return sheet is not None
 
 
 def both_all(plus: Sequence[Tensor], minus: Sequence[Tensor], tensors: Sequence[Tensor], keys, scales, signs) -> bool:

@@ -1,9 +1,15 @@
-"""The Triton kernels of directions of low rank: the function of `zolab.noise.kernels.products`, to the bit."""
+"""The Triton kernels of directions of low rank: `zolab.noise.kernels.products` to the bit, and what moves a layer's output."""
 
 import triton
 import triton.language as tl
 
-from zolab.noise.kernels.cuda_tiles import PAIRS, TILE, put_halves, raw_halves
+from zolab.noise.kernels.cuda_tiles import PAIRS, TILE, at_random, nothing, put_halves, raw_halves, threefry_words
+
+ROWS = tl.constexpr(2)  # of a matrix that a program updates together, since they share V
+TOKENS, INPUTS, OUTPUTS = tl.constexpr(32), tl.constexpr(128), tl.constexpr(128)
+"""Of a batch that a program takes, and of those how many columns at once."""
+RANK = tl.constexpr(16)  # the least that a matrix unit multiplies by, and the most that `output_kernel` takes
+UNIT = tl.constexpr(16)  # columns come in such groups, so that threads read many at once
 
 
 @triton.jit
@@ -25,7 +31,7 @@ def product_kernel(out, size, u, v, width: tl.int32, rank: tl.int32, skip: tl.in
     tl.store(out + i, element(u, v, i + skip, there, width, rank), there)
 
 
-@triton.jit(do_not_specialize=["width", "rank", "tile", "r0", "r1"])
+@triton.jit(do_not_specialize=["width", "rank", "r0", "r1"])
 def update_product_kernel(
     w,
     size,
@@ -33,7 +39,6 @@ def update_product_kernel(
     v,
     width: tl.int32,
     rank: tl.int32,
-    tile: tl.uint32,
     coefficient: tl.float32,
     decay: tl.float32,
     r0: tl.uint32,
@@ -49,4 +54,81 @@ def update_product_kernel(
     z1 = element(u, v, start + PAIRS + i, i + PAIRS < left, width, rank)
     now0 = tl.fma(z0, coefficient, raw0.to(tl.float32) * decay)
     now1 = tl.fma(z1, coefficient, raw1.to(tl.float32) * decay)
-    put_halves(w + start, i, left, now0, now1, r0, r1, tile + tl.program_id(0), ROUND)
+    put_halves(w + start, i, left, now0, now1, r0, r1, tl.program_id(0), ROUND)
+
+
+@triton.jit(do_not_specialize=["tiles", "rows", "rank", "r0", "r1"])
+def update_rows_kernel(
+    w,
+    size,
+    u,
+    v,
+    tiles: tl.int32,
+    rows: tl.int32,
+    rank: tl.int32,
+    coefficient: tl.float32,
+    decay: tl.float32,
+    r0: tl.uint32,
+    r1: tl.uint32,
+    ROUND: tl.constexpr,
+):
+    """`update_product_kernel` where a row is whole tiles: a program takes one tile of ROWS rows, and reads V once for them."""
+    across = tl.program_id(0) % tiles
+    row = tl.program_id(0) // tiles * ROWS + tl.arange(0, ROWS)[:, None]
+    there, tile = row < rows, row * tiles + across
+    i = tl.arange(0, PAIRS)[None, :]
+    first = w + tile.to(tl.int64) * TILE + i
+    second = first + PAIRS
+    raw0, raw1 = tl.load(first, there, other=0.0), tl.load(second, there, other=0.0)
+    z0, z1 = tl.full((ROWS, PAIRS), -0.0, tl.float32), tl.full((ROWS, PAIRS), -0.0, tl.float32)  # as a product alone
+    for k in range(rank):
+        scale, column = tl.load(u + row * rank + k, there, other=0.0), v + (k * tiles + across) * TILE + i
+        z0, z1 = tl.fma(scale, tl.load(column), z0), tl.fma(scale, tl.load(column + PAIRS), z1)
+    now0, now1 = tl.fma(z0, coefficient, raw0.to(tl.float32) * decay), tl.fma(z1, coefficient, raw1.to(tl.float32) * decay)
+    if ROUND:
+        CALLS: tl.constexpr = PAIRS // 2
+        held, _ = tl.split(tl.reshape(now0, (ROWS, CALLS, 2)))
+        call = tile.to(tl.uint32) * CALLS + tl.arange(0, CALLS).to(tl.uint32)[None, :] + nothing(held)
+        word0, word1 = threefry_words(r0, r1, call, 1)
+        now0 = at_random(now0, tl.interleave(word0 & 0xFFFF, word0 >> 16), w)
+        now1 = at_random(now1, tl.interleave(word1 & 0xFFFF, word1 >> 16), w)
+    tl.store(first, now0.to(w.dtype.element_ty), there)
+    tl.store(second, now1.to(w.dtype.element_ty), there)
+
+
+@triton.jit(do_not_specialize=["tokens", "above", "inputs", "outputs", "stride", "rank"])
+def output_kernel(
+    out,
+    size,
+    x,
+    u,
+    v,
+    row,
+    tokens: tl.int32,
+    above: tl.int32,
+    inputs: tl.int32,
+    outputs: tl.int32,
+    stride: tl.int32,
+    rank: tl.int32,
+):
+    """out = s (x V) U^T, s the scale for the first tokens, `above` in number, and its negative for the others.
+
+    Columns are counted in UNITs. A row of the table is a key and the bits of the scale.
+    """
+    width, height, apart = inputs * UNIT, outputs * UNIT, stride * UNIT
+    token, k = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS), tl.arange(0, RANK)
+    source, target = x + token.to(tl.int64)[:, None] * width, out + token.to(tl.int64)[:, None] * height
+    there, used = (token < tokens)[:, None], k < rank
+    total = tl.zeros((TOKENS, RANK), tl.float32)
+    for start in range(0, width, INPUTS):
+        i = start + tl.arange(0, INPUTS)
+        part = tl.load(source + i[None, :], there & (i < width)[None, :], other=0.0)
+        column = tl.load(v + k[None, :] * width + i[:, None], used[None, :] & (i < width)[:, None], other=0.0)
+        total = tl.dot(part, column, total, input_precision="ieee")
+    scale = tl.load(row + 2).to(tl.float32, bitcast=True)
+    signed, total = tl.where(token < above, scale, -scale)[:, None], total.to(x.dtype.element_ty)
+    for start in range(0, height, OUTPUTS):
+        o = start + tl.arange(0, OUTPUTS)
+        column = tl.load(u + k[:, None] * apart + o[None, :], used[:, None] & (o < height)[None, :], other=0.0)
+        moved = tl.dot(total, column, input_precision="ieee") * signed
+        tl.store(target + o[None, :], moved.to(out.dtype.element_ty), there & (o < height)[None, :])
