@@ -186,9 +186,9 @@ def test_factors_lie_in_the_same_memory_in_each_step(reviews):
         direction = LOZO(model.named_parameters(), interval=1).direction(step)
         probe = viewed.probe(blocks, direction, [1e-3] * len(blocks), both=True)
         probe.plus()
-        places.append([factor.data_ptr() for pair in probe.factors.values() for factor in pair])
-        values.append([factor.clone() for pair in probe.factors.values() for factor in pair])
-        for (number, (u, v)), known in zip(probe.factors.items(), direction.factors(list(probe.factors)), strict=True):
+        places.append([factor.data_ptr() for pair in probe.factors.of.values() for factor in pair])
+        values.append([factor.clone() for pair in probe.factors.of.values() for factor in pair])
+        for (number, (u, v)), known in zip(probe.factors.of.items(), direction.factors(list(probe.factors.of)), strict=True):
             assert len(viewed.tensors[number]) == u.shape[1]
             assert torch.equal(u.t(), known[0])
             assert torch.equal(v, known[1])

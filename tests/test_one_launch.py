@@ -147,6 +147,19 @@ def sums_error(cuda, device, dtype) -> float:
     return float(((found - exact).abs() / scale.clamp(min=1e-30)).max())
 
 
+def fused_sums_error(cuda, device, dtype) -> float:
+    """Sums had while weights are stepped, beside those of the new weights."""
+    sizes, worst = (2049, 20_000), 0.0
+    for rounding in (None, KEYS[:2, 2]):
+        w = [weights(size, dtype).clone().to(device) for size in sizes]
+        room = cuda.sums_of(w)
+        for j, part in enumerate(w):
+            key = None if rounding is None else rounding[j]
+            cuda.update(part, 0, at(KEYS[j, :1], False), np.array([0.1], np.float32), 0.9, key, room.of(j))
+        worst = max(worst, float((room.total() - cuda.moments_all(w)).abs().max()))
+    return worst
+
+
 def refused(cuda, device) -> int:
     """Tensors of two types, at an odd address, or empty, are left to launches of their own, untouched."""
     a, b = torch.ones(32, device=device), torch.ones(33, device=device)
@@ -170,7 +183,8 @@ def measure(cuda, device: str) -> dict:
     }
     sums = max(sums_error(cuda, device, dtype) for dtype in DTYPES.values())
     outputs = {name: output_error(cuda, device, dtype) for name, dtype in DTYPES.items()}
-    return {**found, "sums": sums, "refused": refused(cuda, device), "outputs": outputs}
+    fused = {name: fused_sums_error(cuda, device, dtype) for name, dtype in DTYPES.items()}
+    return {**found, "fused sums": fused, "sums": sums, "refused": refused(cuda, device), "outputs": outputs}
 
 
 def main(way: str) -> None:
@@ -194,6 +208,11 @@ def test_kernels_have_the_cpu_kernels_bits(measured, kind, dtype):
 
 def test_sums_over_weights(measured):
     assert measured["sums"] < 1e-6
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sums_of_a_step_are_those_of_the_new_weights_to_the_bit(measured, dtype):
+    assert measured["fused sums"][dtype] == 0
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

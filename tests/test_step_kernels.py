@@ -226,7 +226,7 @@ SIGNATURES = {
     ("cuda_probe", "add_rows"): "i64 *i32 *i64 i32 i32 signs true",
     ("cuda_probe", "perturb"): "i64 u32 u32 u32 none signs fp32 *i32 *i32 *i32 *i16 like",
     ("cuda_probe", "undo"): "i64 u32 u32 u32 none signs fp32 *i32 *i32 *i16 like true",
-    ("cuda_update", "update"): "i64 u32 u32 u32 none signs fp32 fp32 u32 u32 true",
+    ("cuda_update", "update"): "i64 u32 u32 u32 none signs fp32 fp32 u32 u32 true *fp32 *fp32 i32",
     ("cuda_update", "update_many"): "i64 *i32 i32 u32 *fp32 false fp32 u32 u32 false",
     ("cuda_update", "update_by_moments"): "i64 *i32 i32 u32 none signs fp32 fp32 fp32 *fp32 u32 u32 false",
     ("cuda_all", "fill_all"): "i64 *i64 *i32 *i32 false",
@@ -237,7 +237,8 @@ SIGNATURES = {
     ("cuda_update", "moments"): "i64 *fp32 *fp32",
     ("cuda_products", "update_product"): "i64 *fp32 *fp32 i32 i32 fp32 fp32 u32 u32 true",
     ("cuda_products", "update_rows"): "i64 *fp32 *fp32 i32 i32 i32 fp32 fp32 u32 u32 true",
-    ("cuda_products", "output"): "i64 like like like *i32 i32 i32 i32 i32 i32 i32",
+    ("cuda_products", "project"): "i64 like like i32 i32 i32",
+    ("cuda_products", "spread"): "i64 like like *i32 i32 i32 i32 i32 i32 i32",
     ("cuda_scaled", "update_scaled"): "i64 u32 u32 u32 none signs *fp32 fp32 fp32 fp32 fp32 fp32 fp32 fp32 u32 u32 true",
 }
 FAMILIES = {**SIGNS, "scaled": 2}

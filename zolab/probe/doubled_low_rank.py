@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,6 +20,7 @@ from zolab.probe.doubled import DoubledThrough
 from zolab.probe.halves import RowsMixedError
 from zolab.probe.low_rank import weight_apart
 from zolab.probe.owners import Owner, Part, is_read_alone
+from zolab.probe.updates import AnyUpdate, Update
 
 APART = 16  # rows and columns begin at multiples of so many elements
 
@@ -47,6 +49,9 @@ class Factors:
         rights = [part[: n * rank].view(rank, n) for part, (_, n) in zip(self.right.split(cut), sizes, strict=True)]
         self.of = dict(zip(self.numbers, zip(lefts, rights, strict=True), strict=True))
         """(U^T, V^T) of each matrix, by the number of its tensor."""
+        exact = ((u.view(m, rank), v.view(rank, n)) for u, v, (m, n) in zip(self.rows, self.columns, sizes, strict=True))
+        self.exact = dict(zip(self.numbers, exact, strict=True))
+        """(U, V^T) in float32, likewise."""
 
     def draw(self, direction: LowRankDirection, blocks: tuple[int, ...]) -> None:
         """Those of a direction."""
@@ -78,6 +83,11 @@ class DoubledLowRank(DoubledThrough):
         self.owners = [self.viewed.without(o, apart[o.number]) if o.number in apart else o for o in owners]
         self.factors = self.viewed.factors_of(tuple(self.apart.values()), self.low_rank, self.blocks)
         super().plus()
+
+    def leave(self, update: AnyUpdate | None = None, *, measure: bool = False) -> np.ndarray | Tensor | None:
+        if isinstance(update, Update) and update.directions == [self.low_rank]:
+            update.factors = self.factors.exact
+        return super().leave(update, measure=measure)
 
     def _attach(self, owner: Owner) -> None:
         if owner.number in self.apart:
@@ -116,13 +126,13 @@ class DoubledLowRank(DoubledThrough):
         flat = x.reshape(-1, x.shape[-1]) if isinstance(module, nn.Linear) else None
         if flat is None or module.bias is not None or not _fits(weight, flat, kernels, self.low_rank.rank):
             return self._add(weight, module, x, forward(x))
-        u, v = self.factors[weight.number]
+        u, v = self.factors.of[weight.number]
         out = kernels.output(flat, u, v, self._scale(weight), self._above(len(flat)))
         return torch.addmm(out, flat, module.weight.t(), out=out).view(*x.shape[:-1], -1)
 
     def _add(self, weight: Part, module: nn.Module, x: Tensor, out: Tensor) -> Tensor:
         """Add what moves the output of any module to it."""
-        u, v = self.factors[weight.number]
+        u, v = self.factors.of[weight.number]
         left, right = (functional.embedding(x, u.t()), v) if isinstance(module, nn.Embedding) else (functional.linear(x, v), u)
         left, scale = left.reshape(-1, len(v)), self._scale(weight)
         left = left * (scale[2:3].view(torch.float32) if isinstance(scale, Tensor) else scale)

@@ -124,15 +124,13 @@ class ModelView:
             self.lightened[owner] = owner.without(part)
         return self.lightened[owner]
 
-    def factors_of(self, weights: tuple[Part, ...], direction: LowRankDirection, blocks: tuple[int, ...]) -> dict:
-        """U^T and V^T of each matrix, by the number of its tensor, where those of an earlier step were."""
-        if not weights:
-            return {}
+    def factors_of(self, weights: tuple[Part, ...], direction: LowRankDirection, blocks: tuple[int, ...]) -> Factors:
+        """Those of a direction in some matrices, where those of an earlier step were."""
         key = direction.rank, *(part.number for part in weights)
         if key not in self.factors:
             self.factors[key] = Factors(weights, direction.rank)
         self.factors[key].draw(direction, blocks)
-        return self.factors[key].of
+        return self.factors[key]
 
     def try_out(self, closure: Callable[[], Any]) -> None:
         """Call a closure once, at the weights as they are.

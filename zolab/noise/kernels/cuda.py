@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from zolab.noise.kernels import cuda_probe, cuda_products, cuda_scaled, cuda_tiles, cuda_update, threefry
-from zolab.noise.kernels.cuda_all import bits, both_all, fill_all, moments_all, update_all, update_all_by_moments
+from zolab.noise.kernels.cuda_all import bits, both_all, fill_all, moments_all, sums_of, update_all, update_all_by_moments
 from zolab.noise.kernels.cuda_journal import JOURNAL, Journal
 from zolab.noise.kernels.cuda_launch import launch
 from zolab.noise.kernels.cuda_tiles import PAIRS, TILE, direction, kernel, pairs_of, store_halves, threefry_words
@@ -52,8 +52,8 @@ def radii_kernel(squares, size, radii, count):
     tl.store(radii + i, cuda_tiles.root(square))
 
 
-def _tiles(chunk: Tensor, tile: int = threefry.TILE) -> int:
-    return -(-chunk.numel() // tile)
+def _tiles(chunk: Tensor) -> int:
+    return -(-chunk.numel() // threefry.TILE)
 
 
 def _launch(function: Any, chunk: Tensor, *more) -> None:
@@ -117,13 +117,12 @@ def dot(w: Tensor, k0: int, k1: int, tile: int, signs: bool = False) -> float:
 
 
 def moments(w: Tensor, wait: bool = True) -> Any:
-    """Sum and sum of squares of the weights, float32 within a program and float64 across them.
+    """Sum and sum of squares of the weights, float32 within a tile and float64 across tiles.
 
     Without `wait` they stay on the device, as `zolab.noise.per_tensor` takes them.
     """
-    programs = _tiles(w, cuda_update.MOMENTS.value)
-    partial = torch.empty((2, programs), dtype=torch.float32, device=w.device)
-    launch(cuda_update.moments_kernel, programs, w, *partial)
+    partial = torch.empty((2, _tiles(w)), dtype=torch.float32, device=w.device)
+    _launch(cuda_update.moments_kernel, w, *partial)
     sums = partial.sum(1, dtype=torch.float64)
     return sums.tolist() if wait else sums
 
@@ -181,10 +180,14 @@ def output(x: Tensor, u: Tensor, v: Tensor, scale: Tensor | float, above: int) -
         A tensor of shape (tokens, outputs).
     """
     (tokens, inputs), (rank, outputs), unit = x.shape, u.shape, cuda_products.UNIT.value
-    out = x.new_empty(tokens, outputs)
-    settings = tokens, int(above), inputs // unit, outputs // unit, u.stride(0) // unit, rank
-    programs = -(-tokens // cuda_products.TOKENS.value)
-    launch(cuda_products.output_kernel, programs, out, x, u, v, _row(x, np.empty((0, 2), np.uint32), scale), *settings)
+    out, projected = x.new_empty(tokens, outputs), x.new_empty(tokens, cuda_products.RANK.value)
+    programs = -(-tokens // cuda_products.READ.value)
+    launch(cuda_products.project_kernel, programs, projected, x, v, tokens, inputs // unit, rank)
+    blocks = -(-outputs // cuda_products.OUTPUTS.value)
+    settings = blocks, tokens, int(above), outputs // unit, u.stride(0) // unit, rank
+    row = _row(x, np.empty((0, 2), np.uint32), scale)
+    programs = blocks * -(-tokens // cuda_products.WRITTEN.value)
+    launch(cuda_products.spread_kernel, programs, out, projected, u, row, *settings)
     return out
 
 
@@ -281,11 +284,14 @@ def restore(w, tile, source, scale, journals, same, sources, coefficients, decay
         sums[:] = moments(w)
 
 
-def update(w: Tensor, tile: int, sources, coefficients, decay: float, rounding=None) -> None:
-    """w = decay * w + sum_k coefficients[k] * z_k; `rounding` as in `zolab.noise.kernels.cpu.update`."""
+def update(w: Tensor, tile: int, sources, coefficients, decay: float, rounding=None, sums=(None, None, 0)) -> None:
+    """w = decay * w + sum_k coefficients[k] * z_k; `rounding` as in `zolab.noise.kernels.cpu.update`.
+
+    Along one direction, the sums over the new weights can be had in the same pass: `sums` is what `Sums.of` gives.
+    """
     count = len(coefficients)
     if count == 1:
-        settings = float(coefficients[0]), float(decay), *_rounding(w, rounding)
+        settings = float(coefficients[0]), float(decay), *_rounding(w, rounding), *sums
         k0, k1, values, signs = _single(sources)
         _launch(cuda_update.update_kernel, w, k0, k1, int(tile), values, signs, *settings)
     elif count or decay != 1:
@@ -332,6 +338,7 @@ __all__ = [
     "perturbed",
     "product",
     "restore",
+    "sums_of",
     "table",
     "update",
     "update_all",

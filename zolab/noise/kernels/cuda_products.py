@@ -6,9 +6,9 @@ import triton.language as tl
 from zolab.noise.kernels.cuda_tiles import PAIRS, TILE, at_random, nothing, put_halves, raw_halves, threefry_words
 
 ROWS = tl.constexpr(2)  # of a matrix that a program updates together, since they share V
-TOKENS, INPUTS, OUTPUTS = tl.constexpr(32), tl.constexpr(128), tl.constexpr(128)
-"""Of a batch that a program takes, and of those how many columns at once."""
-RANK = tl.constexpr(16)  # the least that a matrix unit multiplies by, and the most that `output_kernel` takes
+READ, WRITTEN = tl.constexpr(16), tl.constexpr(64)  # tokens of a program that reads inputs, and of one that writes outputs
+INPUTS, OUTPUTS = tl.constexpr(128), tl.constexpr(128)  # how many of them at once
+RANK = tl.constexpr(16)  # the least that a matrix unit multiplies by, and the most that these kernels take
 UNIT = tl.constexpr(16)  # columns come in such groups, so that threads read many at once
 
 
@@ -96,39 +96,47 @@ def update_rows_kernel(
     tl.store(second, now1.to(w.dtype.element_ty), there)
 
 
-@triton.jit(do_not_specialize=["tokens", "above", "inputs", "outputs", "stride", "rank"])
-def output_kernel(
+@triton.jit(do_not_specialize=["tokens", "inputs", "rank"])
+def project_kernel(out, size, x, v, tokens: tl.int32, inputs: tl.int32, rank: tl.int32):
+    """out = x V, of RANK columns, those beyond the rank being zero; one program to some tokens. Inputs are counted in UNITs."""
+    width = inputs * UNIT
+    token, k = tl.program_id(0) * READ + tl.arange(0, READ), tl.arange(0, RANK)
+    source, there, used = x + token.to(tl.int64)[:, None] * width, (token < tokens)[:, None], k < rank
+    total = tl.zeros((READ, RANK), tl.float32)
+    for start in range(0, width, INPUTS):
+        i = start + tl.arange(0, INPUTS)
+        part = tl.load(source + i[None, :], there & (i < width)[None, :], other=0.0)
+        column = tl.load(v + k[None, :] * width + i[:, None], used[None, :] & (i < width)[:, None], other=0.0)
+        total = tl.dot(part, column, total, input_precision="ieee")
+    tl.store(out + token[:, None] * RANK + k[None, :], total.to(out.dtype.element_ty), there)
+
+
+@triton.jit(do_not_specialize=["blocks", "tokens", "above", "outputs", "stride", "rank"])
+def spread_kernel(
     out,
     size,
-    x,
+    projected,
     u,
-    v,
     row,
+    blocks: tl.int32,
     tokens: tl.int32,
     above: tl.int32,
-    inputs: tl.int32,
     outputs: tl.int32,
     stride: tl.int32,
     rank: tl.int32,
 ):
     """out = s (x V) U^T, s the scale for the first tokens, `above` in number, and its negative for the others.
 
-    Columns are counted in UNITs. A row of the table is a key and the bits of the scale.
+    One program to some tokens and some outputs, which lie in so many `blocks`; outputs and stride are counted in UNITs. A row
+    of the table is a key and the bits of the scale.
     """
-    width, height, apart = inputs * UNIT, outputs * UNIT, stride * UNIT
-    token, k = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS), tl.arange(0, RANK)
-    source, target = x + token.to(tl.int64)[:, None] * width, out + token.to(tl.int64)[:, None] * height
-    there, used = (token < tokens)[:, None], k < rank
-    total = tl.zeros((TOKENS, RANK), tl.float32)
-    for start in range(0, width, INPUTS):
-        i = start + tl.arange(0, INPUTS)
-        part = tl.load(source + i[None, :], there & (i < width)[None, :], other=0.0)
-        column = tl.load(v + k[None, :] * width + i[:, None], used[None, :] & (i < width)[:, None], other=0.0)
-        total = tl.dot(part, column, total, input_precision="ieee")
+    height, k = outputs * UNIT, tl.arange(0, RANK)
+    token = tl.program_id(0) // blocks * WRITTEN + tl.arange(0, WRITTEN)
+    o = tl.program_id(0) % blocks * OUTPUTS + tl.arange(0, OUTPUTS)
+    there, inside = (token < tokens)[:, None], (o < height)[None, :]
     scale = tl.load(row + 2).to(tl.float32, bitcast=True)
-    signed, total = tl.where(token < above, scale, -scale)[:, None], total.to(x.dtype.element_ty)
-    for start in range(0, height, OUTPUTS):
-        o = start + tl.arange(0, OUTPUTS)
-        column = tl.load(u + k[:, None] * apart + o[None, :], used[:, None] & (o < height)[None, :], other=0.0)
-        moved = tl.dot(total, column, input_precision="ieee") * signed
-        tl.store(target + o[None, :], moved.to(out.dtype.element_ty), there & (o < height)[None, :])
+    signed = tl.where(token < above, scale, -scale)[:, None]
+    part = tl.load(projected + token[:, None] * RANK + k[None, :], there, other=0.0)
+    column = tl.load(u + k[:, None] * (stride * UNIT) + o[None, :], (k < rank)[:, None] & inside, other=0.0)
+    moved = tl.dot(part, column, input_precision="ieee") * signed
+    tl.store(out + token.to(tl.int64)[:, None] * height + o[None, :], moved.to(out.dtype.element_ty), there & inside)

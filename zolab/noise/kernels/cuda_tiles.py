@@ -19,7 +19,7 @@ SCALED = tl.constexpr(2)  # the family, in place of False for normals and True f
 QUARTER_TURN = tl.constexpr(math.pi / 2 * 2.0**-32)
 
 # Keys and tiles change with every call: no value of theirs may lead to a compilation of its own.
-kernel = triton.jit(do_not_specialize=["k0", "k1", "tile", "count", "r0", "r1", "width", "spans"])
+kernel = triton.jit(do_not_specialize=["k0", "k1", "tile", "count", "r0", "r1", "width", "spans", "place"])
 
 
 @triton.jit
@@ -174,7 +174,7 @@ def at_random(x, word, like):
 
 @triton.jit
 def put_halves(target, i, left, first, second, r0, r1, tile, ROUND: tl.constexpr):
-    """As `store_halves`; with ROUND, at random by the words of the key (r0, r1), see `tiles.put_tile`."""
+    """As `store_halves`; with ROUND, at random by the words of the key (r0, r1), as `tiles.put_tile`; returns what is stored."""
     if ROUND:
         CALLS: tl.constexpr = PAIRS // 2
         held, _ = tl.split(tl.reshape(first, (CALLS, 2)))
@@ -182,7 +182,18 @@ def put_halves(target, i, left, first, second, r0, r1, tile, ROUND: tl.constexpr
         word0, word1 = threefry_words(r0, r1, call, 1)
         first = at_random(first, tl.interleave(word0 & 0xFFFF, word0 >> 16), target)
         second = at_random(second, tl.interleave(word1 & 0xFFFF, word1 >> 16), target)
+    first, second = first.to(target.dtype.element_ty), second.to(target.dtype.element_ty)
     store_halves(target, i, left, first, second)
+    return first, second
+
+
+@triton.jit
+def put_sums(sums, squares, program, i, left, first, second):
+    """The sum and the sum of squares of a tile, given as it is stored."""
+    x = tl.where(i < left, first.to(tl.float32), 0.0)
+    y = tl.where(i + PAIRS < left, second.to(tl.float32), 0.0)
+    tl.store(sums + program, tl.sum(x + y))
+    tl.store(squares + program, tl.sum(x * x + y * y))
 
 
 @triton.jit
