@@ -236,7 +236,7 @@ SIGNATURES = {
     ("cuda_all", "moments_all"): "i64 *i64 *i32 *fp32 *fp32",
     ("cuda_update", "moments"): "i64 *fp32 *fp32",
     ("cuda_products", "update_product"): "i64 *fp32 *fp32 i32 i32 fp32 fp32 u32 u32 true",
-    ("cuda_products", "update_rows"): "i64 *fp32 *fp32 i32 i32 i32 fp32 fp32 u32 u32 true",
+    ("cuda_products", "update_rows"): "i64 *fp32 *fp32 i32 i32 fp32 fp32 u32 u32 true",
     ("cuda_products", "project"): "i64 like like i32 i32 i32",
     ("cuda_products", "spread"): "i64 like like *i32 i32 i32 i32 i32 i32 i32",
     ("cuda_scaled", "update_scaled"): "i64 u32 u32 u32 none signs *fp32 fp32 fp32 fp32 fp32 fp32 fp32 fp32 u32 u32 true",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zolab.noise.addresses import Direction, GivenDirection
-from zolab.noise.directions import fill, from_key
+from zolab.noise.directions import Filling, from_key
 from zolab.noise.kernels import backend_for
 
 V_SAMPLE = 2**32 - 1  # of the names of V, which are those of no U: no step draws so many samples
@@ -71,14 +71,13 @@ class LowRankDirection(GivenDirection):
         tensors = [self.tensors[block] for block in blocks]
         left = [torch.empty(len(w), self.rank, dtype=torch.float32, device=w.device) for w in tensors]
         right = [torch.empty(self.rank, w.numel() // len(w), dtype=torch.float32, device=w.device) for w in tensors]
-        self.fill(blocks, left, right)
+        Filling([tensor.view(-1) for tensor in (*left, *right)])(self.factor_keys(blocks))
         return list(zip(left, right, strict=True))
 
-    def fill(self, blocks: Sequence[int], left: Sequence[Tensor], right: Sequence[Tensor]) -> None:
-        """Put U and V^T of whole matrices into tensors, float32 and contiguous; on a GPU in one launch."""
+    def factor_keys(self, blocks: Sequence[int]) -> np.ndarray:
+        """Generator keys of U in each of the blocks, then of V, uint32 of shape (2 len(blocks), 2)."""
         every, at = tuple(range(len(self.tensors))), list(blocks)
-        keys = [name.keys(every)[at] for name in (self.name, self.drawn)]
-        fill([tensor.view(-1) for tensor in (*left, *right)], np.concatenate(keys))
+        return np.concatenate([name.keys(every)[at] for name in (self.name, self.drawn)])
 
     @property
     def drawn(self) -> Direction:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zolab.noise import LowRankDirection, is_matrix
+from zolab.noise import Filling, LowRankDirection, is_matrix
 from zolab.probe.doubled import DoubledThrough
 from zolab.probe.halves import RowsMixedError
 from zolab.probe.low_rank import weight_apart
@@ -52,10 +52,11 @@ class Factors:
         exact = ((u.view(m, rank), v.view(rank, n)) for u, v, (m, n) in zip(self.rows, self.columns, sizes, strict=True))
         self.exact = dict(zip(self.numbers, exact, strict=True))
         """(U, V^T) in float32, likewise."""
+        self.fill = Filling([*self.rows, *self.columns])
 
     def draw(self, direction: LowRankDirection, blocks: tuple[int, ...]) -> None:
         """Those of a direction."""
-        direction.fill([blocks[j] for j in self.numbers], self.rows, self.columns)
+        self.fill(direction.factor_keys([blocks[j] for j in self.numbers]))
         self.left.copy_(self.drawn_left.view(-1, len(self.left)).t())
         self.right.copy_(self.drawn_right)
 

@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from zolab.noise.kernels import cuda_probe, cuda_products, cuda_scaled, cuda_tiles, cuda_update, threefry
-from zolab.noise.kernels.cuda_all import bits, both_all, fill_all, moments_all, sums_of, update_all, update_all_by_moments
+from zolab.noise.kernels.cuda_all import bits, both_all, filler, moments_all, sums_of, update_all, update_all_by_moments
 from zolab.noise.kernels.cuda_journal import JOURNAL, Journal
 from zolab.noise.kernels.cuda_launch import launch
 from zolab.noise.kernels.cuda_tiles import PAIRS, TILE, direction, kernel, pairs_of, store_halves, threefry_words
@@ -148,14 +148,12 @@ def update_product(w: Tensor, u: Tensor, v: Tensor, coefficient: float, decay: f
         coefficient, decay: factors.
         rounding: as in `update`.
     """
-    (rows, rank), columns = u.shape, v.shape[1]
+    rank, columns = v.shape
     settings = float(coefficient), float(decay), *_rounding(w, rounding)
     if columns % threefry.TILE:
         _launch(cuda_products.update_product_kernel, w, u, v, columns, rank, *settings)
         return
-    tiles = columns // threefry.TILE
-    programs = -(-rows // cuda_products.ROWS.value) * tiles
-    launch(cuda_products.update_rows_kernel, programs, w, u, v, tiles, rows, rank, *settings)
+    _launch(cuda_products.update_rows_kernel, w, u, v, columns // threefry.TILE, rank, *settings)
 
 
 def makes_output(x: Tensor, outputs: int, rank: int) -> bool:
@@ -327,7 +325,7 @@ __all__ = [
     "both_all",
     "dot",
     "fill",
-    "fill_all",
+    "filler",
     "flip",
     "given",
     "makes_output",

@@ -5,7 +5,7 @@ coefficients, is one small table that is copied to the device before the launch.
 `zolab.noise.kernels.cuda_update` and `cuda_probe`, to the bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -187,17 +187,13 @@ def add_up_kernel(out, size, partial, spans):
     tl.store(out + j, tl.sum(total))
 
 
-def fill_all(tensors: Sequence[Tensor], keys: np.ndarray) -> bool:
-    """`cuda.fill` from the first tile on, for many tensors; False, and nothing is done, if one launch cannot take them.
+def filler(tensors: Sequence[Tensor]) -> Callable[[np.ndarray], None] | None:
+    """What fills flat float32 tensors with the normals of a key each, uint32 of shape (tensors, 2), as `cuda.fill` would.
 
-    Args:
-        tensors: flat, float32.
-        keys: uint32 of shape (tensors, 2).
+    None if one launch cannot take the tensors.
     """
     sheet = sheet_of(tensors)
-    if sheet:
-        sheet.run(fill_all_kernel, bits(keys), False)
-    return sheet is not None
+    return (lambda keys: sheet.run(fill_all_kernel, bits(keys), False)) if sheet else None
 
 
 def both_all(plus: Sequence[Tensor], minus: Sequence[Tensor], tensors: Sequence[Tensor], keys, scales, signs) -> bool:

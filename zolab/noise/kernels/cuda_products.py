@@ -3,9 +3,8 @@
 import triton
 import triton.language as tl
 
-from zolab.noise.kernels.cuda_tiles import PAIRS, TILE, at_random, nothing, put_halves, raw_halves, threefry_words
+from zolab.noise.kernels.cuda_tiles import PAIRS, TILE, put_halves, raw_halves
 
-ROWS = tl.constexpr(2)  # of a matrix that a program updates together, since they share V
 READ, WRITTEN = tl.constexpr(16), tl.constexpr(64)  # tokens of a program that reads inputs, and of one that writes outputs
 INPUTS, OUTPUTS = tl.constexpr(128), tl.constexpr(128)  # how many of them at once
 RANK = tl.constexpr(16)  # the least that a matrix unit multiplies by, and the most that these kernels take
@@ -57,14 +56,13 @@ def update_product_kernel(
     put_halves(w + start, i, left, now0, now1, r0, r1, tl.program_id(0), ROUND)
 
 
-@triton.jit(do_not_specialize=["tiles", "rows", "rank", "r0", "r1"])
+@triton.jit(do_not_specialize=["tiles", "rank", "r0", "r1"])
 def update_rows_kernel(
     w,
     size,
     u,
     v,
     tiles: tl.int32,
-    rows: tl.int32,
     rank: tl.int32,
     coefficient: tl.float32,
     decay: tl.float32,
@@ -72,28 +70,17 @@ def update_rows_kernel(
     r1: tl.uint32,
     ROUND: tl.constexpr,
 ):
-    """`update_product_kernel` where a row is whole tiles: a program takes one tile of ROWS rows, and reads V once for them."""
-    across = tl.program_id(0) % tiles
-    row = tl.program_id(0) // tiles * ROWS + tl.arange(0, ROWS)[:, None]
-    there, tile = row < rows, row * tiles + across
-    i = tl.arange(0, PAIRS)[None, :]
-    first = w + tile.to(tl.int64) * TILE + i
-    second = first + PAIRS
-    raw0, raw1 = tl.load(first, there, other=0.0), tl.load(second, there, other=0.0)
-    z0, z1 = tl.full((ROWS, PAIRS), -0.0, tl.float32), tl.full((ROWS, PAIRS), -0.0, tl.float32)  # as a product alone
+    """`update_product_kernel` where a row is so many whole tiles, so that a tile has one factor of U for each column of it."""
+    row, across = tl.program_id(0) // tiles, tl.program_id(0) % tiles
+    start = tl.program_id(0).to(tl.int64) * TILE
+    i = tl.arange(0, PAIRS)
+    raw0, raw1 = raw_halves(w + start, i, size - start)
+    z0, z1 = tl.full((PAIRS,), -0.0, tl.float32), tl.full((PAIRS,), -0.0, tl.float32)  # as a product alone
     for k in range(rank):
-        scale, column = tl.load(u + row * rank + k, there, other=0.0), v + (k * tiles + across) * TILE + i
+        scale, column = tl.load(u + row * rank + k), v + (k * tiles + across) * TILE + i
         z0, z1 = tl.fma(scale, tl.load(column), z0), tl.fma(scale, tl.load(column + PAIRS), z1)
     now0, now1 = tl.fma(z0, coefficient, raw0.to(tl.float32) * decay), tl.fma(z1, coefficient, raw1.to(tl.float32) * decay)
-    if ROUND:
-        CALLS: tl.constexpr = PAIRS // 2
-        held, _ = tl.split(tl.reshape(now0, (ROWS, CALLS, 2)))
-        call = tile.to(tl.uint32) * CALLS + tl.arange(0, CALLS).to(tl.uint32)[None, :] + nothing(held)
-        word0, word1 = threefry_words(r0, r1, call, 1)
-        now0 = at_random(now0, tl.interleave(word0 & 0xFFFF, word0 >> 16), w)
-        now1 = at_random(now1, tl.interleave(word1 & 0xFFFF, word1 >> 16), w)
-    tl.store(first, now0.to(w.dtype.element_ty), there)
-    tl.store(second, now1.to(w.dtype.element_ty), there)
+    put_halves(w + start, i, size - start, now0, now1, r0, r1, tl.program_id(0), ROUND)
 
 
 @triton.jit(do_not_specialize=["tokens", "inputs", "rank"])

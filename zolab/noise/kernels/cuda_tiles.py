@@ -174,7 +174,7 @@ def at_random(x, word, like):
 
 @triton.jit
 def put_halves(target, i, left, first, second, r0, r1, tile, ROUND: tl.constexpr):
-    """As `store_halves`; with ROUND, at random by the words of the key (r0, r1), as `tiles.put_tile`; returns what is stored."""
+    """As `store_halves`; with ROUND at random by the key (r0, r1), see `tiles.put_tile`. Returns what is stored."""
     if ROUND:
         CALLS: tl.constexpr = PAIRS // 2
         held, _ = tl.split(tl.reshape(first, (CALLS, 2)))
