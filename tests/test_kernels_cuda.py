@@ -216,7 +216,7 @@ def compiled(cuda) -> dict:
         fixed = {"size": size, "SIGNS": signs} if size == 1 else {} if signs is None else {"SIGNS": signs}
         kinds = (chunk, "constexpr" if size == 1 else size, "u32", "u32", "u32", *more, *(["constexpr"] * ("SIGNS" in fixed)))
         source = ASTSource(kernel, dict(zip(kernel.arg_names, kinds, strict=True)), fixed)
-        ptx = compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+        ptx = compile(source, target=GPUTarget("cuda", 90, 32), options={"enable_fp_fusion": False}).asm["ptx"]  # as launched
         family = "signs" if signs else "normals"
         counts[f"{name} {chunk} {size} {family}"] = Counter(re.findall(r"^\s+(?:@\S+ )?([a-z]+[\w.:]*)\s", ptx, re.M))
     return counts
