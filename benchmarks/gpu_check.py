@@ -52,6 +52,7 @@ def plan(parts, small):
         ("steps 8b", 40, at(parts.steps, eight, "bfloat16", 16, 256)),
         ("steps 1b", 15, at(parts.steps, one, "bfloat16", 16, 256)),
         ("steps smollm2", 15, at(parts.steps, smol, "float32", 16, 32)),
+        ("methods 8b", 30, partial(at(parts.methods, eight, "bfloat16", 16, 256), names=("mezo", "zo_finetuner"))),
         ("methods 1b", 40, at(parts.methods, one, "bfloat16", 16, 256)),
         ("reviews", 20, parts.reviews),
         ("steps 8b short", 25, at(parts.steps, eight, "bfloat16", 16, 64)),

@@ -202,12 +202,12 @@ def all_memory(machine: Machine, model: nn.Module, loss: Callable) -> float | No
     return found
 
 
-def methods(machine: Machine, shape: str, dtype: str, batch: int, length: int) -> Iterator[Row]:
-    """A step of every method, past its warm-up, beside MeZO's."""
+def methods(machine: Machine, shape: str, dtype: str, batch: int, length: int, names=tuple(METHODS)) -> Iterator[Row]:
+    """A step of some methods, MeZO first, past their warm-up, beside MeZO's."""
     model, loss = setting("", batch, length, shape, dtype, machine.device)
     bytes_of_weights = sum(p.numel() * p.element_size() for p in model.parameters())
     mezo = None
-    for name in ("mezo", "zo_finetuner") if machine.small else METHODS:
+    for name in ("mezo", "zo_finetuner") if machine.small else names:
         optimizer = optimizer_of(name, model, True)
         if name in ("adamezo", "mezo_switch"):
             optimizer.skip([StepRecord(step, (1.0 + step,), (LR,), (0.0,)) for step in range(3 if machine.small else 11)])

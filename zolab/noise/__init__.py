@@ -4,6 +4,7 @@ from zolab.noise.addresses import FAMILIES, Direction, GivenDirection, ScaledDir
 from zolab.noise.directions import (
     NOT_GIVEN,
     SLICE,
+    Filling,
     Source,
     Sources,
     add_,
@@ -26,6 +27,7 @@ __all__ = [
     "SLICE",
     "Chunk",
     "Direction",
+    "Filling",
     "GivenDirection",
     "GroupDirection",
     "LowRankDirection",

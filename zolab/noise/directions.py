@@ -11,7 +11,9 @@ product with it touches each weight once and never holds z. Nothing here reads o
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -104,6 +106,34 @@ def from_key(
         kernels = backend_for(out)
         kernels.fill(kernels.view(out), *key, offset // TILE, signs)
     return (out[lead:] if lead else out).view(shape)
+
+
+class Filling:
+    """Flat float32 tensors that are filled again and again with the normals of a key each; on a GPU in one launch.
+
+    Args:
+        tensors: to be changed in place.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]):
+        full = [i for i, tensor in enumerate(tensors) if len(tensor)]
+        self.ways: list[tuple[list[int], Callable[[np.ndarray], None]]] = []
+        """Numbers of tensors, and what fills them."""
+        for device in {tensors[i].device for i in full}:
+            here = [i for i in full if tensors[i].device == device]
+            kernels = backend_for(tensors[here[0]])
+            together = kernels.filler([tensors[i] for i in here]) if hasattr(kernels, "filler") else None
+            self.ways.append((here, together or partial(_fill, kernels, [kernels.view(tensors[i]) for i in here])))
+
+    def __call__(self, keys: np.ndarray) -> None:
+        """Fill them; keys are uint32 of shape (tensors, 2)."""
+        for here, way in self.ways:
+            way(keys[here])
+
+
+def _fill(kernels: ModuleType, parts: Sequence[Any], keys: np.ndarray) -> None:
+    for part, key in zip(parts, keys, strict=True):
+        kernels.fill(part, *key, 0)
 
 
 def materialise(name: Direction | GivenDirection, block: int, like: Tensor, offset: int = 0) -> Tensor:

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from zolab.noise.addresses import Direction, GivenDirection
-from zolab.noise.directions import from_key
+from zolab.noise.directions import Filling, from_key
 from zolab.noise.kernels import backend_for
 
 V_SAMPLE = 2**32 - 1  # of the names of V, which are those of no U: no step draws so many samples
@@ -38,6 +39,8 @@ class LowRankDirection(GivenDirection):
     interval: int
     tensors: Sequence[Tensor] = field(compare=False, repr=False)
     made: ClassVar[bool] = True
+    keyed: ClassVar[bool] = True
+    """Whether tensors that are no matrices are moved as `name` alone would move them."""
 
     def part(self, block: int, span: slice) -> Tensor:
         tensor = self.tensors[block]
@@ -62,6 +65,19 @@ class LowRankDirection(GivenDirection):
         tensor = self.tensors[block]
         key = self.drawn.keys(tuple(range(len(self.tensors))))[block]
         return from_key(key, (self.rank, tensor.numel() // len(tensor)), 0, device or tensor.device)
+
+    def factors(self, blocks: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        """U and V^T of whole matrices, as `left` and `right` give them, made together."""
+        tensors = [self.tensors[block] for block in blocks]
+        left = [torch.empty(len(w), self.rank, dtype=torch.float32, device=w.device) for w in tensors]
+        right = [torch.empty(self.rank, w.numel() // len(w), dtype=torch.float32, device=w.device) for w in tensors]
+        Filling([tensor.view(-1) for tensor in (*left, *right)])(self.factor_keys(blocks))
+        return list(zip(left, right, strict=True))
+
+    def factor_keys(self, blocks: Sequence[int]) -> np.ndarray:
+        """Generator keys of U in each of the blocks, then of V, uint32 of shape (2 len(blocks), 2)."""
+        every, at = tuple(range(len(self.tensors))), list(blocks)
+        return np.concatenate([name.keys(every)[at] for name in (self.name, self.drawn)])
 
     @property
     def drawn(self) -> Direction:

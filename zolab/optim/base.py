@@ -53,6 +53,9 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         ValueError: an argument is out of range, there is nothing to train, or a weight cannot be changed in place.
     """
 
+    _stepping: Trainable | None = None
+    """What is trained by the step that is being taken."""
+
     def __init__(
         self,
         params: Iterable,
@@ -134,8 +137,20 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
                 "itself, as transformers.Trainer's does, cannot drive a zeroth-order optimizer."
             )
         check_groups(self.param_groups)
-        tensors, blocks, groups, _ = trained = self.trained()
+        trained = self.trained()
         changes = self._look_after(trained)
+        self._stepping = trained
+        try:
+            loss, nothing = self._step(closure, trained, changes)
+        finally:
+            self._stepping = None
+        if nothing:
+            warnings.warn(nothing, StandstillWarning, stacklevel=4)  # the caller of what torch wraps a step in
+        return loss
+
+    def _step(self, closure: Closure, trained: Trainable, changes: Changes) -> tuple[float, str | None]:
+        """A step's loss, and what is to be said of steps that have no effect."""
+        tensors, blocks, groups, _ = trained
         eps = float(self.param_groups[0]["eps"])
         sigmas = self.propose(tensors, blocks)
         scales = [eps * scale for scale in self.scales(sigmas, blocks)]
@@ -154,9 +169,7 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
             factors = [record.lrs[g] * scale for g, scale in zip(groups, scales, strict=True)]
             nothing = self.standstill.after(changes, record, factors, update)
             self.arrived = self.standstill.arrived
-        if nothing:
-            warnings.warn(nothing, StandstillWarning, stacklevel=4)  # the caller of what torch wraps a step in
-        return found.loss
+        return found.loss, nothing
 
     @torch.no_grad()
     def replay(self, records: Iterable[StepRecord]) -> None:
@@ -234,6 +247,8 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
 
     def trained(self) -> Trainable:
         """What is trained. Raises ValueError if it is not what was trained in the steps so far."""
+        if self._stepping is not None:
+            return self._stepping  # as it was when the step began
         found = trainable(self.param_groups)
         wanted = self.trajectory.parameters
         if wanted and (other := difference(self.param_groups, wanted)):

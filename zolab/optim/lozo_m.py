@@ -1,8 +1,8 @@
 """LOZO-M: LOZO with momentum that is as small as a factor (arXiv 2410.07698, section 4.3 and Algorithm 2)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,9 +23,13 @@ class Momentum(LowRankDirection):
     """
 
     held: dict[int, Tensor] = field(compare=False, repr=False)
+    keyed: ClassVar[bool] = False
 
     def left(self, block: int, rows: slice) -> Tensor:
         return self.held[block][rows]
+
+    def factors(self, blocks: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        return [(self.held[block], v) for block, (_, v) in zip(blocks, super().factors(blocks), strict=True)]
 
 
 class LOZOM(LOZO):

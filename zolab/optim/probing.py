@@ -91,7 +91,7 @@ class Probes:
             self.moved.leave()
             self.moved = None
 
-    def leave(self, update: AnyUpdate, *, measure: bool = False) -> np.ndarray | None:
+    def leave(self, update: AnyUpdate, *, measure: bool = False) -> np.ndarray | Tensor | None:
         """Move back and apply the update in the same pass; `measure` and the result are those of `Perturbation.leave`."""
         if self.moved is None:
             return apply(self.tensors, update, measure=measure)

@@ -142,6 +142,7 @@ class ZOFineTuner(ZeroOrderOptimizer):
         if self.freeze and self.steps:
             return self.raw
         sums = moments(tensors) if self.sums is None else self.sums
+        sums = sums.cpu().numpy() if isinstance(sums, Tensor) else sums  # only now, since the step before ends meanwhile
         mean, variance = mean_and_variance(self._per_block(sums, self.pertnn.blocks), self.pertnn.blocks.sizes)
         x = features(mean, variance, self.losses, self.raw).to(self.pertnn.b2.device)
         raw = self.pertnn(x).detach().cpu().numpy()

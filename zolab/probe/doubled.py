@@ -68,6 +68,8 @@ class DoubledThrough(Through):
         self.first = True
         """Whether this is the first side."""
         self.kept: deque[Kept] = deque()
+        self.family: tuple[Any, ...] = (self.sources.signs,)
+        """What else tells one graph from another."""
 
     def plus(self) -> None:
         """Show w + scale z from now on."""
@@ -160,17 +162,18 @@ class DoubledThrough(Through):
     def _run_twice(self, forward: Callable, leaves: list[Any], structure: Any) -> Any:
         """The body's doubled call, as a graph where there is one."""
         graphs = self.viewed.graphs if self.table else None
-        key = graphs.key(leaves, structure, self.sources.signs) if graphs else None
+        key = graphs.key(leaves, structure, self.family) if graphs else None
         if graphs is None or key is None:
-            return _called(forward, structure, leaves)
+            return _call(forward, structure, leaves)
         if found := graphs.replay(key, leaves):
             out, order = found
             self.order.extend(order)
             return out
-        out = _called(forward, structure, leaves)
+        with graphs.timed(key):
+            out = _call(forward, structure, leaves)
         order = tuple(self.order)
         if order in self.viewed.proven:
-            graphs.capture(key, leaves, order, partial(_called, forward, structure))
+            graphs.capture(key, leaves, order, partial(_call, forward, structure))
             self.order = list(order)  # capturing called them again
         return out
 
@@ -195,9 +198,7 @@ class DoubledThrough(Through):
                 return out
             finally:
                 self._exit(owner, owner.module, args, out)
-        if threading.get_ident() != self.thread:
-            raise RuntimeError("a thread of its own has no half of the batch.")  # so the sides take turns
-        self.order.append(owner.number)
+        self._called(owner)
         if kwargs or not adds_rows(owner, args, self.sources):
             return self._sides(owner, forward, args, kwargs)
         first, second = halves(args[0], self.rows)
@@ -205,6 +206,12 @@ class DoubledThrough(Through):
         for (ids, _), part, side in ((first, out[: self.half], 1), (second, out[self.half :], -1)):
             add_rows(owner, ids[0], part, self.sources, self.table[number] if self.table else self.scales[number], side < 0)
         return out
+
+    def _called(self, owner: Owner) -> None:
+        """Note the call of an owner inside the body's doubled call."""
+        if threading.get_ident() != self.thread:
+            raise RuntimeError("a thread of its own has no half of the batch.")  # so the sides take turns
+        self.order.append(owner.number)
 
     def _sides(self, owner: Owner, forward: Callable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Both halves of its output, each from one side of its weights."""
@@ -255,7 +262,7 @@ class DoubledThrough(Through):
         piece.kernels.both(above, below, piece.data, piece.tile, self.sources.at(piece), moved)
 
 
-def _called(forward: Callable, structure: Any, leaves: list[Any]) -> Any:
+def _call(forward: Callable, structure: Any, leaves: list[Any]) -> Any:
     """What a module makes of flattened arguments."""
     args, kwargs = tree_unflatten(leaves, structure)
     return forward(*args, **kwargs)

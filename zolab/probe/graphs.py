@@ -5,8 +5,10 @@ step's keys and scales. It is captured when a shape comes again, in eval mode an
 dropped when one of that changes.
 """
 
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +17,8 @@ from torch.utils._pytree import tree_map
 
 from zolab.probe.scratch import Scratch, ScratchPool
 
-SEEN, KEPT = 2, 16  # calls of a shape before it is captured, and how many shapes are
+SEEN, KEPT = 3, 16  # calls of a shape before it is captured, and how many shapes are
+WAITS = 1.2  # where launching takes so much of a call's time, the GPU waits for it
 
 
 class Captured(NamedTuple):
@@ -56,19 +59,26 @@ class Graphs:
             if tensor is not None
         ]
         self.seen: Counter[tuple] = Counter()
+        self.times: dict[tuple, tuple[float, Any, Any]] = {}
+        """Of the latest single launches of a call: seconds of launching, and what tells when the GPU began and was done."""
         self.captured: dict[tuple, Captured] = {}
         self.pool: Any = None
         self.refused: str | None = None
         """Why no call is captured any more."""
 
-    def key(self, leaves: list[Any], structure: Any, signs: bool) -> tuple | None:
-        """What tells calls that one graph may stand for; None if there is no graph of this one."""
+    def key(self, leaves: list[Any], structure: Any, family: tuple) -> tuple | None:
+        """What tells calls that one graph may stand for; None if there is no graph of this one.
+
+        Args:
+            leaves, structure: of its arguments.
+            family: of the direction.
+        """
         if self.refused or torch.is_autocast_enabled("cuda"):
             return None
         if any(m.training or m._forward_hooks or m._forward_pre_hooks for m in self.modules):
             return None
         return (
-            signs,
+            *family,
             str(structure),
             *((leaf.shape, leaf.dtype, leaf.stride()) if isinstance(leaf, Tensor) else leaf for leaf in leaves),
         )
@@ -86,6 +96,23 @@ class Graphs:
         found.graph.replay()
         return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, found.output), found.order
 
+    @contextmanager
+    def timed(self, key: tuple) -> Iterator[None]:
+        """Around a call that launches one by one."""
+        begun, done = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begun.record()
+        start = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - start
+        done.record()
+        self.times[key] = seconds, begun, done
+
+    def waits(self, key: tuple) -> bool:
+        """Whether the GPU waited for the launches of a call. Those of a large model hide behind its work."""
+        seconds, begun, done = self.times.pop(key)
+        done.synchronize()
+        return begun.elapsed_time(done) < WAITS * 1e3 * seconds
+
     def capture(self, key: tuple, leaves: list[Any], order: tuple[int, ...], call: Callable[[list[Any]], Any]) -> None:
         """Capture a call that has just been made, if its shape has come often enough.
 
@@ -95,7 +122,7 @@ class Graphs:
             order: the owners that it called.
             call: makes it.
         """
-        if self.seen[key] < SEEN or len(self.captured) >= KEPT:
+        if self.seen[key] != SEEN or len(self.captured) >= KEPT or not self.waits(key):
             return
         self.pool = self.pool or torch.cuda.graph_pool_handle()
         inputs = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]

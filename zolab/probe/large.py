@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from zolab.noise import Chunk, Sources
 from zolab.noise.kernels.threefry import TILE
-from zolab.probe.owners import Owner
+from zolab.probe.owners import Owner, is_read_alone
 from zolab.probe.scratch import ScratchPool
 
 BAND = 1 << 28  # bytes of moved rows at once
@@ -26,8 +26,7 @@ def is_large(owner: Owner) -> bool:
     module = owner.module
     if type(module) is not nn.Linear or module.bias is not None or owner.starts[-1] <= BAND:
         return False
-    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-    if "forward" in vars(module) or not all(getattr(hook, "reads_only_inputs", False) for hook in hooks):
+    if not is_read_alone(module):
         return False
     (part,) = owner.parts.values()
     return len(part.places) == len(part.pieces) == 1 and part.weight.shape == module.weight.shape

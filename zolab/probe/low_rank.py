@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zolab.noise import GivenDirection, LowRankDirection, is_matrix
-from zolab.probe.owners import Owner, Part, is_bare
+from zolab.probe.owners import Owner, Part, is_read_alone
 from zolab.probe.through import Through
 
 
@@ -46,16 +46,12 @@ class ThroughLowRank(Through):
 
     def _apart(self, owner: Owner) -> Part | None:
         """The weight of an owner that may stay where it is. A hook of somebody else might read it, and must find it moved."""
-        return weight_apart(owner) if is_bare(owner.module) else None
+        return weight_apart(owner) if is_read_alone(owner.module) else None
 
     def _lightened(self, owner: Owner) -> Owner:
-        """The owner without the weight that it leaves where it is; kept for later steps, as its place in scratch is."""
-        if owner.number not in self.apart:
-            return owner
-        known = self.viewed.lightened
-        if owner not in known:
-            known[owner] = owner.without(self.apart[owner.number])
-        return known[owner]
+        """The owner without the weight that it leaves where it is."""
+        weight = self.apart.get(owner.number)
+        return self.viewed.without(owner, weight) if weight else owner
 
     def _move(self, owner: Owner, args: Any) -> None:
         if self.watch and (weight := self.apart.get(owner.number)):

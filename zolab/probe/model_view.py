@@ -10,11 +10,12 @@ from zolab.noise import Direction, GivenDirection, GroupDirection, LowRankDirect
 from zolab.probe.body import body_of, may_double
 from zolab.probe.copies import Copies
 from zolab.probe.doubled import DoubledThrough
+from zolab.probe.doubled_low_rank import DoubledLowRank, Factors, matrices_apart
 from zolab.probe.graphs import Graphs
 from zolab.probe.group import ThroughGroup
 from zolab.probe.interrupts import DeferInterrupts
 from zolab.probe.low_rank import ThroughLowRank
-from zolab.probe.owners import Owner, check_free, owners_of
+from zolab.probe.owners import Owner, Part, check_free, owners_of
 from zolab.probe.scratch import BothSides, ScratchPool
 from zolab.probe.through import Through
 
@@ -60,6 +61,8 @@ class ModelView:
         self.rows: list[Tensor] = []
         self.lightened: dict[Owner, Owner] = {}
         """Owners without the weight that a direction of low rank lets them leave where it is."""
+        self.factors: dict[tuple[int, ...], Factors] = {}
+        """Memory for the factors of such directions, by rank and tensors."""
         self.called: tuple[int, ...] = ()
         """The order of the last evaluation's calls."""
 
@@ -86,9 +89,13 @@ class ModelView:
         """
         if isinstance(direction, GroupDirection):
             return ThroughGroup(self, blocks, direction, scales)
+        doubled = both and self.doubles and may_double(self.body, self.owners)
         if isinstance(direction, LowRankDirection):  # in every step, since its losses differ from the others' by rounding
+            apart = matrices_apart(self.owners) if doubled and direction.keyed and self.is_uniform else None
+            if apart:
+                return DoubledLowRank(self, blocks, direction, scales, apart)
             return ThroughLowRank(self, blocks, direction, scales)
-        if both and self.doubles and may_double(self.body, self.owners):
+        if doubled:
             return DoubledThrough(self, blocks, direction, scales)
         if self.both_sides is None and self.watched and self._copies() <= self.spare:
             self.scratches, self.both_sides = ScratchPool(), BothSides(self.tensors, self.pieces, self.owners)
@@ -105,6 +112,25 @@ class ModelView:
             self.rows = list(self.table)
         self.table.copy_(table, non_blocking=True)
         return self.rows
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all trained tensors are of one type and on one device."""
+        return len({(tensor.dtype, tensor.device) for tensor in self.tensors}) == 1
+
+    def without(self, owner: Owner, part: Part) -> Owner:
+        """An owner without the part that it leaves where it is; kept for later steps, as its place in scratch is."""
+        if owner not in self.lightened:
+            self.lightened[owner] = owner.without(part)
+        return self.lightened[owner]
+
+    def factors_of(self, weights: tuple[Part, ...], direction: LowRankDirection, blocks: tuple[int, ...]) -> Factors:
+        """Those of a direction in some matrices, where those of an earlier step were."""
+        key = direction.rank, *(part.number for part in weights)
+        if key not in self.factors:
+            self.factors[key] = Factors(weights, direction.rank)
+        self.factors[key].draw(direction, blocks)
+        return self.factors[key]
 
     def try_out(self, closure: Callable[[], Any]) -> None:
         """Call a closure once, at the weights as they are.

@@ -120,6 +120,12 @@ def is_bare(module: nn.Module) -> bool:
     return not (module._forward_pre_hooks or module._forward_hooks or "forward" in vars(module))
 
 
+def is_read_alone(module: nn.Module) -> bool:
+    """Whether nobody but a module itself reads its weights: hooks of others, if there are any, say `reads_only_inputs`."""
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    return "forward" not in vars(module) and all(getattr(hook, "reads_only_inputs", False) for hook in hooks)
+
+
 def _starts(parts: Iterable[Part]) -> list[int]:
     """Where parts lie one after the other, in bytes, and where the last one ends."""
     return list(accumulate((-(-part.bytes // ALIGNMENT) * ALIGNMENT for part in parts), initial=0))

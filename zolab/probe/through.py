@@ -83,7 +83,7 @@ class ModuleProbe:
         self.replaced.append(module)
         vars(module)["forward"] = forward  # torch's own way takes its time
 
-    def leave(self, update: AnyUpdate | None = None, *, measure: bool = False) -> np.ndarray | None:
+    def leave(self, update: AnyUpdate | None = None, *, measure: bool = False) -> np.ndarray | Tensor | None:
         """End the probe and apply the update to the weights; arguments and result as of `Perturbation.leave`."""
         self.close()
         return apply(self.viewed.tensors, update, measure=measure, pieces=self.viewed.pieces)

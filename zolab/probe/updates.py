@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from zolab.noise import (
@@ -57,6 +59,8 @@ class Update:
     ):
         self.directions = directions
         self.sources = Sources(directions, blocks)
+        self.factors: Mapping[int, tuple[Tensor, Tensor]] = {}
+        """U and V^T of matrices along which it steps, by the number of the tensor, where they are at hand."""
         self.coefficients = columns(coefficients, len(blocks))
         self.decays = decays
 
@@ -76,24 +80,32 @@ class Update:
         settings = (self.sources.keys[at], self.coefficients[at], decays, rounding, self.sources.signs)
         return pieces[0].kernels.update_all([piece.data for piece in pieces], *settings)
 
-    def apply_products(self, pieces: Sequence[Chunk]) -> list[Chunk]:
-        """Step along a direction of low rank in whole matrices, whose values are never stored; returns the other chunks."""
+    def apply_products(self, pieces: Sequence[Chunk]) -> tuple[list[Chunk], "Update"]:
+        """Step along a direction of low rank in whole matrices, whose values are never stored.
+
+        Returns:
+            The other chunks, and what to apply to them.
+        """
         direction = self.directions[0] if len(self.directions) == 1 else None
         if not isinstance(direction, LowRankDirection):
-            return list(pieces)
-        others = []
+            return list(pieces), self
+        blocks, matrices, vectors, others = self.sources.blocks, [], [], []
         for piece in pieces:
-            j = piece.tensor
-            block = self.sources.blocks[j]
-            tensor = direction.tensors[block]
+            tensor = direction.tensors[blocks[piece.tensor]]
             whole = hasattr(piece.kernels, "update_product") and len(piece.data) == tensor.numel() < 2**31
-            if whole and is_matrix(tensor):
-                factors = direction.left(block, slice(0, len(tensor))), direction.right(block)
-                settings = float(self.coefficients[j, 0]), self.decays[j], self.key(piece)
-                piece.kernels.update_product(piece.data, *factors, *settings)
-            else:
-                others.append(piece)
-        return others
+            (vectors if not is_matrix(tensor) else matrices if whole else others).append(piece)
+        if any(piece.tensor not in self.factors for piece in matrices):
+            made = direction.factors([blocks[piece.tensor] for piece in matrices])
+            self.factors = {piece.tensor: pair for piece, pair in zip(matrices, made, strict=True)}
+        for piece in matrices:
+            u, v = self.factors[piece.tensor]
+            settings = float(self.coefficients[piece.tensor, 0]), self.decays[piece.tensor], self.key(piece)
+            piece.kernels.update_product(piece.data, u, v, *settings)
+        if others or not direction.keyed:
+            return vectors + others, self
+        rest = copy(self)
+        rest.directions, rest.sources = [direction.name], Sources([direction.name], blocks)
+        return vectors, rest
 
     def key(self, piece: Chunk) -> np.ndarray | None:
         """What rounds the new weights of a chunk."""
@@ -197,7 +209,7 @@ def apply(
     *,
     measure: bool = False,
     pieces: Sequence[Chunk] | None = None,
-) -> np.ndarray | None:
+) -> np.ndarray | Tensor | None:
     """Apply an update to unperturbed tensors, with the same bits as `Perturbation.leave` gives.
 
     Args:
@@ -207,12 +219,14 @@ def apply(
         pieces: the tensors' `chunks`, where they are at hand.
 
     Returns:
-        With `measure`, what `zolab.probe.blocks.moments` would give now, to the bit.
+        With `measure`, what `zolab.probe.blocks.moments` would give now, to the bit; on a GPU a tensor, not waited for.
     """
     pieces = chunks(tensors) if pieces is None else pieces
     if update is None:
         return sums(pieces, len(tensors)) if measure else None
-    parts = update.apply_products(pieces) if isinstance(update, Update) else pieces
+    parts = pieces
+    if isinstance(update, Update):
+        parts, update = update.apply_products(pieces)
     parts = cut(parts, update.sources.directions)
     small = set(small_ones(parts))
     if small and update.apply_all([parts[i] for i in sorted(small)]):
@@ -225,10 +239,41 @@ def apply(
         if within:
             found[i] = parts[i].kernels.moments(parts[i].data, wait=False)
 
+    if measure and (fused := sums_with(update, parts, pieces)) is not None:
+        return fused
     for_each(parts, work, sum(t.numel() for t in tensors))
     if within:
         return per_tensor(parts, found, len(tensors))
     return sums(pieces, len(tensors)) if measure else None
+
+
+def sums_with(update: AnyUpdate, parts: Sequence[Chunk], pieces: Sequence[Chunk]) -> Tensor | None:
+    """Apply an update along one direction to whole tensors on a GPU, and have the sums over all new weights in that pass.
+
+    Args:
+        update: what to add.
+        parts: what it is not applied to yet.
+        pieces: all whole tensors, in order.
+
+    Returns:
+        The sums of all tensors, on the device; None, and nothing is done, where that cannot be.
+    """
+    if type(update) is not Update or len(update.directions) != 1 or not parts or not hasattr(parts[0].kernels, "sums_of"):
+        return None
+    kernels, mine = parts[0].kernels, [piece.tensor for piece in parts]
+    others = [piece for piece in pieces if piece.tensor not in set(mine)]
+    if sorted([*mine, *(piece.tensor for piece in others)]) != list(range(len(pieces))):
+        return None  # a tensor in several pieces
+    room, done = kernels.sums_of([piece.data for piece in parts]), kernels.moments_all([piece.data for piece in others])
+    if room is None or (others and done is None):
+        return None
+    for i, piece in enumerate(parts):
+        kernels.update(piece.data, piece.tile, *update.of(piece), update.key(piece), room.of(i))
+    out = torch.empty((len(pieces), 2), dtype=torch.float64, device=parts[0].data.device)
+    for numbers, found in ((mine, room.total()), ([piece.tensor for piece in others], done)):
+        if found is not None:
+            out[numbers] = found
+    return out
 
 
 def within_cache(pieces: Sequence[Chunk]) -> bool:

@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from zolab.noise.kernels import cuda_probe, cuda_products, cuda_scaled, cuda_tiles, cuda_update, threefry
-from zolab.noise.kernels.cuda_all import bits, both_all, moments_all, update_all, update_all_by_moments
+from zolab.noise.kernels.cuda_all import bits, both_all, filler, moments_all, sums_of, update_all, update_all_by_moments
 from zolab.noise.kernels.cuda_journal import JOURNAL, Journal
 from zolab.noise.kernels.cuda_launch import launch
 from zolab.noise.kernels.cuda_tiles import PAIRS, TILE, direction, kernel, pairs_of, store_halves, threefry_words
@@ -44,8 +44,16 @@ def fill_kernel(out, size, k0: tl.uint32, k1: tl.uint32, tile: tl.uint32, SIGNS:
     store_halves(out + start, i, size - start, z0, z1)
 
 
-def _tiles(chunk: Tensor, tile: int = threefry.TILE) -> int:
-    return -(-chunk.numel() // tile)
+@kernel
+def radii_kernel(squares, size, radii, count):
+    i = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    square = cuda_tiles.minus_two_log((i * count).to(tl.uint32) << 9)
+    tl.store(squares + i, square)
+    tl.store(radii + i, cuda_tiles.root(square))
+
+
+def _tiles(chunk: Tensor) -> int:
+    return -(-chunk.numel() // threefry.TILE)
 
 
 def _launch(function: Any, chunk: Tensor, *more) -> None:
@@ -84,6 +92,13 @@ def words(k0: int, k1: int, tile: int, device: str = "cuda") -> Tensor:
     return out
 
 
+def radii(device: str = "cuda", every: int = 1) -> tuple[Tensor, Tensor]:
+    """Squared radii of pairs of normals, for every so many values of a word's first 23 bits, and their roots, for tests."""
+    squares, roots = (torch.empty((1 << 23) // every, device=device) for _ in range(2))
+    _launch(radii_kernel, squares, roots, every)
+    return squares, roots
+
+
 def fill(out: Tensor, k0: int, k1: int, tile: int, signs: bool = False) -> None:
     """out = z, float32."""
     _launch(fill_kernel, out, int(k0), int(k1), int(tile), signs)
@@ -102,13 +117,12 @@ def dot(w: Tensor, k0: int, k1: int, tile: int, signs: bool = False) -> float:
 
 
 def moments(w: Tensor, wait: bool = True) -> Any:
-    """Sum and sum of squares of the weights, float32 within a program and float64 across them.
+    """Sum and sum of squares of the weights, float32 within a tile and float64 across tiles.
 
     Without `wait` they stay on the device, as `zolab.noise.per_tensor` takes them.
     """
-    programs = _tiles(w, cuda_update.MOMENTS.value)
-    partial = torch.empty((2, programs), dtype=torch.float32, device=w.device)
-    launch(cuda_update.moments_kernel, programs, w, *partial)
+    partial = torch.empty((2, _tiles(w)), dtype=torch.float32, device=w.device)
+    _launch(cuda_update.moments_kernel, w, *partial)
     sums = partial.sum(1, dtype=torch.float64)
     return sums.tolist() if wait else sums
 
@@ -134,8 +148,45 @@ def update_product(w: Tensor, u: Tensor, v: Tensor, coefficient: float, decay: f
         coefficient, decay: factors.
         rounding: as in `update`.
     """
-    settings = v.shape[1], v.shape[0], 0, float(coefficient), float(decay), *_rounding(w, rounding)
-    _launch(cuda_products.update_product_kernel, w, u, v, *settings)
+    rank, columns = v.shape
+    settings = float(coefficient), float(decay), *_rounding(w, rounding)
+    if columns % threefry.TILE:
+        _launch(cuda_products.update_product_kernel, w, u, v, columns, rank, *settings)
+        return
+    _launch(cuda_products.update_rows_kernel, w, u, v, columns // threefry.TILE, rank, *settings)
+
+
+def makes_output(x: Tensor, outputs: int, rank: int) -> bool:
+    """Whether `output` takes such tensors."""
+    unit = cuda_products.UNIT.value
+    return x.is_contiguous() and x.shape[-1] % unit == outputs % unit == 0 and rank <= cuda_products.RANK.value
+
+
+def output(x: Tensor, u: Tensor, v: Tensor, scale: Tensor | float, above: int) -> Tensor:
+    """What moves the output of a linear layer along a direction of low rank, s (x V) U^T.
+
+    Products are summed in float32; x V is rounded to the type of x in between, and so is the result.
+
+    Args:
+        x: of shape (tokens, inputs); `makes_output` takes it.
+        u: U^T of shape (rank, outputs), in the type of x; its rows may lie apart, by a multiple of 16 elements.
+        v: V^T of shape (rank, inputs), likewise, contiguous.
+        scale: as in `both`.
+        above: for so many tokens, the first ones, s is the scale, and for the others its negative.
+
+    Returns:
+        A tensor of shape (tokens, outputs).
+    """
+    (tokens, inputs), (rank, outputs), unit = x.shape, u.shape, cuda_products.UNIT.value
+    out, projected = x.new_empty(tokens, outputs), x.new_empty(tokens, cuda_products.RANK.value)
+    programs = -(-tokens // cuda_products.READ.value)
+    launch(cuda_products.project_kernel, programs, projected, x, v, tokens, inputs // unit, rank)
+    blocks = -(-outputs // cuda_products.OUTPUTS.value)
+    settings = blocks, tokens, int(above), outputs // unit, u.stride(0) // unit, rank
+    row = _row(x, np.empty((0, 2), np.uint32), scale)
+    programs = blocks * -(-tokens // cuda_products.WRITTEN.value)
+    launch(cuda_products.spread_kernel, programs, out, projected, u, row, *settings)
+    return out
 
 
 def perturbed(out: Tensor, w: Tensor, tile: int, source, scale: float) -> None:
@@ -154,11 +205,11 @@ def table(keys: np.ndarray, scales: Any) -> Tensor:
     return torch.from_numpy(bits(keys, np.array(scales, np.float32)))
 
 
-def _row(like: Tensor, source, scale: float | Tensor) -> Tensor:
-    """A row of a table on the device."""
+def _row(like: Tensor, keys: np.ndarray, scale: float | Tensor) -> Tensor:
+    """A row of a table on the device, with the first of the keys."""
     if isinstance(scale, Tensor):
         return scale
-    keys = source.keys[:1] if len(source.keys) else np.zeros((1, 2), np.uint32)  # none where the values are given
+    keys = keys[:1] if len(keys) else np.zeros((1, 2), np.uint32)  # none where the values are given
     return table(keys[None], [scale])[0].to(like.device, non_blocking=True)
 
 
@@ -168,7 +219,7 @@ def both(plus: Tensor, minus: Tensor, w: Tensor, tile: int, source, scale: float
     A scale may be a row of a `table` on the device, whose key then counts, too.
     """
     _, _, values, signs = _single(source)
-    _launch(cuda_probe.both_kernel, plus, _row(w, source, scale), int(tile), minus, w, values, signs)
+    _launch(cuda_probe.both_kernel, plus, _row(w, source.keys, scale), int(tile), minus, w, values, signs)
 
 
 def add_rows(out: Tensor, rows: Tensor, width: int, source, scale: float | Tensor, minus: bool = False) -> None:
@@ -183,7 +234,7 @@ def add_rows(out: Tensor, rows: Tensor, width: int, source, scale: float | Tenso
         minus: take it away instead.
     """
     spans = (width - 2) // threefry.TILE + 2  # a row lies in as many tiles at most
-    more = _row(out, source, scale), rows, int(width), spans, source.signs, bool(minus)
+    more = _row(out, source.keys, scale), rows, int(width), spans, source.signs, bool(minus)
     launch(cuda_probe.add_rows_kernel, len(rows) * spans, out, *more)
 
 
@@ -231,11 +282,14 @@ def restore(w, tile, source, scale, journals, same, sources, coefficients, decay
         sums[:] = moments(w)
 
 
-def update(w: Tensor, tile: int, sources, coefficients, decay: float, rounding=None) -> None:
-    """w = decay * w + sum_k coefficients[k] * z_k; `rounding` as in `zolab.noise.kernels.cpu.update`."""
+def update(w: Tensor, tile: int, sources, coefficients, decay: float, rounding=None, sums=(None, None, 0)) -> None:
+    """w = decay * w + sum_k coefficients[k] * z_k; `rounding` as in `zolab.noise.kernels.cpu.update`.
+
+    Along one direction, the sums over the new weights can be had in the same pass: `sums` is what `Sums.of` gives.
+    """
     count = len(coefficients)
     if count == 1:
-        settings = float(coefficients[0]), float(decay), *_rounding(w, rounding)
+        settings = float(coefficients[0]), float(decay), *_rounding(w, rounding), *sums
         k0, k1, values, signs = _single(sources)
         _launch(cuda_update.update_kernel, w, k0, k1, int(tile), values, signs, *settings)
     elif count or decay != 1:
@@ -271,14 +325,18 @@ __all__ = [
     "both_all",
     "dot",
     "fill",
+    "filler",
     "flip",
     "given",
+    "makes_output",
     "moments",
     "moments_all",
+    "output",
     "perturb",
     "perturbed",
     "product",
     "restore",
+    "sums_of",
     "table",
     "update",
     "update_all",

@@ -5,7 +5,7 @@ coefficients, is one small table that is copied to the device before the launch.
 `zolab.noise.kernels.cuda_update` and `cuda_probe`, to the bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from zolab.noise.kernels import threefry
 from zolab.noise.kernels.cuda_launch import launch
-from zolab.noise.kernels.cuda_tiles import PAIRS, TILE, direction, kernel, put_halves, raw_halves, store_halves
+from zolab.noise.kernels.cuda_tiles import PAIRS, TILE, direction, kernel, put_halves, put_sums, raw_halves, store_halves
 
 COLUMNS = tl.constexpr(5)
 ALIGNMENT = 16  # bytes, that a thread reads at once
-KEPT = 4
+KEPT = 8
 _sheets: dict[tuple, "Sheet"] = {}
 
 
@@ -35,8 +35,9 @@ class Sheet:
         sizes = np.array([tensor.numel() for tensor in tensors])
         tiles = -(-sizes // threefry.TILE)
         self.like, self.tensors, self.programs = tensors[0], len(tensors), int(tiles.sum())
+        self.first = (np.cumsum(tiles) - tiles).tolist()
         addresses = [[tensor.data_ptr() for tensor in group] for group in (tensors, *(others or (tensors, tensors)))]
-        rows = np.stack([*addresses, sizes, np.cumsum(tiles) - tiles], axis=1)
+        rows = np.stack([*addresses, sizes, self.first], axis=1)
         self.spans = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.int64)).to(self.like.device)
         self.owners = torch.from_numpy(np.repeat(np.arange(len(tensors), dtype=np.int32), tiles)).to(self.like.device)
 
@@ -49,7 +50,7 @@ class Sheet:
 def sheet_of(tensors: Sequence[Tensor], *others: Sequence[Tensor]) -> Sheet | None:
     """A sheet, kept for the next time; None if one launch cannot take the tensors."""
     groups = (tensors, *others)
-    if len({(tensor.dtype, tensor.device) for group in groups for tensor in group}) != 1:
+    if not tensors or len({(tensor.dtype, tensor.device) for group in groups for tensor in group}) != 1:
         return None
     if not all(tensor.numel() and tensor.data_ptr() % ALIGNMENT == 0 for group in groups for tensor in group):
         return None
@@ -89,13 +90,22 @@ def number(row, column):
 
 
 @kernel
+def fill_all_kernel(like, size, spans, owners, table, SIGNS: tl.constexpr):
+    """`cuda.fill_kernel`; a row of the table is a key."""
+    j, start, left, tile = place(spans, owners)
+    i, row = tl.arange(0, PAIRS), table + 2 * j
+    z0, z1 = direction(tl.load(row), tl.load(row + 1), None, SIGNS, start, i, left, tile)
+    store_halves(element(spans, j, 0, start, like), i, left, z0, z1)
+
+
+@kernel
 def both_all_kernel(like, size, spans, owners, table, SIGNS: tl.constexpr):
     """`cuda_probe.both_kernel`; a row of the table is a key and the bits of the scale."""
     j, start, left, tile = place(spans, owners)
     i, row = tl.arange(0, PAIRS), table + 3 * j
     raw0, raw1 = raw_halves(element(spans, j, 0, start, like), i, left)
     scale = number(row, 2)
-    z0, z1 = direction(tl.load(row), tl.load(row + 1), None, SIGNS, start, i, left, tile)
+    z0, z1 = direction(tl.load(row), tl.load(row + 1), None, SIGNS, start, i, left, tile, raw0)
     w0, w1, moved0, moved1 = raw0.to(tl.float32), raw1.to(tl.float32), z0 * scale, z1 * scale
     store_halves(element(spans, j, 1, start, like), i, left, w0 + moved0, w1 + moved1)
     store_halves(element(spans, j, 2, start, like), i, left, w0 - moved0, w1 - moved1)
@@ -110,12 +120,12 @@ def update_all_kernel(like, size, spans, owners, table, count, SIGNS: tl.constex
     raw0, raw1 = raw_halves(w, i, left)
     now0, now1 = raw0.to(tl.float32) * decay, raw1.to(tl.float32) * decay
     if ONE:
-        z0, z1 = direction(tl.load(row + 3), tl.load(row + 4), None, SIGNS, start, i, left, tile)
+        z0, z1 = direction(tl.load(row + 3), tl.load(row + 4), None, SIGNS, start, i, left, tile, raw0)
         now0, now1 = tl.fma(z0, number(row, 5), now0), tl.fma(z1, number(row, 5), now1)
     else:
         for k in range(count):
             at = row + 3 * k + 3
-            z0, z1 = direction(tl.load(at), tl.load(at + 1), None, SIGNS, start, i, left, tile)
+            z0, z1 = direction(tl.load(at), tl.load(at + 1), None, SIGNS, start, i, left, tile, raw0)
             coefficient = number(at, 2)
             now0, now1 = tl.fma(z0, coefficient, now0), tl.fma(z1, coefficient, now1)
     put_halves(w, i, left, now0, now1, tl.load(row + 1).to(tl.uint32), tl.load(row + 2).to(tl.uint32), tile, ROUND)
@@ -145,7 +155,7 @@ def update_all_by_moments_kernel(
     for k in range(count):
         at = row + 4 * k + 3
         first, second = number(at, 2), number(at, 3)
-        z0, z1 = direction(tl.load(at), tl.load(at + 1), None, SIGNS, start, i, left, tile)
+        z0, z1 = direction(tl.load(at), tl.load(at + 1), None, SIGNS, start, i, left, tile, raw0)
         m0, m1 = tl.fma(z0, first, m0), tl.fma(z1, first, m1)
         v0, v1 = tl.fma(z0 * second, z0, v0), tl.fma(z1 * second, z1, v1)
     added0 = tl.div_rn(m0, tl.sqrt_rn(v0 + inside) + outside)
@@ -160,10 +170,9 @@ def update_all_by_moments_kernel(
 def moments_all_kernel(like, size, spans, owners, sums, squares):
     """Sum and sum of squares of each tile."""
     j, start, left, _ = place(spans, owners)
-    i = tl.arange(0, TILE)
-    x = tl.load(element(spans, j, 0, start, like) + i, i < left, other=0.0).to(tl.float32)
-    tl.store(sums + tl.program_id(0), tl.sum(x))
-    tl.store(squares + tl.program_id(0), tl.sum(x * x))
+    i = tl.arange(0, PAIRS)
+    raw0, raw1 = raw_halves(element(spans, j, 0, start, like), i, left)
+    put_sums(sums, squares, tl.program_id(0), i, left, raw0, raw1)
 
 
 @kernel
@@ -176,6 +185,15 @@ def add_up_kernel(out, size, partial, spans):
     for start in range(0, tiles, PAIRS):
         total += tl.load(partial + first + start + i, start + i < tiles, other=0.0).to(tl.float64)
     tl.store(out + j, tl.sum(total))
+
+
+def filler(tensors: Sequence[Tensor]) -> Callable[[np.ndarray], None] | None:
+    """What fills flat float32 tensors with the normals of a key each, uint32 of shape (tensors, 2), as `cuda.fill` would.
+
+    None if one launch cannot take the tensors.
+    """
+    sheet = sheet_of(tensors)
+    return (lambda keys: sheet.run(fill_all_kernel, bits(keys), False)) if sheet else None
 
 
 def both_all(plus: Sequence[Tensor], minus: Sequence[Tensor], tensors: Sequence[Tensor], keys, scales, signs) -> bool:
@@ -233,14 +251,40 @@ def update_all_by_moments(tensors, keys, first, second, decays, inside, outside,
     return partial.sum(dtype=torch.float64)
 
 
+class Sums:
+    """Sum and sum of squares of some tensors, tile by tile, for kernels that have their weights at hand.
+
+    Args:
+        sheet: of the tensors.
+    """
+
+    def __init__(self, sheet: Sheet):
+        self.sheet = sheet
+        self.parts = torch.empty((2, sheet.programs), dtype=torch.float32, device=sheet.like.device)
+
+    def of(self, i: int) -> tuple[Tensor, Tensor, int]:
+        """Where a kernel puts those of a tensor: sums, squares, and the place of its first tile in both."""
+        return self.parts[0], self.parts[1], self.sheet.first[i]
+
+    def total(self) -> Tensor:
+        """Float64 of shape (tensors, 2), on the device."""
+        out = torch.empty((2, self.sheet.tensors), dtype=torch.float64, device=self.sheet.like.device)
+        for row, there in zip(self.parts, out, strict=True):
+            launch(add_up_kernel, self.sheet.tensors, there, row, self.sheet.spans)
+        return out.T
+
+
+def sums_of(tensors: Sequence[Tensor]) -> Sums | None:
+    """Room for the sums of whole tensors; None if one launch cannot take them."""
+    sheet = sheet_of(tensors)
+    return Sums(sheet) if sheet else None
+
+
 def moments_all(tensors: Sequence[Tensor]) -> Tensor | None:
     """Sum and sum of squares of each tensor, float64 of shape (tensors, 2) on the device; None if one launch cannot do it."""
-    sheet = sheet_of(tensors)
-    if sheet is None:
+    sums = sums_of(tensors)
+    if sums is None:
         return None
-    partial = torch.empty((2, sheet.programs), dtype=torch.float32, device=sheet.like.device)
-    sums = torch.empty((2, sheet.tensors), dtype=torch.float64, device=sheet.like.device)
-    launch(moments_all_kernel, sheet.programs, sheet.like, sheet.spans, sheet.owners, *partial)
-    for row, out in zip(partial, sums, strict=True):
-        launch(add_up_kernel, sheet.tensors, out, row, sheet.spans)
-    return sums.T
+    sheet = sums.sheet
+    launch(moments_all_kernel, sheet.programs, sheet.like, sheet.spans, sheet.owners, *sums.parts)
+    return sums.total()

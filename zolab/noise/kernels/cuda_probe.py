@@ -30,7 +30,7 @@ def perturbed_kernel(
     start = tl.program_id(0).to(tl.int64) * TILE
     i = tl.arange(0, PAIRS)
     raw0, raw1 = raw_halves(w + start, i, size - start)
-    z0, z1 = direction(k0, k1, given, SIGNS, start, i, size - start, tile + tl.program_id(0))
+    z0, z1 = direction(k0, k1, given, SIGNS, start, i, size - start, tile + tl.program_id(0), raw0)
     plus0, plus1 = raw0.to(tl.float32) + z0 * scale, raw1.to(tl.float32) + z1 * scale
     store_halves(out + start, i, size - start, plus0, plus1)
 
@@ -42,7 +42,7 @@ def both_kernel(plus, size, row, tile: tl.uint32, minus, w, given, SIGNS: tl.con
     i = tl.arange(0, PAIRS)
     left, scale = size - start, tl.load(row + 2).to(tl.float32, bitcast=True)
     raw0, raw1 = raw_halves(w + start, i, left)
-    z0, z1 = direction(tl.load(row), tl.load(row + 1), given, SIGNS, start, i, left, tile + tl.program_id(0))
+    z0, z1 = direction(tl.load(row), tl.load(row + 1), given, SIGNS, start, i, left, tile + tl.program_id(0), raw0)
     w0, w1, moved0, moved1 = raw0.to(tl.float32), raw1.to(tl.float32), z0 * scale, z1 * scale
     store_halves(plus + start, i, left, w0 + moved0, w1 + moved1)
     store_halves(minus + start, i, left, w0 - moved0, w1 - moved1)
@@ -100,7 +100,7 @@ def perturb_kernel(
     w += start
     raw0, raw1 = raw_halves(w, i, left)
     w0, w1 = raw0.to(tl.float32), raw1.to(tl.float32)
-    z0, z1 = direction(k0, k1, given, SIGNS, start, i, left, tile + tl.program_id(0))
+    z0, z1 = direction(k0, k1, given, SIGNS, start, i, left, tile + tl.program_id(0), raw0)
     delta0, delta1 = z0 * scale, z1 * scale
     lost0, lost1 = is_lost(w0, delta0, w) & (i < left), is_lost(w1, delta1, w) & (i + PAIRS < left)
     running0, running1 = tl.cumsum(lost0.to(tl.int32), 0), tl.cumsum(lost1.to(tl.int32), 0)
@@ -151,7 +151,7 @@ def undo_kernel(
     left, tile = size - start, tile + tl.program_id(0)
     w += start
     raw0, raw1 = raw_halves(w, i, left)
-    z0, z1 = direction(k0, k1, given, SIGNS, start, i, left, tile)
+    z0, z1 = direction(k0, k1, given, SIGNS, start, i, left, tile, raw0)
     w0, w1 = as_stored(raw0.to(tl.float32) - z0 * scale, w), as_stored(raw1.to(tl.float32) - z1 * scale, w)
     if ONWARDS:
         w0, w1 = w0 - z0 * scale, w1 - z1 * scale

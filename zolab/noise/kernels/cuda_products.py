@@ -1,9 +1,14 @@
-"""The Triton kernels of directions of low rank: the function of `zolab.noise.kernels.products`, to the bit."""
+"""The Triton kernels of directions of low rank: `zolab.noise.kernels.products` to the bit, and what moves a layer's output."""
 
 import triton
 import triton.language as tl
 
 from zolab.noise.kernels.cuda_tiles import PAIRS, TILE, put_halves, raw_halves
+
+READ, WRITTEN = tl.constexpr(16), tl.constexpr(64)  # tokens of a program that reads inputs, and of one that writes outputs
+INPUTS, OUTPUTS = tl.constexpr(128), tl.constexpr(128)  # how many of them at once
+RANK = tl.constexpr(16)  # the least that a matrix unit multiplies by, and the most that these kernels take
+UNIT = tl.constexpr(16)  # columns come in such groups, so that threads read many at once
 
 
 @triton.jit
@@ -25,7 +30,7 @@ def product_kernel(out, size, u, v, width: tl.int32, rank: tl.int32, skip: tl.in
     tl.store(out + i, element(u, v, i + skip, there, width, rank), there)
 
 
-@triton.jit(do_not_specialize=["width", "rank", "tile", "r0", "r1"])
+@triton.jit(do_not_specialize=["width", "rank", "r0", "r1"])
 def update_product_kernel(
     w,
     size,
@@ -33,7 +38,6 @@ def update_product_kernel(
     v,
     width: tl.int32,
     rank: tl.int32,
-    tile: tl.uint32,
     coefficient: tl.float32,
     decay: tl.float32,
     r0: tl.uint32,
@@ -49,4 +53,77 @@ def update_product_kernel(
     z1 = element(u, v, start + PAIRS + i, i + PAIRS < left, width, rank)
     now0 = tl.fma(z0, coefficient, raw0.to(tl.float32) * decay)
     now1 = tl.fma(z1, coefficient, raw1.to(tl.float32) * decay)
-    put_halves(w + start, i, left, now0, now1, r0, r1, tile + tl.program_id(0), ROUND)
+    put_halves(w + start, i, left, now0, now1, r0, r1, tl.program_id(0), ROUND)
+
+
+@triton.jit(do_not_specialize=["tiles", "rank", "r0", "r1"])
+def update_rows_kernel(
+    w,
+    size,
+    u,
+    v,
+    tiles: tl.int32,
+    rank: tl.int32,
+    coefficient: tl.float32,
+    decay: tl.float32,
+    r0: tl.uint32,
+    r1: tl.uint32,
+    ROUND: tl.constexpr,
+):
+    """`update_product_kernel` where a row is so many whole tiles, so that a tile has one factor of U for each column of it."""
+    row, across = tl.program_id(0) // tiles, tl.program_id(0) % tiles
+    start = tl.program_id(0).to(tl.int64) * TILE
+    i = tl.arange(0, PAIRS)
+    raw0, raw1 = raw_halves(w + start, i, size - start)
+    z0, z1 = tl.full((PAIRS,), -0.0, tl.float32), tl.full((PAIRS,), -0.0, tl.float32)  # as a product alone
+    for k in range(rank):
+        scale, column = tl.load(u + row * rank + k), v + (k * tiles + across) * TILE + i
+        z0, z1 = tl.fma(scale, tl.load(column), z0), tl.fma(scale, tl.load(column + PAIRS), z1)
+    now0, now1 = tl.fma(z0, coefficient, raw0.to(tl.float32) * decay), tl.fma(z1, coefficient, raw1.to(tl.float32) * decay)
+    put_halves(w + start, i, size - start, now0, now1, r0, r1, tl.program_id(0), ROUND)
+
+
+@triton.jit(do_not_specialize=["tokens", "inputs", "rank"])
+def project_kernel(out, size, x, v, tokens: tl.int32, inputs: tl.int32, rank: tl.int32):
+    """out = x V, of RANK columns, those beyond the rank being zero; one program to some tokens. Inputs are counted in UNITs."""
+    width = inputs * UNIT
+    token, k = tl.program_id(0) * READ + tl.arange(0, READ), tl.arange(0, RANK)
+    source, there, used = x + token.to(tl.int64)[:, None] * width, (token < tokens)[:, None], k < rank
+    total = tl.zeros((READ, RANK), tl.float32)
+    for start in range(0, width, INPUTS):
+        i = start + tl.arange(0, INPUTS)
+        part = tl.load(source + i[None, :], there & (i < width)[None, :], other=0.0)
+        column = tl.load(v + k[None, :] * width + i[:, None], used[None, :] & (i < width)[:, None], other=0.0)
+        total = tl.dot(part, column, total, input_precision="ieee")
+    tl.store(out + token[:, None] * RANK + k[None, :], total.to(out.dtype.element_ty), there)
+
+
+@triton.jit(do_not_specialize=["blocks", "tokens", "above", "outputs", "stride", "rank"])
+def spread_kernel(
+    out,
+    size,
+    projected,
+    u,
+    row,
+    blocks: tl.int32,
+    tokens: tl.int32,
+    above: tl.int32,
+    outputs: tl.int32,
+    stride: tl.int32,
+    rank: tl.int32,
+):
+    """out = s (x V) U^T, s the scale for the first tokens, `above` in number, and its negative for the others.
+
+    One program to some tokens and some outputs, which lie in so many `blocks`; outputs and stride are counted in UNITs. A row
+    of the table is a key and the bits of the scale.
+    """
+    height, k = outputs * UNIT, tl.arange(0, RANK)
+    token = tl.program_id(0) // blocks * WRITTEN + tl.arange(0, WRITTEN)
+    o = tl.program_id(0) % blocks * OUTPUTS + tl.arange(0, OUTPUTS)
+    there, inside = (token < tokens)[:, None], (o < height)[None, :]
+    scale = tl.load(row + 2).to(tl.float32, bitcast=True)
+    signed = tl.where(token < above, scale, -scale)[:, None]
+    part = tl.load(projected + token[:, None] * RANK + k[None, :], there, other=0.0)
+    column = tl.load(u + k[:, None] * (stride * UNIT) + o[None, :], (k < rank)[:, None] & inside, other=0.0)
+    moved = tl.dot(part, column, input_precision="ieee") * signed
+    tl.store(out + token.to(tl.int64)[:, None] * height + o[None, :], moved.to(out.dtype.element_ty), there & inside)

@@ -40,7 +40,7 @@ def update_scaled_kernel(
     i = tl.arange(0, PAIRS)
     left, tile = size - start, tile + tl.program_id(0)
     raw0, raw1 = raw_halves(w + start, i, left)
-    z0, z1 = direction(k0, k1, given, SIGNS, start, i, left, tile)
+    z0, z1 = direction(k0, k1, given, SIGNS, start, i, left, tile, raw0)
     factor0, factor1 = raw_halves(factors + start, i, left)
     factor0 = grown(factor0, z0, keep, gain, shift, least, greatest)
     factor1 = grown(factor1, z1, keep, gain, shift, least, greatest)

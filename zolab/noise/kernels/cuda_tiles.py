@@ -19,7 +19,7 @@ SCALED = tl.constexpr(2)  # the family, in place of False for normals and True f
 QUARTER_TURN = tl.constexpr(math.pi / 2 * 2.0**-32)
 
 # Keys and tiles change with every call: no value of theirs may lead to a compilation of its own.
-kernel = triton.jit(do_not_specialize=["k0", "k1", "tile", "count", "r0", "r1", "width", "spans"])
+kernel = triton.jit(do_not_specialize=["k0", "k1", "tile", "count", "r0", "r1", "width", "spans", "place"])
 
 
 @triton.jit
@@ -40,20 +40,28 @@ def threefry_words(k0, k1, pair, SECOND: tl.constexpr = 0):
 
 @triton.jit
 def minus_two_log(word):
-    """-2 ln(u) with u = (top 23 bits + 1/2) / 2^23; the coefficients are Cephes' logf, summed pairwise."""
-    u = tl.fma((word >> 9).to(tl.float32), 2.0**-23, 2.0**-24)
+    """-2 ln(u) as `tiles.minus_two_log` has it, to the bit: a factor -2 stands in the coefficients, and rounds nothing."""
+    u = ((word >> 9) + 0x3F800000).to(tl.float32, bitcast=True) - (1.0 - 2.0**-24)
     bits = u.to(tl.int32, bitcast=True)
-    exponent = (bits - 0x3F3504F3) >> 23
-    m = (bits - (exponent << 23)).to(tl.float32, bitcast=True) - 1.0
+    exponent = (bits - 0x3F3504F3) & -0x800000  # times 2^23
+    m = (bits - exponent).to(tl.float32, bitcast=True) - 1.0
     square = m * m
-    a = tl.fma(m, -2.4999993993e-1, 3.3333331174e-1)
-    b = tl.fma(m, -1.6668057665e-1, 2.0000714765e-1)
-    c = tl.fma(m, -1.2420140846e-1, 1.4249322787e-1)
-    d = tl.fma(m, -1.1514610310e-1, 1.1676998740e-1)
-    upper = tl.fma(tl.fma(square, 7.0376836292e-2, d), square, c)
+    a = tl.fma(m, -2 * -2.4999993993e-1, -2 * 3.3333331174e-1)
+    b = tl.fma(m, -2 * -1.6668057665e-1, -2 * 2.0000714765e-1)
+    c = tl.fma(m, -2 * -1.2420140846e-1, -2 * 1.4249322787e-1)
+    d = tl.fma(m, -2 * -1.1514610310e-1, -2 * 1.1676998740e-1)
+    upper = tl.fma(tl.fma(square, -2 * 7.0376836292e-2, d), square, c)
     p = tl.fma(upper, square * square, tl.fma(b, square, a))
-    tail = tl.fma(square, -0.5, p * m * square)
-    return -2.0 * tl.fma(exponent.to(tl.float32), 0.6931471805599453, m + tail)
+    tail = square + p * m * square
+    return tl.fma(exponent.to(tl.float32), -2 * 0.6931471805599453 * 2.0**-23, tl.fma(m, -2.0, tail))
+
+
+@triton.jit
+def root(x):
+    """The square root of a number far from the ends of float32, to nearest: `tl.sqrt_rn` without its branch."""
+    guess = tl.rsqrt(x)
+    near = x * guess
+    return tl.fma(tl.fma(-near, near, x), 0.5 * guess, near)
 
 
 @triton.jit
@@ -62,15 +70,23 @@ def with_sign(x, sign):
 
 
 @triton.jit
-def pairs_of(tile):
+def nothing(like):
+    """Zeros that threads hold as they hold `like`: with what follows from them, no thread asks another for its part."""
+    bits = like.to(tl.uint32 if like.dtype.primitive_bitwidth == 32 else tl.uint16, bitcast=True)
+    return ((bits & 1) >> 1).to(tl.uint32)
+
+
+@triton.jit
+def pairs_of(tile, like=None):
     """The numbers of a tile's pairs: element i of the tile and element i + PAIRS."""
-    return tile.to(tl.uint32) * PAIRS + tl.arange(0, PAIRS).to(tl.uint32)
+    pair = tile.to(tl.uint32) * PAIRS + tl.arange(0, PAIRS).to(tl.uint32)
+    return pair if like is None else pair + nothing(like)
 
 
 @triton.jit
 def two_normals(word0, word1):
     """Box-Muller: word0 gives the radius, word1 an angle, spare bits of both the octant."""
-    radius = tl.sqrt_rn(minus_two_log(word0))
+    radius = root(minus_two_log(word0))
     x = (word1 << 2).to(tl.int32, bitcast=True).to(tl.float32) * QUARTER_TURN
     s = x * x
     p = tl.fma(s, tl.fma(s, -1.9515295891e-4, 8.3321608736e-3), -1.6666654611e-1)
@@ -141,37 +157,50 @@ def as_stored(x, like):
 
 @triton.jit
 def at_random(x, word, like):
-    """A number that `like`'s type holds, above or below x by a random word: `llvm.from_float_randomly`."""
-    DROPPED: tl.constexpr = 0xFFFF if like.dtype.element_ty == tl.bfloat16 else 0x1FFF
+    """x in `like`'s type, above or below it by a random word of 16 bits: `llvm.from_float_randomly`."""
     bits = x.to(tl.uint32, bitcast=True)
-    finite = (bits & 0x7F800000) != 0x7F800000
-    result = (tl.where(finite, bits + (word & DROPPED), bits) & (0xFFFFFFFF ^ DROPPED)).to(tl.float32, bitcast=True)
-    if like.dtype.element_ty == tl.float16:
+    if like.dtype.element_ty == tl.bfloat16:
+        bits = tl.where(x == x, bits + word, bits)  # an infinity stays what it is
+        return (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    else:
+        finite = (bits & 0x7F800000) != 0x7F800000
+        result = (tl.where(finite, bits + (word & 0x1FFF), bits) & 0xFFFFE000).to(tl.float32, bitcast=True)
         steps = tl.abs(x) * 16777216.0
         whole = steps.to(tl.int32).to(tl.float32)
         up = (word.to(tl.int32).to(tl.float32) + 0.5) * (1.0 / 65536.0) < steps - whole
         small = with_sign((whole + up.to(tl.float32)) * (1.0 / 16777216.0), bits & 0x80000000)
-        result = tl.where((bits & 0x7FFFFFFF) < 0x38800000, small, result)
-    return result
+        return tl.where((bits & 0x7FFFFFFF) < 0x38800000, small, result)
 
 
 @triton.jit
 def put_halves(target, i, left, first, second, r0, r1, tile, ROUND: tl.constexpr):
-    """As `store_halves`; with ROUND, at random by the words of the key (r0, r1), see `tiles.put_tile`."""
+    """As `store_halves`; with ROUND at random by the key (r0, r1), see `tiles.put_tile`. Returns what is stored."""
     if ROUND:
         CALLS: tl.constexpr = PAIRS // 2
-        call = tile.to(tl.uint32) * CALLS + tl.arange(0, CALLS).to(tl.uint32)
+        held, _ = tl.split(tl.reshape(first, (CALLS, 2)))
+        call = tile.to(tl.uint32) * CALLS + tl.arange(0, CALLS).to(tl.uint32) + nothing(held)
         word0, word1 = threefry_words(r0, r1, call, 1)
         first = at_random(first, tl.interleave(word0 & 0xFFFF, word0 >> 16), target)
         second = at_random(second, tl.interleave(word1 & 0xFFFF, word1 >> 16), target)
+    first, second = first.to(target.dtype.element_ty), second.to(target.dtype.element_ty)
     store_halves(target, i, left, first, second)
+    return first, second
 
 
 @triton.jit
-def direction(k0, k1, given, SIGNS: tl.constexpr, start, i, left, tile):
+def put_sums(sums, squares, program, i, left, first, second):
+    """The sum and the sum of squares of a tile, given as it is stored."""
+    x = tl.where(i < left, first.to(tl.float32), 0.0)
+    y = tl.where(i + PAIRS < left, second.to(tl.float32), 0.0)
+    tl.store(sums + program, tl.sum(x + y))
+    tl.store(squares + program, tl.sum(x * x + y * y))
+
+
+@triton.jit
+def direction(k0, k1, given, SIGNS: tl.constexpr, start, i, left, tile, like=None):
     """A tile of a direction: from its key, as normals or SIGNS, or the values `given`, which if SCALED are its factors."""
     if given is not None and SIGNS == SCALED:
-        z0, z1 = normals(k0, k1, pairs_of(tile))
+        z0, z1 = normals(k0, k1, pairs_of(tile, like))
         factor0, factor1 = halves(given + start, i, left)
         return z0 * factor0, z1 * factor1
     elif given is not None:
@@ -179,4 +208,4 @@ def direction(k0, k1, given, SIGNS: tl.constexpr, start, i, left, tile):
     elif SIGNS:
         return random_signs(k0, k1, tile)
     else:
-        return normals(k0, k1, pairs_of(tile))
+        return normals(k0, k1, pairs_of(tile, like))

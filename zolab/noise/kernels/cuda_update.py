@@ -2,9 +2,7 @@
 
 import triton.language as tl
 
-from zolab.noise.kernels.cuda_tiles import PAIRS, TILE, direction, kernel, put_halves, raw_halves, store_halves
-
-MOMENTS = tl.constexpr(4 * TILE.value)
+from zolab.noise.kernels.cuda_tiles import PAIRS, TILE, direction, kernel, put_halves, put_sums, raw_halves, store_halves
 
 
 @kernel
@@ -12,7 +10,7 @@ def add_scaled_kernel(w, size, k0: tl.uint32, k1: tl.uint32, tile: tl.uint32, sc
     start = tl.program_id(0).to(tl.int64) * TILE
     i = tl.arange(0, PAIRS)
     raw0, raw1 = raw_halves(w + start, i, size - start)
-    z0, z1 = direction(k0, k1, None, SIGNS, start, i, size - start, tile + tl.program_id(0))
+    z0, z1 = direction(k0, k1, None, SIGNS, start, i, size - start, tile + tl.program_id(0), raw0)
     now0, now1 = tl.fma(z0, scale, raw0.to(tl.float32)), tl.fma(z1, scale, raw1.to(tl.float32))
     store_halves(w + start, i, size - start, now0, now1)
 
@@ -31,16 +29,21 @@ def update_kernel(
     r0: tl.uint32,
     r1: tl.uint32,
     ROUND: tl.constexpr,
+    sums,
+    squares,
+    place,
 ):
-    """w = decay * w + coefficient * z."""
+    """w = decay * w + coefficient * z; where `sums` are wanted, those of the new weights, from `place` on."""
     start = tl.program_id(0).to(tl.int64) * TILE
     i = tl.arange(0, PAIRS)
     left, tile = size - start, tile + tl.program_id(0)
     raw0, raw1 = raw_halves(w + start, i, left)
-    z0, z1 = direction(k0, k1, given, SIGNS, start, i, left, tile)
+    z0, z1 = direction(k0, k1, given, SIGNS, start, i, left, tile, raw0)
     now0 = tl.fma(z0, coefficient, raw0.to(tl.float32) * decay)
     now1 = tl.fma(z1, coefficient, raw1.to(tl.float32) * decay)
-    put_halves(w + start, i, left, now0, now1, r0, r1, tile, ROUND)
+    now0, now1 = put_halves(w + start, i, left, now0, now1, r0, r1, tile, ROUND)
+    if sums is not None:
+        put_sums(sums, squares, place + tl.program_id(0), i, left, now0, now1)
 
 
 @kernel
@@ -66,7 +69,7 @@ def update_many_kernel(
     for k in range(count):
         k0, k1 = tl.load(table + 3 * k), tl.load(table + 3 * k + 1)
         coefficient = tl.load(table + 3 * k + 2).to(tl.float32, bitcast=True)
-        z0, z1 = direction(k0, k1, given, SIGNS, k * size + start, i, left, tile)
+        z0, z1 = direction(k0, k1, given, SIGNS, k * size + start, i, left, tile, raw0)
         now0, now1 = tl.fma(z0, coefficient, now0), tl.fma(z1, coefficient, now1)
     put_halves(w + start, i, left, now0, now1, r0, r1, tile, ROUND)
 
@@ -99,7 +102,7 @@ def update_by_moments_kernel(
         k0, k1 = tl.load(table + 4 * k), tl.load(table + 4 * k + 1)
         first = tl.load(table + 4 * k + 2).to(tl.float32, bitcast=True)
         second = tl.load(table + 4 * k + 3).to(tl.float32, bitcast=True)
-        z0, z1 = direction(k0, k1, given, SIGNS, k * size + start, i, left, tile)
+        z0, z1 = direction(k0, k1, given, SIGNS, k * size + start, i, left, tile, raw0)
         m0, m1 = tl.fma(z0, first, m0), tl.fma(z1, first, m1)
         v0, v1 = tl.fma(z0 * second, z0, v0), tl.fma(z1 * second, z1, v1)
     added0 = tl.div_rn(m0, tl.sqrt_rn(v0 + inside) + outside)
@@ -115,14 +118,14 @@ def dot_kernel(w, size, k0: tl.uint32, k1: tl.uint32, tile: tl.uint32, partial, 
     start = tl.program_id(0).to(tl.int64) * TILE
     i = tl.arange(0, PAIRS)
     raw0, raw1 = raw_halves(w + start, i, size - start)
-    z0, z1 = direction(k0, k1, None, SIGNS, start, i, size - start, tile + tl.program_id(0))
+    z0, z1 = direction(k0, k1, None, SIGNS, start, i, size - start, tile + tl.program_id(0), raw0)
     tl.store(partial + tl.program_id(0), tl.sum(tl.fma(raw0.to(tl.float32), z0, raw1.to(tl.float32) * z1)))
 
 
 @kernel
 def moments_kernel(w, size, sums, squares):
-    """Sum and sum of squares of the weights that each program reads."""
-    i = tl.program_id(0).to(tl.int64) * MOMENTS + tl.arange(0, MOMENTS)
-    x = tl.load(w + i, i < size, other=0.0).to(tl.float32)
-    tl.store(sums + tl.program_id(0), tl.sum(x))
-    tl.store(squares + tl.program_id(0), tl.sum(x * x))
+    """Sum and sum of squares of each tile of the weights."""
+    start = tl.program_id(0).to(tl.int64) * TILE
+    i = tl.arange(0, PAIRS)
+    raw0, raw1 = raw_halves(w + start, i, size - start)
+    put_sums(sums, squares, tl.program_id(0), i, size - start, raw0, raw1)
