@@ -13,6 +13,7 @@ SLOW = {
     "test_dizo",
     "test_doubled",
     "test_evolve",
+    "test_exercises",  # solutions that run models
     "test_families",
     "test_family_methods",
     "test_forward_gradient",

@@ -1,5 +1,6 @@
 """Slider panels, each a view of a pure function (`..._view`) that notebooks call plainly before they show the panel."""
 
+from zolab.widgets.answers import Checked, check
 from zolab.widgets.block_scales import block_scales_panel, block_scales_view
 from zolab.widgets.bounds import bounds_panel, bounds_view
 from zolab.widgets.horizon import horizon_panel, horizon_view, mass_kept
@@ -21,12 +22,14 @@ PANELS = {
 
 __all__ = [
     "PANELS",
+    "Checked",
     "Panel",
     "View",
     "block_scales_panel",
     "block_scales_view",
     "bounds_panel",
     "bounds_view",
+    "check",
     "choice",
     "explore",
     "extremes",

@@ -46,7 +46,7 @@ class View:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{'✓ Goal met' if self.met else '○ Goal'}: {self.goal}. Now: {self.now}."
+        return standing(self.met, self.goal, self.now)
 
     def png(self) -> bytes:
         """The picture as a PNG file."""
@@ -56,6 +56,11 @@ class View:
         return content.getvalue()
 
     _repr_png_ = png
+
+
+def standing(met: bool, goal: str, now: str) -> str:
+    """How panels and exercises say where a reader stands."""
+    return f"{'✓ Goal met' if met else '○ Goal'}: {goal}. Now: {now}."
 
 
 class Panel(ipywidgets.VBox):

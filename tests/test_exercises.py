@@ -1,0 +1,100 @@
+"""Exercises of notebooks: every solution reaches its goal, a wrong answer is told how to go on, the text asks for the same."""
+
+import importlib.util
+from functools import partial
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+from zolab import MEAZO
+from zolab.widgets import check
+from zolab.widgets.answers import exercises
+from zolab.widgets.exercises import EXERCISES
+
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+EVERY = [(notebook, number) for notebook, listed in EXERCISES.items() for number in range(1, len(listed) + 1)]
+
+
+def solutions(notebook):
+    (path,) = (NOTEBOOKS / "solutions").glob(f"{notebook}_*.py")
+    assert path.with_suffix(".ipynb").name in {other.name for other in NOTEBOOKS.glob("*.ipynb")}
+    spec = importlib.util.spec_from_file_location(f"solutions_{notebook}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.SOLUTIONS
+
+
+def flat_run(**losses):
+    return {"config": {"lr": 1e-4}, "steps": [{"loss": 1.0}] * 20}
+
+
+def one_probe(parameters, loss_of, step, lr, eps, seed, samples):
+    """A step that forgets three of its four samples."""
+    solutions("01")[3]()[0](parameters, loss_of, step, lr, eps, seed, 1)
+
+
+def wrong(notebook, number, right):
+    """An answer that misses the goal, near the right one where it can be."""
+    falls_not = partial(MEAZO, lr=0.05)
+    return {
+        ("00", 1): lambda: (flat_run(),),
+        ("00", 2): lambda: (*right[:2], 0.0),
+        ("00", 3): lambda: (right[0], "a film to see .", "a movie to see ."),
+        ("01", 1): lambda: (right[0] * 20,),
+        ("01", 2): lambda: (lambda d: d + 1,),
+        ("01", 3): lambda: (one_probe,),
+        ("01", 4): lambda: (right[0], right[1], 3 * right[2]),
+        ("02", 1): lambda: (right[0] / 2,),
+        ("02", 2): lambda: (falls_not, falls_not),
+        ("02", 3): lambda: (right[0], 1e-3),
+        ("03", 1): lambda: (right[0] + 1,),
+        ("03", 2): lambda: (right[0] - 1,),
+        ("03", 3): lambda: (2,),
+    }[notebook, number]()
+
+
+@pytest.mark.parametrize(("notebook", "number"), EVERY, ids=lambda value: str(value))
+def test_a_solution_reaches_the_goal_and_a_wrong_answer_gets_a_hint(notebook, number):
+    torch.manual_seed(0)
+    exercise, right = exercises(notebook)[number - 1], solutions(notebook)[number]()
+    found = check(notebook, number, *right)
+    assert found.met, found
+    assert str(found).startswith(f"✓ Goal met: {exercise.goal}. Now: ")
+    assert "Hint" not in str(found)
+    missed = check(notebook, number, *wrong(notebook, number, right))
+    assert not missed.met, missed
+    assert str(missed).startswith(f"○ Goal: {exercise.goal}. Now: ")
+    assert str(missed).endswith(f"Hint: {exercise.hint}")
+
+
+@pytest.mark.parametrize("notebook", EXERCISES)
+def test_a_notebook_asks_for_what_is_checked(notebook):
+    (path,) = NOTEBOOKS.glob(f"{notebook}_*.ipynb")
+    cells = nbformat.read(path, as_version=4).cells
+    (text,) = [cell.source for cell in cells if cell.cell_type == "markdown" and "## Exercises" in cell.source]
+    heads = [line.split(". ", 1)[1] for line in text.splitlines() if line[:1].isdigit()]
+    assert len(heads) == len(exercises(notebook)) == len(solutions(notebook))
+    for line, exercise in zip(heads, exercises(notebook), strict=True):
+        assert line.startswith(exercise.head), exercise.title
+        assert 1 <= exercise.level <= 3
+    assert any(f'check("{notebook}")' in cell.source for cell in cells if cell.cell_type == "code")
+
+
+def test_an_answer_that_is_none_is_said_in_a_sentence():
+    assert str(check("03")).count("○") == 3
+    asked = check("03", 1)
+    assert not asked.met
+    assert str(asked).endswith('check("03", 1, h)')
+    for arguments, told in (
+        (("97",), "no exercise of notebook '97' is checked; those of 00, 01"),
+        (("03", 4), "has exercises 1 to 3, got 4"),
+        (("03", 1, 2, 3), r'exercise 1 takes check\("03", 1, h\); it got 2'),
+        (("03", 1, "many"), "h must be a whole number > 0, got 'many'"),
+        (("01", 1, -1.0), "eps must be a number > 0"),
+        (("00", 1, {"config": {"lr": 1}, "steps": []}), "the run has 0 steps; take 10 to 30"),
+        (("00", 3, None, "a b c", "a c"), "the sentences differ in 2 words"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            check(*arguments)
