@@ -52,6 +52,10 @@ def wrong(notebook, number, right):
         ("03", 1): lambda: (right[0] + 1,),
         ("03", 2): lambda: (right[0] - 1,),
         ("03", 3): lambda: (2,),
+        ("12", 1): lambda: (lambda loss, eps: 2.0**-11 / (2 * eps),),
+        ("12", 2): lambda: (0.5,),
+        ("12", 3): lambda: (1.0,),
+        ("12", 4): lambda: (2 * right[0],),
     }[notebook, number]()
 
 

@@ -1,4 +1,4 @@
-"""The exercises of the first notebooks and what judges them: title, difficulty, minutes, goal, hint, judge.
+"""The exercises of notebooks and what judges them: title, difficulty, minutes, goal, hint, judge.
 
 A judge measures: no right answer is written down here. Solutions that reach every goal are in `notebooks/solutions/`.
 """
@@ -16,6 +16,7 @@ from zolab.noise import Direction, add_
 from zolab.optim import MeZO
 from zolab.tasks import Example
 from zolab.tasks.judgement import auc
+from zolab.widgets.precision_exercises import ENTRIES as PRECISION
 
 RADII = np.logspace(-6, 0, 61)
 PLACES = np.linspace(-0.5, 0.5, 200)
@@ -275,4 +276,5 @@ EXERCISES: dict[str, Sequence[Entry]] = {
             *("E[g_i²] = |∇L|² + 2 (∇_i L)²", steepest_coordinate),
         ),
     ),
+    "12": PRECISION,
 }
