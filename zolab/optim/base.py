@@ -18,7 +18,7 @@ from zolab.noise import FAMILIES, Direction, GivenDirection
 from zolab.optim.changes import Changes, Standstill, StandstillWarning
 from zolab.optim.checks import ROUNDINGS, check_choice, check_groups, finite_number, plain, whole
 from zolab.optim.method import Method
-from zolab.optim.parameters import Trainable, difference, layout, trainable
+from zolab.optim.parameters import Trainable, check_same, difference, layout, trainable
 from zolab.optim.probing import Closure, Probes
 from zolab.optim.trajectory import StepRecord, Trajectory
 from zolab.probe.blocks import unique
@@ -53,8 +53,7 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         ValueError: an argument is out of range, there is nothing to train, or a weight cannot be changed in place.
     """
 
-    _stepping: Trainable | None = None
-    """What is trained by the step that is being taken."""
+    _stepping: Trainable | None = None  # what the step trains that is being taken
 
     def __init__(
         self,
@@ -137,8 +136,7 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
                 "itself, as transformers.Trainer's does, cannot drive a zeroth-order optimizer."
             )
         check_groups(self.param_groups)
-        trained = self.trained()
-        changes = self._look_after(trained)
+        changes = self._look_after(trained := self.trained())
         self._stepping = trained
         try:
             loss, nothing = self._step(closure, trained, changes)
@@ -250,26 +248,14 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         if self._stepping is not None:
             return self._stepping  # as it was when the step began
         found = trainable(self.param_groups)
-        wanted = self.trajectory.parameters
-        if wanted and (other := difference(self.param_groups, wanted)):
-            raise ValueError(
-                f"the parameters are not those of the steps so far ({other}, there being the first step); change them back, or "
-                "begin a new optimizer."
-            )
+        check_same(self.param_groups, self.trajectory.parameters)
         return found
 
     def _look_after(self, trained: Trainable) -> Changes:
         """The tensors as the last step left them; it is said if they are no longer so."""
         self.changes = Changes(trained) if self.changes is None else self.changes.fit(trained)
-        if name := self.changes.by_others():
-            if self.trajectory.overwritten is None:
-                self.trajectory.overwritten = self.steps
-            self.changes.forget()
-            warnings.warn(
-                f"{name} was changed by something else since the last step: training goes on from there, but the trajectory no "
-                "longer gives these weights, so that it cannot be saved or replayed.",
-                stacklevel=5,
-            )
+        if self.changes.told_of_others(stacklevel=5) and self.trajectory.overwritten is None:
+            self.trajectory.overwritten = self.steps
         return self.changes
 
     def _perturbation(

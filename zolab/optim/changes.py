@@ -5,6 +5,7 @@ A few elements of each tensor stand for all: their bits are compared, besides to
 """
 
 import os
+import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -92,6 +93,18 @@ class Changes:
             return None
         other = np.flatnonzero(self._look() != self.bits)
         return self.names[self.owners[other[0]]] if len(other) else None
+
+    def told_of_others(self, stacklevel: int) -> bool:
+        """Whether there is one; then it is said, and what was noted is forgotten."""
+        name = self.by_others()
+        if name:
+            self.forget()
+            warnings.warn(
+                f"{name} was changed by something else since the last step: training goes on from there, but the trajectory no "
+                "longer gives these weights, so that it cannot be saved or replayed.",
+                stacklevel=stacklevel + 1,
+            )
+        return name is not None
 
     def bring_home(self) -> str | None:
         """Give tensors back the memory that something took from them; returns the name of one."""

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 from zolab.probe.scratch import Scratch, ScratchPool
 
 SEEN, KEPT = 3, 16  # calls of a shape before it is captured, and how many shapes are
-WAITS = 1.2  # where launching takes so much of a call's time, the GPU waits for it
+WAITS = 1.05  # a call that takes no longer than this, in times of its launching, keeps the GPU waiting
 
 
 class Captured(NamedTuple):
