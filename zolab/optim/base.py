@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from zolab.noise import FAMILIES, Direction, GivenDirection
-from zolab.optim.changes import Changes, Standstill, StandstillWarning
-from zolab.optim.checks import ROUNDINGS, check_choice, check_groups, finite_number, plain, whole
+from zolab.optim.changes import Changes, Standstill, StandstillWarning, looked_after
+from zolab.optim.checks import ROUNDINGS, check_choice, check_closure, check_groups, finite_number, plain, whole
 from zolab.optim.method import Method
 from zolab.optim.parameters import Trainable, difference, layout, trainable
 from zolab.optim.probing import Closure, Probes
@@ -131,11 +131,7 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         Whatever the closure raises, and on Ctrl-C, the weights are put back to the bit as they were before the step. A warning
         says if something else changed the weights since the last step, and if steps have no effect.
         """
-        if not callable(closure):
-            raise ValueError(
-                "step() needs a closure that returns the loss, to measure it at two places: a loop that computes the loss by "
-                "itself, as transformers.Trainer's does, cannot drive a zeroth-order optimizer."
-            )
+        closure = check_closure(closure)
         check_groups(self.param_groups)
         trained = self.trained()
         changes = self._look_after(trained)
@@ -259,17 +255,7 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         return found
 
     def _look_after(self, trained: Trainable) -> Changes:
-        """The tensors as the last step left them; it is said if they are no longer so."""
-        self.changes = Changes(trained) if self.changes is None else self.changes.fit(trained)
-        if name := self.changes.by_others():
-            if self.trajectory.overwritten is None:
-                self.trajectory.overwritten = self.steps
-            self.changes.forget()
-            warnings.warn(
-                f"{name} was changed by something else since the last step: training goes on from there, but the trajectory no "
-                "longer gives these weights, so that it cannot be saved or replayed.",
-                stacklevel=5,
-            )
+        self.changes = looked_after(self.changes, trained, self.trajectory, self.steps)
         return self.changes
 
     def _perturbation(

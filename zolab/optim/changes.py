@@ -5,6 +5,7 @@ A few elements of each tensor stand for all: their bits are compared, besides to
 """
 
 import os
+import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from zolab.optim.arrival import Arrived, Tiles
 from zolab.optim.parameters import Trainable
-from zolab.optim.trajectory import StepRecord
+from zolab.optim.trajectory import StepRecord, Trajectory
 from zolab.probe.updates import AnyUpdate
 
 SAMPLES, EACH = 256, 4  # elements that are looked at: of all tensors together, but of each tensor at least
@@ -106,6 +107,28 @@ class Changes:
         if self.at_hand:
             return np.concatenate(self.arrays)
         return torch.cat([place.to("cpu", torch.int64) for place in self.places]).numpy()
+
+
+def looked_after(changes: Changes | None, trained: Trainable, trajectory: Trajectory, step: int) -> Changes:
+    """The tensors as the last step left them; if they are no longer so, that is said, and noted in the trajectory.
+
+    Args:
+        changes: as they were noted, if they were.
+        trained: what is trained now.
+        trajectory: of the steps so far.
+        step: the number of the next one.
+    """
+    changes = Changes(trained) if changes is None else changes.fit(trained)
+    if name := changes.by_others():
+        if trajectory.overwritten is None:
+            trajectory.overwritten = step
+        changes.forget()
+        warnings.warn(
+            f"{name} was changed by something else since the last step: training goes on from there, but the trajectory no "
+            "longer gives these weights, so that it cannot be saved or replayed.",
+            stacklevel=6,
+        )
+    return changes
 
 
 class Standstill:

@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,16 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
     """Raise ValueError unless a value is one of the choices; the sentence leaves None out."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(filter(None, choices))}, got {value!r}.")
+
+
+def check_closure(closure: Callable[[], Any] | None) -> Callable[[], Any]:
+    """The closure of a step. Raises ValueError if there is none."""
+    if not callable(closure):
+        raise ValueError(
+            "step() needs a closure that returns the loss, to measure it at two places: a loop that computes the loss by "
+            "itself, as transformers.Trainer's does, cannot drive a zeroth-order optimizer."
+        )
+    return closure
 
 
 def check_groups(groups: Sequence[Mapping[str, Any]]) -> None:
