@@ -141,7 +141,7 @@ def own_map(place: Landscape, lr: float) -> tuple[bool, str]:
     need(depths[0] < depths[1], "the first minimum must be the deeper one.")
     start = np.linalg.norm(np.array(place.minima) - np.array(place.start), axis=1)
     need(start[1] < start[0], "begin nearer to the shallow minimum.")
-    walks = [run(partial(MeZO, lr=lr, seed=seed), place, 500) for seed in range(10)]
+    walks = [run(partial(MeZO, lr=lr, seed=seed), place, 200) for seed in range(10)]
     deep = sum(walk.stopped is None and walk.losses[-1] < depths[1] for walk in walks)
     return deep >= 9, f"{deep} of 10 seeds end below the shallow minimum"
 
