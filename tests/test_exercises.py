@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 
@@ -52,6 +53,12 @@ def wrong(notebook, number, right):
         ("03", 1): lambda: (right[0] + 1,),
         ("03", 2): lambda: (right[0] - 1,),
         ("03", 3): lambda: (2,),
+        ("06", 1): lambda: (right[0], 2 * right[1]),
+        ("06", 2): lambda: ([1.0], [1.0] * 49),
+        ("06", 3): lambda: (lambda g, hessian, s: 1 / np.trace(hessian),),
+        ("08", 1): lambda: (lambda q: 4 / q,),
+        ("08", 2): lambda: (1,),
+        ("08", 3): lambda: (right[0], right[1] + 1),
         ("12", 1): lambda: (lambda loss, eps: 2.0**-11 / (2 * eps),),
         ("12", 2): lambda: (0.5,),
         ("12", 3): lambda: (1.0,),

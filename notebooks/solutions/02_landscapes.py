@@ -42,7 +42,7 @@ def own_map():
     def height(x, y):
         return 0.5 * (x**2 + y**2) - 0.5 * 2.718281828 ** (-20 * ((x - 2) ** 2 + y**2))
 
-    across = np.linspace(1.7, 2.1, 4001)
+    across = np.linspace(1.7, 2.1, 401)
     floor = float(across[np.argmin(height(across, 0.0))])
     place = Landscape("bowl and pit", "", height, ((0, 0), (floor, 0)), 0, (2.0, 0.3), ((-3, 3), (-3, 3)))
     return place, 0.2

@@ -16,7 +16,7 @@ def unit():
 
 
 def schedule():
-    sizes = [1e-3 * (1 - (k + 0.5) / 20) for k in range(20)]
+    sizes = [1e-4 * (1 - (k + 0.5) / 20) for k in range(20)]
     shares = [float(arriving(size, SPACES).mean()) for size in sizes]
     return (sum(share * size**2 for share, size in zip(shares, sizes, strict=True)) / sum(size**2 for size in sizes),)
 

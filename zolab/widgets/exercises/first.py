@@ -1,7 +1,4 @@
-"""The exercises of notebooks and what judges them: title, difficulty, minutes, goal, hint, judge.
-
-A judge measures: no right answer is written down here. Solutions that reach every goal are in `notebooks/solutions/`.
-"""
+"""Exercises of notebooks 00 to 03."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -16,7 +13,7 @@ from zolab.noise import Direction, add_
 from zolab.optim import MeZO
 from zolab.tasks import Example
 from zolab.tasks.judgement import auc
-from zolab.widgets.precision_exercises import ENTRIES as PRECISION
+from zolab.widgets.exercises.entry import Entry, need
 
 RADII = np.logspace(-6, 0, 61)
 PLACES = np.linspace(-0.5, 0.5, 200)
@@ -25,7 +22,7 @@ PLACES = np.linspace(-0.5, 0.5, 200)
 def broken(record: Mapping[str, Any]) -> tuple[bool, str]:
     """A run's record, as `finetune(...).record`."""
     losses = [step["loss"] for step in record["steps"]]
-    _need(10 <= len(losses) <= 30, f"the run has {len(losses)} steps; take 10 to 30.")
+    need(10 <= len(losses) <= 30, f"the run has {len(losses)} steps; take 10 to 30.")
     first, last = np.mean(losses[:5]), np.mean(losses[-5:])
     return bool(
         last > 2 * first
@@ -48,14 +45,14 @@ def one_word(run: Any, first: str, second: str) -> tuple[bool, str]:
     """A finished run (or anything with task, model, tokenizer), and two sentences."""
     words = [text.split() for text in (first, second)]
     apart = sum(a != b for a, b in zip(*words, strict=False)) + abs(len(words[0]) - len(words[1]))
-    _need(apart == 1, f"the sentences differ in {apart} words; let it be one.")
+    need(apart == 1, f"the sentences differ in {apart} words; let it be one.")
     examples = [Example(f"{text} It was", (" terrible", " great"), 1) for text in (first, second)]
     great = run.task.predict(run.model, run.tokenizer, examples)[:, 1].tolist()
     return abs(great[0] - great[1]) > 0.2, f"great with {great[0]:.0%} and with {great[1]:.0%}"
 
 
 def best_radius(eps: float) -> tuple[bool, str]:
-    _need(isinstance(eps, int | float) and eps > 0, f"eps must be a number > 0, got {eps!r}.")
+    need(isinstance(eps, int | float) and eps > 0, f"eps must be a number > 0, got {eps!r}.")
     places = torch.tensor(PLACES, dtype=torch.float32)
 
     def error(radius: float) -> float:
@@ -111,7 +108,7 @@ def half_precision(weights: Tensor, float16: float, bfloat16: float) -> tuple[bo
 
 
 def stable_rate(lr: float) -> tuple[bool, str]:
-    _need(isinstance(lr, float) and lr > 0, f"lr must be a number > 0, got {lr!r}.")
+    need(isinstance(lr, float) and lr > 0, f"lr must be a number > 0, got {lr!r}.")
     place = LANDSCAPES["two_blocks"]
     directions = LANDSCAPES["sophia"].protocol.directions  # type: ignore[union-attr]
 
@@ -134,29 +131,29 @@ def falling_rate(optimizer: Callable[..., Any], constant: Callable[..., Any]) ->
         return float(np.median([np.inf if walk.stopped else walk.losses[-1] - place.minimum for walk in ends]))
 
     ours, theirs = above(optimizer), above(constant)
-    _need(theirs < place(*place.start), "the constant rate does not descend; lower it.")
+    need(theirs < place(*place.start), "the constant rate does not descend; lower it.")
     return ours < theirs / 10, f"{ours:.1e} above the minimum, median of three seeds, {theirs:.1e} with the constant rate"
 
 
 def own_map(place: Landscape, lr: float) -> tuple[bool, str]:
-    _need(len(place.minima) == 2, f"the landscape has {len(place.minima)} minima; it takes two, the deeper one first.")
+    need(len(place.minima) == 2, f"the landscape has {len(place.minima)} minima; it takes two, the deeper one first.")
     depths = [float(place(*minimum)) for minimum in place.minima]
-    _need(depths[0] < depths[1], "the first minimum must be the deeper one.")
+    need(depths[0] < depths[1], "the first minimum must be the deeper one.")
     start = np.linalg.norm(np.array(place.minima) - np.array(place.start), axis=1)
-    _need(start[1] < start[0], "begin nearer to the shallow minimum.")
-    walks = [run(partial(MeZO, lr=lr, seed=seed), place, 500) for seed in range(10)]
+    need(start[1] < start[0], "begin nearer to the shallow minimum.")
+    walks = [run(partial(MeZO, lr=lr, seed=seed), place, 200) for seed in range(10)]
     deep = sum(walk.stopped is None and walk.losses[-1] < depths[1] for walk in walks)
     return deep >= 9, f"{deep} of 10 seeds end below the shallow minimum"
 
 
 def long_horizon(h: int) -> tuple[bool, str]:
-    _need(type(h) is int and h > 0, f"h must be a whole number > 0, got {h!r}.")
+    need(type(h) is int and h > 0, f"h must be a whole number > 0, got {h!r}.")
     kept, fewer = (sum(0.99**k for k in range(n)) * 0.01 for n in (h, h - 1))
     return kept >= 0.9 > fewer, f"h = {h} keeps {kept:.2%}, one less {fewer:.2%}"
 
 
 def small_error(h: int) -> tuple[bool, str]:
-    _need(type(h) is int and h > 0, f"h must be a whole number > 0, got {h!r}.")
+    need(type(h) is int and h > 0, f"h must be a whole number > 0, got {h!r}.")
     squares = 0.9 ** (2 * np.arange(2000.0))
     error, before = (float(np.sqrt(squares[n:].sum() / squares.sum())) for n in (h, h - 1))
     return (
@@ -172,13 +169,7 @@ def steepest_coordinate(ratio: float) -> tuple[bool, str]:
     return abs(ratio / measured - 1) < 0.05, f"you say {ratio:g}, 400,000 draws say {measured:.2f}"
 
 
-def _need(holds: bool, sentence: str) -> None:
-    if not holds:
-        raise ValueError(sentence)
-
-
-Entry = tuple[str, int, int, str, str, Callable[..., tuple[bool, str]]]
-EXERCISES: dict[str, Sequence[Entry]] = {
+FIRST: dict[str, Sequence[Entry]] = {
     "00": (
         (
             *(
@@ -276,5 +267,4 @@ EXERCISES: dict[str, Sequence[Entry]] = {
             *("E[g_i²] = |∇L|² + 2 (∇_i L)²", steepest_coordinate),
         ),
     ),
-    "12": PRECISION,
 }

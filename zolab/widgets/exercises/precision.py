@@ -1,11 +1,12 @@
-"""What judges the exercises of notebook 12; as in `zolab.widgets.exercises`, a judge measures."""
+"""Exercises of notebook 12."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from zolab.widgets.exercises.entry import Entry, need
 
 SIZE = 0.05  # standard deviation of the weights
 
@@ -40,8 +41,8 @@ def unit_of_slopes(unit: Callable[[float, float], float]) -> tuple[bool, str]:
 
 
 def schedule_share(share: float) -> tuple[bool, str]:
-    measured = _share([1e-3 * (1 - (k + 0.5) / 20) for k in range(20)])
-    return abs(share - measured) < 0.02, f"you say {share:.1%}, twenty sizes from 1e-3 down to 0 say {measured:.1%}"
+    measured = _share([1e-4 * (1 - (k + 0.5) / 20) for k in range(20)])
+    return abs(share - measured) < 0.02, f"you say {share:.1%}, twenty sizes from 1e-4 down to 0 say {measured:.1%}"
 
 
 def moving_weights(ratio: float) -> tuple[bool, str]:
@@ -52,27 +53,33 @@ def moving_weights(ratio: float) -> tuple[bool, str]:
 
 
 def arriving_size(size: float) -> tuple[bool, str]:
-    if not size > 0:
-        raise ValueError(f"size must be a number > 0, got {size!r}.")
+    need(isinstance(size, float) and size > 0, f"size must be a number > 0, got {size!r}.")
     low, high = _share([size / 1.1]), _share([1.1 * size])
     return low < 0.9 <= high, f"at {size / 1.1:.2e} {low:.1%} of a step arrives, at {1.1 * size:.2e} {high:.1%}"
 
 
-ENTRIES: tuple[Any, ...] = (
-    (
-        *("A unit of slopes", 1, 10, "a function of loss and eps for the unit of slopes from float16 losses, within 1 %"),
-        *("float16 has 11 significant bits: what is the spacing of a loss?", unit_of_slopes),
+PRECISION: dict[str, Sequence[Entry]] = {
+    "12": (
+        (
+            *("A unit of slopes", 1, 10, "a function of loss and eps for the unit of slopes from float16 losses, within 1 %"),
+            *("float16 has 11 significant bits: what is the spacing of a loss?", unit_of_slopes),
+        ),
+        (
+            *("The end of a schedule", 2, 15, "the share that arrives of all steps of a linear schedule, within 2 points"),
+            *("shares are of squared lengths: weight `arriving` at size s by s^2", schedule_share),
+        ),
+        (
+            *(
+                "Which weights move?",
+                2,
+                10,
+                "the median size of weights that move at 1e-5, over the median of all, within 20 %",
+            ),
+            *("weight each weight by `moving`, or take a step", moving_weights),
+        ),
+        (
+            *("How large must a step be?", 2, 10, "the size of which 90 % arrives in bfloat16, within 10 %"),
+            *("the mean of `arriving` over weights rises with the size: halve an interval", arriving_size),
+        ),
     ),
-    (
-        *("The end of a schedule", 2, 15, "the share that arrives of all steps of a linear schedule, within 2 points"),
-        *("shares are of squared lengths: weight `arriving` at size s by s^2", schedule_share),
-    ),
-    (
-        *("Which weights move?", 2, 10, "the median size of weights that move at 1e-5, over the median of all, within 20 %"),
-        *("weight each weight by `moving`, or take a step", moving_weights),
-    ),
-    (
-        *("How large must a step be?", 2, 10, "the size of which 90 % arrives in bfloat16, within 10 %"),
-        *("the mean of `arriving` over weights rises with the size: halve an interval", arriving_size),
-    ),
-)
+}

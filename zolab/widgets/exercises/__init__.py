@@ -1,0 +1,10 @@
+"""The exercises of the notebooks and what judges them, by the notebook's number.
+
+A judge measures: no right answer is written down here. Solutions that reach every goal are in `notebooks/solutions/`.
+"""
+
+from zolab.widgets.exercises.blocks import BLOCKS
+from zolab.widgets.exercises.first import FIRST
+from zolab.widgets.exercises.precision import PRECISION
+
+EXERCISES = {**FIRST, **BLOCKS, **PRECISION}
