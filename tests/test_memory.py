@@ -145,7 +145,10 @@ class TestMeasuredOnAnH100:
         off = {}
         for name, method in METHODS.items():
             drawn = method.along is Direction and method.sides == 2 and not method.differentiates
-            seen = 1 + self.rows[f"{name}, {self.one}, bfloat16"]["peak_over_weights"] + graph * drawn
+            beyond = self.rows[f"{name}, {self.one}, bfloat16"]["peak_over_weights"]
+            if beyond < 0:  # an earlier method's graph was given back while this one was measured
+                continue
+            seen = 1 + beyond + graph * drawn
             found = predicted(self.config(self.one, name), Tokens(16, 256))
             off[name] = found.total / found.parts["weights"] / seen - 1
         assert {name: round(value, 2) for name, value in off.items() if abs(value) > 0.15} == {}

@@ -18,7 +18,7 @@ from zolab.noise import FAMILIES, Direction, GivenDirection
 from zolab.optim.changes import Changes, Standstill, StandstillWarning, looked_after
 from zolab.optim.checks import ROUNDINGS, check_choice, check_closure, check_groups, finite_number, plain, whole
 from zolab.optim.method import Method
-from zolab.optim.parameters import Trainable, difference, layout, trainable
+from zolab.optim.parameters import Trainable, check_same, difference, layout, trainable
 from zolab.optim.probing import Closure, Probes
 from zolab.optim.trajectory import StepRecord, Trajectory
 from zolab.probe.blocks import unique
@@ -53,8 +53,7 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         ValueError: an argument is out of range, there is nothing to train, or a weight cannot be changed in place.
     """
 
-    _stepping: Trainable | None = None
-    """What is trained by the step that is being taken."""
+    _stepping: Trainable | None = None  # what the step trains that is being taken
 
     def __init__(
         self,
@@ -133,8 +132,7 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         """
         closure = check_closure(closure)
         check_groups(self.param_groups)
-        trained = self.trained()
-        changes = self._look_after(trained)
+        changes = self._look_after(trained := self.trained())
         self._stepping = trained
         try:
             loss, nothing = self._step(closure, trained, changes)
@@ -246,12 +244,7 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         if self._stepping is not None:
             return self._stepping  # as it was when the step began
         found = trainable(self.param_groups)
-        wanted = self.trajectory.parameters
-        if wanted and (other := difference(self.param_groups, wanted)):
-            raise ValueError(
-                f"the parameters are not those of the steps so far ({other}, there being the first step); change them back, or "
-                "begin a new optimizer."
-            )
+        check_same(self.param_groups, self.trajectory.parameters)
         return found
 
     def _look_after(self, trained: Trainable) -> Changes:

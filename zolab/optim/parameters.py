@@ -86,6 +86,15 @@ def difference(groups: Sequence[Mapping[str, Any]], wanted: Layout, *, trained: 
     return None
 
 
+def check_same(groups: Sequence[Mapping[str, Any]], wanted: Layout | None) -> None:
+    """Raise ValueError unless the parameters are those of the steps so far, if there were any."""
+    if wanted and (other := difference(groups, wanted)):
+        raise ValueError(
+            f"the parameters are not those of the steps so far ({other}, there being the first step); change them back, or "
+            "begin a new optimizer."
+        )
+
+
 def _described(entry: Sequence[Any]) -> str:
     numel, dtype, group, trained = entry
     return f"{'trained' if trained else 'frozen'} ({numel:,} weights, {dtype}, group {group})"

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 from zolab.probe.scratch import Scratch, ScratchPool
 
 SEEN, KEPT = 3, 16  # calls of a shape before it is captured, and how many shapes are
-WAITS = 1.2  # where launching takes so much of a call's time, the GPU waits for it
+WAITS = 1.05  # a call that takes no longer than this, in times of its launching, keeps the GPU waiting
 
 
 class Captured(NamedTuple):
@@ -59,8 +59,10 @@ class Graphs:
             if tensor is not None
         ]
         self.seen: Counter[tuple] = Counter()
-        self.times: dict[tuple, tuple[float, Any, Any]] = {}
-        """Of the latest single launches of a call: seconds of launching, and what tells when the GPU began and was done."""
+        self.left: set[tuple] = set()
+        """Calls whose launches hide behind the GPU's work."""
+        self.latest: tuple[float, Any, Any] | None = None
+        """Of a call: seconds of launching, and what tells when the GPU began and was done."""
         self.captured: dict[tuple, Captured] = {}
         self.pool: Any = None
         self.refused: str | None = None
@@ -96,8 +98,12 @@ class Graphs:
         found.graph.replay()
         return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, found.output), found.order
 
+    def is_due(self, key: tuple) -> bool:
+        """Whether a call may be captured once it has been made, for which it must be `timed`."""
+        return self.seen[key] >= SEEN and len(self.captured) < KEPT and key not in self.left
+
     @contextmanager
-    def timed(self, key: tuple) -> Iterator[None]:
+    def timed(self) -> Iterator[None]:
         """Around a call that launches one by one."""
         begun, done = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begun.record()
@@ -105,16 +111,17 @@ class Graphs:
         yield
         seconds = time.perf_counter() - start
         done.record()
-        self.times[key] = seconds, begun, done
+        self.latest = seconds, begun, done
 
-    def waits(self, key: tuple) -> bool:
-        """Whether the GPU waited for the launches of a call. Those of a large model hide behind its work."""
-        seconds, begun, done = self.times.pop(key)
+    def _waited(self) -> bool:
+        """Whether the GPU waited for the launches of the latest call. Those of a large model hide behind its work."""
+        assert self.latest is not None, "by timed"
+        seconds, begun, done = self.latest
         done.synchronize()
         return begun.elapsed_time(done) < WAITS * 1e3 * seconds
 
     def capture(self, key: tuple, leaves: list[Any], order: tuple[int, ...], call: Callable[[list[Any]], Any]) -> None:
-        """Capture a call that has just been made, if its shape has come often enough.
+        """Capture a call that has just been made, if the GPU waited for its launches.
 
         Args:
             key: of the call.
@@ -122,7 +129,8 @@ class Graphs:
             order: the owners that it called.
             call: makes it.
         """
-        if self.seen[key] != SEEN or len(self.captured) >= KEPT or not self.waits(key):
+        if not self._waited():
+            self.left.add(key)
             return
         self.pool = self.pool or torch.cuda.graph_pool_handle()
         inputs = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]

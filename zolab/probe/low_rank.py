@@ -3,7 +3,7 @@
     x (W + s U V^T)^T = x W^T + s (x V) U^T,     (W + s U V^T)[i] = W[i] + s U[i] V^T
 
 So their weights need no scratch memory and no pass. All other tensors are moved as `Through` moves them, and so is a weight
-whose module is not exactly torch's own, has hooks of somebody else, or limits its rows' norms.
+whose module is not exactly torch's own, has hooks of somebody else that may read it, or limits its rows' norms.
 
 Directions are those of the probe in place; the losses differ by rounding. With u half the spacing of the weights' type at one,
 and S the sum |x| (|W| + |s| |U| |V|^T)^T + |b| with n inputs, an output is off by at most (n + r + 6) u S. One of moved weights

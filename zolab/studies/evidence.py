@@ -102,7 +102,7 @@ def memory(records: Records) -> Finding | None:
     if not {"mezo", "zo_finetuner"} <= set(steps):
         return None
     ours, mezo = (1 + steps[name]["peak_over_weights"] for name in ("zo_finetuner", "mezo"))
-    number = f"Peak memory {ours / mezo:.3f} times MeZO's"  # the record's sizes leave out what a step's graph keeps
+    number = f"Peak memory {ours / mezo:.3f} times MeZO's"
     return Finding(HOLDS if ours / mezo <= 1.05 else NOT_SEEN, "a step of LLaMA-3.2-1B's shape on an H100", [number], [GPU])
 
 

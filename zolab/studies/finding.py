@@ -81,9 +81,26 @@ def off(record: Record, task: str, method: str) -> float | None:
 
 
 def steps_on_gpu(records: Records) -> dict[str, dict[str, Any]]:
-    """Rows of the methods' steps on the 1B shape."""
-    parts = records.get(GPU, {}).get("parts", {})
-    return {row["name"].partition(",")[0]: row for row in parts.get("methods 1b", {}).get("rows", [])}
+    """`method_rows` of the GPU's record."""
+    return method_rows(records.get(GPU, {}).get("parts", {}))
+
+
+def method_rows(parts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Rows of the methods' steps on the 1B shape, from the parts of a GPU's record.
+
+    Whether a step is launched as a graph, which keeps memory of its own, is decided while it is timed. MeZO's peak is the
+    greater one of two parts of the record, in one of which it is a graph as other methods' are. A peak below that of a forward
+    pass is none: what an earlier method held was given back meanwhile.
+    """
+    rows = {row["name"].partition(",")[0]: dict(row) for row in parts.get("methods 1b", {}).get("rows", [])}
+    ways = {row["name"].partition(": ")[2]: row for row in parts.get("steps 1b", {}).get("rows", [])}
+    forward = ways.get("forwards", {}).get("peak_over_weights") or 0.0
+    for row in rows.values():
+        row["peak_over_weights"] = row["peak_over_weights"] if row["peak_over_weights"] >= 0.99 * forward else None
+    if "mezo" in rows and "memory_over_forwards" in ways.get("through", {}):
+        graph = ways["through"]["memory_over_forwards"] * (1 + forward) - 1
+        rows["mezo"]["peak_over_weights"] = max(rows["mezo"]["peak_over_weights"] or 0.0, graph)
+    return rows
 
 
 def sentence(found: Overall) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from zolab.studies.expected import SHAPES
+from zolab.studies.finding import method_rows
 from zolab.studies.outcomes import Record
 from zolab.studies.papers import AVERAGES, printed
 
@@ -181,7 +182,7 @@ def _measured_costs(records: Mapping[str, Mapping[str, Any]]) -> Iterable[tuple[
         if content.get("kind") != "gpu_check":
             continue
         parts = {row["name"]: row for part in content["parts"].values() for row in part.get("rows", [])}
-        step = {name.partition(",")[0]: row for name, row in parts.items() if name.endswith(", llama-3.2-1b, bfloat16")}
+        step = method_rows(content["parts"])
         weights = SHAPES["meta-llama/Llama-3.2-1B"].weights * 2 / 1e9
         where, small = f"{stem}, 16 x 256 tokens, random weights", "Llama-3.2-1B"
         if "zo_finetuner" in step:
@@ -189,7 +190,9 @@ def _measured_costs(records: Mapping[str, Mapping[str, Any]]) -> Iterable[tuple[
             yield ("2510.00419", "6", small, "zo_finetuner", "drop", "step:total"), (total, where)
             yield ("2510.00419", "6", small, "zo_finetuner", "drop", "step:sigma"), (total - mezo, where)
         for name, row in step.items():
-            yield ("2510.00419", "7", small, name, "sst2", "peak_memory"), (weights * (1 + row["peak_over_weights"]), where)
+            if row["peak_over_weights"] is not None:
+                peak = weights * (1 + row["peak_over_weights"])
+                yield ("2510.00419", "7", small, name, "sst2", "peak_memory"), (peak, where)
         for hub, shape in SHAPES.items():
             row = parts.get(f"meta-step, {hub.partition('/')[2].lower()}, bfloat16, 16 x 128")
             if row is not None:

@@ -71,11 +71,11 @@ def _field(records: Records) -> dict[str, str]:
     lines = [f"| {BASE} | 1 | 0 | | 1 | {row_of[BASE]['peak_over_weights']:.2f} |"]
     for name, each in found.items():
         words = [f"{word} on {', '.join(tasks)}" for word, tasks in (("lower", each.lower), ("higher", each.higher)) if tasks]
-        cost = (f"{row_of[name][key]:.2f}" for key in ("over_mezo", "peak_over_weights"))
+        cost = ("–" if row_of[name][key] is None else f"{row_of[name][key]:.2f}" for key in ("over_mezo", "peak_over_weights"))
         cells = (name, each.forwards.text(), each.final.text(3, sign=True), "; ".join(words) or "nothing", *cost)
         lines.append(f"| {' | '.join(cells)} |")
     most = row_of[BASE]["peak_over_weights"] + 0.05
-    light = [n for n, each in found.items() if row_of[n]["peak_over_weights"] < most and each.forwards.value < 1]
+    light = [n for n, each in found.items() if (row_of[n]["peak_over_weights"] or most) < most and each.forwards.value < 1]
     clear = [name for name, each in found.items() if each.forwards.word != "undecided"]
     few = min(each.tasks for each in found.values())
     more = "".join(f" ({name}: {each.tasks})" for name, each in found.items() if each.tasks > few)

@@ -16,16 +16,16 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from zolab.noise.kernels import cuda_probe, cuda_products, cuda_scaled, cuda_tiles, cuda_update, threefry
-from zolab.noise.kernels.cuda_all import bits, both_all, filler, moments_all, sums_of, update_all, update_all_by_moments
+from zolab.noise.kernels import cuda_probe, cuda_scaled, cuda_tiles, cuda_update, threefry
+from zolab.noise.kernels.cuda_all import both_all, filler, moments_all, sums_of, update_all, update_all_by_moments
 from zolab.noise.kernels.cuda_journal import JOURNAL, Journal
-from zolab.noise.kernels.cuda_launch import launch
+from zolab.noise.kernels.cuda_launch import launch, launch_tiles, rounding_of, row_of, table, tiles_of
+from zolab.noise.kernels.cuda_products import makes_output, output, product, update_product
 from zolab.noise.kernels.cuda_tiles import PAIRS, TILE, direction, kernel, pairs_of, store_halves, threefry_words
 from zolab.noise.kernels.plain import view
 
 CHUNK = 1 << 40  # one launch a tensor
 THREADED = False
-NEAREST = (0, 0, False)
 
 
 @kernel
@@ -52,15 +52,6 @@ def radii_kernel(squares, size, radii, count):
     tl.store(radii + i, cuda_tiles.root(square))
 
 
-def _tiles(chunk: Tensor) -> int:
-    return -(-chunk.numel() // threefry.TILE)
-
-
-def _launch(function: Any, chunk: Tensor, *more) -> None:
-    """Run a kernel over a chunk, one program to a tile."""
-    launch(function, _tiles(chunk), chunk, *more)
-
-
 def _single(source) -> tuple[int, int, Tensor | None, bool]:
     """The first direction of a source: its key, and what `_family` says of it."""
     values, signs = _family(source)
@@ -74,10 +65,6 @@ def _family(source) -> tuple[Tensor | None, bool | int]:
     return (given, cuda_tiles.SCALED.value if len(keys) else signs) if len(given) else (None, signs)
 
 
-def _rounding(w: Tensor, key) -> tuple[int, int, bool]:
-    return NEAREST if key is None or w.element_size() > 2 else (int(key[0]), int(key[1]), True)
-
-
 def _table(w: Tensor, keys: np.ndarray, *coefficients: np.ndarray) -> Tensor:
     """Rows of a key and coefficients, as bits, on the device of the weights."""
     keys = keys if len(keys) else np.zeros((len(coefficients[0]), 2), np.uint32)  # they are given, and have none
@@ -88,31 +75,31 @@ def _table(w: Tensor, keys: np.ndarray, *coefficients: np.ndarray) -> Tensor:
 def words(k0: int, k1: int, tile: int, device: str = "cuda") -> Tensor:
     """The generator's raw words of one tile, as int64, for tests."""
     out = torch.empty(threefry.TILE, dtype=torch.int64, device=device)
-    _launch(words_kernel, out, int(k0), int(k1), int(tile))
+    launch_tiles(words_kernel, out, int(k0), int(k1), int(tile))
     return out
 
 
 def radii(device: str = "cuda", every: int = 1) -> tuple[Tensor, Tensor]:
     """Squared radii of pairs of normals, for every so many values of a word's first 23 bits, and their roots, for tests."""
     squares, roots = (torch.empty((1 << 23) // every, device=device) for _ in range(2))
-    _launch(radii_kernel, squares, roots, every)
+    launch_tiles(radii_kernel, squares, roots, every)
     return squares, roots
 
 
 def fill(out: Tensor, k0: int, k1: int, tile: int, signs: bool = False) -> None:
     """out = z, float32."""
-    _launch(fill_kernel, out, int(k0), int(k1), int(tile), signs)
+    launch_tiles(fill_kernel, out, int(k0), int(k1), int(tile), signs)
 
 
 def add_scaled(w: Tensor, k0: int, k1: int, tile: int, scale: float, signs: bool = False) -> None:
     """w += scale * z in float32, rounded to nearest even into w's type, each weight read and written once."""
-    _launch(cuda_update.add_scaled_kernel, w, int(k0), int(k1), int(tile), float(scale), signs)
+    launch_tiles(cuda_update.add_scaled_kernel, w, int(k0), int(k1), int(tile), float(scale), signs)
 
 
 def dot(w: Tensor, k0: int, k1: int, tile: int, signs: bool = False) -> float:
     """Sum of w * z, float32 within a tile and float64 across tiles; waits for the device."""
-    partial = torch.empty(_tiles(w), dtype=torch.float32, device=w.device)
-    _launch(cuda_update.dot_kernel, w, int(k0), int(k1), int(tile), partial, signs)
+    partial = torch.empty(tiles_of(w), dtype=torch.float32, device=w.device)
+    launch_tiles(cuda_update.dot_kernel, w, int(k0), int(k1), int(tile), partial, signs)
     return partial.sum(dtype=torch.float64).item()
 
 
@@ -121,8 +108,8 @@ def moments(w: Tensor, wait: bool = True) -> Any:
 
     Without `wait` they stay on the device, as `zolab.noise.per_tensor` takes them.
     """
-    partial = torch.empty((2, _tiles(w)), dtype=torch.float32, device=w.device)
-    _launch(cuda_update.moments_kernel, w, *partial)
+    partial = torch.empty((2, tiles_of(w)), dtype=torch.float32, device=w.device)
+    launch_tiles(cuda_update.moments_kernel, w, *partial)
     sums = partial.sum(1, dtype=torch.float64)
     return sums.tolist() if wait else sums
 
@@ -133,84 +120,10 @@ def given(parts: list[Tensor]) -> Tensor:
     return rows[0][None] if len(rows) == 1 else torch.stack(rows)
 
 
-def product(out: Tensor, u: Tensor, v: Tensor, skip: int) -> None:
-    """out = elements of u @ v row by row, from `skip` in the first row on; at most 2^30 of them, all in float32."""
-    _launch(cuda_products.product_kernel, out, u, v, v.shape[1], v.shape[0], int(skip))
-
-
-def update_product(w: Tensor, u: Tensor, v: Tensor, coefficient: float, decay: float, rounding=None) -> None:
-    """w = decay * w + coefficient * u @ v in a whole flat matrix of at most 2^31 elements, with the bits of `update`.
-
-    Args:
-        w: changed in place.
-        u: float32 of shape (rows, rank).
-        v: float32 of shape (rank, columns).
-        coefficient, decay: factors.
-        rounding: as in `update`.
-    """
-    rank, columns = v.shape
-    settings = float(coefficient), float(decay), *_rounding(w, rounding)
-    if columns % threefry.TILE:
-        _launch(cuda_products.update_product_kernel, w, u, v, columns, rank, *settings)
-        return
-    _launch(cuda_products.update_rows_kernel, w, u, v, columns // threefry.TILE, rank, *settings)
-
-
-def makes_output(x: Tensor, outputs: int, rank: int) -> bool:
-    """Whether `output` takes such tensors."""
-    unit = cuda_products.UNIT.value
-    return x.is_contiguous() and x.shape[-1] % unit == outputs % unit == 0 and rank <= cuda_products.RANK.value
-
-
-def output(x: Tensor, u: Tensor, v: Tensor, scale: Tensor | float, above: int) -> Tensor:
-    """What moves the output of a linear layer along a direction of low rank, s (x V) U^T.
-
-    Products are summed in float32; x V is rounded to the type of x in between, and so is the result.
-
-    Args:
-        x: of shape (tokens, inputs); `makes_output` takes it.
-        u: U^T of shape (rank, outputs), in the type of x; its rows may lie apart, by a multiple of 16 elements.
-        v: V^T of shape (rank, inputs), likewise, contiguous.
-        scale: as in `both`.
-        above: for so many tokens, the first ones, s is the scale, and for the others its negative.
-
-    Returns:
-        A tensor of shape (tokens, outputs).
-    """
-    (tokens, inputs), (rank, outputs), unit = x.shape, u.shape, cuda_products.UNIT.value
-    out, projected = x.new_empty(tokens, outputs), x.new_empty(tokens, cuda_products.RANK.value)
-    programs = -(-tokens // cuda_products.READ.value)
-    launch(cuda_products.project_kernel, programs, projected, x, v, tokens, inputs // unit, rank)
-    blocks = -(-outputs // cuda_products.OUTPUTS.value)
-    settings = blocks, tokens, int(above), outputs // unit, u.stride(0) // unit, rank
-    row = _row(x, np.empty((0, 2), np.uint32), scale)
-    programs = blocks * -(-tokens // cuda_products.WRITTEN.value)
-    launch(cuda_products.spread_kernel, programs, out, projected, u, row, *settings)
-    return out
-
-
 def perturbed(out: Tensor, w: Tensor, tile: int, source, scale: float) -> None:
     """out = w + scale * z, with the bits that `perturb` and `flip` give; w stays as it is."""
     k0, k1, values, signs = _single(source)
-    _launch(cuda_probe.perturbed_kernel, out, k0, k1, int(tile), w, values, signs, float(scale))
-
-
-def table(keys: np.ndarray, scales: Any) -> Tensor:
-    """Rows of a key and a scale, int32 of shape (tensors, 3) on the host; on a device they stand for `scale` in `both`.
-
-    Args:
-        keys: of one direction, uint32 of shape (tensors, 1, 2).
-        scales: one for each tensor.
-    """
-    return torch.from_numpy(bits(keys, np.array(scales, np.float32)))
-
-
-def _row(like: Tensor, keys: np.ndarray, scale: float | Tensor) -> Tensor:
-    """A row of a table on the device, with the first of the keys."""
-    if isinstance(scale, Tensor):
-        return scale
-    keys = keys[:1] if len(keys) else np.zeros((1, 2), np.uint32)  # none where the values are given
-    return table(keys[None], [scale])[0].to(like.device, non_blocking=True)
+    launch_tiles(cuda_probe.perturbed_kernel, out, k0, k1, int(tile), w, values, signs, float(scale))
 
 
 def both(plus: Tensor, minus: Tensor, w: Tensor, tile: int, source, scale: float | Tensor) -> None:
@@ -219,7 +132,7 @@ def both(plus: Tensor, minus: Tensor, w: Tensor, tile: int, source, scale: float
     A scale may be a row of a `table` on the device, whose key then counts, too.
     """
     _, _, values, signs = _single(source)
-    _launch(cuda_probe.both_kernel, plus, _row(w, source.keys, scale), int(tile), minus, w, values, signs)
+    launch_tiles(cuda_probe.both_kernel, plus, row_of(w, source.keys, scale), int(tile), minus, w, values, signs)
 
 
 def add_rows(out: Tensor, rows: Tensor, width: int, source, scale: float | Tensor, minus: bool = False) -> None:
@@ -234,7 +147,7 @@ def add_rows(out: Tensor, rows: Tensor, width: int, source, scale: float | Tenso
         minus: take it away instead.
     """
     spans = (width - 2) // threefry.TILE + 2  # a row lies in as many tiles at most
-    more = _row(out, source.keys, scale), rows, int(width), spans, source.signs, bool(minus)
+    more = row_of(out, source.keys, scale), rows, int(width), spans, source.signs, bool(minus)
     launch(cuda_probe.add_rows_kernel, len(rows) * spans, out, *more)
 
 
@@ -252,7 +165,7 @@ def perturb(w: Tensor, tile: int, source, scale: float) -> list[Journal]:
     try:
         for part, *at in _parts(w, tile, source):
             journal = Journal(part)
-            _launch(cuda_probe.perturb_kernel, part, *at, float(scale), journal.total, *journal.parts)
+            launch_tiles(cuda_probe.perturb_kernel, part, *at, float(scale), journal.total, *journal.parts)
             journals.append(journal)
             journal.written()
     except BaseException:  # no memory, perhaps: the chunk has moved as a whole or not at all
@@ -263,7 +176,7 @@ def perturb(w: Tensor, tile: int, source, scale: float) -> list[Journal]:
 
 def _undo(w: Tensor, tile: int, source, scale: float, journals: list[Journal], onwards: bool) -> None:
     for (part, *at), journal in zip(_parts(w, tile, source), journals, strict=False):
-        _launch(cuda_probe.undo_kernel, part, *at, float(scale), *journal.parts, onwards)
+        launch_tiles(cuda_probe.undo_kernel, part, *at, float(scale), *journal.parts, onwards)
 
 
 def flip(w: Tensor, tile: int, source, scale: float, journals: list[Journal]) -> None:
@@ -289,12 +202,12 @@ def update(w: Tensor, tile: int, sources, coefficients, decay: float, rounding=N
     """
     count = len(coefficients)
     if count == 1:
-        settings = float(coefficients[0]), float(decay), *_rounding(w, rounding), *sums
+        settings = float(coefficients[0]), float(decay), *rounding_of(w, rounding), *sums
         k0, k1, values, signs = _single(sources)
-        _launch(cuda_update.update_kernel, w, k0, k1, int(tile), values, signs, *settings)
+        launch_tiles(cuda_update.update_kernel, w, k0, k1, int(tile), values, signs, *settings)
     elif count or decay != 1:
         table, made = _table(w, sources.keys, coefficients), _family(sources)
-        _launch(cuda_update.update_many_kernel, w, table, count, int(tile), *made, float(decay), *_rounding(w, rounding))
+        launch_tiles(cuda_update.update_many_kernel, w, table, count, int(tile), *made, float(decay), *rounding_of(w, rounding))
 
 
 def update_scaled(w, tile, source, factor, coefficient, decay, growth, rounding=None, moved=None) -> None:
@@ -303,16 +216,16 @@ def update_scaled(w, tile, source, factor, coefficient, decay, growth, rounding=
         _undo(w, tile, source._replace(given=factor[None]), *moved, False)
     k0, k1, *made = _single(source)
     settings = map(float, (coefficient, decay, *growth))
-    _launch(cuda_scaled.update_scaled_kernel, w, k0, k1, int(tile), *made, factor, *settings, *_rounding(w, rounding))
+    launch_tiles(cuda_scaled.update_scaled_kernel, w, k0, k1, int(tile), *made, factor, *settings, *rounding_of(w, rounding))
 
 
 def update_by_moments(w, tile, sources, first, second, decay, inside, outside, rounding=None) -> Tensor:
     """w = decay * w + m / (sqrt(v + inside) + outside); returns the squared length of what was added, on the device."""
     made = _family(sources)
-    partial = torch.empty(_tiles(w), dtype=torch.float32, device=w.device)
-    settings = float(decay), float(inside), float(outside), partial, *_rounding(w, rounding)
+    partial = torch.empty(tiles_of(w), dtype=torch.float32, device=w.device)
+    settings = float(decay), float(inside), float(outside), partial, *rounding_of(w, rounding)
     table = _table(w, sources.keys, first, second)
-    _launch(cuda_update.update_by_moments_kernel, w, table, len(first), int(tile), *made, *settings)
+    launch_tiles(cuda_update.update_by_moments_kernel, w, table, len(first), int(tile), *made, *settings)
     return partial.sum(dtype=torch.float64)
 
 

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from zolab.noise.kernels import threefry
-from zolab.noise.kernels.cuda_launch import launch
+from zolab.noise.kernels.cuda_launch import bits, launch
 from zolab.noise.kernels.cuda_tiles import PAIRS, TILE, direction, kernel, put_halves, put_sums, raw_halves, store_halves
 
 COLUMNS = tl.constexpr(5)
@@ -60,11 +60,6 @@ def sheet_of(tensors: Sequence[Tensor], *others: Sequence[Tensor]) -> Sheet | No
             del _sheets[next(iter(_sheets))]
         _sheets[key] = Sheet(tensors, *others)
     return _sheets[key]
-
-
-def bits(*columns: np.ndarray) -> np.ndarray:
-    """Columns of keys and of float32 numbers as int32."""
-    return np.concatenate([np.ascontiguousarray(c).reshape(len(c), -1).view(np.int32) for c in columns], axis=1)
 
 
 @triton.jit

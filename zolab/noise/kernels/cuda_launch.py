@@ -3,9 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from zolab.noise.kernels import threefry
+
+NEAREST = (0, 0, False)
 _runners: dict[tuple, Callable] = {}
 """Compiled kernels with their grid, for each combination of what Triton compiles a kernel of its own for."""
 
@@ -36,3 +40,40 @@ def _kind(argument: Any) -> Any:
     if isinstance(argument, Tensor):
         return argument.dtype, argument.data_ptr() % 16 == 0
     return argument if argument is None or isinstance(argument, bool) else type(argument)
+
+
+def tiles_of(chunk: Tensor) -> int:
+    return -(-chunk.numel() // threefry.TILE)
+
+
+def launch_tiles(function: Any, chunk: Tensor, *more) -> None:
+    """Run a kernel over a chunk, one program to a tile."""
+    launch(function, tiles_of(chunk), chunk, *more)
+
+
+def rounding_of(w: Tensor, key: Any) -> tuple[int, int, bool]:
+    """What kernels take for a rounding key, or for none."""
+    return NEAREST if key is None or w.element_size() > 2 else (int(key[0]), int(key[1]), True)
+
+
+def bits(*columns: np.ndarray) -> np.ndarray:
+    """Columns of keys and of float32 numbers as int32."""
+    return np.concatenate([np.ascontiguousarray(c).reshape(len(c), -1).view(np.int32) for c in columns], axis=1)
+
+
+def table(keys: np.ndarray, scales: Any) -> Tensor:
+    """Rows of a key and a scale, int32 of shape (tensors, 3) on the host; on a device they stand for `scale` in `both`.
+
+    Args:
+        keys: of one direction, uint32 of shape (tensors, 1, 2).
+        scales: one for each tensor.
+    """
+    return torch.from_numpy(bits(keys, np.array(scales, np.float32)))
+
+
+def row_of(like: Tensor, keys: np.ndarray, scale: float | Tensor) -> Tensor:
+    """A row of a table on the device, with the first of the keys."""
+    if isinstance(scale, Tensor):
+        return scale
+    keys = keys[:1] if len(keys) else np.zeros((1, 2), np.uint32)  # none where the values are given
+    return table(keys[None], [scale])[0].to(like.device, non_blocking=True)

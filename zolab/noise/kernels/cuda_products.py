@@ -1,8 +1,12 @@
 """The Triton kernels of directions of low rank: `zolab.noise.kernels.products` to the bit, and what moves a layer's output."""
 
+import numpy as np
 import triton
 import triton.language as tl
+from torch import Tensor
 
+from zolab.noise.kernels import threefry
+from zolab.noise.kernels.cuda_launch import launch, launch_tiles, rounding_of, row_of
 from zolab.noise.kernels.cuda_tiles import PAIRS, TILE, put_halves, raw_halves
 
 READ, WRITTEN = tl.constexpr(16), tl.constexpr(64)  # tokens of a program that reads inputs, and of one that writes outputs
@@ -127,3 +131,59 @@ def spread_kernel(
     column = tl.load(u + k[:, None] * (stride * UNIT) + o[None, :], (k < rank)[:, None] & inside, other=0.0)
     moved = tl.dot(part, column, input_precision="ieee") * signed
     tl.store(out + token.to(tl.int64)[:, None] * height + o[None, :], moved.to(out.dtype.element_ty), there & inside)
+
+
+def product(out: Tensor, u: Tensor, v: Tensor, skip: int) -> None:
+    """out = elements of u @ v row by row, from `skip` in the first row on; at most 2^30 of them, all in float32."""
+    launch_tiles(product_kernel, out, u, v, v.shape[1], v.shape[0], int(skip))
+
+
+def update_product(w: Tensor, u: Tensor, v: Tensor, coefficient: float, decay: float, rounding=None) -> None:
+    """w = decay * w + coefficient * u @ v in a whole flat matrix of at most 2^31 elements, with the bits of `update`.
+
+    Args:
+        w: changed in place.
+        u: float32 of shape (rows, rank).
+        v: float32 of shape (rank, columns).
+        coefficient, decay: factors.
+        rounding: as in `update`.
+    """
+    rank, columns = v.shape
+    settings = float(coefficient), float(decay), *rounding_of(w, rounding)
+    if columns % threefry.TILE:
+        launch_tiles(update_product_kernel, w, u, v, columns, rank, *settings)
+        return
+    launch_tiles(update_rows_kernel, w, u, v, columns // threefry.TILE, rank, *settings)
+
+
+def makes_output(x: Tensor, outputs: int, rank: int) -> bool:
+    """Whether `output` takes such tensors."""
+    unit = UNIT.value
+    return x.is_contiguous() and x.shape[-1] % unit == outputs % unit == 0 and rank <= RANK.value
+
+
+def output(x: Tensor, u: Tensor, v: Tensor, scale: Tensor | float, above: int) -> Tensor:
+    """What moves the output of a linear layer along a direction of low rank, s (x V) U^T.
+
+    Products are summed in float32; x V is rounded to the type of x in between, and so is the result.
+
+    Args:
+        x: of shape (tokens, inputs); `makes_output` takes it.
+        u: U^T of shape (rank, outputs), in the type of x; its rows may lie apart, by a multiple of 16 elements.
+        v: V^T of shape (rank, inputs), likewise, contiguous.
+        scale: as in `both`.
+        above: for so many tokens, the first ones, s is the scale, and for the others its negative.
+
+    Returns:
+        A tensor of shape (tokens, outputs).
+    """
+    (tokens, inputs), (rank, outputs), unit = x.shape, u.shape, UNIT.value
+    out, projected = x.new_empty(tokens, outputs), x.new_empty(tokens, RANK.value)
+    programs = -(-tokens // READ.value)
+    launch(project_kernel, programs, projected, x, v, tokens, inputs // unit, rank)
+    blocks = -(-outputs // OUTPUTS.value)
+    settings = blocks, tokens, int(above), outputs // unit, u.stride(0) // unit, rank
+    row = row_of(x, np.empty((0, 2), np.uint32), scale)
+    programs = blocks * -(-tokens // WRITTEN.value)
+    launch(spread_kernel, programs, out, projected, u, row, *settings)
+    return out
