@@ -9,7 +9,18 @@ from zolab.__main__ import main
 from zolab.records import load_record
 from zolab.studies.gain_figures import WAYS, gain_figure, points_at, signal_figure
 from zolab.studies.gain_map import ESTIMATES
-from zolab.theory.judged import agreement, chosen, judged, noise_rank, ratio_scales
+from zolab.studies.gain_transfer import transfer
+from zolab.theory.judged import (
+    GROUPINGS,
+    Estimates,
+    agreement,
+    chosen,
+    judged,
+    noise_rank,
+    noise_scales,
+    ratio_scales,
+    transferred,
+)
 from zolab.theory.signal import Signal, gain
 
 NAMES = ("model.embed_tokens.weight", *(f"model.layers.{i}.{kind}.weight" for i in range(4) for kind in ("up", "down")))
@@ -121,3 +132,54 @@ def test_the_map_of_two_tasks_along_a_run_goes_on_where_it_stopped(tmp_path, cap
     assert "20 groups need as many examples of each class" in capsys.readouterr().err
     assert mapped("--groups", "5") == 1
     assert "groups must be between 6 and the 24 examples" in capsys.readouterr().err
+
+
+# --- carried over to other tasks
+
+
+def kept(found):
+    return Estimates(found.names, found.sizes, found.estimates)
+
+
+def test_kept_estimates_give_the_scales_and_gains_of_the_signal_itself():
+    found = drawn(np.random.default_rng(3), 256)
+    for grouping in GROUPINGS.values():
+        ours, wanted = kept(found).merged(grouping), found.merged(grouping)
+        assert ours.names == wanted.names
+        np.testing.assert_allclose(ours.estimates, wanted.estimates, rtol=1e-12)
+        assert noise_scales(kept(found), grouping) == pytest.approx(noise_scales(found, grouping))
+    sigma = noise_scales(found, GROUPINGS["layer"])
+    assert gain(kept(found).terms(16), sigma) == pytest.approx(found.gain(sigma, 16)[0])
+
+
+def test_where_noise_rules_a_step_gains_the_more_the_more_it_prefers_blocks_of_high_g_over_v():
+    rng = np.random.default_rng(4)
+    found = Estimates(NAMES, SIZES, np.stack([1e-6 * rng.random(len(SIZES)), SIZES, SIZES]))
+    sigma = noise_scales(found, lambda name: name)
+    assert sigma**2 == pytest.approx(found.estimates[0] / SIZES)
+    gains = [gain(found.terms(1), sigma**power) for power in (0, 1, 2, 8)]
+    assert gains[0] == pytest.approx(1)
+    assert gains == sorted(gains)
+
+
+def test_tasks_share_scales_where_the_same_layer_has_the_signal():
+    """Two tasks whose signal lies in one layer, and one where it lies in another."""
+    moved = np.roll(SLOPES, 2)
+    pairs = [
+        tuple(map(kept, drawn(np.random.default_rng(seed), 512, slopes=slopes).halves()))
+        for seed, slopes in ((6, SLOPES), (7, SLOPES), (8, moved))
+    ]
+    found = transferred(pairs, lambda half: noise_scales(half, GROUPINGS["layer"]), batch=16)
+    assert found.shape == (3, 3, 2, 2)
+    assert np.isnan(found[0, 0, 0, 0])
+    assert np.isnan(found[0, 0, 1, 1])
+    mean = np.nanmean(found, (2, 3))
+    assert min(mean[0, 0], mean[0, 1], mean[1, 0], mean[2, 2]) > 2
+    assert max(mean[0, 2], mean[1, 2], mean[2, 0], mean[2, 1]) < 0.5
+
+
+def test_points_of_two_models_share_no_scales():
+    point = {"task": "a", "blocks": ["x"], "sizes": [1], "halves": [[[1.0], [1.0], [1.0]]] * 2}
+    with pytest.raises(ValueError, match="one model only"):
+        transfer([point, {**point, "blocks": ["y"]}], 16)
+    assert transfer([point, point], 16)[0, 1] == pytest.approx(1.0)

@@ -182,11 +182,11 @@ def landscape_map(
 
 
 def bars(labels: Sequence[str], values: Sequence[float], unit: str, title: str, axes: Axes | None = None) -> Figure:
-    """Horizontal bars with their values written beside them; methods have their own colours."""
+    """Horizontal bars with their values written beside them; methods have their own colours, the rest share one."""
     with look():
         axes = axes or plt.figure(figsize=(7.0, 0.55 * len(labels) + 1.1)).subplots()
         places = np.arange(len(labels))[::-1]
-        colours = [METHOD_COLOURS.get(label, COLOURS[i % len(COLOURS)]) for i, label in enumerate(labels)]
+        colours = [METHOD_COLOURS.get(label, SKY) for label in labels]
         axes.barh(places, values, color=colours, height=0.6)
         for place, value in zip(places, values, strict=True):
             axes.text(value, place, f" {value:.3g} {unit}", va="center")

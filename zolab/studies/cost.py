@@ -11,7 +11,7 @@ import torch
 
 from zolab.models import load_model
 from zolab.runs.config import Config
-from zolab.runs.memory import Tokens, predicted
+from zolab.runs.memory import Tokens, fits, predicted
 from zolab.studies.expected import CARD, SHAPES, TOKENS, seconds_of
 from zolab.studies.plan import Plan, configuration, forwards, lr_of, variants
 from zolab.tasks import load_task
@@ -89,7 +89,7 @@ def written(plan: Plan, found: list[Cost], workers: int = 1) -> str:
     for cost in found:
         number = f"{cost.cells[0]}" + (f"-{cost.cells[1]}" if cost.cells[1] > cost.cells[0] else "")
         minutes = "?" if cost.seconds is None else f"{cost.seconds / 60:.2f}"
-        memory = "" if cost.memory is None else f"{cost.memory / 1e9:.0f}" + ("*" if cost.memory > CARD else "")
+        memory = "" if cost.memory is None else f"{cost.memory / 1e9:.0f}" + ("" if fits(cost.memory, CARD) else "*")
         lines.append(f"{cost.task:14} {cost.method:24} {number:>9} {cost.forwards:16,} {minutes:>15} {memory:>6}".rstrip())
     least, most = (sum(cost.cells[end] for cost in found) for end in (0, 1))
     passes = [sum(cost.cells[end] * cost.forwards for cost in found) for end in (0, 1)]
@@ -105,8 +105,8 @@ def written(plan: Plan, found: list[Cost], workers: int = 1) -> str:
         lines.append(f"about {' to '.join(dict.fromkeys(ends))} hours {where}")
     else:
         lines.append("hours: unknown where a model or its data is not on this machine")
-    if any((cost.memory or 0) > CARD for cost in found):
-        lines.append(f"*: more than the {CARD / 1e9:.0f} GB of one H100")
+    if not all(fits(cost.memory or 0, CARD) for cost in found):
+        lines.append(f"*: more than there is room for in the {CARD} GB of one H100")
     if plan.base.get("patience"):
         lines.append("at most: a run stops when its dev loss no longer falls")
     if plan.kind.BEFORE:

@@ -9,9 +9,10 @@ expect from such an estimate. Memory is predicted by `zolab.runs.memory`.
 from dataclasses import dataclass
 
 from zolab.runs.config import Config, forwards
+from zolab.runs.memory import CARDS
 
-CARD = 80e9
-"""Bytes of memory of the H100."""
+CARD = CARDS[-1]
+"""GB of memory of the H100."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ from zolab.plots import BLACK, BLUE, COLOURS, GREEN, GREY, ORANGE, PURPLE, RED, 
 
 WAYS = {
     "signal to noise by kind": (BLUE, "o"),
+    "G / V by kind": (BLUE, "<"),
+    "G / V by layer": (GREEN, "<"),
+    "G / V by tensor": (ORANGE, "<"),
     "signal to noise by layer": (GREEN, "s"),
     "signal to noise by tensor": (ORANGE, "D"),
     "best of one step": (RED, "v"),

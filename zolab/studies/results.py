@@ -1,7 +1,7 @@
 """RESULTS.md: every kept record as a section, with what it takes to make its numbers again."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from zolab.studies import draws, learnability
 from zolab.studies.compare import LEARNED_HEAD, how_searched, learned_rows, overall
 from zolab.studies.outcomes import FORMAT, Record
 from zolab.studies.plan import BASE
+from zolab.studies.sections import Section, gpu_section, map_section, table_of
 from zolab.studies.track import track
 
 HEAD = """# Results
@@ -27,7 +28,6 @@ Written by `python -m zolab results` from the records in this folder; a test fai
 - Every section names the command that made it, at its commit, and the machine; plans of today are in `notebooks/plans/`. Rates
   were searched on reported seeds in records older than the rule that forbids it. A processor's last bits change a run.
 """
-Section = tuple[str, list[str]]
 
 
 def results(folder: Path) -> str:
@@ -84,14 +84,6 @@ def _origin(path: Path, content: dict[str, Any]) -> str:
     return f"{told}Record [`{path.name}`](records/{path.name}); commit {commit}; {place}, {machine['threads']} threads."
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return [_row(head), _row(["---"] * len(head)), *(_row(row) for row in rows)]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
 def _runs(runs: list[tuple[Path, dict[str, Any]]]) -> list[str]:
     """Single runs, a row each."""
     head = ["record", "seed", "training loss", "test accuracy", "forward passes", "minutes"]
@@ -117,7 +109,7 @@ def _runs(runs: list[tuple[Path, dict[str, Any]]]) -> list[str]:
     title = f"## Single runs: {config['optimizer']} on {config['task']}, {config['model']}"
     machines = " and ".join(dict.fromkeys(content["machine"]["processor"] for _, content in runs))
     commits = ", ".join(dict.fromkeys((content["commit"] or "unknown")[:7] for _, content in runs))
-    return [title, "", about, "", f"Commit {commits}; {machines}.", "", *_table(head, rows), ""]
+    return [title, "", about, "", f"Commit {commits}; {machines}.", "", *table_of(head, rows), ""]
 
 
 def _study(content: dict[str, Any]) -> Section:
@@ -133,13 +125,13 @@ def _study(content: dict[str, Any]) -> Section:
         return plan["about"], [*lines, "", *_shares(record)]
     names, tasks = record.methods(), record.tasks
     rows = [[name, *(_cell(record, task, name) for task in tasks)] for name in names]
-    lines += ["", "Final dev loss, and the test metric in %:", "", *_table(["method", *tasks], rows)]
+    lines += ["", "Final dev loss, and the test metric in %:", "", *table_of(["method", *tasks], rows)]
     others = [name for name in names if name != BASE]
     if BASE in names and others:
         head = ["beside MeZO", "forward passes", "one task left out", "final loss, difference", "lower on", "decided"]
-        lines += ["", *_table(head, (_beside(record, name, others) for name in others))]
+        lines += ["", *table_of(head, (_beside(record, name, others) for name in others))]
     if learned := learned_rows(record):
-        lines += ["", "Test examples before → after; the gain of AUC with its interval:", "", *_table(LEARNED_HEAD, learned)]
+        lines += ["", "Test examples before → after; the gain of AUC with its interval:", "", *table_of(LEARNED_HEAD, learned)]
     lines += [f"\nFailed: {entry['cell']}: {entry['error']}" for entry in record.failed]
     return plan["about"], lines
 
@@ -180,13 +172,13 @@ def _shares(record: Record) -> list[str]:
             perplexity = record.measured[f"{names[0]}@{seed}"]["perplexity"]["model"]["token"]
             cells = ("no gap" if tasks[name]["closed"] is None else f"{tasks[name]['closed']:.2f}" for name in names)
             rows.append([str(seed), f"{perplexity:.1f}", *cells])
-        return ["Share of Adam's gain that MeZO recovers:", "", *_table(["seed of the model", "perplexity", *names], rows)]
+        return ["Share of Adam's gain that MeZO recovers:", "", *table_of(["seed of the model", "perplexity", *names], rows)]
     rows = []
     for task, entry in learnability.shares(record).items():
         share = "no gap" if entry["closed"] is None else f"{entry['closed']:.2f}"
         ways = (100 * np.array(entry[way]) for way in ("adam", "mezo"))
         rows.append([task, f"{100 * entry['zero_shot']:.1f}", *(f"{way.mean():.1f} ± {_sd(way):.1f}" for way in ways), share])
-    lines = _table(["task (test metric, %)", "zero-shot", "Adam", "MeZO", "share of the gain"], rows)
+    lines = table_of(["task (test metric, %)", "zero-shot", "Adam", "MeZO", "share of the gain"], rows)
     for weights, rank in next(iter(record.measured.values())).get("effective_rank", {}).items():
         lines.append(f"\nEffective rank on {record.tasks[0]}, {weights} weights: {rank['ratio']:.2f}.")
     return lines
@@ -202,7 +194,7 @@ def _evaluation(content: dict[str, Any]) -> Section:
             number = f"{100 * entry['mean']:.1f} ({low:.1f} to {high:.1f})"
             rows.append([task, metric, number, blind, f"{found['loss']:.3f}", str(found["examples"])])
     head = ["task", "metric", "%", "without reading (%)", "loss", "examples"]
-    return f"{config['model']} on {len(content['result'])} tasks, {config['shots']} demonstrations", _table(head, rows)
+    return f"{config['model']} on {len(content['result'])} tasks, {config['shots']} demonstrations", table_of(head, rows)
 
 
 def _blocks(content: dict[str, Any]) -> Section:
@@ -220,7 +212,7 @@ def _blocks(content: dict[str, Any]) -> Section:
         f"{len(found.names)} blocks, {config['examples']} examples, {config['probes']} Hessian probes, {result['minutes']:.1f} "
     )
     told += f"minutes, {result['gigabytes']:.1f} GB; {near} of the traces lie within two standard errors of zero."
-    return f"Blocks of {config['model']} on {config['task']}", [told, "", *_table(head, rows)]
+    return f"Blocks of {config['model']} on {config['task']}", [told, "", *table_of(head, rows)]
 
 
 def _evolution(content: dict[str, Any]) -> Section:
@@ -249,35 +241,12 @@ def _benchmark(content: dict[str, Any]) -> Section:
     result = content.get("result", content)
     rows = [[key, f"{value:.4g}"] for key, value in result.items() if isinstance(value, int | float)]
     name = content.get("config", {}).get("benchmark") or content["command"].split("benchmarks.")[1].split()[0]
-    lines = _table(["measured", "value"], rows) if rows else []
+    lines = table_of(["measured", "value"], rows) if rows else []
     for key, table in result.items():
         if isinstance(table, dict) and all(isinstance(row, dict) for row in table.values() or [0]):  # such as a row a method
             head = [key, *(column.replace("_", " ") for column in next(iter(table.values())))]
-            lines += _table(head, [[name, *(f"{number:.3g}" for number in row.values())] for name, row in table.items()])
+            lines += table_of(head, [[name, *(f"{number:.3g}" for number in row.values())] for name, row in table.items()])
     return f"Benchmark: {name}", lines
-
-
-def _gpu(content: dict[str, Any]) -> Section:
-    """What `make gpu-check` measured on a card."""
-    rows = []
-    for part in content["parts"].values():
-        for row in part.get("rows", []):
-            if row.get("seconds") is None:
-                continue
-            keys = ("over_forwards", "over_published", "over_mezo", "peak_over_weights", "steps_a_second")
-            numbers = (row.get(key) for key in keys)
-            cells = ["–" if number is None else f"{number:.3g}" for number in numbers]
-            rows.append([row["name"].replace(": ours", ": in place"), f"{row['seconds']:.4f}", *cells])
-    exact = content["parts"].get("exactness", {}).get("rows", [])
-    right = sum(row["exact"] and row["replay"] for row in exact)
-    told = (
-        f"{right} of {len(exact)} combinations of method, dtype and probe return to the same bits and replay to the same bits; "
-    )
-    told += (
-        f"the kernels' tests: {content['native_tests']}. LLaMA shapes have random weights; *beyond the weights* is peak memory."
-    )
-    head = ["measured", "seconds", "two forwards = 1", "published = 1", "MeZO = 1", "beyond the weights", "steps a second"]
-    return f"On a GPU: {content['machine']['gpu']}", [told, "", *_table(head, rows)]
 
 
 def _list(values: Sequence[int]) -> str:
@@ -290,7 +259,8 @@ def _sd(values: np.ndarray) -> float:
 
 KINDS: list[tuple[Callable[[dict[str, Any]], bool], Callable[[dict[str, Any]], Section]]] = [
     (lambda content: content.get("format") == FORMAT, _study),
-    (lambda content: content.get("kind") == "gpu_check", _gpu),
+    (lambda content: content.get("kind") == "gpu_check", gpu_section),
+    (lambda content: "points" in content.get("result", {}), map_section),
     (lambda content: "shots" in content.get("config", {}), _evaluation),
     (lambda content: "blocks" in content.get("result", {}), _blocks),
     (lambda content: "pairs" in content.get("config", {}), _evolution),

@@ -13,6 +13,7 @@ import numpy as np
 from zolab.studies import evidence
 from zolab.studies.compare import beside, learned, overall
 from zolab.studies.family import is_first_order
+from zolab.studies.field import labelled
 from zolab.studies.finding import GPU, LATEST, TUNER, Records, steps_on_gpu
 from zolab.studies.learnability import ADAM, shares
 from zolab.studies.outcomes import Record
@@ -21,7 +22,6 @@ from zolab.studies.statistics import Estimate
 
 NEEDED = (LATEST, GPU, "00_headline", "03_methods", "04_field", "05_tiny", "bench_first_order")
 LORA = "04_lora"
-LABELS = {"MeZOAdam": "MeZO-Adam", "MeZOMomentum": "MeZO-momentum", "ZOAdaMU": "ZO-AdaMU"}  # names in an older record
 COMPARED = ("MEAZO", TUNER, "AdaMeZO", "HiZOO", "LOZO", "MeZO-Adam", "MeZO-AdamU")
 LOST = 1.0  # nats beyond the best rate's loss: the model is lost
 STEPS = 20_000  # of a paper's run
@@ -105,11 +105,12 @@ def _turned(gap: Estimate) -> str:
 
 
 def _rates(records: Records) -> dict[str, str]:
-    record, tiny, smol, head = (Record(records[stem]) for stem in (LATEST, "05_tiny", "03_methods", "00_headline"))
+    record, tiny, few, head = (Record(records[stem]) for stem in (LATEST, "05_tiny", "03_methods", "00_headline"))
     tasks, gaps = ("sentence", "number"), [task for task, entry in shares(tiny).items() if entry["closed"] is not None]
     on = {name: [record.search(task, name)["lr"] for task in tasks] for name in (BASE, *COMPARED)}
     best = {name: [tiny.search(task, name)["lr"] for task in gaps] for name in (BASE, ADAM)}
-    few = {name: smol.search(smol.tasks[0], name)["lr"] for name in smol.methods()}
+    (few_task,), few = few.tasks, labelled(few)
+    smol = {name: few.search(few_task, name)["lr"] for name in few.methods()}
     told, factors = [], []
     for task, chosen in zip(tasks, on[BASE], strict=True):
         losses = {float(rate): loss for rate, loss in record.search(task, BASE)["rounds"][-1]["losses"].items()}
@@ -122,8 +123,8 @@ def _rates(records: Records) -> dict[str, str]:
         "other_rates": "; ".join(f"{name} {_span(on[name])}" for name in COMPARED),
         **{"tiny_mezo": _span(best[BASE]), "tiny_adam": _span(best[ADAM])},
         "spread": f"{max(best[BASE]) / min(best[BASE]):.0f}",
-        "smol_mezo": _rate(few.pop(BASE)),
-        "smol_others": "; ".join(f"{LABELS.get(name, name)} {_rate(lr)}" for name, lr in few.items()),
+        "smol_mezo": _rate(smol.pop(BASE)),
+        "smol_others": "; ".join(f"{name} {_rate(lr)}" for name, lr in smol.items()),
         "head_rate": _rate(head.search(head.tasks[0], head.methods()[0])["lr"]),
         "too_large": "; ".join(told),
         "factors": " to ".join(dict.fromkeys(f"{factor:.0f}" for factor in sorted(factors))),

@@ -1,12 +1,13 @@
 """Scales that one half of some examples gives, judged by the other half: what is left of a predicted gain on new examples."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from zolab.probe.blocks import RULES, kind_of
-from zolab.theory.signal import Signal, gain
+from zolab.theory.signal import Signal, gain, terms_of
+from zolab.theory.terms import StepTerms
 
 GROUPINGS: dict[str, Callable[[str], str]] = {**RULES, "kind": kind_of}
 """What blocks share a scale: each its own, those of a layer, those of a kind of tensor."""
@@ -26,6 +27,69 @@ class Judged:
     own: float
     other: float
     error: float
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """G_j, V_j and t_j that were kept, without the examples' groups.
+
+    Args:
+        names, sizes: of the blocks; sizes are d_j.
+        estimates: of shape (3, blocks).
+    """
+
+    names: tuple[str, ...]
+    sizes: np.ndarray
+    estimates: np.ndarray
+
+    def merged(self, grouping: Callable[[str], str]) -> "Estimates":
+        """Those of larger blocks: those that a function gives one name are one."""
+        groups = [grouping(name) for name in self.names]
+        names = tuple(dict.fromkeys(groups))
+        sums = np.array([[group == name for group in groups] for name in names], float).T
+        return Estimates(names, self.sizes @ sums, self.estimates @ sums)
+
+    def terms(self, batch: int) -> StepTerms:
+        """As of `Signal`."""
+        return terms_of(self.sizes, self.estimates, batch)
+
+
+def noise_scales(found: Signal | Estimates, grouping: Callable[[str], str]) -> np.ndarray:
+    """sigma_j^2 proportional to G / V, one for the blocks that a grouping puts together; negative G count as 0.
+
+    Where noise rules and t is proportional to V, a step gains the more, the more of it lies in the block of the highest G / V:
+    these scales prefer such blocks in proportion, and do not go that far. Ones where no block has a signal.
+
+    Args:
+        found: statistics of the blocks.
+        grouping: from a block's name to that of its group.
+    """
+    merged = found.merged(grouping)
+    signals, noises, _ = merged.estimates
+    ratio = np.maximum(signals, 0) / np.maximum(noises, 1e-300)
+    place = [merged.names.index(grouping(name)) for name in found.names]
+    return np.sqrt(ratio)[place] if ratio.any() else np.ones(len(place))
+
+
+def transferred(
+    halves: Sequence[tuple[Estimates, Estimates]], choose: Callable[[Estimates], np.ndarray], batch: int
+) -> np.ndarray:
+    """Gains of scales that one task's examples choose, judged by another's.
+
+    Args:
+        halves: of each task, statistics of both halves of its examples.
+        choose: scales from statistics.
+        batch: examples in a minibatch.
+
+    Returns:
+        Shape (tasks, tasks, 2, 2): chosen by a task's half, judged by another task's half. NaN where both are one half.
+    """
+    scales = [[choose(half) for half in pair] for pair in halves]
+    out = np.full((len(halves), len(halves), 2, 2), np.nan)
+    for a, b, i, j in np.ndindex(out.shape):
+        if (a, i) != (b, j):
+            out[a, b, i, j] = gain(halves[b][j].terms(batch), scales[a][i])
+    return out
 
 
 def ratio_scales(found: Signal, grouping: Callable[[str], str], batch: int) -> np.ndarray:
@@ -71,6 +135,7 @@ def chosen(found: Signal, batch: int, seed: int = 0) -> dict[str, np.ndarray]:
         seed: of the permutation.
     """
     ways = {f"signal to noise by {name}": ratio_scales(found, rule, batch) for name, rule in GROUPINGS.items()}
+    ways |= {f"G / V by {name}": noise_scales(found, rule) for name, rule in GROUPINGS.items()}
     by_layer = ways["signal to noise by layer"]
     ways["the same, permuted"] = by_layer[np.random.default_rng(seed).permutation(len(by_layer))]
     ways["best of one step"] = best_scales(found, batch)

@@ -118,7 +118,7 @@ class Signal(Recorded):
         Args:
             batch: examples in a minibatch.
         """
-        return _terms(self.sizes, self.estimates, batch)
+        return terms_of(self.sizes, self.estimates, batch)
 
     def gain(self, sigma: np.ndarray, batch: int) -> tuple[float, float]:
         """How many times as much a step is expected to gain with these scales as with one for all; and the standard error.
@@ -130,7 +130,7 @@ class Signal(Recorded):
             sigma: of the blocks, in their order.
             batch: examples in a minibatch.
         """
-        rests = [gain(_terms(self.sizes, rest, batch), sigma) for rest in self.without_each]
+        rests = [gain(terms_of(self.sizes, rest, batch), sigma) for rest in self.without_each]
         return gain(self.terms(batch), sigma), float(jackknife(np.array(rests)))
 
 
@@ -281,6 +281,6 @@ def _dot(a: Tensor, b: Tensor) -> float:
     return float(torch.dot(a.flatten(), b.flatten()))
 
 
-def _terms(sizes: np.ndarray, estimates: np.ndarray, batch: int) -> StepTerms:
+def terms_of(sizes: np.ndarray, estimates: np.ndarray, batch: int) -> StepTerms:
     squared, variances, traces = estimates
     return StepTerms(sizes, squared, squared + variances / batch, traces, np.zeros(len(sizes)))

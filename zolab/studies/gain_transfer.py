@@ -1,0 +1,66 @@
+"""Gains of one sigma per block in a kept gain map: on the other half of a task's examples, and on other tasks."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from zolab.studies.gain_figures import WAYS
+from zolab.theory.judged import GROUPINGS, Estimates, noise_scales, transferred
+
+GAINS = (
+    "Predicted descent of a step with one sigma per block, over that with sigma = 1, each at its own best rate, judged on the "
+    "half of the examples that did not choose sigma; ± standard error of the judging half. *Best of one step* and others that "
+    "put everything into a few tensors promise too much: the curvature along the gradient is left out."
+)
+TRANSFERS = (
+    "Scales by G / V of each kind of tensor, chosen on the task of the row and judged on that of the column: mean over the "
+    "halves of both tasks' examples, and their extremes; below 1 they lose."
+)
+Points = Sequence[Mapping[str, Any]]
+GROUPED = "kind"  # of the scales that are carried over: few numbers, so that other tasks can share them
+
+
+def halves_of(point: Mapping[str, Any]) -> tuple[Estimates, Estimates]:
+    """Statistics of both halves of a point's examples."""
+    names, sizes = tuple(point["blocks"]), np.array(point["sizes"], float)
+    one, two = (Estimates(names, sizes, np.array(half, float)) for half in point["halves"])
+    return one, two
+
+
+def transfer(points: Points, batch: int, grouping: str = GROUPED) -> np.ndarray:
+    """Gains of scales by G / V, `zolab.theory.judged.transferred`, shape (tasks, tasks, 2, 2).
+
+    Args:
+        points: one for each task, of one model.
+        batch: examples in a minibatch.
+        grouping: what blocks share a scale, one of `GROUPINGS`.
+
+    Raises:
+        ValueError: the points are of different blocks.
+    """
+    if len({tuple(point["blocks"]) for point in points}) > 1:
+        raise ValueError("scales can be carried over between tasks of one model only; these points have other blocks.")
+    return transferred([halves_of(point) for point in points], lambda half: noise_scales(half, GROUPINGS[grouping]), batch)
+
+
+def gain_rows(points: Points) -> list[list[str]]:
+    """A head and a row a task: its signal and noise, and what each way gains on the other half, with standard errors."""
+    ways = [way for way in WAYS if any(way in point["gains"] for point in points)]
+    rows = [["task", "steps", "G", "V / G", *ways]]
+    for point in points:
+        (g, error), (v, _) = point["total"]["G"], point["total"]["V"]
+        gains = (point["gains"].get(way) for way in ways)
+        cells = (f"{one['other']:.2f} ± {one['error']:.2f}" if one else "–" for one in gains)
+        rows.append([point["task"], str(point["step"]), f"{g:.3g} ± {error:.2g}", f"{v / g:.0f}", *cells])
+    return rows
+
+
+def transfer_rows(points: Points, batch: int) -> list[list[str]]:
+    """A head and a row a task: what scales by G / V that it chooses gain on each task; mean, and extremes over the halves."""
+    names = [point["task"] for point in points]
+    rows = [["scales chosen on", *names]]
+    for name, row in zip(names, transfer(points, batch), strict=True):
+        cells = (f"{np.nanmean(cell):.2f} ({np.nanmin(cell):.2f} to {np.nanmax(cell):.2f})" for cell in row)
+        rows.append([name, *cells])
+    return rows
