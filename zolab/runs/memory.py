@@ -105,7 +105,7 @@ def predicted(config: Config, tokens: Tokens) -> Memory:
     return peak(grown(followed(config.model, config.dtype), tokens, sides), **always, scratch=scratch)
 
 
-def fits(total: int, card: float) -> bool:
+def fits(total: float, card: float) -> bool:
     """Whether so many bytes, and what is never ours, have room on a card of so many GB."""
     return total + CONTEXT <= card * 1e9
 
