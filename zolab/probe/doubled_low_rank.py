@@ -18,8 +18,8 @@ from torch.nn import functional
 from zolab.noise import Filling, LowRankDirection, is_matrix
 from zolab.probe.doubled import DoubledThrough
 from zolab.probe.halves import RowsMixedError
-from zolab.probe.low_rank import weight_apart
-from zolab.probe.owners import Owner, Part, is_read_alone
+from zolab.probe.low_rank import LeavesMatrices, weight_left
+from zolab.probe.owners import Owner, Part
 from zolab.probe.updates import AnyUpdate, Update
 
 APART = 16  # rows and columns begin at multiples of so many elements
@@ -65,7 +65,7 @@ def _padded(length: int) -> int:
     return -(-length // APART) * APART
 
 
-class DoubledLowRank(DoubledThrough):
+class DoubledLowRank(LeavesMatrices, DoubledThrough):
     """A model that can be seen at w + scale_j z_j and at w - scale_j z_j, z of low rank; it is used as `Perturbation` is.
 
     Args:
@@ -80,8 +80,7 @@ class DoubledLowRank(DoubledThrough):
 
     def plus(self) -> None:
         """Show w + scale z from now on."""
-        apart, owners = self.apart, self.viewed.owners
-        self.owners = [self.viewed.without(o, apart[o.number]) if o.number in apart else o for o in owners]
+        self._leave_apart()
         self.factors = self.viewed.factors_of(tuple(self.apart.values()), self.low_rank, self.blocks)
         super().plus()
 
@@ -95,17 +94,6 @@ class DoubledLowRank(DoubledThrough):
             self._replace(owner.module, partial(self._forward, owner, owner.module.forward))
         else:
             super()._attach(owner)
-
-    def _move(self, owner: Owner, args: Any) -> None:
-        if self.watch and (weight := self.apart.get(owner.number)):
-            self.watch.allowed = {self.viewed.names[weight.number]}
-        if owner.parts:
-            super()._move(owner, args)
-
-    def _exit(self, owner: Owner, module: nn.Module, args: Any, output: Any = None) -> None:
-        super()._exit(owner, module, args, output)
-        if self.watch:
-            self.watch.allowed = set()
 
     def _forward(self, owner: Owner, forward: Callable, *args: Any, **kwargs: Any) -> Any:
         weight = self.apart.get(owner.number)
@@ -152,7 +140,7 @@ class DoubledLowRank(DoubledThrough):
 
 def matrices_apart(owners: Sequence[Owner]) -> dict[int, Part] | None:
     """The matrix of each owner, which adds its part of the direction to its output; None if one has a matrix that it cannot."""
-    found = {owner.number: part for owner in owners if is_read_alone(owner.module) and (part := weight_apart(owner))}
+    found = {owner.number: part for owner in owners if (part := weight_left(owner))}
     matrices = [(owner.number, part) for owner in owners for part in owner.parts.values() if is_matrix(part.weight)]
     return found if all(found.get(number) is part for number, part in matrices) else None
 

@@ -21,37 +21,16 @@ from zolab.probe.owners import Owner, Part, is_read_alone
 from zolab.probe.through import Through
 
 
-class ThroughLowRank(Through):
-    """A model that can be seen at w + scale_j z_j and at w - scale_j z_j, z of low rank; it is used as `Perturbation` is."""
+class LeavesMatrices(Through):
+    """What probes have in common whose modules leave a weight where it is, and add to their output what would move it."""
 
-    def __init__(self, viewed, blocks: tuple[int, ...], direction: GivenDirection, scales):
-        super().__init__(viewed, blocks, direction, scales)
-        self.factored, self.blocks = direction if isinstance(direction, LowRankDirection) else None, blocks
-        self.apart: dict[int, Part] = {}
-        """The weight of each owner that adds its part of the direction to its output."""
-        self.factors: dict[int, tuple[Tensor, Tensor]] = {}
-        """U and V^T of those, for both sides; made before a module runs, or they would lie scattered among its activations."""
+    apart: dict[int, Part]
+    """That weight of each owner."""
 
-    def plus(self) -> None:
-        """Show w + scale z from now on."""
-        self.apart = {owner.number: weight for owner in self.viewed.owners if (weight := self._apart(owner))}
-        self.owners = [self._lightened(owner) for owner in self.viewed.owners]
-        if self.factored:
-            self.factors = {weight.number: self._factors_of(weight, self.factored) for weight in self.apart.values()}
-        super().plus()
-        for owner in self.owners:
-            if weight := self.apart.get(owner.number):
-                add = partial(self._add, weight)
-                self.handles.append(owner.module.register_forward_hook(add, prepend=True, with_kwargs=True))
-
-    def _apart(self, owner: Owner) -> Part | None:
-        """The weight of an owner that may stay where it is. A hook of somebody else might read it, and must find it moved."""
-        return weight_apart(owner) if is_read_alone(owner.module) else None
-
-    def _lightened(self, owner: Owner) -> Owner:
-        """The owner without the weight that it leaves where it is."""
-        weight = self.apart.get(owner.number)
-        return self.viewed.without(owner, weight) if weight else owner
+    def _leave_apart(self) -> None:
+        """Move what is left of each owner."""
+        owners = self.viewed.owners
+        self.owners = [self.viewed.without(o, self.apart[o.number]) if o.number in self.apart else o for o in owners]
 
     def _move(self, owner: Owner, args: Any) -> None:
         if self.watch and (weight := self.apart.get(owner.number)):
@@ -64,6 +43,36 @@ class ThroughLowRank(Through):
         if self.watch:
             self.watch.allowed = set()
 
+
+class ThroughLowRank(LeavesMatrices):
+    """A model that can be seen at w + scale_j z_j and at w - scale_j z_j, z of low rank; it is used as `Perturbation` is."""
+
+    def __init__(self, viewed, blocks: tuple[int, ...], direction: GivenDirection, scales):
+        super().__init__(viewed, blocks, direction, scales)
+        self.factored, self.blocks = direction if isinstance(direction, LowRankDirection) else None, blocks
+        self.apart = {}
+        self.factors: dict[int, tuple[Tensor, Tensor]] = {}
+        """U and V^T of those, for both sides; made before a module runs, or they would lie scattered among its activations."""
+
+    def plus(self) -> None:
+        """Show w + scale z from now on."""
+        self.apart = {owner.number: weight for owner in self.viewed.owners if (weight := self._apart(owner))}
+        self._leave_apart()
+        if self.factored:
+            weights = list(self.apart.values())
+            made = self.factored.factors([self.blocks[weight.number] for weight in weights])
+            for weight, pair in zip(weights, made, strict=True):
+                u, v = (factor.to(weight.weight.dtype) for factor in pair)
+                self.factors[weight.number] = u, v
+        super().plus()
+        for owner in self.owners:
+            if weight := self.apart.get(owner.number):
+                add = partial(self._add, weight)
+                self.handles.append(owner.module.register_forward_hook(add, prepend=True, with_kwargs=True))
+
+    def _apart(self, owner: Owner) -> Part | None:
+        return weight_left(owner)
+
     def _add(self, weight: Part, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> None:
         x, (u, v) = args[0] if args else kwargs["input"], self.factors[weight.number]
         if isinstance(module, nn.Embedding):
@@ -73,10 +82,10 @@ class ThroughLowRank(Through):
         left, right = (part.to(output.dtype) for part in (left.reshape(-1, len(v)), right))  # autocast may have chosen another
         output.view(-1, output.shape[-1]).addmm_(left, right, alpha=self.side * self.scales[weight.number])
 
-    def _factors_of(self, weight: Part, direction: LowRankDirection) -> tuple[Tensor, Tensor]:
-        block, dtype = self.blocks[weight.number], weight.weight.dtype
-        u, v = direction.left(block, slice(0, len(weight.weight))), direction.right(block)
-        return u.to(dtype), v.to(dtype)
+
+def weight_left(owner: Owner) -> Part | None:
+    """The weight of an owner that may stay where it is. A hook of somebody else might read it, and must find it moved."""
+    return weight_apart(owner) if is_read_alone(owner.module) else None
 
 
 def weight_apart(owner: Owner, known: bool = False) -> Part | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from zolab.probe.blocks import RULES, kind_of
-from zolab.theory.signal import Signal, gain, terms_of
+from zolab.theory.signal import Signal, gain, grouped, terms_of, totals
 from zolab.theory.terms import StepTerms
 
 GROUPINGS: dict[str, Callable[[str], str]] = {**RULES, "kind": kind_of}
@@ -44,10 +44,8 @@ class Estimates:
 
     def merged(self, grouping: Callable[[str], str]) -> "Estimates":
         """Those of larger blocks: those that a function gives one name are one."""
-        groups = [grouping(name) for name in self.names]
-        names = tuple(dict.fromkeys(groups))
-        sums = np.array([[group == name for group in groups] for name in names], float).T
-        return Estimates(names, self.sizes @ sums, self.estimates @ sums)
+        names, place = grouped(self.names, grouping)
+        return Estimates(names, totals(self.sizes, place), totals(self.estimates, place))
 
     def terms(self, batch: int) -> StepTerms:
         """As of `Signal`."""
@@ -64,11 +62,7 @@ def noise_scales(found: Signal | Estimates, grouping: Callable[[str], str]) -> n
         found: statistics of the blocks.
         grouping: from a block's name to that of its group.
     """
-    merged = found.merged(grouping)
-    signals, noises, _ = merged.estimates
-    ratio = np.maximum(signals, 0) / np.maximum(noises, 1e-300)
-    place = [merged.names.index(grouping(name)) for name in found.names]
-    return np.sqrt(ratio)[place] if ratio.any() else np.ones(len(place))
+    return _scales(found, grouping, lambda signals, noises: signals / np.maximum(noises, 1e-300))
 
 
 def transferred(
@@ -102,11 +96,19 @@ def ratio_scales(found: Signal, grouping: Callable[[str], str], batch: int) -> n
         grouping: from a block's name to that of its group.
         batch: examples in a minibatch.
     """
-    merged = found.merged(grouping)
-    signals, noises, _ = merged.estimates
-    place = [merged.names.index(grouping(name)) for name in found.names]
-    ratio = np.maximum(signals, 0) / np.maximum(np.maximum(signals, 0) + np.maximum(noises, 0) / batch, 1e-300)
-    return np.sqrt(ratio)[place] if ratio.any() else np.ones(len(place))
+    return _scales(
+        found, grouping, lambda signals, noises: signals / np.maximum(signals + np.maximum(noises, 0) / batch, 1e-300)
+    )
+
+
+def _scales(
+    found: Signal | Estimates, grouping: Callable[[str], str], ratio: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """sigma_j whose squares are a function of each group's G, not below 0, and V; ones where that is 0 everywhere."""
+    _, place = grouped(found.names, grouping)
+    signals, noises, _ = found.merged(grouping).estimates
+    squares = ratio(np.maximum(signals, 0), noises)
+    return np.sqrt(squares)[place] if squares.any() else np.ones(len(place))
 
 
 def best_scales(found: Signal, batch: int) -> np.ndarray:

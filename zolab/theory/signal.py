@@ -73,14 +73,8 @@ class Signal(Recorded):
 
     def merged(self, grouping: Callable[[str], str]) -> "Signal":
         """That of larger blocks: those that a function gives one name are one."""
-        groups = [grouping(name) for name in self.names]
-        names = tuple(dict.fromkeys(groups))
-        place = np.array([names.index(group) for group in groups])
-
-        def total(values: np.ndarray) -> np.ndarray:
-            return np.stack([values[..., place == number].sum(-1) for number in range(len(names))], -1)
-
-        kept = {name: total(getattr(self, name)) for name in ("sizes", "lengths", "products", "curvatures")}
+        names, place = grouped(self.names, grouping)
+        kept = {name: totals(getattr(self, name), place) for name in ("sizes", "lengths", "products", "curvatures")}
         return replace(self, names=names, **kept)
 
     def halves(self) -> tuple["Signal", "Signal"]:
@@ -132,6 +126,18 @@ class Signal(Recorded):
         """
         rests = [gain(terms_of(self.sizes, rest, batch), sigma) for rest in self.without_each]
         return gain(self.terms(batch), sigma), float(jackknife(np.array(rests)))
+
+
+def grouped(names: Sequence[str], grouping: Callable[[str], str]) -> tuple[tuple[str, ...], np.ndarray]:
+    """The names of groups of blocks, and which one each block is in."""
+    groups = [grouping(name) for name in names]
+    kept = tuple(dict.fromkeys(groups))
+    return kept, np.array([kept.index(group) for group in groups])
+
+
+def totals(values: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Sums over the blocks of each group, along the last axis."""
+    return np.stack([values[..., place == number].sum(-1) for number in range(place.max() + 1)], -1)
 
 
 def gain(terms: StepTerms, sigma: np.ndarray) -> float:
