@@ -18,10 +18,11 @@ from rich.table import Column, Table
 
 from zolab.records.files import parse_json, read_json
 from zolab.records.sealed import unseal
+from zolab.runs.joint import LOG
 from zolab.studies.cells import OUTCOME
-from zolab.studies.run import FAILED, LOCK
+from zolab.studies.run import FAILED, LOCK, PLAN
 
-LOG, RECORD, PLAN = "log.jsonl", "record.json", "plan.json"
+RECORD = "record.json"
 END = 1 << 16  # bytes of a log's end that are read: some hundred steps
 QUIET = 120.0  # seconds without a line after which a run elsewhere counts as stopped, or 20 of its steps if that is longer
 ROWS = 12  # runs of a kind that are shown
