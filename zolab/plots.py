@@ -108,7 +108,7 @@ def headline(figure: Figure, finding: str) -> None:
         figure: all of its panels are there.
         finding: a sentence with the numbers that are drawn, made from them.
     """
-    lines = textwrap.fill(finding, int(9.2 * figure.get_figwidth()))
+    lines = textwrap.fill(finding, int(9.6 * figure.get_figwidth()))
     figure.suptitle(lines, x=0.01, ha="left", weight="bold", size=12)
 
 
@@ -175,9 +175,15 @@ def meta_training(
         axes[0].plot([entry["loss"] for entry in steps], color=BLUE)
         axes[1].plot([1e3 * (entry["loss"] - entry["meta_loss"]) for entry in steps], ".", color=GREEN)
         order = np.abs(np.log(sigma[-1] / still[-1])).argsort()[::-1]
+        told = dict.fromkeys(order[:3], "moved most by learning") | dict.fromkeys(order[-3:], "moved least")
+        told = {j: text if j in (order[0], order[-1]) else None for j, text in told.items()}  # once in a legend
         for j in (*order[-3:], *order[:3]):
-            axes[2].plot(noted, sigma[:, j], color=RED if j in order[:3] else SKY, linewidth=1.3)
-            axes[2].plot(noted, still[:, j], ":", color=BLACK, linewidth=1.2)
+            axes[2].plot(noted, sigma[:, j], color=RED if j in order[:3] else SKY, linewidth=1.3, label=told[j])
+            axes[2].plot(
+                noted, still[:, j], ":", color=BLACK, linewidth=1.2, label="without learning" if j == order[0] else None
+            )
+        change = np.exp(np.abs(np.log(sigma[-1] / still[-1])).max())
+        axes[2].set_title(f"learning changes σ by a factor of up to {change:.3g}", fontsize=10)
         for panel in axes:
             for reset in range(record["config"]["period"], len(steps), record["config"]["period"]):
                 panel.axvline(reset, color=BLACK, linestyle="--", linewidth=1)
