@@ -4,7 +4,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from zolab.models import ADAPTER_FILES, adapter_digest, fit_length, load_model, save_adapter
+from zolab.models import ADAPTER_FILES, adapter_digest, fit_length, kept_model, save_adapter
 from zolab.runs.config import Config, make_adapter
 
 FOLDER = "adapter"  # in that of the run
@@ -15,11 +15,11 @@ def load_tuned(config: Config) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
     """The model of a configuration as its run begins: with the adapter that it asks for, whose weights alone are trained.
 
     Raises:
-        ValueError: the adapter does not fit the model; or as `load_model` and `make_adapter`.
-        OSError, RuntimeError: as `load_model`.
+        ValueError: the adapter does not fit the model; or as `kept_model` and `make_adapter`.
+        OSError, RuntimeError: as `kept_model`.
     """
     adapter = make_adapter(config)
-    model, tokenizer = load_model(config.model, config.dtype, config.device)
+    model, tokenizer = kept_model(config.model, config.dtype, config.device)
     if adapter:
         adapter.attach(model, config.seed)
         fit_length(tokenizer, model)
