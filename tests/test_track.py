@@ -118,3 +118,10 @@ def test_the_shipped_plan_keeps_the_rules():
     plan = load_plan(ROOT / "notebooks" / "plans" / "04_track.yaml")
     assert len(plan.seeds) >= FEWEST
     assert plan.study == "track"
+
+
+@pytest.mark.parametrize("task", ["sentence", "writer"])
+def test_a_kept_run_is_made_again(task):
+    shown = command("verify", ROOT / "figures" / "records" / "04_track" / f"{task}-MeZO")
+    assert shown.status == 0, shown.errors
+    assert "differs" not in shown.out

@@ -126,14 +126,14 @@ def zo_adamu(lr: float, draw: Draw, phases: tuple[int, int, int], mix: Mix = MIX
     return step
 
 
-def take(step: Step, landscape: Landscape, steps: int, eps: float | None = None) -> Descent:
+def take(step: Step, landscape: Landscape, steps: int, eps: float = 0.0) -> Descent:
     """Take steps of a method on a landscape.
 
     Args:
         step: as a method here gives it.
         landscape: where; the walk begins at its start.
         steps: how many, >= 1.
-        eps: radius of the probe, two evaluations a step; None hands the method the exact gradient.
+        eps: radius of the probe, two evaluations a step; 0 hands the method the exact gradient.
 
     Returns:
         The walk, in float64. It ends where f is NaN or infinite, and then `stopped` says so.
@@ -164,7 +164,7 @@ def take(step: Step, landscape: Landscape, steps: int, eps: float | None = None)
     bad = np.flatnonzero(~(np.isfinite(losses) & np.isfinite(walked).all(1)))
     if len(bad):
         end = int(bad[0])
-        stopped = stopped_in(end, steps, value_at(*walked[end], losses[end]))
+        stopped = stopped_in(end, steps, value_at(walked[end, 0], walked[end, 1], losses[end]))
         walked, losses = walked[:end], losses[:end]
     passes = np.arange(len(walked))
     return Descent(walked, losses, passes * (2 if eps else 1), passes * (0 if eps else 1), stopped)
