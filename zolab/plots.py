@@ -114,8 +114,8 @@ def headline(figure: Figure, finding: str) -> None:
 
 def legend_below(axes: Axes, ncols: int = 4) -> None:
     """The legend of one panel under its figure, where it covers no data."""
-    style = {"loc": "outside lower center", "ncols": ncols, "fontsize": 10}
-    cast(Figure, axes.figure).legend(*axes.get_legend_handles_labels(), **style)
+    handles, labels = axes.get_legend_handles_labels()
+    cast(Figure, axes.figure).legend(handles, labels, loc="outside lower center", ncols=ncols, fontsize=10)
 
 
 def changed(before: float, after: float, digits: int = 2) -> str:
