@@ -26,6 +26,7 @@ from zolab.widgets import (
     choice,
     explore,
     extremes,
+    gain_view,
     horizon_panel,
     horizon_view,
     landscape_panel,
@@ -41,6 +42,7 @@ from zolab.widgets import (
     whole,
 )
 from zolab.widgets import bounds as bounds_module
+from zolab.widgets import gain as gain_module
 from zolab.widgets.block_scales import two_blocks
 from zolab.widgets.horizon import LONG
 from zolab.widgets.two_point import secant_slope
@@ -347,6 +349,36 @@ class TestBlockScales:
     def test_bad_arguments(self, change):
         with pytest.raises(ValueError, match="must"):
             block_scales_view(**change)
+
+
+class TestGain:
+    @pytest.mark.parametrize("noise", [0.0, 100.0])
+    @pytest.mark.parametrize("blocks", [2, 7])
+    def test_nothing_is_gained_where_the_loss_depends_on_one_number(self, noise, blocks):
+        gain, _ = gain_module.best(1.0, noise, blocks, 1.5)
+        assert abs(gain - 1) < 1e-6
+
+    def test_it_rises_with_rank_noise_and_spread(self):
+        start = {"rank": 5.0, "noise": 10.0, "blocks": 6, "spread": 0.5}
+        gains = [gain_module.best(**{**start, **more})[0] for more in ({}, {"rank": 20.0}, {"noise": 50.0}, {"spread": 1.0})]
+        assert all(gain > 1.1 * gains[0] for gain in gains[1:])
+        assert abs(gain_module.best(**{**start, "spread": 0.0})[0] - 1) < 1e-6  # blocks alike but for their sizes
+
+    def test_shares_and_totals_are_what_the_panel_says(self):
+        terms = gain_module.modelled(4.0, 30.0, 6, 0.7)
+        assert np.isclose(terms.squares.sum(), 1)
+        assert np.isclose(terms.traces.sum(), 1)
+        assert np.isclose(terms.seconds.sum() - terms.squares.sum(), 30)
+        assert np.isclose(np.log10(terms.squares / terms.sizes).std(), 0.7)
+
+    def test_the_goals(self):
+        settings = ({}, {"rank": 3.0}, {"rank": 10.0}, {"rank": 10.0, "noise": 100.0})
+        assert [gain_view(**change).reached for change in settings] == [0, 1, 2, 3]
+
+    @pytest.mark.parametrize("change", [{"rank": 0.5}, {"noise": -1.0}, {"blocks": 1}, {"spread": 3.0}])
+    def test_bad_arguments(self, change):
+        with pytest.raises(ValueError, match="must lie in"):
+            gain_view(**change)
 
 
 class TestBounds:
