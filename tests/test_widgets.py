@@ -37,12 +37,14 @@ from zolab.widgets import (
     rates,
     several,
     switch,
+    threshold_view,
     two_point_panel,
     two_point_view,
     whole,
 )
 from zolab.widgets import bounds as bounds_module
 from zolab.widgets import gain as gain_module
+from zolab.widgets import threshold as threshold_module
 from zolab.widgets.block_scales import two_blocks
 from zolab.widgets.horizon import LONG
 from zolab.widgets.two_point import secant_slope
@@ -379,6 +381,36 @@ class TestGain:
     def test_bad_arguments(self, change):
         with pytest.raises(ValueError, match="must lie in"):
             gain_view(**change)
+
+
+class TestThreshold:
+    def test_accuracy_and_the_curve_are_those_of_counting(self):
+        scores, answers = np.array([0.1, 0.2, 0.3, 0.7]), np.array([0, 1, 0, 1])
+        assert "75.0% are right above a probability of 0.5, 100% of one class and 50% of the other" in str(
+            threshold_view(scores, answers)
+        )
+        low = threshold_view(scores, answers, -1.7)  # a probability of 0.154
+        assert "75.0% are right" in str(low)
+        assert "50% of one class and 100% of the other" in str(low)
+        assert "AUC 0.75" in low.figure.axes[1].get_title(loc="left")
+
+    def test_the_goals(self):
+        scores, answers = threshold_module.drawn()
+        assert [threshold_view(scores, answers, at).reached for at in (0.0, -3.0, -1.0)] == [0, 0, 2]
+        assert any(threshold_view(scores, answers, at).met for at in np.arange(-2, -1, 0.05))
+
+    @pytest.mark.parametrize(
+        ("scores", "answers", "threshold", "match"),
+        [
+            ([0.5, 0.5], [0, 1], 9.0, "threshold must lie in"),
+            ([0.5, 1.5], [0, 1], 0.0, "scores must be probabilities"),
+            ([0.5, 0.5, 0.5], [0, 1], 0.0, "one for each answer"),
+            ([0.5, 0.5], [1, 1], 0.0, "answers must be 0 and 1, both of them, got \\[1\\]"),
+        ],
+    )
+    def test_bad_arguments(self, scores, answers, threshold, match):
+        with pytest.raises(ValueError, match=match):
+            threshold_view(np.array(scores), np.array(answers), threshold)
 
 
 class TestBounds:

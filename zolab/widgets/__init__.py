@@ -10,6 +10,7 @@ from zolab.widgets.landscape import landscape_panel, landscape_view
 from zolab.widgets.memory import memory_panel, memory_view
 from zolab.widgets.panel import Level, Panel, View, explore
 from zolab.widgets.precision import precision_panel, precision_view
+from zolab.widgets.threshold import threshold_panel, threshold_view
 from zolab.widgets.two_point import two_point_panel, two_point_view
 
 PANELS = {
@@ -21,6 +22,7 @@ PANELS = {
     "gain": gain_panel,
     "memory": memory_panel,
     "precision": precision_panel,
+    "threshold": threshold_panel,
 }
 
 __all__ = [
@@ -53,6 +55,8 @@ __all__ = [
     "rates",
     "several",
     "switch",
+    "threshold_panel",
+    "threshold_view",
     "two_point_panel",
     "two_point_view",
     "whole",
