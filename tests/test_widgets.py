@@ -386,12 +386,12 @@ class TestGain:
 class TestThreshold:
     def test_accuracy_and_the_curve_are_those_of_counting(self):
         scores, answers = np.array([0.1, 0.2, 0.3, 0.7]), np.array([0, 1, 0, 1])
-        assert "75.0% are right above a probability of 0.5, 100% of one class and 50% of the other" in str(
+        assert "75.0% are right above a probability of 0.5, 100% of one class, 50% of the other" in str(
             threshold_view(scores, answers)
         )
         low = threshold_view(scores, answers, -1.7)  # a probability of 0.154
         assert "75.0% are right" in str(low)
-        assert "50% of one class and 100% of the other" in str(low)
+        assert "50% of one class, 100% of the other" in str(low)
         assert "AUC 0.75" in low.figure.axes[1].get_title(loc="left")
 
     def test_the_goals(self):

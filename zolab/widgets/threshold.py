@@ -53,13 +53,11 @@ def threshold_view(scores: np.ndarray, answers: np.ndarray, threshold: float = 0
         _draw_curve(figure.add_axes((0.66, 0.14, 0.32, 0.75)), rates, (1 - right[0], right[1]), auc(scores, answers))
     levels = (
         Level(f"more right answers than the {even:.1%} at even odds", accuracy > even, HINTS[0]),
-        Level(
-            f"at least {HALF:.0%} right of each class, and more than at even odds in all", min(right.values()) >= HALF, HINTS[1]
-        ),
+        Level(f"also at least {HALF:.0%} right of each class", min(right.values()) >= HALF, HINTS[1]),
         Level(f"within {CLOSE:.0%} of the {best:.1%} that the best threshold has", accuracy >= best - CLOSE - 1e-9, HINTS[2]),
     )
     chance = 1 / (1 + np.exp(-threshold))
-    now = f"{accuracy:.1%} are right above a probability of {chance:.3g}, {right[0]:.0%} of one class and {right[1]:.0%} of the other"
+    now = f"{accuracy:.1%} are right above a probability of {chance:.3g}, {right[0]:.0%} of one class, {right[1]:.0%} of the other"
     return View(figure, levels, now)
 
 
