@@ -57,8 +57,8 @@ def threshold_view(scores: np.ndarray, answers: np.ndarray, threshold: float = 0
         Level(f"within {CLOSE:.0%} of the {best:.1%} that the best threshold has", accuracy >= best - CLOSE - 1e-9, HINTS[2]),
     )
     chance = 1 / (1 + np.exp(-threshold))
-    now = f"{accuracy:.1%} are right above a probability of {chance:.3g}, {right[0]:.0%} of one class, {right[1]:.0%} of the other"
-    return View(figure, levels, now)
+    each = f"{right[0]:.0%} of one class, {right[1]:.0%} of the other"
+    return View(figure, levels, f"{accuracy:.1%} are right above a probability of {chance:.3g}, {each}")
 
 
 def threshold_panel(scores: np.ndarray | None = None, answers: np.ndarray | None = None, threshold: float = 0.0) -> Panel:
