@@ -80,9 +80,7 @@ class Config:
         "", "the adapter's own settings, such as 'r=8, alpha=16, targets=[\"q_proj\", \"v_proj\"]' or 'tokens=5'"
     )
     quantise: str = option(
-        "none",
-        "an adapter's frozen base, quantised by torchao: int8 is 8 bits a weight, nf4 4; tried on CPUs alone",
-        QUANTISE_NAMES,
+        "none", "quantise an adapter's frozen base by torchao: int8 is 8 bits a weight, nf4 4; tried on CPUs", QUANTISE_NAMES
     )
     schedule: str = option(
         "",
