@@ -13,7 +13,20 @@ from pathlib import Path
 
 from zolab.records import save_record
 
-NAMES = ("step", "methods", "adamezo", "walks", "first_order", "scoring", "metatrain", "memory", "blocks", "widgets", "ranks")
+NAMES = (
+    "step",
+    "methods",
+    "adamezo",
+    "walks",
+    "first_order",
+    "scoring",
+    "metatrain",
+    "memory",
+    "blocks",
+    "widgets",
+    "ranks",
+    "cluster",
+)
 ORIGIN = ("commit", "versions", "machine")
 
 

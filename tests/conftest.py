@@ -10,6 +10,7 @@ SLOW = {
     "test_balanced",
     "test_adapters",  # every method on two kinds of adapters
     "test_caches",
+    "test_cluster",  # a Ray that is started and killed
     "test_dizo",
     "test_doubled",
     "test_evolve",

@@ -2,7 +2,13 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:  # --help must not load torch
+    from zolab.studies.plan import Plan
+    from zolab.studies.run import Hire
+
+RAY = ("address", "cpus", "gpus", "memory")  # options of its alone
 EXAMPLE = "notebooks/plans/08_recipes.yaml --out runs/08 --record runs/08.json --dry_run"
 
 
@@ -10,8 +16,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plan", type=Path, metavar="PLAN", help="YAML file of the plan; zolab/studies/plan.py shows one")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of the runs")
     parser.add_argument("--record", type=Path, required=True, metavar="FILE", help="file of the record (JSON)")
-    told = "runs at a time, each in a process of one thread; 1 runs them in this process, with all threads of torch"
-    parser.add_argument("--workers", type=int, default=1, metavar="INTEGER", help=told)
+    told = "runs at a time, each in a process of one thread; by default 1, in this process, with all threads of torch, and on "
+    told += "Ray as many as have room"
+    parser.add_argument("--workers", type=int, metavar="INTEGER", help=told)
+    told = "who runs them: local is this machine, ray a Ray of this machine or, with --address, of a cluster; there a run that "
+    told += "fails is tried twice more, and one whose worker ends goes on from its log"
+    parser.add_argument("--runner", choices=("local", "ray"), default="local", help=told)
+    told = "where a Ray cluster is: HOST:PORT, as `ray start --head` prints it, or auto for the one of this machine; all its "
+    told += "machines must see FOLDER"
+    parser.add_argument("--address", metavar="TEXT", help=told)
+    told = "cores that a run declares to Ray, and its threads (default: 1)"
+    parser.add_argument("--cpus", type=int, metavar="INTEGER", help=told)
+    told = "GPUs that a run declares to Ray, such as 0.5 (default: 1 where the plan's device is cuda, or none)"
+    parser.add_argument("--gpus", type=float, metavar="NUMBER", help=told)
+    told = "GB of main memory that a run declares to Ray; predicted by default"
+    parser.add_argument("--memory", type=float, metavar="NUMBER", help=told)
     told = "run only this share of the methods on tasks, such as 3/8, beside other processes with others; the same command "
     told += "without it then writes the record"
     parser.add_argument("--share", type=_share, metavar="K/N", help=told)
@@ -28,20 +47,21 @@ def run(options: argparse.Namespace) -> None:
     from zolab.studies.plan import load_plan
     from zolab.studies.run import run_share, run_study
 
-    plan = load_plan(options.plan)
+    plan, workers = load_plan(options.plan), 1 if options.workers is None else options.workers
+    hire = _hire(options, plan)
     if options.print_array:
         from zolab.studies.array import array_script
 
-        print(array_script(plan, options.plan, options.out, options.record, options.workers), end="")
+        print(array_script(plan, options.plan, options.out, options.record, workers), end="")
         return
     if options.dry_run:
-        print(written(plan, costs(plan), options.workers))
+        print(written(plan, costs(plan), workers))
         return
     if options.share:
-        failed = run_share(plan, options.out, options.share, options.workers)
+        failed = run_share(plan, options.out, options.share, workers)
         _check_none(failed)
         return
-    record = run_study(plan, options.out, options.record, options.workers)
+    record = run_study(plan, options.out, options.record, workers, hire=hire)
     if record.tasks:
         print(final_table(record))
     others = [name for name in record.methods() if name != BASE]
@@ -50,6 +70,26 @@ def run(options: argparse.Namespace) -> None:
         for name in others:
             print(*verdict(record, name, family=others), sep="\n  ")
     _check_none(record.failed)
+
+
+def _hire(options: argparse.Namespace, plan: "Plan") -> "Hire | None":
+    """What makes workers on Ray, if they are asked for; it prints what each of them declares."""
+    from zolab.runs.config import require
+
+    if options.runner == "local":
+        given = [f"--{name}" for name in RAY if getattr(options, name) is not None]
+        require(not given, f"{' and '.join(given)} is for runs on Ray: add --runner ray, or leave it out.")
+        return None
+    alone = not options.share and not options.print_array
+    require(alone, "Ray itself shares out the runs: leave out --share and --print_array, or --runner ray.")
+    from zolab.studies.cluster import hire
+    from zolab.studies.needs import needs_of
+
+    cpus = 1 if options.cpus is None else options.cpus
+    needs = needs_of(plan, cpus, options.gpus, None if options.memory is None else options.memory * 1e9)
+    found = hire(needs, options.address, options.workers)
+    print(f"a run declares {needs}", flush=True)
+    return found
 
 
 def _check_none(failed: list[dict[str, str]]) -> None:

@@ -3,6 +3,7 @@
 from zolab.models.adapter_folder import ADAPTER_FILES, read_adapter, save_adapter
 from zolab.models.adapters import ADAPTERS, Adapter, LoRA, Prefix, trained_weights
 from zolab.models.identity import adapter_digest, architecture, fingerprint, tokenizer_digest, trained_digest
+from zolab.models.kept import KEPT, keep_models, kept_model
 from zolab.models.load import (
     DTYPES,
     EMBEDDED,
@@ -21,6 +22,7 @@ __all__ = [
     "ADAPTER_FILES",
     "DTYPES",
     "EMBEDDED",
+    "KEPT",
     "SHIPPED",
     "Adapter",
     "LoRA",
@@ -32,6 +34,8 @@ __all__ = [
     "fingerprint",
     "first_position",
     "fit_length",
+    "keep_models",
+    "kept_model",
     "load_model",
     "model_bytes",
     "quantise_base",

@@ -26,4 +26,4 @@ def full_loss(
     parts = ranks.share([examples[i : i + config.batch_size] for i in range(0, len(examples), config.batch_size)])
     losses = [float(closure(config.objective, task, model, tokenizer, part)()) for part in parts]
     total, count = math.fsum(len(part) * loss for part, loss in zip(parts, losses, strict=True)), sum(map(len, parts))
-    return ranks.mean(total / count if count else 0.0, count)
+    return ranks.averaging(count)(total / count if count else 0.0)

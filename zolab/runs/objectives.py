@@ -63,7 +63,10 @@ def closure(
         found, terms = partial(task.losses if each else task.loss, model, batch), task.terms(batch)
     else:
         found, terms = lambda: 1.0 - task.evaluate(model, tokenizer, examples, len(examples)).metric, len(examples)
-    return found if ranks.count == 1 else lambda: ranks.mean(float(found()), terms)
+    if ranks.count == 1:
+        return found
+    average = ranks.averaging(terms)
+    return lambda: average(float(found()))
 
 
 def rank(name: str, evaluation: Mapping[str, Any]) -> tuple[float, ...]:

@@ -79,17 +79,22 @@ class Ranks:
         """Those of some items that are this rank's."""
         return items[self.number :: self.count]
 
-    def mean(self, value: float, terms: int) -> float:
-        """The mean over all ranks of what they measured.
+    def averaging(self, terms: int) -> Callable[[float], float]:
+        """What turns a mean over this rank's share into the mean over all shares, as often as it is called.
 
         Args:
-            value: the mean over this rank's share.
-            terms: how many numbers that is the mean of.
+            terms: how many numbers this rank's mean is of; the ranks tell each other once, with the first mean.
         """
         if self.count == 1:
-            return value
-        found = self._numbers([value * terms, float(terms)])
-        return sum(total for total, _ in found) / sum(count for _, count in found)
+            return float
+        known: list[float] = []
+
+        def average(value: float) -> float:
+            found = self._numbers([value * terms, *([] if known else [float(terms)])])
+            known.extend(count for _, *counts in found for count in counts)
+            return sum(total for total, *_ in found) / sum(known)
+
+        return average
 
     def map(self, measure: Callable[[Item], tuple[float, ...]], items: list[Item], values: int) -> list[tuple[float, ...]]:
         """What a function gives for each item, every rank calling it with its share; NaN where it has no finite value.

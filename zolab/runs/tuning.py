@@ -5,9 +5,13 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+<<<<<<< HEAD
 from zolab.models import ADAPTER_FILES, adapter_digest, fit_length, load_model, model_bytes, save_adapter, trained_weights
 from zolab.models.adapters import base_parameters
 from zolab.models.quantised import plain_tensors
+=======
+from zolab.models import ADAPTER_FILES, adapter_digest, fit_length, kept_model, save_adapter
+>>>>>>> main
 from zolab.runs.config import Config, make_adapter
 
 FOLDER = "adapter"  # in that of the run
@@ -18,11 +22,15 @@ def load_tuned(config: Config) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
     """The model of a configuration as its run begins: with the adapter that it asks for, whose weights alone are trained.
 
     Raises:
-        ValueError: the adapter does not fit the model; or as `load_model` and `make_adapter`.
-        OSError, RuntimeError: as `load_model`.
+        ValueError: the adapter does not fit the model; or as `kept_model` and `make_adapter`.
+        OSError, RuntimeError: as `kept_model`.
     """
     adapter = make_adapter(config)
+<<<<<<< HEAD
     model, tokenizer = load_model(config.model, config.dtype, config.device, config.quantise)
+=======
+    model, tokenizer = kept_model(config.model, config.dtype, config.device)
+>>>>>>> main
     if adapter:
         adapter.attach(model, config.seed)
         fit_length(tokenizer, model)

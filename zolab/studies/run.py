@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,18 @@ from zolab.studies.outcomes import FORMAT, Record
 from zolab.studies.plan import Plan, Prepared, check_run, differences, lr_of, variants
 from zolab.studies.reading import check_named
 from zolab.studies.search import Found, Search, best_listed, best_rate, record_of
-from zolab.studies.workers import Processes, tried
+from zolab.studies.workers import Processes, Workers, tried
 from zolab.tasks import load_task
 
+PLAN = "plan.json"  # in a study's folder
 LOCK = "study.lock"  # is held while a process runs the study in its folder
 FAILED = "failed{}.json"  # with a share's number, in a study's folder, for those who watch: the record is elsewhere
 Walk = Generator[list[Cell], dict[str, Any], None]
+Hire = Callable[[Path], Workers]
+"""Makes the workers that run a study's cells in its folder; raises ValueError or OSError if they cannot be had."""
 
 
-def run_study(plan: Plan, out: Path, record: Path, workers: int = 1, progress: bool = True) -> Record:
+def run_study(plan: Plan, out: Path, record: Path, workers: int = 1, progress: bool = True, hire: Hire | None = None) -> Record:
     """Run all cells of a plan, or those that are not complete in a folder; write the record after each method of a task.
 
     Args:
@@ -42,6 +45,7 @@ def run_study(plan: Plan, out: Path, record: Path, workers: int = 1, progress: b
         record: file of the record.
         workers: 1 runs one cell after another in this process; more run each cell in a process of one thread, so many at once.
         progress: print a line for each cell.
+        hire: makes other workers than these, such as `zolab.studies.cluster.hire`; `workers` is left out then.
 
     Returns:
         The record. Cells that failed are listed in it with their error; the next call tries them again.
@@ -57,7 +61,7 @@ def run_study(plan: Plan, out: Path, record: Path, workers: int = 1, progress: b
         sweep(record.parent, record.name)
         for listed in out.glob(FAILED.format("*")):  # they are tried again
             listed.unlink()
-        session = _Session(plan, out, workers, progress)
+        session = _Session(plan, out, hire or _processes(workers), progress)
         session.work(record)
         return Record.load(record)
 
@@ -83,9 +87,13 @@ def run_share(plan: Plan, out: Path, share: tuple[int, int], workers: int = 1, p
     _check_workers(workers)
     with holding(out, alone=False):
         (out / FAILED.format(f"-{number}")).unlink(missing_ok=True)
-        session = _Session(plan, out, workers, progress, share)
+        session = _Session(plan, out, _processes(workers), progress, share)
         session.work()
         return session.failed
+
+
+def _processes(count: int) -> Hire | None:
+    return partial(Processes, count) if count > 1 else None
 
 
 def _check_workers(workers: int) -> None:
@@ -114,7 +122,7 @@ def _check_plan(plan: Plan, out: Path) -> None:
     Raises:
         ValueError: the folder holds cells of another plan; the keys are named.
     """
-    path, ours = out / "plan.json", plan.record()
+    path, ours = out / PLAN, plan.record()
     if path.exists():
         held = unseal(read_json(path), str(path))
         there = held.get("seeds", [])
@@ -127,12 +135,12 @@ def _check_plan(plan: Plan, out: Path) -> None:
 class _Session:
     """One process's share of a study."""
 
-    def __init__(self, plan: Plan, out: Path, workers: int, progress: bool, share: tuple[int, int] | None = None):
-        self.plan, self.out, self.workers, self.progress = plan, out, workers, progress
+    def __init__(self, plan: Plan, out: Path, hire: Hire | None, progress: bool, share: tuple[int, int] | None = None):
+        self.plan, self.out, self.hire, self.progress = plan, out, hire, progress
         self.number, self.count = share or (0, 1)
         self.path: Path | None = None
         self.listed = out / FAILED.format("" if share is None else f"-{self.number}")
-        self.about = {"format": FORMAT, "workers": workers, "config": plan.record()}
+        self.about = {"format": FORMAT, "workers": 1, "config": plan.record()}
         self.prepared: dict[str, Prepared] = {}
         self.searches: dict[tuple[str, str], dict[str, Any]] = {}
         self.cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -142,11 +150,17 @@ class _Session:
     def work(self, record: Path | None = None) -> None:
         """Run the cells, and write a record after each method of a task, where there is one."""
         began, self.path = time.perf_counter(), record
-        with FileLock(self.out / "prepare.lock"):  # another share may be at it, which may take long
-            _check_plan(self.plan, self.out)
-            self.prepared = {task: self._prepared(task) for task in self.plan.tasks}
-        walks = [self._walk(task, name, found.methods[name]) for task, found in self.prepared.items() for name in found.methods]
-        (self._at_once if self.workers > 1 else self._one_by_one)(walks[self.number :: self.count])
+        with ExitStack() as stack:
+            with FileLock(self.out / "prepare.lock"):  # another share may be at it, which may take long
+                _check_plan(self.plan, self.out)
+                workers = stack.enter_context(self.hire(self.out)) if self.hire else None
+                self.about["workers"] = workers.count if workers else 1
+                self.prepared = {task: self._prepared(task) for task in self.plan.tasks}
+            walks = [
+                self._walk(task, name, own) for task, found in self.prepared.items() for name, own in found.methods.items()
+            ]
+            mine = walks[self.number :: self.count]
+            self._at_once(mine, workers) if workers else self._one_by_one(mine)
         self._save()
         if self.progress:
             self._tell(time.perf_counter() - began)
@@ -195,25 +209,24 @@ class _Session:
                 outcomes = {cell.name: self._note(cell, *tried(cell, self.out)) for cell in cells}
                 cells = _next_cells(walk, outcomes)
 
-    def _at_once(self, walks: list[Walk]) -> None:
+    def _at_once(self, walks: list[Walk], workers: Workers) -> None:
         """Let every walk go on as soon as the cells that it waits for are there."""
         waiting: dict[Future, tuple[Walk, Cell]] = {}
         wanted: dict[Walk, int] = {}
         known: dict[Walk, dict[str, dict[str, Any] | None]] = {}
-        with Processes(self.workers, self.out) as processes:
 
-            def begin(walk: Walk, cells: list[Cell]) -> None:
-                wanted[walk], known[walk] = len(cells), {}
-                waiting.update({processes.submit(cell): (walk, cell) for cell in cells})
+        def begin(walk: Walk, cells: list[Cell]) -> None:
+            wanted[walk], known[walk] = len(cells), {}
+            waiting.update({workers.submit(cell): (walk, cell) for cell in cells})
 
-            for walk in walks:
-                begin(walk, next(walk))
-            while waiting:
-                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                    walk, cell = waiting.pop(future)
-                    known[walk][cell.name] = self._note(cell, *future.result())
-                    if len(known[walk]) == wanted[walk]:
-                        begin(walk, _next_cells(walk, known[walk]))
+        for walk in walks:
+            begin(walk, next(walk))
+        while waiting:
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                walk, cell = waiting.pop(future)
+                known[walk][cell.name] = self._note(cell, *future.result())
+                if len(known[walk]) == wanted[walk]:
+                    begin(walk, _next_cells(walk, known[walk]))
 
     def _note(self, cell: Cell, outcome: dict[str, Any] | None, error: str | None, seconds: float) -> dict[str, Any] | None:
         """Count and print what a cell came to; the outcome is handed on."""
@@ -245,8 +258,8 @@ class _Session:
     def _tell(self, seconds: float) -> None:
         where = f"record: {self.path}" if self.path else f"share {self.number} of {self.count}"
         print(f"{sum(map(len, self.cells.values()))} reported runs in {seconds / 60:.1f} minutes; {where}")
-        if self.workers > 1 and self.busy:
-            print(f"{self.workers} workers ran {self.busy / 60:.1f} minutes of cells: {self.busy / seconds:.2f} times as fast")
+        if (count := self.about["workers"]) > 1 and self.busy:
+            print(f"{count} workers ran {self.busy / 60:.1f} minutes of cells: {self.busy / seconds:.2f} times as fast")
         for entry in self.failed:
             print(f"failed: {entry['cell']}: {entry['error']}", file=sys.stderr)
 

@@ -18,10 +18,10 @@ from rich.table import Column, Table
 
 from zolab.records.files import parse_json, read_json
 from zolab.records.sealed import unseal
+from zolab.runs.joint import LOG
 from zolab.studies.cells import OUTCOME
-from zolab.studies.run import FAILED, LOCK
+from zolab.studies.run import FAILED, LOCK, PLAN
 
-LOG, RECORD, PLAN = "log.jsonl", "record.json", "plan.json"
 END = 1 << 16  # bytes of a log's end that are read: some hundred steps
 QUIET = 120.0  # seconds without a line after which a run elsewhere counts as stopped, or 20 of its steps if that is longer
 ROWS = 12  # runs of a kind that are shown
@@ -232,7 +232,7 @@ def _from_log(path: Path, name: str, held: set[int]) -> Progress:
     a_step = passes[-1]["forwards"] / passes[-1]["step"] if passes else 0.0
     there, patience = path.stat(), max(QUIET, 20 * seconds / step if step else 0.0)
     runs = there.st_ino in held or time.time() - there.st_mtime < patience
-    ended = "end" in known or (path.parent / RECORD).exists()
+    ended = "end" in known or (path.parent / "record.json").exists()
     state = "done" if ended else "running" if runs else "stopped"
     train, dev = known.get("step", {}).get("loss"), known.get("evaluation dev", {}).get("loss")
     return Progress(name, state, step, steps, seconds, a_step * step, train, dev)

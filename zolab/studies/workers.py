@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from abc import ABC, abstractmethod
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,42 +27,69 @@ def tried(cell: Cell, out: Path) -> Tried:
         return None, f"{type(error).__name__}: {error}", time.perf_counter() - began
 
 
-class Processes:
-    """So many cells at once, each process running one after another.
+class Workers(ABC):
+    """So many cells at once, each worker running one after another. What a worker of one kind is, a subclass says.
 
     Args:
-        count: of processes.
+        count: of workers.
         out: folder of the cells.
     """
 
     def __init__(self, count: int, out: Path):
-        self.out, self.stopped = out, False
-        self.running: dict[int, tuple[Any, Any]] = {}
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(PRELOADED)
+        self.count, self.out, self.stopped = count, out, False
         self.threads = ThreadPoolExecutor(count, thread_name_prefix="zolab-cell")
 
-    def __enter__(self) -> "Processes":
+    def __enter__(self) -> "Workers":
         return self
 
     def __exit__(self, kind: type | None, *_: Any) -> None:
         if kind is not None:  # Ctrl-C, or a full disk: what runs can be taken up again
             self.stopped = True
-            for process, _ in list(self.running.values()):
-                process.terminate()
+            self.interrupt()
         self.threads.shutdown(cancel_futures=True)
-        for process, pipe in self.running.values():
-            pipe.close()
-            process.join()
+        self.end()
 
     def submit(self, cell: Cell) -> Future:
+        """What the cell comes to, as `tried` has it, in the future."""
         return self.threads.submit(self._run, cell)
 
     def _run(self, cell: Cell) -> Tried:
         if self.stopped:
             return None, "stopped", 0.0
-        if cell.state(self.out) == "complete":
-            return tried(cell, self.out)
+        return tried(cell, self.out) if cell.state(self.out) == "complete" else self.run(cell)
+
+    @abstractmethod
+    def run(self, cell: Cell) -> Tried:
+        """Run a cell on this thread's worker, and wait for it."""
+
+    @abstractmethod
+    def interrupt(self) -> None:
+        """End what runs."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """Let go of the workers, when none of them runs a cell any more."""
+
+
+class Processes(Workers):
+    """Workers that are processes of this machine, of one thread each."""
+
+    def __init__(self, count: int, out: Path):
+        super().__init__(count, out)
+        self.running: dict[int, tuple[Any, Any]] = {}
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(PRELOADED)
+
+    def interrupt(self) -> None:
+        for process, _ in list(self.running.values()):
+            process.terminate()
+
+    def end(self) -> None:
+        for process, pipe in self.running.values():
+            pipe.close()
+            process.join()
+
+    def run(self, cell: Cell) -> Tried:
         process, pipe = self._process()
         try:
             pipe.send(cell)
