@@ -1,5 +1,6 @@
 """A quantised base: what is quantised, that it stays as it is under every method, and runs over it."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -104,6 +105,20 @@ def test_the_same_weights_are_quantised_to_the_same_bits(how):
     quantise_base(changed, how)
     assert fingerprint(changed) not in digests
     assert len({fingerprint(loaded(each)) for each in QUANTISERS}) == len(QUANTISERS)
+
+
+@pytest.mark.parametrize("how", QUANTISE_NAMES)
+def test_a_copy_is_the_same_model(how):
+    """Processes that keep models begin each run with one."""
+    model = loaded(how, LoRA(r=4))
+    other = copy.deepcopy(model)
+    assert (fingerprint(other), quantised_in(other)) == (fingerprint(model), how)
+    ids = torch.arange(3, 20)[None]
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=ids).logits, other(input_ids=ids).logits)
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        parts = zip(plain_tensors(one), plain_tensors(two), strict=True)
+        assert all(a.data_ptr() != b.data_ptr() for a, b in parts)
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=named)

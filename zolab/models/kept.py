@@ -8,7 +8,7 @@ from zolab.models.load import Loaded, load_model, model_bytes
 
 KEPT = 2 * 10**9
 """Bytes of weights that a process keeps, all models together; to load a larger one takes little of the run that needs it."""
-_kept: dict[tuple[str, str, str], Loaded] | None = None
+_kept: dict[tuple[str, str, str, str], Loaded] | None = None
 
 
 def keep_models() -> None:
@@ -17,20 +17,20 @@ def keep_models() -> None:
     _kept = {} if _kept is None else _kept
 
 
-def kept_model(name: str, dtype: str = "float32", device: str | torch.device = "cpu") -> Loaded:
+def kept_model(name: str, dtype: str = "float32", device: str | torch.device = "cpu", quantise: str = "none") -> Loaded:
     """What `load_model` gives: loaded, or, if this process keeps models and has had this one before, a copy of it.
 
     Args:
-        name, dtype, device: as for `load_model`.
+        name, dtype, device, quantise: as for `load_model`.
 
     Raises:
         ValueError, OSError, RuntimeError: as `load_model`.
     """
     if _kept is None:
-        return load_model(name, dtype, device)
-    key = name, dtype, str(device)
+        return load_model(name, dtype, device, quantise)
+    key = name, dtype, str(device), quantise
     if key not in _kept:
-        loaded = load_model(name, dtype, device)
+        loaded = load_model(name, dtype, device, quantise)
         if sum(model_bytes(model) for model, _ in [*_kept.values(), loaded]) > KEPT:
             return loaded
         _kept[key] = loaded

@@ -5,13 +5,9 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-<<<<<<< HEAD
-from zolab.models import ADAPTER_FILES, adapter_digest, fit_length, load_model, model_bytes, save_adapter, trained_weights
+from zolab.models import ADAPTER_FILES, adapter_digest, fit_length, kept_model, model_bytes, save_adapter, trained_weights
 from zolab.models.adapters import base_parameters
 from zolab.models.quantised import plain_tensors
-=======
-from zolab.models import ADAPTER_FILES, adapter_digest, fit_length, kept_model, save_adapter
->>>>>>> main
 from zolab.runs.config import Config, make_adapter
 
 FOLDER = "adapter"  # in that of the run
@@ -26,11 +22,7 @@ def load_tuned(config: Config) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
         OSError, RuntimeError: as `kept_model`.
     """
     adapter = make_adapter(config)
-<<<<<<< HEAD
-    model, tokenizer = load_model(config.model, config.dtype, config.device, config.quantise)
-=======
-    model, tokenizer = kept_model(config.model, config.dtype, config.device)
->>>>>>> main
+    model, tokenizer = kept_model(config.model, config.dtype, config.device, config.quantise)
     if adapter:
         adapter.attach(model, config.seed)
         fit_length(tokenizer, model)
