@@ -5,6 +5,7 @@ import copy
 import torch
 
 from zolab.models.load import Loaded, load_model, model_bytes
+from zolab.models.quantised import is_quantised
 
 KEPT = 2 * 10**9
 """Bytes of weights that a process keeps, all models together; to load a larger one takes little of the run that needs it."""
@@ -19,6 +20,8 @@ def keep_models() -> None:
 
 def kept_model(name: str, dtype: str = "float32", device: str | torch.device = "cpu", quantise: str = "none") -> Loaded:
     """What `load_model` gives: loaded, or, if this process keeps models and has had this one before, a copy of it.
+
+    Copies share quantised weights.
 
     Args:
         name, dtype, device, quantise: as for `load_model`.
@@ -35,4 +38,5 @@ def kept_model(name: str, dtype: str = "float32", device: str | torch.device = "
             return loaded
         _kept[key] = loaded
     model, tokenizer = _kept[key]
-    return copy.deepcopy(model), copy.copy(tokenizer)
+    frozen = {id(weight): weight for weight in model.parameters() if is_quantised(weight)}  # nothing moves them
+    return copy.deepcopy(model, frozen), copy.copy(tokenizer)

@@ -77,9 +77,14 @@ def quantised_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
     return {name: layer for name, layer in linear.items() if holders[id(layer.weight)] == 1}
 
 
+def is_quantised(weight: Tensor) -> bool:
+    """Whether a weight is made of other tensors."""
+    return hasattr(type(weight), "__tensor_flatten__")
+
+
 def plain_tensors(tensor: Tensor) -> Iterator[Tensor]:
     """The tensors that hold a tensor's numbers: itself, or those that a quantised one is made of."""
-    if not hasattr(type(tensor), "__tensor_flatten__"):
+    if not is_quantised(tensor):
         yield tensor.detach()
         return
     for name in tensor.__tensor_flatten__()[0]:  # pyrefly: ignore[missing-attribute]  (of torch's subclasses)
