@@ -3,10 +3,11 @@
 from zolab.widgets.answers import Checked, check
 from zolab.widgets.block_scales import block_scales_panel, block_scales_view
 from zolab.widgets.bounds import bounds_panel, bounds_view
+from zolab.widgets.controls import choice, extremes, log_number, number, rates, several, switch, whole
 from zolab.widgets.horizon import horizon_panel, horizon_view, mass_kept
 from zolab.widgets.landscape import landscape_panel, landscape_view
 from zolab.widgets.memory import memory_panel, memory_view
-from zolab.widgets.panel import Panel, View, choice, explore, extremes, log_number, number, several, switch, whole
+from zolab.widgets.panel import Level, Panel, View, explore
 from zolab.widgets.precision import precision_panel, precision_view
 from zolab.widgets.two_point import two_point_panel, two_point_view
 
@@ -23,6 +24,7 @@ PANELS = {
 __all__ = [
     "PANELS",
     "Checked",
+    "Level",
     "Panel",
     "View",
     "block_scales_panel",
@@ -44,6 +46,7 @@ __all__ = [
     "number",
     "precision_panel",
     "precision_view",
+    "rates",
     "several",
     "switch",
     "two_point_panel",
