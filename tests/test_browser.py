@@ -177,7 +177,7 @@ def test_panels_answer_mouse_and_keyboard(lab):
     with panel.redrawn():
         panel.press("turn", "PageUp")
     keep(page, "landscape")
-    for method in ("Adam", "MeZO", "AdaMeZO"):
+    for method in ("Adam", "SGD", "AdaMeZO"):
         panel.box.get_by_label(method, exact=True).check()
     expect(panel.goal).to_contain_text("✗ 5 methods are chosen; choose 1 to 4")
     panel = PanelOnPage(page, "precision")

@@ -26,6 +26,7 @@ from zolab.widgets import (
     choice,
     explore,
     extremes,
+    gain_view,
     horizon_panel,
     horizon_view,
     landscape_panel,
@@ -36,11 +37,14 @@ from zolab.widgets import (
     rates,
     several,
     switch,
+    threshold_view,
     two_point_panel,
     two_point_view,
     whole,
 )
 from zolab.widgets import bounds as bounds_module
+from zolab.widgets import gain as gain_module
+from zolab.widgets import threshold as threshold_module
 from zolab.widgets.block_scales import two_blocks
 from zolab.widgets.horizon import LONG
 from zolab.widgets.two_point import secant_slope
@@ -347,6 +351,66 @@ class TestBlockScales:
     def test_bad_arguments(self, change):
         with pytest.raises(ValueError, match="must"):
             block_scales_view(**change)
+
+
+class TestGain:
+    @pytest.mark.parametrize("noise", [0.0, 100.0])
+    @pytest.mark.parametrize("blocks", [2, 7])
+    def test_nothing_is_gained_where_the_loss_depends_on_one_number(self, noise, blocks):
+        gain, _ = gain_module.best(1.0, noise, blocks, 1.5)
+        assert abs(gain - 1) < 1e-6
+
+    def test_it_rises_with_rank_noise_and_spread(self):
+        start = {"rank": 5.0, "noise": 10.0, "blocks": 6, "spread": 0.5}
+        gains = [gain_module.best(**{**start, **more})[0] for more in ({}, {"rank": 20.0}, {"noise": 50.0}, {"spread": 1.0})]
+        assert all(gain > 1.1 * gains[0] for gain in gains[1:])
+        assert abs(gain_module.best(**{**start, "spread": 0.0})[0] - 1) < 1e-6  # blocks alike but for their sizes
+
+    def test_shares_and_totals_are_what_the_panel_says(self):
+        terms = gain_module.modelled(4.0, 30.0, 6, 0.7)
+        assert np.isclose(terms.squares.sum(), 1)
+        assert np.isclose(terms.traces.sum(), 1)
+        assert np.isclose(terms.seconds.sum() - terms.squares.sum(), 30)
+        assert np.isclose(np.log10(terms.squares / terms.sizes).std(), 0.7)
+
+    def test_the_goals(self):
+        settings = ({}, {"rank": 3.0}, {"rank": 10.0}, {"rank": 10.0, "noise": 100.0})
+        assert [gain_view(**change).reached for change in settings] == [0, 1, 2, 3]
+
+    @pytest.mark.parametrize("change", [{"rank": 0.5}, {"noise": -1.0}, {"blocks": 1}, {"spread": 3.0}])
+    def test_bad_arguments(self, change):
+        with pytest.raises(ValueError, match="must lie in"):
+            gain_view(**change)
+
+
+class TestThreshold:
+    def test_accuracy_and_the_curve_are_those_of_counting(self):
+        scores, answers = np.array([0.1, 0.2, 0.3, 0.7]), np.array([0, 1, 0, 1])
+        assert "75.0% are right above a probability of 0.5, 100% of one class, 50% of the other" in str(
+            threshold_view(scores, answers)
+        )
+        low = threshold_view(scores, answers, -1.7)  # a probability of 0.154
+        assert "75.0% are right" in str(low)
+        assert "50% of one class, 100% of the other" in str(low)
+        assert "AUC 0.75" in low.figure.axes[1].get_title(loc="left")
+
+    def test_the_goals(self):
+        scores, answers = threshold_module.drawn()
+        assert [threshold_view(scores, answers, at).reached for at in (0.0, -3.0, -1.0)] == [0, 0, 2]
+        assert any(threshold_view(scores, answers, at).met for at in np.arange(-2, -1, 0.05))
+
+    @pytest.mark.parametrize(
+        ("scores", "answers", "threshold", "match"),
+        [
+            ([0.5, 0.5], [0, 1], 9.0, "threshold must lie in"),
+            ([0.5, 1.5], [0, 1], 0.0, "scores must be probabilities"),
+            ([0.5, 0.5, 0.5], [0, 1], 0.0, "one for each answer"),
+            ([0.5, 0.5], [1, 1], 0.0, "answers must be 0 and 1, both of them, got \\[1\\]"),
+        ],
+    )
+    def test_bad_arguments(self, scores, answers, threshold, match):
+        with pytest.raises(ValueError, match=match):
+            threshold_view(np.array(scores), np.array(answers), threshold)
 
 
 class TestBounds:

@@ -4,11 +4,13 @@ from zolab.widgets.answers import Checked, check
 from zolab.widgets.block_scales import block_scales_panel, block_scales_view
 from zolab.widgets.bounds import bounds_panel, bounds_view
 from zolab.widgets.controls import choice, extremes, log_number, number, rates, several, switch, whole
+from zolab.widgets.gain import gain_panel, gain_view
 from zolab.widgets.horizon import horizon_panel, horizon_view, mass_kept
 from zolab.widgets.landscape import landscape_panel, landscape_view
 from zolab.widgets.memory import memory_panel, memory_view
 from zolab.widgets.panel import Level, Panel, View, explore
 from zolab.widgets.precision import precision_panel, precision_view
+from zolab.widgets.threshold import threshold_panel, threshold_view
 from zolab.widgets.two_point import two_point_panel, two_point_view
 
 PANELS = {
@@ -17,8 +19,10 @@ PANELS = {
     "horizon": horizon_panel,
     "block_scales": block_scales_panel,
     "bounds": bounds_panel,
+    "gain": gain_panel,
     "memory": memory_panel,
     "precision": precision_panel,
+    "threshold": threshold_panel,
 }
 
 __all__ = [
@@ -35,6 +39,8 @@ __all__ = [
     "choice",
     "explore",
     "extremes",
+    "gain_panel",
+    "gain_view",
     "horizon_panel",
     "horizon_view",
     "landscape_panel",
@@ -49,6 +55,8 @@ __all__ = [
     "rates",
     "several",
     "switch",
+    "threshold_panel",
+    "threshold_view",
     "two_point_panel",
     "two_point_view",
     "whole",
