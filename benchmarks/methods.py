@@ -44,12 +44,17 @@ def tiny_loss(model, reduction="mean"):
     return losses if reduction == "none" else losses.mean()
 
 
+def load_kernels(options):
+    """Step a tiny model by every method: kernels that were never compiled on this machine are, and all are in memory then."""
+    small = torch.nn.Sequential(torch.nn.Embedding(4, 4), torch.nn.Linear(4, 4))
+    for name in METHODS:
+        taken(stepping(name, small, options), partial(tiny_loss, small), 1)
+
+
 def memory_of(part, options):
     """Print the peak memory of three steps of a method, or of as many forward passes."""
     model, loss = setting_of(options)
-    small = torch.nn.Sequential(torch.nn.Embedding(4, 4), torch.nn.Linear(4, 4))
-    for name in METHODS:  # the compiled kernels are in memory in any process
-        taken(stepping(name, small, options), partial(tiny_loss, small), 1)
+    load_kernels(options)  # in any process, so that no method is charged with them
     action = loss if part == "forwards" else partial(taken, stepping(part, model, options), loss, 1)
     reset_peak_memory()
     for _ in range(3):
@@ -66,6 +71,7 @@ def main():
     if options.memory_of:
         memory_of(options.memory_of, options)
         return
+    load_kernels(options)  # compiling them takes memory, which the first process would be charged with
     memory = {part: peak_of("methods", part, options) for part in ("forwards", *options.methods)}
     model, loss = setting_of(options)
     params = list(model.parameters())

@@ -26,6 +26,7 @@ SLOW = {
     "test_lozo",
     "test_memory",
     "test_model_folders",
+    "test_quantised",  # every method over a quantised base
     "test_objectives",
     "test_own_data",
     "test_one_launch",  # an interpreter of GPU code

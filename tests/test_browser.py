@@ -32,9 +32,9 @@ SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},  # cells out of sight stay on the page
 }
 PANELS = {
-    "landscape": "landscape='tilted_ellipse', methods=('MEAZO', 'SGD'), lr=0.03",
+    "landscape": "landscape='tilted_ellipse', methods=('MEAZO', 'MeZO'), lr={'MeZO': 10**-0.6, 'MEAZO': 0.03}",
     "two_point": "eps=10**-4.5",
-    "horizon": "horizon=28",
+    "horizon": "beta2=0.75",
     "block_scales": "sigma1=0.25, sigma2=1.3, lr=10**-0.9",
     "bounds": "curvature_ratio=10**-0.3, lr=10**-0.6",
 }
@@ -116,12 +116,15 @@ class PanelOnPage:
         for key in keys:
             self.page.keyboard.press(key)
 
-    def drag(self, label, share):
-        """Drag the handle to a share of its track with the mouse."""
+    @contextmanager
+    def dragged(self, label, share):
+        """Drag the handle to a share of its track with the mouse; inside, it is not yet let go."""
         handle, track = self.slider(label).get_by_role("slider"), self.slider(label).locator(".noUi-base").bounding_box()
         handle.hover()
+        assert track["width"] >= 250
         self.page.mouse.down()
         self.page.mouse.move(track["x"] + share * track["width"], track["y"] + track["height"] / 2, steps=5)
+        yield
         self.page.mouse.up()
 
     def picture(self):
@@ -158,14 +161,23 @@ def notebook_of(*sources):
 
 def test_panels_answer_mouse_and_keyboard(lab):
     imports = f"from zolab.widgets import {', '.join(f'{name}_panel' for name in PANELS)}"
-    page = lab(notebook_of(imports, *(f"{name}_panel({start})" for name, start in PANELS.items())), "panels")
+    panels = (f"{name}_panel({start})" for name, start in PANELS.items())
+    page = lab(notebook_of(imports, *panels, "import time; time.sleep(20)"), "panels")
     panel = PanelOnPage(page, "only two directions")
-    with panel.goal_met():
-        panel.drag("learning rate", 0.85)
+    busy = panel.box.locator(".zolab-busy")
+    expect(busy).to_have_css("opacity", "1")
+    expect(busy).to_contain_text("The kernel is busy")
+    expect(busy).to_be_hidden()
+    hint = panel.box.locator("details")
+    expect(hint).not_to_have_attribute("open", "")
+    hint.locator("summary").click()
+    expect(hint).to_contain_text("Tick a second zeroth-order method")
+    with panel.goal_met(), panel.dragged("lr of MEAZO", 0.85):
+        expect(panel.goal).to_contain_text("✓ Goal met")  # while the mouse is down
     with panel.redrawn():
         panel.press("turn", "PageUp")
     keep(page, "landscape")
-    for method in ("Adam", "MeZO", "AdaMeZO"):
+    for method in ("Adam", "SGD", "AdaMeZO"):
         panel.box.get_by_label(method, exact=True).check()
     expect(panel.goal).to_contain_text("✗ 5 methods are chosen; choose 1 to 4")
     panel = PanelOnPage(page, "precision")
@@ -174,7 +186,7 @@ def test_panels_answer_mouse_and_keyboard(lab):
     keep(page, "two_point")
     panel = PanelOnPage(page, "beta 1")
     with panel.goal_met():
-        panel.press("horizon h", "ArrowRight")
+        panel.press("beta 2", "ArrowLeft")
     keep(page, "horizon")
     panel = PanelOnPage(page, "sigma 2")
     with panel.goal_met():

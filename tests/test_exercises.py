@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from zolab import MEAZO
+from zolab.studies.outcomes import Record
 from zolab.widgets import check
 from zolab.widgets.answers import exercises
 from zolab.widgets.exercises import EXERCISES
@@ -29,6 +30,10 @@ def solutions(notebook):
 
 def flat_run(**losses):
     return {"config": {"lr": 1e-4}, "steps": [{"loss": 1.0}] * 20}
+
+
+def field_record():
+    return Record.load(NOTEBOOKS.parent / "figures" / "records" / "04_field.json")
 
 
 def one_probe(parameters, loss_of, step, lr, eps, seed, samples):
@@ -53,9 +58,18 @@ def wrong(notebook, number, right):
         ("03", 1): lambda: (right[0] + 1,),
         ("03", 2): lambda: (right[0] - 1,),
         ("03", 3): lambda: (2,),
+        ("04", 1): lambda: (right[0], "MEAZO", right[2]),
+        ("04", 2): lambda: (1 - 0.95**20,),
+        ("04", 3): lambda: (lambda p: np.minimum(len(p) * p, 1),),
+        ("05", 1): lambda: (100,),
+        ("05", 2): lambda: (*right[:2], right[3], right[2]),
+        ("05", 3): lambda: (lambda passage, question, ending, count: 2 * count,),
         ("06", 1): lambda: (right[0], 2 * right[1]),
         ("06", 2): lambda: ([1.0], [1.0] * 49),
         ("06", 3): lambda: (lambda g, hessian, s: 1 / np.trace(hessian),),
+        ("07", 1): lambda: (right[0], 30, right[2]),
+        ("07", 2): lambda: (right[0], 1.0, 1.0),
+        ("07", 3): lambda: (1 / 3**0.5,),
         ("08", 1): lambda: (lambda q: 4 / q,),
         ("08", 2): lambda: (1,),
         ("08", 3): lambda: (right[0], right[1] + 1),
@@ -105,6 +119,10 @@ def test_an_answer_that_is_none_is_said_in_a_sentence():
         (("03", 1, "many"), "h must be a whole number > 0, got 'many'"),
         (("01", 1, -1.0), "eps must be a number > 0"),
         (("00", 1, {"config": {"lr": 1}, "steps": []}), "the run has 0 steps; take 10 to 30"),
+        (("04", 1, field_record(), "SGD checkpointed", 0.1), "'SGD checkpointed' has no two neighbours within half a nat"),
+        (("04", 3, lambda p: p[:1]), "2 p-values go in, an array of shape \\(1,\\) comes out"),
+        (("05", 1, 3.5), "n must be a whole number above 1"),
+        (("07", 1, None, 32, 21.0), "a share between 0 and 1"),
         (("00", 3, None, "a b c", "a c"), "the sentences differ in 2 words"),
     ):
         with pytest.raises(ValueError, match=told):

@@ -10,7 +10,18 @@ import torch
 
 from zolab import MeZO
 from zolab.landscapes import LANDSCAPES, run
-from zolab.plots import METHOD_COLOURS, bars, landscape_map, look, meta_training, save_figure, training_curve
+from zolab.plots import (
+    METHOD_COLOURS,
+    bars,
+    changed,
+    headline,
+    landscape_map,
+    legend_below,
+    look,
+    meta_training,
+    save_figure,
+    training_curve,
+)
 
 RECORD = {
     "config": {"model": "m", "task": "t"},
@@ -35,7 +46,8 @@ def test_training_curve_is_against_forward_passes():
     assert list(dev.get_xdata()) == [0, 100, 200]
     assert axes.get_xlabel() == "forward passes"
     assert "loss" in axes.get_ylabel()
-    assert axes.get_title(loc="left")
+    assert figure.get_suptitle() == "m on t: the dev loss falls from 1.00 to 0.50 nats"
+    assert [text.get_text() for text in training_curve(RECORD, chance=0.5).legends[0].get_texts()][-1] == "chance, 0.50"
 
 
 def test_meta_training_shows_resets_and_the_blocks_that_learning_moved():
@@ -55,6 +67,20 @@ def test_meta_training_shows_resets_and_the_blocks_that_learning_moved():
     assert ends[1::2] == [1.0] * 6
     twin = meta_training(record(moved), record(moved)).axes[2]
     assert {line.get_ydata()[-1] for line in twin.lines[1:12:2]} <= set(moved)
+
+
+def test_a_title_is_made_from_what_is_drawn():
+    assert changed(0.634, 0.571) == "falls from 0.63 to 0.57"
+    assert changed(0.571, 0.634, 3) == "rises from 0.571 to 0.634"
+    assert changed(0.631, 0.629) == "stays at 0.63"
+    figure, axes = plt.subplots(figsize=(4, 3))
+    axes.plot([0, 1], label="a line")
+    headline(figure, "a finding of many words that " * 3)
+    legend_below(axes)
+    figure.canvas.draw()
+    assert figure.get_suptitle().count("\n") == 2
+    assert axes.get_legend() is None
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a line"]
 
 
 def test_bars_show_values_and_units():

@@ -60,7 +60,7 @@ def record(**curves):
 def test_rows_are_sorted_by_the_median_and_tell_who_never_arrived():
     fast, slow, never = [1.0, 0.0, 0.0, 0.0], [1.0, 0.8, 0.6, 0.6], [1.0, 1.0, 1.0, 1.0]
     first, second = record(MeZO=[slow] * 6, Lost=[never] * 6), record(Quick=[fast] * 5 + [never])
-    page = track.track({"04_track": first, "entry": second})
+    page = track.track({"04_track": first, "entry": second}, Path("nowhere"))
     table = page.split("## reviews_sentence")[1].split("##")[0]
     rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")][2:]
     assert [row[0] for row in rows] == ["Quick", "MeZO", "Lost"]
@@ -69,6 +69,7 @@ def test_rows_are_sorted_by_the_median_and_tell_who_never_arrived():
     assert rows[1][1:4] == ["275 (275 to 275)", "6", "6"]
     assert rows[2][1:4] == ["> 300 (> 300 to > 300)", "0", "6"]
     assert rows[0][4] == "[`entry`](records/entry.json)"
+    assert rows[0][5] == "–"
     assert "reviews_writer" in page
 
 
@@ -82,15 +83,15 @@ def test_a_race_is_run_and_gives_its_page(tmp_path, monkeypatch):
     assert shown.status == 0, shown.errors
     assert "TRACK.md" in shown.out
     page = (tmp_path / "TRACK.md").read_text()
-    assert "| MeZO | 0 | 2 | 2 | [`04_small`](records/04_small.json) |" in page
-    assert "| Adam | 0 | 2 | 2 |" in page
+    kept = "[seed 0](records/04_small/sentence-MeZO)"
+    assert f"| MeZO | 0 | 2 | 2 | [`04_small`](records/04_small.json) | {kept} |" in page
+    assert "| Adam | 0 | 2 | 2 | [`04_small`](records/04_small.json) | – |" in page
     assert command(*words, "--check").status == 0
     (tmp_path / "TRACK.md").write_text(page.replace("MeZO", "Ours"))
     shown = command(*words, "--check")
     assert shown.status == 1
     assert "TRACK.md does not say what" in shown.errors
-    folders = sorted((tmp_path / "runs").glob("sentence-MeZO-*-seed0"))
-    assert command("verify", *folders, "--curve").status == 0
+    assert command("verify", tmp_path / "records" / "04_small" / "sentence-MeZO", "--curve").status == 0
 
 
 def test_without_a_race_there_is_no_page(tmp_path):
@@ -117,3 +118,10 @@ def test_the_shipped_plan_keeps_the_rules():
     plan = load_plan(ROOT / "notebooks" / "plans" / "04_track.yaml")
     assert len(plan.seeds) >= FEWEST
     assert plan.study == "track"
+
+
+@pytest.mark.parametrize("task", ["sentence", "writer"])
+def test_a_kept_run_is_made_again(task):
+    shown = command("verify", ROOT / "figures" / "records" / "04_track" / f"{task}-MeZO")
+    assert shown.status == 0, shown.errors
+    assert "differs" not in shown.out

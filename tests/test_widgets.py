@@ -1,7 +1,9 @@
 """Panels: pure functions, controls at their ends and middles, goals that can be met, errors that are said and raised."""
 
+import base64
 import gc
 import io
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,18 +12,21 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+import zolab.optim
 from zolab import Direction, MeZO
-from zolab.landscapes import LANDSCAPES, Landscape
+from zolab.landscapes import LANDSCAPES, Landscape, Protocol, run
 from zolab.noise import direction
 from zolab.plots import METHOD_COLOURS
 from zolab.widgets import (
     PANELS,
+    Level,
     View,
     block_scales_view,
     bounds_view,
     choice,
     explore,
     extremes,
+    gain_view,
     horizon_panel,
     horizon_view,
     landscape_panel,
@@ -29,17 +34,21 @@ from zolab.widgets import (
     log_number,
     mass_kept,
     number,
+    rates,
     several,
     switch,
+    threshold_view,
     two_point_panel,
     two_point_view,
     whole,
 )
 from zolab.widgets import bounds as bounds_module
+from zolab.widgets import gain as gain_module
+from zolab.widgets import threshold as threshold_module
 from zolab.widgets.block_scales import two_blocks
 from zolab.widgets.horizon import LONG
 from zolab.widgets.two_point import secant_slope
-from zolab.widgets.walks import walk
+from zolab.widgets.walks import FIRST_ORDER, walk
 
 
 def picture_of(panel):
@@ -74,15 +83,27 @@ class TestPanel:
             raise ValueError("a is too large; choose at most 5.")
         figure = Figure(figsize=(2, 1), dpi=50)
         figure.add_axes((0, 0, 1, 1), ylim=(0, 10)).plot([0, a])
-        return View(figure, "a < above 3", f"a = {a:g}", a > 3, ("it is <b>",) if a == 2 else ())
+        levels = Level("a < above 1", a > 1, "more than 1"), Level("a < above 3", a > 3, "more than <3>")
+        return View(figure, levels, f"a = {a:g}", ("it is <b>",) if a == 2 else ())
 
     def test_a_moved_control_redraws_and_turns_the_goal_line(self):
         panel = explore(self.view, a=number("a", 1, 0, 10, 0.5))
         before = panel.image.value
-        assert "○ Goal: a &lt; above 3. Now: a = 1." in panel.goal.value
+        assert "○ Goal 1 of 2: a &lt; above 1. Now: a = 1." in panel.goal.value
+        assert "more than 1</details>" in panel.hint.value
+        panel.controls["a"].value = 1.5
+        assert "○ Goal 2 of 2: a &lt; above 3. Now: a = 1.5." in panel.goal.value
+        assert "more than &lt;3&gt;</details>" in panel.hint.value
         panel.controls["a"].value = 4
         assert panel.image.value != before
-        assert "✓ Goal met: a &lt; above 3. Now: a = 4." in panel.goal.value
+        assert "✓ Goal met, the last of 2: a &lt; above 3. Now: a = 4." in panel.goal.value
+        assert panel.hint.value == ""
+
+    def test_a_saved_copy_has_the_picture(self):
+        panel = explore(self.view, a=number("a", 1, 0, 10, 0.5))
+        shown = panel._repr_mimebundle_()
+        assert "application/vnd.jupyter.widget-view+json" in shown
+        assert base64.b64decode(shown["image/png"]) == panel.image.value
 
     def test_notes_are_said(self):
         panel = explore(self.view, a=number("a", 2, 0, 10, 0.5))
@@ -115,9 +136,23 @@ class TestPanel:
         with pytest.raises(ValueError, match="too large"):
             explore(self.view, a=number("a", 7, 0, 10, 0.5))
 
-    def test_redrawn_when_released(self):
+    def test_redrawn_while_a_slider_moves(self):
         controls = [number("a", 1, 0, 2, 1), log_number("b", 1, 0.1, 10), whole("c", 1, 0, 2)]
-        assert all(control.continuous_update is False for control in controls)
+        assert all(control.continuous_update for control in controls)
+
+    def test_rates_are_those_of_all_methods_and_the_ticked_ones_are_shown(self):
+        ticked = several("methods", ("a",), ("a", "b"), 2)
+        control = rates({"a": 0.1, "b": 0.01}, 1e-3, 1, ticked)
+        seen = []
+        control.observe(lambda change: seen.append(change.new), "value")
+        assert [slider.layout.display for slider in control.sliders.values()] == [None, "none"]
+        ticked.value = ("b",)
+        assert [slider.layout.display for slider in control.sliders.values()] == ["none", None]
+        control.sliders["b"].value = 1.0
+        control.value = {"a": 1.0, "b": 0.5}
+        assert [slider.value for slider in control.sliders.values()] == [1.0, 0.5]
+        assert seen == [{"a": 0.1, "b": 1.0}, {"a": 1.0, "b": 0.5}]
+        assert extremes(control)[0] == {"a": 1e-3, "b": 1e-3}
 
     def test_several(self):
         control = several("methods", ("b",), ("a", "b", "c"), 2)
@@ -156,7 +191,7 @@ class TestPanel:
     def test_a_view_is_shown_by_jupyter(self):
         view = self.view(4)
         assert view._repr_png_().startswith(b"\x89PNG")
-        assert str(view) == "✓ Goal met: a < above 3. Now: a = 4."
+        assert str(view) == "✓ Goal met, the last of 2: a < above 3. Now: a = 4."
 
 
 class TestLandscape:
@@ -170,7 +205,7 @@ class TestLandscape:
 
     def test_a_backward_pass_counts_as_two(self):
         costs = landscape_view(methods=("MeZO", "SGD"), steps=5, lr=1e-3).figure.axes[1]
-        assert [line.get_xdata()[-1] for line in costs.lines[:2]] == [10, 15]
+        assert [round(10 ** line.get_xdata()[-1]) for line in costs.lines[:2]] == [10, 15]
 
     @pytest.mark.parametrize("methods", [(), tuple(METHOD_COLOURS)])
     def test_as_many_methods_as_the_legend_holds(self, methods):
@@ -191,22 +226,38 @@ class TestLandscape:
         assert "⚠ SGD stopped in step" in panel.goal.value
 
     def test_the_goal_asks_for_a_zeroth_order_method_in_fresh_directions(self):
-        assert landscape_view("beale", ("MeZO",), lr=0.03).met
-        assert not landscape_view("beale", ("MeZO",), lr=0.03, steps=20).met
+        assert landscape_view("beale", ("MeZO",), lr=0.03).reached == 2
+        assert landscape_view("beale", ("MeZO",), lr=0.03, steps=20).reached == 1
+        assert landscape_view("beale", ("MeZO", "MEAZO"), lr=0.03).reached == 2
+        assert landscape_view("beale", ("MeZO", "MEAZO"), lr={"MeZO": 0.03, "MEAZO": 0.4}).met
         two = landscape_view("tilted_ellipse", ("MeZO",), lr=0.1, fixed=True)
-        assert not two.met
+        assert two.reached == 0
         assert "in two directions" in str(two)
         adam = landscape_view("tilted_ellipse", ("Adam",), lr=0.1)
-        assert not adam.met
+        assert adam.reached == 0
         assert "no zeroth-order method" in str(adam)
 
-    def test_walks_are_those_of_the_optimizers(self):
-        place, position = LANDSCAPES["beale"], np.array(LANDSCAPES["beale"].start, np.float32)
-        params = [torch.nn.Parameter(torch.from_numpy(position))]
-        optimizer = MeZO(params, lr=0.01, eps=1e-2, seed=3)
-        for _ in range(20):
-            optimizer.step(lambda: place(*position.tolist()))
-        assert np.array_equal(walk("beale", "MeZO", 0.01, 1e-2, 20, 3).positions[-1], position)
+    @pytest.mark.parametrize("landscape", ["sophia", "two_blocks"])  # one parameter, and two
+    @pytest.mark.parametrize("fixed", [False, True])
+    @pytest.mark.parametrize("method", METHOD_COLOURS)
+    def test_walks_are_those_of_the_optimizers(self, landscape, fixed, method):
+        steps, own = 60, {"AdaMeZO": {"horizon": 7, "betas": (0.6, 0.8)}, "ZOAdaMU": {"phases": (3, 48, 60)}}.get(method, {})
+        if method in FIRST_ORDER:
+            theirs = run(partial(getattr(torch.optim, method), lr=1e-3), LANDSCAPES[landscape], steps)
+        else:
+            optimizer = partial(getattr(zolab.optim, method), lr=1e-3, eps=1e-2, seed=3, **own)
+            theirs = run(optimizer, LANDSCAPES[landscape], steps, directions=Protocol.directions if fixed else None)
+        ours = walk(landscape, method, 1e-3, 1e-2, steps, 3, 7, (0.6, 0.8), fixed)
+        assert np.allclose(ours.positions, theirs.positions, atol=2e-5)  # of numbers up to 7 in float32
+        assert theirs.length > 0.01
+        assert np.array_equal(ours.forwards, theirs.forwards)
+        assert np.array_equal(ours.backwards, theirs.backwards)
+
+    @pytest.mark.parametrize(("method", "lr"), [("SGD", 100.0), ("MeZO", 1e60), ("AdaMeZO", 1e60)])
+    def test_a_walk_that_leaves_the_numbers_stops(self, method, lr):
+        walked = walk("beale", method, lr, 1e-3, 50, 0)
+        assert walked.stopped.startswith(f"stopped in step {len(walked.positions)} of 50: ")
+        assert np.isfinite(walked.losses).all()
 
     @pytest.mark.parametrize("method", METHOD_COLOURS)
     def test_every_method_walks(self, method):
@@ -255,7 +306,8 @@ class TestHorizon:
         assert np.isclose(mass_kept(0.9, 7), 0.1 * (0.9 ** np.arange(7)).sum())
 
     def test_the_goal(self):
-        assert [horizon_view(h).met for h in (10, 28, 29)] == [False, False, True]
+        assert [horizon_view(h).reached for h in (5, 10, 28, 29)] == [0, 1, 1, 2]
+        assert [horizon_view(10, beta2=beta).met for beta in (0.75, 0.7)] == [False, True]
 
     def test_what_is_left_out_is_all_that_differs(self):
         short, long = (walk("sophia", "AdaMeZO", 0.05, 1e-3, 12, 0, h) for h in (6, LONG))
@@ -299,6 +351,66 @@ class TestBlockScales:
     def test_bad_arguments(self, change):
         with pytest.raises(ValueError, match="must"):
             block_scales_view(**change)
+
+
+class TestGain:
+    @pytest.mark.parametrize("noise", [0.0, 100.0])
+    @pytest.mark.parametrize("blocks", [2, 7])
+    def test_nothing_is_gained_where_the_loss_depends_on_one_number(self, noise, blocks):
+        gain, _ = gain_module.best(1.0, noise, blocks, 1.5)
+        assert abs(gain - 1) < 1e-6
+
+    def test_it_rises_with_rank_noise_and_spread(self):
+        start = {"rank": 5.0, "noise": 10.0, "blocks": 6, "spread": 0.5}
+        gains = [gain_module.best(**{**start, **more})[0] for more in ({}, {"rank": 20.0}, {"noise": 50.0}, {"spread": 1.0})]
+        assert all(gain > 1.1 * gains[0] for gain in gains[1:])
+        assert abs(gain_module.best(**{**start, "spread": 0.0})[0] - 1) < 1e-6  # blocks alike but for their sizes
+
+    def test_shares_and_totals_are_what_the_panel_says(self):
+        terms = gain_module.modelled(4.0, 30.0, 6, 0.7)
+        assert np.isclose(terms.squares.sum(), 1)
+        assert np.isclose(terms.traces.sum(), 1)
+        assert np.isclose(terms.seconds.sum() - terms.squares.sum(), 30)
+        assert np.isclose(np.log10(terms.squares / terms.sizes).std(), 0.7)
+
+    def test_the_goals(self):
+        settings = ({}, {"rank": 3.0}, {"rank": 10.0}, {"rank": 10.0, "noise": 100.0})
+        assert [gain_view(**change).reached for change in settings] == [0, 1, 2, 3]
+
+    @pytest.mark.parametrize("change", [{"rank": 0.5}, {"noise": -1.0}, {"blocks": 1}, {"spread": 3.0}])
+    def test_bad_arguments(self, change):
+        with pytest.raises(ValueError, match="must lie in"):
+            gain_view(**change)
+
+
+class TestThreshold:
+    def test_accuracy_and_the_curve_are_those_of_counting(self):
+        scores, answers = np.array([0.1, 0.2, 0.3, 0.7]), np.array([0, 1, 0, 1])
+        assert "75.0% are right above a probability of 0.5, 100% of one class, 50% of the other" in str(
+            threshold_view(scores, answers)
+        )
+        low = threshold_view(scores, answers, -1.7)  # a probability of 0.154
+        assert "75.0% are right" in str(low)
+        assert "50% of one class, 100% of the other" in str(low)
+        assert "AUC 0.75" in low.figure.axes[1].get_title(loc="left")
+
+    def test_the_goals(self):
+        scores, answers = threshold_module.drawn()
+        assert [threshold_view(scores, answers, at).reached for at in (0.0, -3.0, -1.0)] == [0, 0, 2]
+        assert any(threshold_view(scores, answers, at).met for at in np.arange(-2, -1, 0.05))
+
+    @pytest.mark.parametrize(
+        ("scores", "answers", "threshold", "match"),
+        [
+            ([0.5, 0.5], [0, 1], 9.0, "threshold must lie in"),
+            ([0.5, 1.5], [0, 1], 0.0, "scores must be probabilities"),
+            ([0.5, 0.5, 0.5], [0, 1], 0.0, "one for each answer"),
+            ([0.5, 0.5], [1, 1], 0.0, "answers must be 0 and 1, both of them, got \\[1\\]"),
+        ],
+    )
+    def test_bad_arguments(self, scores, answers, threshold, match):
+        with pytest.raises(ValueError, match=match):
+            threshold_view(np.array(scores), np.array(answers), threshold)
 
 
 class TestBounds:

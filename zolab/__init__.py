@@ -1,5 +1,6 @@
 """zolab: zeroth-order fine-tuning of language models, to learn from and to reproduce with."""
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,10 @@ if TYPE_CHECKING:  # `__getattr__` imports the same when first asked: --help mus
         ZOSignSGD,
         replay,
     )
+
+# Where torchao is installed, transformers imports it, and it warns of every kernel for GPUs that it does not find.
+for _logger in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(_logger).setLevel(logging.ERROR)
 
 __version__ = "0.1.0"
 __all__ = [

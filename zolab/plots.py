@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = COLOURS = (
     *("#CC79A7", "#56B4E9", "#F0E442", "#000000"),
 )
 GREY = "#777777"
+MARK_COLOURS = tuple(colour for colour in COLOURS if colour != YELLOW)
+"""Of marks on white, on which yellow is hard to see."""
 METHOD_COLOURS = {
     **{"Adam": BLACK, "SGD": GREY, "MeZO": BLUE, "AdaMeZO": RED, "MEAZO": GREEN},
     **{"MeZOAdam": PURPLE, "MeZOMomentum": SKY, "ZOAdaMU": ORANGE},
@@ -91,30 +94,63 @@ def save_figure(figure: Figure, name: str, folder: str | os.PathLike, notebook: 
     return folder / f"{name}.png"
 
 
-def plain_log(axis: Axis) -> None:
-    """Write 1, 2 and 5 of each decade on a logarithmic axis, for one that spans a decade or two."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+def plain_log(axis: Axis, subs: Sequence[float] = (1, 2, 5)) -> None:
+    """Write plain numbers, 1, 2 and 5 of each decade or other `subs`, on a logarithmic axis that spans a decade or two."""
+    axis.set_major_locator(LogLocator(subs=tuple(subs)))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
 
 
-def training_curve(record: dict[str, Any], axes: Axes | None = None) -> Figure:
-    """Probed training loss and dev loss of a run against forward passes."""
+def headline(figure: Figure, finding: str) -> None:
+    """Write over a figure what it shows, in as many lines as its width asks for.
+
+    Args:
+        figure: all of its panels are there.
+        finding: a sentence with the numbers that are drawn, made from them.
+    """
+    lines = textwrap.fill(finding, int(9.6 * figure.get_figwidth()))
+    figure.suptitle(lines, x=0.01, ha="left", weight="bold", size=12)
+
+
+def legend_below(axes: Axes, ncols: int = 4) -> None:
+    """The legend of one panel under its figure, where it covers no data."""
+    handles, labels = axes.get_legend_handles_labels()
+    cast(Figure, axes.figure).legend(handles, labels, loc="outside lower center", ncols=ncols, fontsize=10)
+
+
+def changed(before: float, after: float, digits: int = 2) -> str:
+    """Such as `falls from 0.63 to 0.57`, or rises, or stays at where the printed digits are the same."""
+    first, last = f"{before:.{digits}f}", f"{after:.{digits}f}"
+    return f"stays at {first}" if first == last else f"{'falls' if after < before else 'rises'} from {first} to {last}"
+
+
+def training_curve(record: dict[str, Any], chance: float | None = None) -> Figure:
+    """Probed training loss and dev loss of a run against forward passes; the title says what became of the dev loss.
+
+    Args:
+        record: of a run.
+        chance: loss of an answer by chance (nats), a dotted line.
+    """
     with look():
-        axes = axes or plt.figure().subplots()
+        figure, axes = plt.subplots()
         config, result, begun = record["config"], record["result"], record.get("calibration", {}).get("forwards", 0)
         losses = np.array([step["loss"] for step in record["steps"]])
         forwards = begun + (result["forwards"] - begun) / result["steps"] * (np.arange(len(losses)) + 1)
-        axes.plot(forwards, losses, color=SKY, linewidth=0.9, label="training batches")
+        axes.plot(forwards, losses, color=SKY, linewidth=0.9, alpha=0.6, label="training batches")
         window = max(1, min(15, len(losses) // 4))
-        axes.plot(forwards[window - 1 :], np.convolve(losses, np.full(window, 1 / window), "valid"), color=BLUE,
-                  label=f"mean of {window} batches")  # fmt: skip
+        smooth = np.convolve(losses, np.full(window, 1 / window), "valid")
+        axes.plot(forwards[window - 1 :], smooth, color=BLUE, label=f"mean of {window} batches")
         dev = [entry for entry in record["evaluations"] if entry["split"] == "dev"]
-        axes.plot([e["forwards"] for e in dev], [e["loss"] for e in dev], "o-", color=RED, label="dev examples")
-        axes.set(xlabel="forward passes", ylabel="loss (nats)", ylim=(0, None))
-        axes.set_title(f"{config['model']} on {config['task']}, forward passes only")
-        axes.legend()
-        return cast(Figure, axes.figure)
+        ends = [entry["loss"] for entry in dev]
+        axes.plot([entry["forwards"] for entry in dev], ends, "o:", color=RED, markersize=7, label="dev examples")
+        if chance is not None:
+            axes.axhline(chance, color=BLACK, linestyle="--", linewidth=1, label=f"chance, {chance:.2f}")
+        seen = [*np.quantile(losses, (0.02, 0.98)), *ends, *smooth, *([] if chance is None else [chance])]
+        room = 0.08 * (max(seen) - min(seen))
+        axes.set(xlabel="forward passes", ylabel="loss (nats)", ylim=(min(seen) - room, max(seen) + room))
+        headline(figure, f"{config['model']} on {config['task']}: the dev loss {changed(ends[0], ends[-1])} nats")
+        legend_below(axes)
+        return figure
 
 
 def meta_training(
@@ -139,9 +175,15 @@ def meta_training(
         axes[0].plot([entry["loss"] for entry in steps], color=BLUE)
         axes[1].plot([1e3 * (entry["loss"] - entry["meta_loss"]) for entry in steps], ".", color=GREEN)
         order = np.abs(np.log(sigma[-1] / still[-1])).argsort()[::-1]
+        told = dict.fromkeys(order[:3], "moved most by learning") | dict.fromkeys(order[-3:], "moved least")
+        told = {j: text if j in (order[0], order[-1]) else None for j, text in told.items()}  # once in a legend
         for j in (*order[-3:], *order[:3]):
-            axes[2].plot(noted, sigma[:, j], color=RED if j in order[:3] else SKY, linewidth=1.3)
-            axes[2].plot(noted, still[:, j], ":", color=BLACK, linewidth=1.2)
+            axes[2].plot(noted, sigma[:, j], color=RED if j in order[:3] else SKY, linewidth=1.3, label=told[j])
+            axes[2].plot(
+                noted, still[:, j], ":", color=BLACK, linewidth=1.2, label="without learning" if j == order[0] else None
+            )
+        change = np.exp(np.abs(np.log(sigma[-1] / still[-1])).max())
+        axes[2].set_title(f"learning changes σ by a factor of up to {change:.3g}", fontsize=10)
         for panel in axes:
             for reset in range(record["config"]["period"], len(steps), record["config"]["period"]):
                 panel.axvline(reset, color=BLACK, linestyle="--", linewidth=1)

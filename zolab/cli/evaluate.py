@@ -6,7 +6,7 @@ from typing import Any
 
 from zolab.cli.own_data import add_own_data, described
 from zolab.runs.config import check_range
-from zolab.runs.names import DTYPE_NAMES, OWN_TASKS, TASK_NAMES
+from zolab.runs.names import DTYPE_NAMES, OWN_TASKS, QUANTISE_NAMES, TASK_NAMES
 
 EXAMPLE = "--model tiny-reviews --task reviews_sentence reviews_writer --test 100 --out runs/evaluation.json"
 
@@ -26,6 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calibrate", default=0, **whole, help=calibrate)
     parser.add_argument("--data_seed", default=0, **whole, help="seed of the draw of test examples and demonstrations")
     parser.add_argument("--dtype", default="float32", choices=DTYPE_NAMES, help="number format of the weights")
+    parser.add_argument("--quantise", default="none", choices=QUANTISE_NAMES, help="format of weights, as finetune has it")
     parser.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda:0")
     parser.add_argument("--autocast", action="store_true", help=autocast)
     parser.add_argument("--out", type=Path, metavar="FILE", help=out)
@@ -42,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
         check_range(name, getattr(options, name))
     for size in sizes:
         check_range("test", size)
-    from zolab.models import fit_length, load_model, read_adapter
+    from zolab.models import check_quantiser, fit_length, load_model, read_adapter
     from zolab.records import environment, save_record
     from zolab.records.files import ready
     from zolab.runs.evaluations import read_offsets
@@ -50,6 +51,7 @@ def run(options: argparse.Namespace) -> None:
     from zolab.tasks import load_task, shared_candidates
     from zolab.tasks.judgement import check_same_candidates
 
+    check_quantiser(options.quantise)
     options.task = described(options, options.task)
     if options.out:
         ready(options.out)
@@ -66,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
             solved = task.sample(options.data_seed, options.calibrate, 1, 1).train
             check_same_candidates(task, solved, examples)
             training[name] = task.demonstrate(solved, options.shots, options.data_seed)
-    model, tokenizer = load_model(options.model, options.dtype, options.device)
+    model, tokenizer = load_model(options.model, options.dtype, options.device, options.quantise)
     if adapter:
         adapter.attach(model)
         fit_length(tokenizer, model)

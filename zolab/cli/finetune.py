@@ -53,6 +53,9 @@ def run(options: argparse.Namespace) -> None:
     if config.tuning != "full":
         where = Path(options.out) / "adapter"
         print(f"  {run.record['trained']:,} weights were trained ({config.tuning}); the adapter is in {where}")
+    if config.quantise != "none":
+        size, bits = run.record["weights_bytes"] / 1e6, run.record["base_bits"]
+        print(f"  all weights take {size:,.1f} MB; one of the base, in {config.quantise}, takes {bits:.1f} bits in the mean")
     if line := told(run.record):
         print(f"  {line}")
     if any(cut := run.record.get("cut", {}).values()):

@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> None:
 
     record, trajectory = finished(options.run)
     check_new(options.out)
-    names = ("model", "dtype", "device", "seed", "tuning", "tuning_args")
+    names = ("model", "dtype", "device", "seed", "tuning", "tuning_args", "quantise")
     config = Config(**{name: record["config"][name] for name in names if name in record["config"]})
     model, tokenizer = load_tuned(config)
     check_same(identity_of_model(model), record, options.run, "bring that one back")

@@ -82,7 +82,7 @@ def run(
         x, y = position.tolist()
         loss = landscape(x, y)
         if not (math.isfinite(loss) and math.isfinite(x) and math.isfinite(y)):
-            raise FloatingPointError(f"f({x:.4g}, {y:.4g}) is {loss}")
+            raise FloatingPointError(value_at(x, y, loss))
         return loss
 
     def forward() -> float:
@@ -100,11 +100,21 @@ def run(
                 walker.step(closure)
                 losses[step] = value()
             except FloatingPointError as error:
-                stopped = f"stopped in step {step} of {steps}: {error}; lower the learning rate or begin elsewhere."
+                stopped = stopped_in(step, steps, error)
                 positions, losses, forwards = positions[:step], losses[:step], forwards[:step]
                 break
             positions[step], forwards[step] = position, evaluations
     return Descent(positions, losses, forwards, 0 * forwards if zeroth_order else forwards, stopped)
+
+
+def value_at(x: float, y: float, loss: float) -> str:
+    """What f is at a point, in words."""
+    return f"f({x:.4g}, {y:.4g}) is {loss}"
+
+
+def stopped_in(step: int, steps: int, reason: object) -> str:
+    """Why a walk ended before its last step."""
+    return f"stopped in step {step} of {steps}: {reason}; lower the learning rate or begin elsewhere."
 
 
 def _with_backward(

@@ -15,6 +15,7 @@ from zolab.models.load import (
     model_bytes,
     tiny_model,
 )
+from zolab.models.quantised import check_quantiser, quantise_base, quantised_in
 
 __all__ = [
     "ADAPTERS",
@@ -28,6 +29,7 @@ __all__ = [
     "Prefix",
     "adapter_digest",
     "architecture",
+    "check_quantiser",
     "context_of",
     "fingerprint",
     "first_position",
@@ -36,6 +38,8 @@ __all__ = [
     "kept_model",
     "load_model",
     "model_bytes",
+    "quantise_base",
+    "quantised_in",
     "read_adapter",
     "save_adapter",
     "tiny_model",

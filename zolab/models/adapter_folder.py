@@ -17,6 +17,7 @@ from zolab.models.adapters import Adapter, LoRA, Prefix, adapter_of, adapter_wei
 from zolab.models.as_before import as_before
 from zolab.models.folder import brief
 from zolab.models.identity import adapter_digest, fingerprint
+from zolab.models.quantised import quantised_in
 from zolab.records.files import new_folder, read_json, write_json
 from zolab.records.sealed import seal, unseal
 
@@ -55,7 +56,8 @@ class SavedAdapter(NamedTuple):
 
     def _attach(self, model: PreTrainedModel) -> None:
         dtype, base = str(model.dtype), self.about.get("base")
-        if base and self.about.get("dtype") == dtype and base != fingerprint(model):
+        same = self.about.get("dtype") == dtype and self.about.get("quantised", "none") == quantised_in(model)
+        if base and same and base != fingerprint(model):
             raise ValueError(f"{self.folder} belongs to other base weights ({self.about.get('model')}); give those.")
         self.settings.attach(model)
         found = adapter_weights(model)
@@ -91,6 +93,8 @@ def save_adapter(model: PreTrainedModel, folder: str | Path, base: str) -> None:
     told |= {"base_model_name_or_path": base, "inference_mode": True}
     settings = {name: sorted(value) if isinstance(value, set) else value for name, value in sorted(told.items())}
     about = {"model": base, "dtype": str(model.dtype), "base": fingerprint(model), "adapter": adapter_digest(model)}
+    if quantised_in(model) != "none":
+        about["quantised"] = quantised_in(model)
     weights = {name: weight.detach().cpu().contiguous() for name, weight in adapter_weights(model).items()}
     with new_folder(folder) as partial:
         write_json(partial / CONFIG, settings, 2)

@@ -8,6 +8,7 @@ are float32 in every dtype of the model, since a step must not be lost in their 
 """
 
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -80,7 +81,8 @@ class LoRA:
         kind = "CAUSAL_LM" if model.can_generate() else None
         alpha: Any = self.alpha  # peft says int, and multiplies by any number
         config = LoraConfig(r=self.r, lora_alpha=alpha, target_modules=list(targets), task_type=kind)
-        with torch.random.fork_rng(devices=[]):  # peft draws first weights, too
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():  # peft draws first weights, too
+            warnings.filterwarnings("ignore", ".*get_apply_tensor_subclass")  # of a quantised base: it cannot be merged into
             model.add_adapter(config)
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in model.named_parameters():
@@ -265,7 +267,7 @@ def _matched(model: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Linear]
             raise ValueError(f"targets: {target!r} matches no module of {type(model).__name__}; {_linear(model)}.")
         for name, module in named.items():
             if type(module) is not nn.Linear or not module.weight.is_floating_point():
-                kind = f"{type(module).__name__}, and LoRA is for linear modules that are not quantised"
+                kind = f"{type(module).__name__}, and LoRA is for linear modules that are not quantised, or by `load_model`"
                 raise ValueError(f"targets: {name} is a {kind}; {_linear(model)}.")
             if others := [other for other in holders[id(module.weight)] if other != name]:
                 raise ValueError(f"targets: {name} shares its weight with {others[0]}; leave it out, or untie them.")

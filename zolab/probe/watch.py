@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from zolab.probe.blocks import has_memory
 
 # What asks a tensor about its form and leaves its numbers alone; getters of properties are told by what they return.
 _FORM = {
@@ -60,7 +61,7 @@ class Watch(TorchFunctionMode):
             self.off = before
 
     def _name_of(self, tensor: Tensor) -> str | None:
-        if tensor.layout != torch.strided or not tensor.numel() or tensor.device.type == "meta":
+        if not has_memory(tensor):
             return None
         spans = self.spans.get(tensor.untyped_storage().data_ptr())
         first = tensor.data_ptr() if spans else 0

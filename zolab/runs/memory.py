@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from zolab.models.outline import outline
+from zolab.models.quantised import WORKING, quantised_bytes, quantised_layers
 from zolab.noise import Direction, GroupDirection, LowRankDirection
 from zolab.noise.kernels.cuda_journal import JOURNAL
 from zolab.optim import METHODS
@@ -73,8 +74,8 @@ def predicted(config: Config, tokens: Tokens) -> Memory:
     """The peak of a run's steps.
 
     Args:
-        config: of the run: its model, tuning, optimizer, optim_args, dtype, device, probe and eps count. What an adapter
-            itself takes is left out.
+        config: of the run: its model, tuning, quantise, optimizer, optim_args, dtype, device, probe and eps count. What an
+            adapter itself takes is left out.
         tokens: of a batch.
 
     Raises:
@@ -93,7 +94,7 @@ def predicted(config: Config, tokens: Tokens) -> Memory:
     method, on_gpu = METHODS[config.optimizer], torch.device(config.device).type == "cuda"
     states = sum(method.stored_bytes(tensor, **own) for tensor in tensors)
     if config.tuning != "full":  # an adapter's states, scratch and journal are as small as it is
-        return peak(grown(followed(config.model, config.dtype), tokens), weights=weights)
+        return peak(grown(followed(config.model, config.dtype), tokens), **_frozen(config, weights))
     always = {"weights": weights, "states": states}
     if method.differentiates:  # its attention grows with the square of a text's length
         rows = followed(config.model, config.dtype, True, tokens.length)
@@ -186,6 +187,20 @@ def _launches(sizes: list[int], share: float, entry: int) -> Iterator[tuple[int,
     for size in (min(JOURNAL, whole - start) for whole in sizes for start in range(0, whole, JOURNAL)):
         yield entry * (before + size), round(written)
         written, before = written + share * before, size
+
+
+def _frozen(config: Config, weights: int) -> dict[str, int]:
+    """Bytes of a frozen base, and of its largest quantised module's weights, as its call makes them again.
+
+    Args:
+        config: of the run.
+        weights: bytes of the base before it is quantised.
+    """
+    if (how := config.quantise) == "none":
+        return {"weights": weights}
+    small = [layer.weight for layer in quantised_layers(outline(config.model, config.dtype)).values()]
+    saved = sum(weight.nbytes - quantised_bytes(weight, how) for weight in small)
+    return {"weights": weights - saved, "scratch": max(w.numel() * WORKING[how](w.element_size()) for w in small)}
 
 
 class _Owner(NamedTuple):

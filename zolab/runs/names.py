@@ -22,3 +22,5 @@ OWN_TASKS = (
 )
 # Of `zolab.models.DTYPES`.
 DTYPE_NAMES = ("float32", "bfloat16", "float16")
+# Of `zolab.models.quantised.QUANTISERS`, and for none of them.
+QUANTISE_NAMES = ("none", "int8", "nf4")

@@ -1,10 +1,13 @@
 """What of a model a run trains: all of its weights, or an adapter, which is saved with the run."""
 
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from zolab.models import ADAPTER_FILES, adapter_digest, fit_length, kept_model, save_adapter
+from zolab.models import ADAPTER_FILES, adapter_digest, fit_length, kept_model, model_bytes, save_adapter, trained_weights
+from zolab.models.adapters import base_parameters
+from zolab.models.quantised import plain_tensors
 from zolab.runs.config import Config, make_adapter
 
 FOLDER = "adapter"  # in that of the run
@@ -19,11 +22,19 @@ def load_tuned(config: Config) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
         OSError, RuntimeError: as `kept_model`.
     """
     adapter = make_adapter(config)
-    model, tokenizer = kept_model(config.model, config.dtype, config.device)
+    model, tokenizer = kept_model(config.model, config.dtype, config.device, config.quantise)
     if adapter:
         adapter.attach(model, config.seed)
         fit_length(tokenizer, model)
     return model, tokenizer
+
+
+def held(model: PreTrainedModel) -> dict[str, Any]:
+    """What a model with its adapter holds, for a log: trained weights, bytes of all weights, bits of a mean base weight."""
+    base = [parameter for _, parameter in base_parameters(model)]
+    taken = sum(tensor.nbytes for parameter in base for tensor in plain_tensors(parameter))
+    bits = 8 * taken / sum(parameter.numel() for parameter in base)
+    return {"trained": trained_weights(model), "weights_bytes": model_bytes(model), "base_bits": round(bits, 3)}
 
 
 def keep_adapter(model: PreTrainedModel, run: Path, base: str) -> None:

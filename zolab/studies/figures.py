@@ -1,4 +1,4 @@
-"""Figures of studies: pure functions of their records, in zolab's look."""
+"""Figures of studies: pure functions of their records, in zolab's look, with titles that say what is drawn."""
 
 from collections.abc import Mapping, Sequence
 from typing import cast
@@ -8,114 +8,163 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from zolab.plots import BLACK, COLOURS, GREY, METHOD_COLOURS, look, plain_log
+from zolab.plots import BLACK, GREY, MARK_COLOURS, METHOD_COLOURS, headline, legend_below, look, plain_log
 from zolab.studies.compare import beside, overall
 from zolab.studies.outcomes import Record
 from zolab.studies.plan import BASE
+from zolab.studies.statistics import Estimate
 
 MARKS = "os^Dv<>PX*"
+SPELLED = {"MeZOAdam": "MeZO-Adam", "MeZOMomentum": "MeZO-momentum", "ZOAdaMU": "ZO-AdaMU"}
+
+
+def spelled(name: str) -> str:
+    """A method of a record as text has it: its paper's spelling, no underscores."""
+    return SPELLED.get(name, name.replace("_", " "))
 
 
 def colour_of(name: str, place: int) -> str:
     """A method's own colour, or the next of the palette."""
-    return METHOD_COLOURS.get(name, COLOURS[place % len(COLOURS)])
+    return METHOD_COLOURS.get(name, MARK_COLOURS[place % len(MARK_COLOURS)])
 
 
 def loss_curves(record: Record, task: str, colours: Mapping[str, str], title: str, axes: Axes | None = None) -> Figure:
-    """Dev loss against forward passes, mean and standard deviation over the seeds that did not diverge.
+    """Dev loss against forward passes: means over the seeds that did not diverge; beside their ends one standard deviation.
 
     The drawn range begins where the middle method is after a fifth of the run, since the fall before it would flatten the rest,
-    or higher, where every method is seen at its lowest.
+    or higher, where every method's end is seen whole; the loss before training is then written.
 
     Args:
         record: of a study.
         task: its name in the record.
         colours: of the methods that are drawn; those that did not run are left out.
-        title: of the figure.
+        title: what stands before the name of the method that ends lowest.
         axes: where to draw.
     """
     with look():
         axes = axes or plt.figure().subplots()
+        ends: dict[str, np.ndarray] = {}
         means = []
         for name in [name for name in colours if record.cells(task, name)]:
             runs = record.runs(task, name)
             losses = runs.losses[np.isfinite(runs.final)]
             if len(losses):
-                mean, every = losses.mean(0), (len(means), 5)  # one method's bars beside another's
-                style = {"errorevery": every if len(mean) > 5 else 1, "elinewidth": 1, "capsize": 2}
-                axes.errorbar(runs.forwards, mean, losses.std(0), color=colours[name], label=name, **style)
-                means.append(mean)
-        if means:
-            floor, usual = min(mean.min() for mean in means), np.median([mean[len(mean) // 5] for mean in means])
-            top = max(usual, *(mean.min() for mean in means), floor)
-            axes.set_ylim(floor - 0.15 * (top - floor), top + 0.15 * (top - floor))
-        axes.set(xlabel="forward passes", ylabel="dev loss (nats)", title=title)
+                axes.plot(runs.forwards, losses.mean(0), color=colours[name], label=spelled(name))
+                apart = 1.03 + 0.035 * len(ends)  # one method's end beside another's
+                style = {"color": colours[name], "markersize": 4, "elinewidth": 1.3}
+                axes.errorbar(apart * runs.forwards[-1], losses[:, -1].mean(), losses[:, -1].std(), fmt="o", **style)
+                ends[name], means = losses[:, -1], [*means, losses.mean(0)]
+        if ends:
+            low, high = (
+                choose(end.mean() + side * end.std() for end in ends.values()) for choose, side in ((min, -1), (max, 1))
+            )
+            top = max(float(np.median([mean[len(mean) // 5] for mean in means])), high)
+            axes.set_ylim(low - 0.08 * (top - low), top + 0.15 * (top - low))
+            before = float(np.mean([mean[0] for mean in means]))
+            if before > axes.get_ylim()[1]:
+                axes.text(0.98, 0.96, f"before: {before:.2f} nats", transform=axes.transAxes, ha="right", va="top", fontsize=9)
+            title += f"\n{spelled(min(ends, key=lambda name: ends[name].mean()))} ends lowest"
+        axes.set(xlabel="forward passes", ylabel="dev loss (nats)")
+        axes.set_title(title, fontsize=11)
         return cast(Figure, axes.figure)
+
+
+def aside(found: Mapping[str, Estimate], base: str) -> str:
+    """Which methods' intervals of the final loss leave out zero, each judged alone, in a sentence."""
+    told = []
+    for word in ("lower", "higher"):
+        names = [spelled(name) for name, estimate in found.items() if estimate.word == word]
+        told.append((", ".join(names) if len(names) < 4 else f"{len(names)} of {len(found)}") or "none")
+    return f"final loss below {base}'s by its own interval: {told[0]}; above: {told[1]}"
 
 
 def beside_base(record: Record, title: str, methods: Sequence[str] | None = None, base: str = BASE) -> Figure:
     """Every method beside the base method: forward passes to its mean final loss, and final loss at equal forward passes.
 
     A mark is a task, hollow where censored runs leave only a bound or nothing; a bar is the mean over the tasks (geometric for
-    ratios), its line the 95 % interval that draws tasks and seeds anew, or of one task's seeds alone.
+    ratios), its line the 95 % interval that draws tasks and seeds anew. With one task, marks on the right are its seeds.
 
     Args:
         record: of a study.
-        title: of the figure.
+        title: what stands before the methods whose interval of the final loss leaves out zero.
         methods: those that are shown, from top to bottom; all by default.
         base: what they stand beside.
     """
     names = [name for name in methods or record.methods() if name != base]
-    tasks = record.tasks
+    tasks, found = record.tasks, {name: overall(record, name, base) for name in names}
     with look():
-        figure, (left, right) = plt.subplots(1, 2, sharey=True, figsize=(9.4, 0.5 * len(names) + 1.9))
+        figure, (left, right) = plt.subplots(1, 2, sharey=True, figsize=(9.4, 0.5 * len(names) + 2.4))
         for place, name in enumerate(names):
-            whole, rows = overall(record, name, base), beside(record, name, base)
-            for axes, estimate in ((left, whole.forwards), (right, whole.final)):
-                axes.plot(
-                    [estimate.low, estimate.high], [place, place], color=GREY, linewidth=6, alpha=0.4, solid_capstyle="butt"
-                )
-                axes.plot(estimate.value, place, "|", color=BLACK, markersize=17, markeredgewidth=3)
-            for row in rows:
+            for axes, estimate in ((left, found[name].forwards), (right, found[name].final)):
+                _interval(axes, estimate, place)
+            beyond = {"transform": right.get_yaxis_transform(), "va": "center", "fontsize": 9}
+            right.text(1.02, place, found[name].final.text(3, sign=True), **beyond)
+            for row in beside(record, name, base):
                 number = tasks.index(row.task)
-                style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKS[number % len(MARKS)], "markersize": 6}
-                shift = place + 0.5 * (number / max(1, len(tasks) - 1) - 0.5) if len(tasks) > 1 else place
-                filled = {} if not row.forwards.bound else {"markerfacecolor": "white"}
-                left.plot(row.forwards.value, shift, linestyle="", **style, **filled)
-                right.plot(row.final.value, shift, linestyle="", **style)
+                shift = place + (0.5 * (number / (len(tasks) - 1) - 0.5) if len(tasks) > 1 else 0)
+                left.plot(row.forwards.value, shift, linestyle="", **_mark(number, hollow=bool(row.forwards.bound)))
+                seeds = np.subtract(*(runs.final for runs in record.pairs(name, base)[row.task]))
+                shown = seeds if len(tasks) == 1 else [row.final.value]
+                right.plot(shown, [shift] * len(shown), linestyle="", **_mark(number))
         for number, task in enumerate(tasks):
-            style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKS[number % len(MARKS)]}
-            left.plot([], [], linestyle="", label=task, **style)
+            left.plot([], [], linestyle="", label=task if len(tasks) > 1 else f"{task}; right: a seed", **_mark(number))
+        left.plot([], [], "|", color=BLACK, markersize=12, markeredgewidth=3, label="mean, 95 % interval")
+        left.plot([], [], linestyle="", label="only a bound", **_mark(-1, hollow=True))
         left.axvline(1, color=GREY, linewidth=1)
         right.axvline(0, color=GREY, linewidth=1)
-        left.set_yticks(range(len(names)), names)
+        left.set_yticks(range(len(names)), [spelled(name) for name in names])
         left.invert_yaxis()
         left.set(xscale="log", xlabel=f"forward passes to {base}'s final loss,\ndivided by {base}'s (left is better)")
         right.set(xlabel=f"final dev loss minus {base}'s (nats)\nat equal forward passes (left is better)")
         plain_log(left.xaxis)
-        figure.suptitle(title, x=0.01, ha="left", weight="bold", size=12)
-        if len(tasks) > 1:
-            figure.legend(*left.get_legend_handles_labels(), loc="outside right center", fontsize=9)
+        headline(figure, f"{title}: {aside({name: each.final for name, each in found.items()}, base)}")
+        legend_below(left, ncols=5)
         return figure
 
 
-def searched_rates(record: Record, task: str, title: str, axes: Axes | None = None) -> Figure:
+def _interval(axes: Axes, estimate: Estimate, place: int) -> None:
+    axes.plot([estimate.low, estimate.high], [place, place], color=GREY, linewidth=6, alpha=0.4, solid_capstyle="butt")
+    axes.plot(estimate.value, place, "|", color=BLACK, markersize=17, markeredgewidth=3)
+
+
+def _mark(number: int, hollow: bool = False) -> dict:
+    """The look of a task's mark; of none, -1."""
+    colour = GREY if number < 0 else MARK_COLOURS[number % len(MARK_COLOURS)]
+    fill = {"markerfacecolor": "white"} if hollow else {}
+    return {"color": colour, "marker": MARKS[max(number, 0) % len(MARKS)], "markersize": 6, **fill}
+
+
+def searched_rates(record: Record, task: str, title: str, before: float | None = None) -> Figure:
     """Final dev loss against the learning rate over the method's best one, from the search.
 
     Args:
         record: of a study.
         task: its name in the record.
-        title: of the figure.
-        axes: where to draw.
+        title: what stands before the lowest and the highest loss at the highest rate of a search.
+        before: loss before training (nats), a dotted line.
     """
     with look():
-        axes = axes or plt.figure().subplots()
-        for place, name in enumerate(record.methods(task)):
+        figure, axes = plt.subplots(figsize=(7.0, 4.4))
+        above, names = {}, record.methods(task)
+        for place, name in enumerate(names):
             found = record.search(task, name)
             losses = {float(rate): loss for rate, loss in found["rounds"][-1]["losses"].items() if loss is not None}
             rates = np.array(sorted(losses))
             style = {"color": colour_of(name, place), "marker": MARKS[place % len(MARKS)]}
-            axes.semilogx(rates / found["lr"], [losses[rate] for rate in rates], label=name, **style)
-        axes.set(xlabel="learning rate / the method's best", ylabel="final dev loss (nats)", title=title)
-        axes.legend(ncols=2, fontsize=9)
-        return cast(Figure, axes.figure)
+            beside_others = 1.03 ** (place - (len(names) - 1) / 2)  # marks that would hide each other
+            axes.plot(rates / found["lr"] * beside_others, [losses[rate] for rate in rates], label=spelled(name), **style)
+            if len(rates) and rates[-1] > found["lr"]:
+                above[name] = losses[rates[-1]]
+        axes.set(xscale="log", yscale="log", xlabel="learning rate / the method's best", ylabel="final dev loss (nats)")
+        plain_log(axes.xaxis)
+        plain_log(axes.yaxis, (1, 1.5, 2, 3, 5, 7))
+        if before is not None:
+            axes.axhline(before, color=GREY, linestyle=":", label="before training")
+        if above:
+            least, most = (choose(above, key=above.__getitem__) for choose in (min, max))
+            title += (
+                f": at the highest rate {spelled(least)} ends at {above[least]:.2f} nats, {spelled(most)} at {above[most]:.2f}"
+            )
+        headline(figure, title)
+        legend_below(axes)
+        return figure

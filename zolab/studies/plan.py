@@ -75,7 +75,8 @@ class Plan:
         """The file that asks the study's question.
 
         It has `OPTIONS` (its own keys of a plan, with defaults), `BEFORE` (what it does before its runs, for people),
-        `check(plan)` (raises ValueError), `names(plan)` (its methods) and `prepare(plan, task, out)` (their settings).
+        `check(plan)` (raises ValueError), `names(plan)` (its methods) and `prepare(plan, task, out)` (their settings); some
+        have `expand(tasks, options)` (further tasks), and `keep(record, out, path)` (what of the runs stays beside the record).
         """
         return importlib.import_module(f"zolab.studies.{self.study}")
 

@@ -59,7 +59,7 @@ def track_page(folder: Path) -> str | None:
         for path in sorted(folder.glob("*.json"))
         if _of_track(content := json.loads(path.read_text()))
     }
-    return track(found) if found else None
+    return track(found, folder) if found else None
 
 
 def _of_track(content: dict[str, Any]) -> bool:

@@ -63,7 +63,10 @@ def run_study(plan: Plan, out: Path, record: Path, workers: int = 1, progress: b
             listed.unlink()
         session = _Session(plan, out, hire or _processes(workers), progress)
         session.work(record)
-        return Record.load(record)
+        found = Record.load(record)
+        if hasattr(plan.kind, "keep"):
+            plan.kind.keep(found, out, record)
+        return found
 
 
 def run_share(plan: Plan, out: Path, share: tuple[int, int], workers: int = 1, progress: bool = True) -> list[dict[str, str]]:

@@ -3,11 +3,14 @@
 from zolab.widgets.answers import Checked, check
 from zolab.widgets.block_scales import block_scales_panel, block_scales_view
 from zolab.widgets.bounds import bounds_panel, bounds_view
+from zolab.widgets.controls import choice, extremes, log_number, number, rates, several, switch, whole
+from zolab.widgets.gain import gain_panel, gain_view
 from zolab.widgets.horizon import horizon_panel, horizon_view, mass_kept
 from zolab.widgets.landscape import landscape_panel, landscape_view
 from zolab.widgets.memory import memory_panel, memory_view
-from zolab.widgets.panel import Panel, View, choice, explore, extremes, log_number, number, several, switch, whole
+from zolab.widgets.panel import Level, Panel, View, explore
 from zolab.widgets.precision import precision_panel, precision_view
+from zolab.widgets.threshold import threshold_panel, threshold_view
 from zolab.widgets.two_point import two_point_panel, two_point_view
 
 PANELS = {
@@ -16,13 +19,16 @@ PANELS = {
     "horizon": horizon_panel,
     "block_scales": block_scales_panel,
     "bounds": bounds_panel,
+    "gain": gain_panel,
     "memory": memory_panel,
     "precision": precision_panel,
+    "threshold": threshold_panel,
 }
 
 __all__ = [
     "PANELS",
     "Checked",
+    "Level",
     "Panel",
     "View",
     "block_scales_panel",
@@ -33,6 +39,8 @@ __all__ = [
     "choice",
     "explore",
     "extremes",
+    "gain_panel",
+    "gain_view",
     "horizon_panel",
     "horizon_view",
     "landscape_panel",
@@ -44,8 +52,11 @@ __all__ = [
     "number",
     "precision_panel",
     "precision_view",
+    "rates",
     "several",
     "switch",
+    "threshold_panel",
+    "threshold_view",
     "two_point_panel",
     "two_point_view",
     "whole",

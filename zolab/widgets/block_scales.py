@@ -7,11 +7,17 @@ from matplotlib.axes import Axes
 
 from zolab.plots import BLACK, GREEN, RED
 from zolab.theory.terms import StepTerms
+from zolab.widgets.controls import log_number, number
 from zolab.widgets.drawing import canvas, drawing, frame, goal_line
-from zolab.widgets.panel import Panel, View, explore, log_number, number, settings
+from zolab.widgets.panel import Level, Panel, View, explore, settings
 from zolab.widgets.walks import landscape_of
 
-FACTOR = 1.4
+FACTORS = (1.1, 1.25, 1.4)
+HINTS = (
+    "Less for the steep block, more for the flat one: move along the green line, which spends the whole budget.",
+    "Another sigma has another best rate: the dashed line on the right says what each gains at its own. Raise the rate.",
+    "The flat block as far as the budget allows, the steep one near 0.3, and a rate ten times the best one of sigma = 1.",
+)
 WIDEST = 1.5
 SIDE = 76
 
@@ -19,7 +25,7 @@ SIDE = 76
 def block_scales_view(sigma1: float = 1.0, sigma2: float = 1.0, lr: float = 0.0126) -> View:
     """The expected change of one step on the two-block quadratic, over both sigmas and along the budget.
 
-    The goal: within the budget, gain clearly more than sigma = 1 does at the learning rate that is best for it.
+    The goals: within the budget, gain 1.1, 1.25 and 1.4 times what sigma = 1 does at its best learning rate.
 
     Args:
         sigma1, sigma2: scales of the steep and the flat block, 0 to 1.5.
@@ -40,11 +46,18 @@ def block_scales_view(sigma1: float = 1.0, sigma2: float = 1.0, lr: float = 0.01
         figure = canvas(4.2)
         _draw_plane(figure.add_axes((0.075, 0.13, 0.4, 0.77)), sigmas, lr, -best, terms)
         _draw_line(figure.add_axes((0.57, 0.13, 0.41, 0.77)), sigmas, lr, -best, change, terms)
-    goal = f"within the budget, expect {FACTOR} times what sigma = 1 gains at its best learning rate ({terms.best_lr(one):.3g})"
-    times = change / best
+    times, best_lr = change / best, terms.best_lr(one)
+    levels = [
+        Level(
+            f"within the budget, expect {factor} times what sigma = 1 gains at its best learning rate ({best_lr:.3g})",
+            bool(times >= factor and spent <= 1 + 1e-9),
+            hint,
+        )
+        for factor, hint in zip(FACTORS, HINTS, strict=True)
+    ]
     now = f"{times:.2f} times" if times >= 0 else f"the loss rises by {-times:.2f} times as much"
     now += f", with {spent:.0%} of the budget"
-    return View(figure, goal, now, bool(times >= FACTOR and spent <= 1 + 1e-9))
+    return View(figure, levels, now)
 
 
 def block_scales_panel(**start) -> Panel:
@@ -77,7 +90,7 @@ def _budget(terms: StepTerms) -> np.ndarray:
 def _draw_plane(axes: Axes, sigmas: np.ndarray, lr: float, unit: float, terms: StepTerms) -> None:
     side = np.linspace(0, WIDEST, SIDE)
     change = terms.change(np.stack(np.meshgrid(side, side), -1), lr) / unit
-    ends = {"vmin": -FACTOR, "vmax": FACTOR}
+    ends = {"vmin": -FACTORS[-1], "vmax": FACTORS[-1]}
     axes.imshow(change, origin="lower", extent=(0, WIDEST, 0, WIDEST), cmap="RdBu_r", aspect="auto", **ends)
     axes.contour(side, side, change, [0], colors=BLACK, linewidths=1)
     axes.plot(*_budget(terms).T, color=GREEN, linewidth=2.5, label="budget")
@@ -95,7 +108,7 @@ def _draw_line(axes: Axes, sigmas: np.ndarray, lr: float, unit: float, change: f
     here, best = -terms.change(budget, lr) / unit, -terms.best_change(budget) / unit
     axes.plot(budget[:, 0], here, color=GREEN, label="on the budget, this learning rate")
     axes.plot(budget[:, 0], best, color=GREEN, linestyle="--", linewidth=1.2, label="each at its best")
-    goal_line(axes, FACTOR)
+    goal_line(axes, FACTORS[-1])
     axes.plot(1, 1, "s", color="white", markeredgecolor=BLACK, markersize=8)
     mark = {"color": RED, "markeredgecolor": BLACK, "markersize": 10, "clip_on": False}
     axes.plot(sigmas[0], np.clip(-change / unit, low, high), "o", **mark)

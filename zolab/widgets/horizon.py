@@ -6,13 +6,19 @@ from matplotlib.figure import Figure
 
 from zolab.landscapes import LANDSCAPES
 from zolab.plots import BLACK, BLUE, METHOD_COLOURS, ORANGE
+from zolab.widgets.controls import choice, log_number, number, whole
 from zolab.widgets.drawing import backdrop, canvas, draw_ahead, draw_map, drawing, frame, pane
-from zolab.widgets.panel import Panel, View, choice, explore, log_number, number, settings, whole
+from zolab.widgets.panel import Level, Panel, View, explore, settings
 from zolab.widgets.walks import landscape_of, walk
 
 LONG = 40  # past steps: at the largest beta on the panel they hold 98.5 % of a moment
 STEPS = 50
-ENOUGH = 0.95
+ENOUGH, SHORT = 0.95, 10
+HINTS = (
+    "The first moment forgets faster, since beta 1 is smaller: 0.7^h must fall below 0.05.",
+    "The second moment needs 0.9^h below 0.05. Take more past steps, and see where the curve of what is kept ends.",
+    "With few steps the moments have to forget faster: which beta has beta^10 below 0.05?",
+)
 HEIGHT = 4.2
 MAP = (0.57, 0.13, 0.41, 0.77)
 COLOURS = {"first": BLUE, "second": ORANGE}
@@ -28,7 +34,7 @@ def horizon_view(
 ) -> View:
     """What a horizon keeps of AdaMeZO's moments, and its walk beside that of a horizon of 40, in the same directions.
 
-    The goal: a horizon that holds 95 % of both moments.
+    The goals: a horizon that holds 95 % of the first moment, then of both, then of both with 10 steps at most.
 
     Args:
         horizon: h, how many past steps are summed, 1 to 40.
@@ -52,12 +58,17 @@ def horizon_view(
         for h, it, style in zip((horizon, LONG), walks, ("-", ":"), strict=True):
             axes.plot(*it.positions.T, style, color=METHOD_COLOURS["AdaMeZO"], linewidth=1.5, label=f"h = {h}")
         axes.legend(fontsize=10, frameon=True)
-    goal = f"a horizon that holds {ENOUGH:.0%} of both moments"
+    both = min(kept.values()) >= ENOUGH
+    levels = (
+        Level(f"a horizon that holds {ENOUGH:.0%} of the first moment", kept["first"] >= ENOUGH, HINTS[0]),
+        Level(f"a horizon that holds {ENOUGH:.0%} of both moments", both, HINTS[1]),
+        Level(f"{ENOUGH:.0%} of both with a horizon of {SHORT} at most", both and horizon <= SHORT, HINTS[2]),
+    )
     shares = f"h = {horizon} holds {kept['first']:.1%} of the first and {kept['second']:.1%} of the second"
     ends = [f"{it.losses[-1] - place.minimum:.2g}" for it in walks]
     now = f"{shares}; its walk ends {ends[0]} above the minimum, {ends[1]} with h = {LONG}"
     notes = tuple(f"h = {h} {it.stopped}" for h, it in zip((horizon, LONG), walks, strict=True) if it.stopped)
-    return View(figure, goal, now, min(kept.values()) >= ENOUGH, notes)
+    return View(figure, levels, now, notes)
 
 
 def horizon_panel(**start) -> Panel:

@@ -1,6 +1,6 @@
 """The landscape explorer: several methods on one function, seen from above, against forward passes, and in space."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from operator import itemgetter
 from typing import Any
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from zolab.landscapes import LANDSCAPES, Descent, Landscape
 from zolab.plots import BLACK, METHOD_COLOURS, YELLOW
+from zolab.widgets.controls import choice, log_number, rates, several, switch, whole
 from zolab.widgets.drawing import (
     backdrop,
     canvas,
@@ -23,12 +24,18 @@ from zolab.widgets.drawing import (
     heights,
     pane,
 )
-from zolab.widgets.panel import Panel, View, choice, explore, log_number, settings, several, switch, whole
+from zolab.widgets.panel import Level, Panel, View, explore, settings
 from zolab.widgets.walks import FIRST_ORDER, MOST_STEPS, landscape_of, walk
 
 MOST_METHODS = 4
-GAP, BUDGET = 0.1, 2 * MOST_STEPS
+NEAR, GAP, BUDGET = 1, 0.1, 100
+HINTS = (
+    "A rate too low arrives nowhere within the budget, one too high jumps out of the map: try rates a factor of two apart.",
+    "Every method has a rate of its own. One that divides by a moment takes steps of about its rate, whatever the slope is.",
+    "Tick a second zeroth-order method and look for its rate alone. On some landscapes none but one method gets there.",
+)
 FLOOR = 1e-4  # losses closer to the minimum are drawn here
+PASSES = np.log10(3 * MOST_STEPS)
 MESH = 25
 HEIGHT = 5.2
 ABOVE, COSTS, SPACE = (0.065, 0.1, 0.44, 0.76), (0.61, 0.6, 0.37, 0.26), (0.53, 0.0, 0.47, 0.48)
@@ -39,21 +46,22 @@ REACH = 1.45  # from the middle, in the units of `_seen`: no turn or tilt takes 
 def landscape_view(
     landscape: str = "sophia",
     methods: Sequence[str] = ("Adam", "MeZO", "AdaMeZO"),
-    lr: float = 1e-2,
+    lr: float | Mapping[str, float] = 1e-2,
     eps: float = 1e-3,
-    steps: int = MOST_STEPS,
+    steps: int = 50,
     seed: int = 0,
     horizon: int = 10,
     fixed: bool = False,
     azimuth: int = -60,
     elevation: int = 40,
 ) -> View:
-    """Walks of several methods on one landscape. The goal: close to the minimum with forward passes only, and few of them.
+    """Walks of several methods on one landscape. The goals: close to the minimum with forward passes only, and few of
+    them; then closer, then with two methods.
 
     Args:
         landscape: key of `LANDSCAPES`.
         methods: one to four of `METHOD_COLOURS`.
-        lr: of every method; what a good one is differs between them.
+        lr: learning rate of all methods, or a mapping from their names; what a good one is differs between them.
         eps, seed: of the zeroth-order methods.
         steps: of every method.
         horizon: of AdaMeZO.
@@ -66,26 +74,28 @@ def landscape_view(
     if not 1 <= len(methods) <= MOST_METHODS:
         raise ValueError(f"{len(methods)} methods are chosen; choose 1 to {MOST_METHODS}, as many as the legend holds.")
     place = landscape_of(landscape)
-    walks = {method: walk(landscape, method, lr, eps, steps, seed, horizon, fixed=fixed) for method in methods}
+    rate = lr if isinstance(lr, Mapping) else dict.fromkeys(methods, lr)
+    walks = {method: walk(landscape, method, rate[method], eps, steps, seed, horizon, fixed=fixed) for method in methods}
     with drawing():
         figure = canvas(HEIGHT)
         backdrop(figure, _draw_frames, landscape)
         _draw_paths(figure, place, walks)
         _draw_in_space(figure, landscape, walks, azimuth, elevation)
-    goal = f"a zeroth-order method less than {GAP:g} above the minimum within {BUDGET} forward passes, in fresh directions"
     notes = tuple(f"{method} {it.stopped}" for method, it in walks.items() if it.stopped)
-    return View(figure, goal, *_standing(place, walks, fixed), notes)
+    return View(figure, *_standing(place, walks, fixed), notes)
 
 
 def landscape_panel(**start) -> Panel:
     """A panel over `landscape_view`; its arguments, given here, are where the controls begin."""
     at = settings(landscape_view, start)
     draw_ahead(_draw_frames, HEIGHT)
+    methods = several("methods", at.methods, list(METHOD_COLOURS), MOST_METHODS)
+    start_of = at.lr if isinstance(at.lr, Mapping) else dict.fromkeys(METHOD_COLOURS, at.lr)
     return explore(
         landscape_view,
-        methods=several("methods", at.methods, list(METHOD_COLOURS), MOST_METHODS),
+        methods=methods,
         landscape=choice("landscape", at.landscape, list(LANDSCAPES)),
-        lr=log_number("learning rate", at.lr, 1e-4, 1),
+        lr=rates({name: start_of.get(name, 1e-2) for name in METHOD_COLOURS}, 1e-4, 1, methods),
         eps=log_number("eps", at.eps, 1e-7, 1),
         steps=whole("steps", at.steps, 10, MOST_STEPS, 10),
         seed=whole("seed", at.seed, 0, 50),
@@ -96,27 +106,38 @@ def landscape_panel(**start) -> Panel:
     )
 
 
-def _standing(place: Landscape, walks: dict[str, Descent], fixed: bool) -> tuple[str, bool]:
-    """How close the zeroth-order methods came within the goal's budget."""
+def _standing(place: Landscape, walks: dict[str, Descent], fixed: bool) -> tuple[list[Level], str]:
+    """How close the zeroth-order methods came within the goals' budget."""
     gaps = {
         method: (it.losses[it.forwards <= BUDGET] - place.minimum).min()
         for method, it in walks.items()
         if method not in FIRST_ORDER
     }
+    within = f"above the minimum within {BUDGET} forward passes, in fresh directions"
+    goals = (
+        (f"a zeroth-order method less than {NEAR:g} {within}", NEAR, 1),
+        (f"a zeroth-order method less than {GAP:g} {within}", GAP, 1),
+        (f"two zeroth-order methods, each at its own rate, less than {GAP:g} {within}", GAP, 2),
+    )
+    levels = [
+        Level(goal, not fixed and sum(found < gap for found in gaps.values()) >= count, hint)
+        for (goal, gap, count), hint in zip(goals, HINTS, strict=True)
+    ]
     if not gaps:
-        return "no zeroth-order method is chosen", False
-    best = min(gaps, key=gaps.__getitem__)
-    now = f"{best} came to {gaps[best]:.2g}" + (", in two directions" if fixed else "")
-    return now, bool(gaps[best] < GAP and not fixed)
+        return levels, "no zeroth-order method is chosen"
+    came = [f"{method} came to {gap:.2g}" for method, gap in sorted(gaps.items(), key=itemgetter(1))]
+    return levels, ", ".join(came) + (", in two directions" if fixed else "")
 
 
 def _draw_frames(figure: Figure, landscape: str) -> None:
     place = landscape_of(landscape)
     draw_map(figure.add_axes(ABOVE), landscape, place.title)
-    costs = figure.add_axes(COSTS, xlim=(0, 3 * MOST_STEPS), ylim=_decades_of(place))
+    costs = figure.add_axes(COSTS, xlim=(0, PASSES), ylim=_decades_of(place))
     goal_line(costs, np.log10(GAP))
+    costs.axvline(np.log10(BUDGET), color=BLACK, linestyle=":", linewidth=1)
     frame(costs, "f above its minimum", "forward passes (a backward pass is two)")
     decades(costs.yaxis, *_decades_of(place))
+    decades(costs.xaxis, 0, 3)
 
 
 def _decades_of(place: Landscape) -> tuple[int, int]:
@@ -126,12 +147,13 @@ def _decades_of(place: Landscape) -> tuple[int, int]:
 
 def _draw_paths(figure: Figure, place: Landscape, walks: dict[str, Descent]) -> None:
     above = pane(figure, ABOVE, *place.window)
-    costs = pane(figure, COSTS, (0, 3 * MOST_STEPS), _decades_of(place))
+    costs = pane(figure, COSTS, (0, PASSES), _decades_of(place))
     for method, it in walks.items():
         colour = METHOD_COLOURS[method]
         above.plot(*it.positions.T, color=colour, linewidth=1.3, label=method)
         above.plot(*it.positions[-1], "X" if it.stopped else "o", color=colour, markersize=6)
-        costs.plot(it.forwards + 2 * it.backwards, heights(place, it.losses, FLOOR), color=colour, linewidth=1.3)
+        passes = np.log10(np.maximum(it.forwards + 2 * it.backwards, 1))
+        costs.plot(passes, heights(place, it.losses, FLOOR), color=colour, linewidth=1.3)
     figure.legend(*above.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.055, 1.0), ncols=MOST_METHODS)
 
 
@@ -145,8 +167,8 @@ def _draw_in_space(figure: Figure, landscape: str, walks: dict[str, Descent], az
     corners = [np.stack([across, up, near, z], -1)[i : i - 1 or None, j : j - 1 or None] for i, j in CORNERS]
     cells: Any = np.stack(corners, 2).reshape(-1, 4, 4)
     cells = cells[np.argsort(cells[:, :, 2].mean(1))]
-    surface = PolyCollection(cells[:, :, :2], array=cells[:, :, 3].mean(1), cmap="Greys", lw=0.3, edgecolor="#AAAAAA")
-    surface.set_clim(low, 2 * high - low)
+    surface = PolyCollection(cells[:, :, :2], array=cells[:, :, 3].mean(1), cmap="YlGnBu_r", lw=0.3, edgecolor="face")
+    surface.set_clim(low - 0.6 * (high - low), high)
     axes.add_collection(surface, autolim=False)
     (left, right), (bottom, top) = place.window
     for method, it in walks.items():

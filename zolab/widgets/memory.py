@@ -6,8 +6,9 @@ from functools import partial
 from zolab.plots import BLACK, PART_COLOURS, stacked_bars
 from zolab.runs.config import Config
 from zolab.runs.memory import CARDS, CONTEXT, Tokens, fits, predicted
+from zolab.widgets.controls import choice, whole
 from zolab.widgets.drawing import canvas, drawing
-from zolab.widgets.panel import Panel, View, choice, explore, settings, whole
+from zolab.widgets.panel import Level, Panel, View, explore, settings
 
 METHODS = {
     **{"mezo": "MeZO", "zo_finetuner": "ZO Fine-tuner", "lozo": "LOZO", "hizoo": "HiZOO", "mezo_adam": "MeZO-Adam"},
@@ -15,7 +16,14 @@ METHODS = {
 }
 DTYPES = ("bfloat16", "float32")
 ROWS, LENGTH = 64, 1024  # the most
-GOAL = 8192, 24  # tokens of a batch, on a card of so many GB
+CARD = 24  # GB
+GOALS = ((8192, "bfloat16"), (65536, "bfloat16"), (65536, "float32"))
+"""Tokens of a batch, and in what the weights are held at least."""
+HINTS = (
+    "Twice the batch. Adam keeps two numbers beside each weight, and backpropagation all activations: which part grows?",
+    "No method with a gradient is left: at 65,536 tokens the activations alone take more than any card has.",
+    "Weights of four bytes. Now what a method stores beside the weights counts double, too.",
+)
 
 
 def memory_view(
@@ -27,7 +35,7 @@ def memory_view(
 ) -> View:
     """Peak memory of a step on a GPU, part by part: the chosen method's above those of others, and cards as dotted lines.
 
-    The goal: a batch of 8,192 tokens on a card of 24 GB.
+    The goals: ever larger batches, and larger weights, on a card of 24 GB.
 
     Args:
         method: key of `METHODS`.
@@ -53,8 +61,15 @@ def memory_view(
     room = [f"{card}" for card in CARDS if fits(own, card)]
     where = f"fits on cards of {', '.join(room)} GB" if room else f"fits on none of {', '.join(map(str, CARDS))} GB"
     now = f"{batch * length:,} tokens with {METHODS[method]} take {own / 1e9:.1f} GB, which {where}"
-    goal = f"a batch of {GOAL[0]:,} tokens on a card of {GOAL[1]} GB, {CONTEXT / 1e9:g} GB of it left to the system"
-    return View(figure, goal, now, batch * length >= GOAL[0] and fits(own, GOAL[1]))
+    levels = [
+        Level(
+            f"a batch of {tokens:,} tokens in {least} on a card of {CARD} GB, {CONTEXT / 1e9:g} GB of it left to the system",
+            batch * length >= tokens and fits(own, CARD) and DTYPES.index(dtype) >= DTYPES.index(least),
+            hint,
+        )
+        for (tokens, least), hint in zip(GOALS, HINTS, strict=True)
+    ]
+    return View(figure, levels, now)
 
 
 def memory_panel(**start) -> Panel:

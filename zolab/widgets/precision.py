@@ -8,22 +8,30 @@ from matplotlib.axes import Axes
 
 from zolab.plots import BLUE, GREEN, ORANGE, RED
 from zolab.theory.precision import arriving, moving, spacing
+from zolab.widgets.controls import choice, log_number
 from zolab.widgets.drawing import canvas, decades, drawing, frame, goal_line
-from zolab.widgets.panel import Panel, View, choice, explore, log_number, settings
+from zolab.widgets.panel import Level, Panel, View, explore, settings
 
 FORMATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 COLOURS = {"float32": BLUE, "float16": GREEN, "bfloat16": ORANGE}
 ROUNDINGS = ("nearest", "stochastic")
 RATES, SLOPES = (1e-9, 1e-3), (0.1, 100)
 SIZE, POINTS = 0.05, 101  # root mean square of the weights, and how many stand for all of them
-GOAL = 1e-6, 0.9  # rate, and the share of a step that arrives
+GOALS = ((1e-3, 0.5), (1e-6, 0.9), (1e-7, 0.9))
+"""Rate, and the share of a step that arrives."""
+HINTS = (
+    "A larger step: its size is lr |p|, so the rate and the slope do the same to it.",
+    "Where are the spaces between neighbouring numbers narrower, in float16 or in bfloat16? Or round in the other way.",
+    "No format with two bytes is fine enough to round to nearest. Rounded at random, a step arrives on the average.",
+)
 LOW, HIGH = -10, -2  # powers of ten of a step's size
 
 
 def precision_view(lr: float = 1e-6, slope: float = 10.0, dtype: str = "bfloat16", rounding: str = "nearest") -> View:
     """The share of the weights that a step moves, and the share of the step that arrives, over the step's size lr |p|.
 
-    Weights are normal with standard deviation 0.05. The goal: 90 % of a step at lr = 1e-6 or below, in half precision.
+    Weights are normal with standard deviation 0.05. The goals: half of a step in
+    half precision, then 90 % at lr = 1e-6 or below, then at 1e-7.
 
     Args:
         lr: learning rate, 1e-9 to 1e-3.
@@ -47,9 +55,16 @@ def precision_view(lr: float = 1e-6, slope: float = 10.0, dtype: str = "bfloat16
         for place, left, title in ((0, 0.08, "share of the weights that move"), (1, 0.57, "share of the step that arrives")):
             axes = figure.add_axes((left, 0.15, 0.4, 0.73))
             _draw(axes, place, title, dtype, rounding, np.log10(step), (moves, arrives)[place])
-    goal = f"{GOAL[1]:.0%} of a step arrives at a rate of {GOAL[0]:g} or below, in half precision"
+    levels = [
+        Level(
+            f"{share:.0%} of a step arrives at a rate of {rate:g} or below, in half precision",
+            dtype != "float32" and lr <= rate * 1.0001 and arrives >= share,
+            hint,
+        )
+        for (rate, share), hint in zip(GOALS, HINTS, strict=True)
+    ]
     now = f"a step of {step:.1e} moves {moves:.1%} of the weights, and {arrives:.1%} of it arrives"
-    return View(figure, goal, now, dtype != "float32" and lr <= GOAL[0] * 1.0001 and arrives >= GOAL[1])
+    return View(figure, levels, now)
 
 
 def precision_panel(**start) -> Panel:
@@ -89,7 +104,7 @@ def _draw(axes: Axes, place: int, title: str, dtype: str, rounding: str, at: flo
     axes.plot(at, share, "o", color=RED, markersize=8)
     axes.axvline(at, color=RED, linewidth=1)
     if place:
-        goal_line(axes, GOAL[1])
+        goal_line(axes, GOALS[-1][1])
     axes.set(xlim=(LOW, HIGH), ylim=(-0.02, 1.08))
     axes.legend(fontsize=10, frameon=True, loc="lower right" if place else "center left")
     frame(axes, title, "size of the step, lr |p| (red: yours)")

@@ -6,12 +6,18 @@ from matplotlib.axes import Axes
 from zolab.landscapes import LANDSCAPES, Landscape
 from zolab.noise import Direction, direction
 from zolab.plots import BLACK, BLUE, ORANGE, RED
+from zolab.widgets.controls import choice, log_number, whole
 from zolab.widgets.drawing import canvas, decades, drawing, frame, goal_line
-from zolab.widgets.panel import Panel, View, choice, explore, log_number, settings, whole
+from zolab.widgets.panel import Level, Panel, View, explore, settings
 from zolab.widgets.walks import landscape_of
 
-TARGETS = {"float64": 1e-10, "float32": 1e-4}
-"""Relative error to reach in each precision: a decade or two above the smallest that there is."""
+TARGETS = {"float64": (1e-2, 1e-5, 1e-10), "float32": (1e-2, 1e-3, 1e-4)}
+"""Relative errors to reach in each precision; the last is a decade or two above the smallest that there is."""
+HINTS = (
+    "A smaller eps: the secant's two points move together, and the curve bends less between them.",
+    "For each decade of eps the error falls by two, as long as bending makes it: follow the line to the left.",
+    "Still further left the error rises again, since f is rounded. Stop at the lowest point of the line.",
+)
 WIDEST = 1.0
 FLOOR, TOP = -14, 2
 
@@ -19,7 +25,7 @@ FLOOR, TOP = -14, 2
 def two_point_view(landscape: str = "sophia", eps: float = 0.5, seed: int = 0, precision: str = "float64") -> View:
     """A landscape cut along the first direction of a seed, t -> f(start + t z), with the secant that MeZO measures.
 
-    The goal: a slope with a small relative error. A large eps sees the curve bend, a small one sees f's rounding.
+    The goals: slopes with ever smaller relative errors. A large eps sees the curve bend, a small one sees f's rounding.
 
     Args:
         landscape: key of `LANDSCAPES`.
@@ -43,10 +49,12 @@ def two_point_view(landscape: str = "sophia", eps: float = 0.5, seed: int = 0, p
         figure = canvas(3.8)
         _draw_slice(figure.add_axes((0.08, 0.14, 0.4, 0.75)), place, z, eps, slope, true)
         _draw_errors(figure.add_axes((0.58, 0.14, 0.4, 0.75)), place, z, true, eps, error, precision)
-    target = TARGETS[precision]
-    goal = f"a slope in {precision} with a relative error below {target:g}"
+    levels = [
+        Level(f"a slope in {precision} with a relative error below {target:g}", error < target, hint)
+        for target, hint in zip(TARGETS[precision], HINTS, strict=True)
+    ]
     now = f"the secant says {slope:.10g}, the derivative is {true:.10g}, relative error {error:.1e}"
-    return View(figure, goal, now, bool(error < target))
+    return View(figure, levels, now)
 
 
 def two_point_panel(**start) -> Panel:
@@ -94,7 +102,7 @@ def _draw_errors(axes: Axes, place: Landscape, z, true: float, eps: float, error
     floor = 10.0**FLOOR
     errors = relative_error(secant_slope(place, z, radii, precision), true)
     axes.plot(np.log10(radii), np.log10(np.clip(errors, floor, None)), color=ORANGE, linewidth=1.2)
-    goal_line(axes, np.log10(TARGETS[precision]))
+    goal_line(axes, np.log10(TARGETS[precision][-1]))
     axes.plot(np.log10(eps), np.log10(np.clip(error, floor, 10.0**TOP)), "o", color=RED, markersize=8)
     frame(axes, f"relative error of the slope, {precision}", "eps (too small: rounding, too large: bending)")
     decades(axes.xaxis, -12, 0)

@@ -2,14 +2,16 @@
 
 from functools import lru_cache, partial
 
-import torch
-
-import zolab.optim
-from zolab.landscapes import LANDSCAPES, Descent, Landscape, Protocol, run
+from zolab.landscapes import LANDSCAPES, Descent, Landscape, Protocol, numbers
+from zolab.optim.checks import check_betas
 from zolab.plots import METHOD_COLOURS
 
-FIRST_ORDER = {"Adam": torch.optim.Adam, "SGD": torch.optim.SGD}
-MOST_STEPS = 50  # of four methods at once: more would make a slider's reader wait
+FIRST_ORDER = {"Adam": numbers.adam, "SGD": numbers.sgd}
+METHODS = {
+    **{"MeZO": numbers.mezo, "AdaMeZO": numbers.adamezo, "MEAZO": numbers.meazo, "MeZOAdam": numbers.mezo_adam},
+    **{"MeZOMomentum": numbers.mezo_momentum, "ZOAdaMU": numbers.zo_adamu},
+}
+MOST_STEPS = 2500  # as in AdaMeZO's longest figure
 
 
 @lru_cache(maxsize=256)
@@ -24,12 +26,12 @@ def walk(
     betas: tuple[float, float] = (0.7, 0.9),
     fixed: bool = False,
 ) -> Descent:
-    """Walk on a landscape; asked again with the same arguments, the same walk is given.
+    """Walk on a landscape in plain numbers, as `zolab.landscapes.run` does with the optimizers themselves.
 
     Args:
         landscape: key of `LANDSCAPES`.
         method: key of `METHOD_COLOURS`.
-        lr, eps, seed: of the optimizer; a first-order method takes only lr.
+        lr, eps, seed: of the method; a first-order method takes only lr.
         steps: how many.
         horizon, betas: of AdaMeZO, in the paper's scaling.
         fixed: two directions in turn, as in AdaMeZO's figure, instead of fresh ones.
@@ -38,15 +40,17 @@ def walk(
         ValueError: there is no such landscape or method, or an argument is out of range.
     """
     place = landscape_of(landscape)
+    if steps < 1 or not eps > 0:
+        raise ValueError(f"steps must be at least 1 and eps above 0, got {steps} and {eps}.")
     if method in FIRST_ORDER:
-        return run(partial(FIRST_ORDER[method], lr=lr), place, steps)
-    if method not in METHOD_COLOURS:
+        return numbers.take(FIRST_ORDER[method](lr), place, steps)
+    if method not in METHODS:
         raise ValueError(f"no method called {method}; the methods are {', '.join(METHOD_COLOURS)}.")
     # The paper's phases for 20,000 steps, shrunk to this walk's length.
     phases = {"phases": (steps // 20, 4 * steps // 5, steps)}
-    own = {"AdaMeZO": {"horizon": horizon, "betas": betas}, "ZOAdaMU": phases}.get(method, {})
-    optimizer = partial(getattr(zolab.optim, method), lr=lr, eps=eps, seed=seed, **own)
-    return run(optimizer, place, steps, directions=Protocol.directions if fixed else None)
+    own = {"AdaMeZO": {"horizon": horizon, "betas": check_betas(betas)}, "ZOAdaMU": phases}.get(method, {})
+    draw = numbers.given(Protocol.directions) if fixed else numbers.draws(seed, place.blocks)
+    return numbers.take(partial(METHODS[method], **own)(lr, draw), place, steps, eps)
 
 
 def landscape_of(key: str) -> Landscape:

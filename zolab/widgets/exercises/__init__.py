@@ -4,7 +4,10 @@ A judge measures: no right answer is written down here. Solutions that reach eve
 """
 
 from zolab.widgets.exercises.blocks import BLOCKS
+from zolab.widgets.exercises.field import FIELD
 from zolab.widgets.exercises.first import FIRST
+from zolab.widgets.exercises.networks import NETS
 from zolab.widgets.exercises.precision import PRECISION
+from zolab.widgets.exercises.tasks import TASKS
 
-EXERCISES = {**FIRST, **BLOCKS, **PRECISION}
+EXERCISES = {**FIRST, **FIELD, **TASKS, **BLOCKS, **NETS, **PRECISION}
