@@ -38,7 +38,7 @@ from zolab.studies.workers import Tried, Workers, tried
 RETRIES = 2
 """How often a cell is tried again that fails or loses its worker, before it has taken a step more than when it last did."""
 SECONDS = 5.0  # that a cluster may take to accept a connection
-PATIENCE = 120.0  # seconds without a worker after which it is said that the cluster may have no room
+PATIENCE = 120.0  # seconds without a free worker after which it is said that the cluster may have no room
 STORE = 100 * 10**6  # bytes of a local Ray's store of objects, for which a study has no use
 HANDED = ("ZOLAB_", "HF_")  # how variables begin that a cluster's workers take over; not the token of the Hub
 
@@ -78,7 +78,8 @@ class Actors(Workers):
             super().__init__(_room(self.ray.nodes(), needs, count), out.resolve())
             self.actors: set[Any] = set()
             self.idle: SimpleQueue[Future] = SimpleQueue()
-            self.lost, self.address = False, self.ray.get_runtime_context().gcs_address
+            self.lost = self.told = False  # whether the cluster is gone, and whether it was said that it has no room
+            self.address = self.ray.get_runtime_context().gcs_address
             self.make = self.ray.remote(Actor).options(num_cpus=needs.cpus, num_gpus=needs.gpus, memory=needs.memory)
             self.begun = str(self.out), os.getcwd(), (self.out / PLAN).read_text(), needs.cpus, environment()
             for _ in range(self.count):
@@ -111,7 +112,7 @@ class Actors(Workers):
 
     def _try(self, cell: Cell) -> Tried:
         """The cell on the next worker that is free."""
-        ready = self.idle.get()
+        ready = self._next()
         if self.stopped:
             return None, "stopped", 0.0
         try:
@@ -149,17 +150,22 @@ class Actors(Workers):
 
     def _first(self) -> Future:
         """The first worker that is ready; so what makes all of them refuse ends the study before its runs."""
-        ready = None
-        while ready is None:
-            try:
-                ready = self.idle.get(timeout=PATIENCE)
-            except Empty:
-                print("no worker is ready yet; waiting for room on the cluster", file=sys.stderr, flush=True)
+        ready = self._next()
         try:
             ready.result()
         except self.ray.exceptions.RayError as error:
             raise OSError(f"no worker could be started: {_brief(error)}") from error
         return ready
+
+    def _next(self) -> Future:
+        """A worker that is free, as soon as there is one."""
+        while True:
+            try:
+                return self.idle.get(timeout=PATIENCE)
+            except Empty:
+                if not self.told:
+                    print("not all workers are ready yet; waiting for room on the cluster", file=sys.stderr, flush=True)
+                self.told = True
 
 
 class Actor:
