@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from zolab.noise import Direction, store_
-from zolab.theory.precision import arriving, moving, spacing
+from zolab.theory.precision import arriving, moving, rounding_noise, spacing
 from zolab.widgets import precision_view
 from zolab.widgets.precision import shares
 
@@ -18,6 +18,17 @@ def test_the_spacing_leads_to_the_next_number(dtype):
     w = w.to(dtype)
     following = torch.nextafter(w.abs(), torch.full_like(w, np.inf))
     assert torch.equal(spacing(w, dtype), following.double() - w.abs().double())
+
+
+@pytest.mark.parametrize("dtype", FORMATS[:2])
+@pytest.mark.parametrize("step", [1e-6, 1e-5, 5e-5, 1e-3])
+def test_the_noise_of_rounding_at_random(dtype, step):
+    stream = torch.Generator().manual_seed(1)
+    w = (0.05 * torch.randn(400_000, generator=stream)).to(dtype)
+    meant = step * torch.randn(len(w), generator=stream)
+    came = store_(w.clone(), w.float() + meant, Direction(0, 0).keys((0,))).double() - w.double()
+    error, formula = (came - meant).square().mean(), rounding_noise(step, spacing(w, dtype)).mean()
+    assert abs(float(error / formula) - 1) < (0.1 if step == 1e-6 else 0.03)  # few weights move
 
 
 @pytest.mark.parametrize("dtype", FORMATS[:2])
@@ -47,10 +58,8 @@ def test_a_step_of_many_spacings_arrives_and_one_of_few_does_not():
 
 
 def test_the_goal_of_the_panel_takes_another_rounding_or_a_finer_half():
-    assert not precision_view().met
-    assert precision_view(rounding="stochastic").met
-    assert not precision_view(lr=1e-4).met
-    assert not precision_view(dtype="float32").met
+    settings = ({}, {"lr": 1e-4}, {"rounding": "stochastic"}, {"rounding": "stochastic", "lr": 1e-7}, {"dtype": "float32"})
+    assert [precision_view(**change).reached for change in settings] == [0, 1, 2, 3, 0]
     with pytest.raises(ValueError, match=r"lr must lie in \[1e-09, 0.001\], got 1"):
         precision_view(lr=1)
     with pytest.raises(ValueError, match="dtype must be one of float32, float16, bfloat16, got 'int8'"):

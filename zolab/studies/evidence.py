@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from zolab.studies.compare import overall, searched_on_reported
+from zolab.studies.compare import Overall, overall, searched_on_reported
 from zolab.studies.finding import (
     CORRECTED,
     GPU,
@@ -135,7 +135,7 @@ def theory(records: Records) -> Finding | None:
         f"MeZO's bound {mezo:+.1e}: looser; with each block's own norm, noise and size it is {corrected:+.1e}",
         "One step's best decrease over MeZO's, all blocks moving at once: "
         + "; ".join(f"{task} {each['best']:.2f} (best σ), {each['bound']:.2f} (the bound's)" for task, each in gains.items()),
-        *(f"In runs, {name} scales: {sentence(overall(record, name))}" for name in ("best", "bound")),
+        *(f"In runs, {name} scales: {sentence(_in_study(record, name))}" for name in ("best", "bound")),
     ]
     true = printed_sum > mezo > corrected and min(gain["best"] for gain in gains.values()) > 1
     ran = "the bounds as printed and corrected; runs with σ from them"
@@ -164,7 +164,7 @@ def passes(records: Records) -> Finding | None:
         record = Record(records[stem]) if stem in records else None
         if record is None or "AdaMeZO" not in record.methods():
             continue
-        found = overall(record, "AdaMeZO")
+        found = _in_study(record, "AdaMeZO")
         verdict = HOLDS if not used and found.forwards.word == "lower" else verdict
         numbers.append(f"`{stem}`: {sentence(found)}")
         used.append(stem)
@@ -209,6 +209,11 @@ def second_moment(records: Records) -> Finding | None:
     return pair(records, LATEST, "AdaMeZO", "AdaMeZO, no second moment", [note])
 
 
+def _in_study(record: Record, method: str) -> Overall:
+    """A method beside MeZO, what is decided being corrected for all methods of the study, as in RESULTS."""
+    return overall(record, method, family=[name for name in record.methods() if name != BASE])
+
+
 def _beside_mezo(records: Records, numbers: list[str], *, only=(), leave_out=(), counted=False) -> Finding | None:
     """A fine-tuner beside MeZO, in each study that has one; the first one decides."""
     verdict, used = NOT_SEEN, []
@@ -217,7 +222,7 @@ def _beside_mezo(records: Records, numbers: list[str], *, only=(), leave_out=(),
         part = of_tasks(record, tasks)
         if method not in part.methods():
             continue
-        found, controls = overall(part, method), [name for name in CONTROL if name in part.methods()]
+        found, controls = _in_study(part, method), [name for name in CONTROL if name in part.methods()]
         against = {name: overall(part, method, name) for name in controls}
         if not used and is_lower(found):
             verdict = HOLDS if all(map(is_lower, against.values())) else CORRECTED

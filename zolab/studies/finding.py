@@ -109,5 +109,5 @@ def sentence(found: Overall) -> str:
     passes = f"{found.forwards.text()} times MeZO's forward passes to its mean final loss{few}"
     if found.forwards.text() == "–":
         passes = "neither it nor MeZO reaches MeZO's mean final loss as a median of three evaluations"
-    decided = f"decided lower on {len(found.lower)} of {found.tasks} tasks, higher on {len(found.higher)}"
+    decided = f"decided lower on {len(found.lower)} of {found.tasks} tasks, higher on {len(found.higher)} (Holm)"
     return f"{passes}; final dev loss {found.final.text(3, sign=True)} nats, {found.seeds} seeds, {decided}"

@@ -6,6 +6,8 @@ it, with z normal and s the learning rate times the projected gradient, and the 
     moves      P(|s z| > u / 2)                                           rounded to nearest
                E min(1, |s z| / u)                                        rounded at random, without bias
     arrives    E[s z u round(s z / u)] / s^2 = 2 u / s sum_k phi((k - 1/2) u / s), k = 1, 2, ...    to nearest; 1 at random
+    noise      u^2 E[f (1 - f)], f the fractional part of |s z| / u: u^2 (1/6 - sum_k exp(-2 (pi k s / u)^2) / (pi k)^2),
+               for small steps sqrt(2 / pi) s u                                                               at random
 
 with phi the normal density. The grid is taken to be even: weights next to a power of two have another one on their other side.
 """
@@ -15,6 +17,7 @@ import math
 import torch
 from torch import Tensor
 
+SMALL = 0.3  # spacings: up to here no step is longer than one
 EVEN = 1.5  # steps of so many spacings: from here on the sum is 1 to 1e-19
 
 
@@ -55,3 +58,15 @@ def arriving(step: Tensor | float, spaces: Tensor) -> Tensor:
     halves = torch.arange(12, dtype=torch.float64) + 0.5
     terms = torch.exp(-((halves * ratio.unsqueeze(-1)) ** 2) / 2) / math.sqrt(2 * math.pi)
     return torch.where(ratio < 1 / EVEN, 1.0, 2 * ratio * terms.sum(-1))
+
+
+def rounding_noise(step: Tensor | float, spaces: Tensor) -> Tensor:
+    """The variance that rounding at random adds to each weight in a step, by the formula above, in squared units of a weight.
+
+    Args:
+        step, spaces: as in `moving`.
+    """
+    ratio = step / spaces.double()
+    waves = (torch.exp(-2 * (math.pi * k * ratio) ** 2) / (math.pi * k) ** 2 for k in range(1, 5))
+    inside = math.sqrt(2 / math.pi) * ratio - ratio**2  # hardly any |s z| is above u
+    return spaces.double() ** 2 * torch.where(ratio < SMALL, inside, 1 / 6 - sum(waves))

@@ -88,7 +88,8 @@ def best(rank: float, noise: float, blocks: int, spread: float) -> tuple[float, 
 
 
 def _draw_ranks(axes: Axes, rank: float, noise: float, blocks: int, spread: float, gain: float) -> None:
-    ranks = np.logspace(*np.log10(RANKS), CURVE)
+    low, high = np.log10(RANKS)
+    ranks = np.logspace(low, high, CURVE)
     curves = {f"noise {noise:g}": (noise, GREEN, 2.4)}
     if noise:
         curves["no noise"] = (0.0, BLUE, 1.2)
