@@ -108,8 +108,10 @@ def headline(figure: Figure, finding: str) -> None:
         figure: all of its panels are there.
         finding: a sentence with the numbers that are drawn, made from them.
     """
-    lines = textwrap.fill(finding, int(9.6 * figure.get_figwidth()))
-    figure.suptitle(lines, x=0.01, ha="left", weight="bold", size=12)
+    width = int(9.8 * figure.get_figwidth())
+    lines = len(textwrap.wrap(finding, width))
+    even = textwrap.wrap(finding, min(width, len(finding) // lines + 8))  # no word alone in the last one
+    figure.suptitle("\n".join(even), x=0.01, ha="left", weight="bold", size=12)
 
 
 def legend_below(axes: Axes, ncols: int = 4) -> None:
