@@ -429,7 +429,7 @@ class TestVerdict:
         assert verdict_view().reached == 0
         assert verdict_view("permuted").reached == 1
         assert verdict_view("untrained1", left_out=("critic",)).met
-        assert verdict_view("untrained1", left_out=("writer",)).reached == 1
+        assert verdict_view("untrained1", left_out=("sentence",)).reached == 1
 
     def test_bad_arguments(self):
         with pytest.raises(ValueError, match="1 of 7 tasks are left; keep 2 at least"):

@@ -9,13 +9,13 @@ from matplotlib.axes import Axes
 from zolab.plots import BLACK, BLUE, GREEN, GREY, RED
 from zolab.studies.outcomes import Record
 from zolab.studies.plan import BASE
-from zolab.studies.statistics import Estimate, difference, mean_difference
+from zolab.studies.statistics import DRAWS, Estimate, difference, mean_difference
 from zolab.widgets.controls import choice, several
 from zolab.widgets.drawing import canvas, drawing, frame
 from zolab.widgets.panel import Level, Panel, View, explore
 
 RECORD = "figures/records/09_tiny.json"
-DRAWS, FEW = 2000, 2
+COARSE, FEW = 2000, 2  # draws of the bootstrap for the right picture; tasks that must be left
 HINTS = (
     "Some controls are worse than MeZO itself. The grey interval of the mean has to leave out 0.",
     "The right picture shows the mean without each task: where does the interval reach over 0?",
@@ -77,8 +77,8 @@ def _pairs(record: str, method: str, other: str) -> dict[str, tuple]:
 
 
 @cache
-def _mean(items: tuple) -> Estimate:
-    return mean_difference([(np.array(ours), np.array(theirs)) for _, (ours, theirs) in items], draws=DRAWS)
+def _mean(items: tuple, draws: int = DRAWS) -> Estimate:
+    return mean_difference([(np.array(ours), np.array(theirs)) for _, (ours, theirs) in items], draws)
 
 
 def _draw(axes: Axes, pairs: dict, kept: dict, mean: Estimate, title: str) -> None:
@@ -98,7 +98,7 @@ def _draw(axes: Axes, pairs: dict, kept: dict, mean: Estimate, title: str) -> No
 def _draw_without(axes: Axes, kept: dict, mean: Estimate) -> None:
     for place, task in enumerate(kept):
         rest = tuple(item for item in kept.items() if item[0] != task)
-        found = _mean(rest)
+        found = _mean(rest, COARSE)
         colour = {"lower": GREEN, "higher": RED}.get(found.word, GREY)
         axes.plot([found.low, found.high], [place, place], color=colour, linewidth=3)
         axes.plot(found.value, place, "D", color=BLACK, markersize=5)
