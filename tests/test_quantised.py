@@ -34,6 +34,7 @@ from zolab.runs.finetune import finetune
 from zolab.runs.memory import Tokens, predicted
 from zolab.runs.names import QUANTISE_NAMES
 from zolab.runs.objectives import closure
+from zolab.studies.step_memory import measured
 from zolab.tasks import load_task
 
 BITS = {"int8": 0.01, "nf4": 0.12}
@@ -252,6 +253,11 @@ def test_the_memory_of_a_step_is_predicted(how):
     assert small.parts["weights"] == model_bytes(loaded(how, name="tiny-reviews"))
     assert small.parts["scratch"] > 0
     assert small.total < full.total
+
+
+def test_a_process_of_its_own_measures_a_step_over_a_quantised_base():
+    found = measured("tiny-reviews", ["mezo"], Tokens(4, 16), "lora", "int8")["mezo"]
+    assert found.weights == model_bytes(loaded("int8", LoRA(), "tiny-reviews")) < found.peak
 
 
 @pytest.mark.parametrize(

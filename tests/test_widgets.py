@@ -17,6 +17,8 @@ from zolab import Direction, MeZO
 from zolab.landscapes import LANDSCAPES, Landscape, Protocol, run
 from zolab.noise import direction
 from zolab.plots import METHOD_COLOURS
+from zolab.studies.compare import overall
+from zolab.studies.outcomes import Record
 from zolab.widgets import (
     PANELS,
     Level,
@@ -40,11 +42,13 @@ from zolab.widgets import (
     threshold_view,
     two_point_panel,
     two_point_view,
+    verdict_view,
     whole,
 )
 from zolab.widgets import bounds as bounds_module
 from zolab.widgets import gain as gain_module
 from zolab.widgets import threshold as threshold_module
+from zolab.widgets import verdict as verdict_module
 from zolab.widgets.block_scales import two_blocks
 from zolab.widgets.horizon import LONG
 from zolab.widgets.two_point import secant_slope
@@ -411,6 +415,27 @@ class TestThreshold:
     def test_bad_arguments(self, scores, answers, threshold, match):
         with pytest.raises(ValueError, match=match):
             threshold_view(np.array(scores), np.array(answers), threshold)
+
+
+class TestVerdict:
+    def test_numbers_are_those_of_the_comparison(self):
+        record = Record.load(verdict_module.RECORD)
+        found = overall(record, "trained", "permuted").final
+        assert f"trained minus permuted: {found.value:+.3f}" in str(verdict_view("permuted"))
+        left = verdict_view("permuted", left_out=("number", "critic"))
+        assert "over 5 tasks, undecided, since fewer than 6 tasks decide nothing" in str(left)
+
+    def test_the_goals(self):
+        assert verdict_view().reached == 0
+        assert verdict_view("permuted").reached == 1
+        assert verdict_view("untrained1", left_out=("critic",)).met
+        assert verdict_view("untrained1", left_out=("sentence",)).reached == 1
+
+    def test_bad_arguments(self):
+        with pytest.raises(ValueError, match="1 of 7 tasks are left; keep 2 at least"):
+            verdict_view(left_out=("sentence", "writer", "passage", "compare", "genre", "number"))
+        with pytest.raises(ValueError, match="has no task on which both trained and Magic ran"):
+            verdict_view("Magic")
 
 
 class TestBounds:

@@ -16,6 +16,8 @@ from importlib.util import find_spec
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from zolab.records import give_back_memory
+
 BLOCK = 64  # weights of nf4 that share a scale, as in QLoRA
 SCALES = 256  # of these that share a scale of their own, at most
 
@@ -62,6 +64,7 @@ def quantise_base(model: PreTrainedModel, how: str) -> None:
             raise ValueError(f"{name}.weight, a matrix of {shape}, cannot be quantised in {how}: choose another format")
         layer.weight = nn.Parameter(small, requires_grad=False)
     vars(model)["quantised_in"] = how
+    give_back_memory()
 
 
 def quantised_in(model: nn.Module) -> str:

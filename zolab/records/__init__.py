@@ -1,5 +1,23 @@
 """What a run leaves behind: records, logs, and files that appear whole or not at all."""
 
-from zolab.records.record import FREED, commit, environment, load_record, peak_memory, reset_peak_memory, save_record
+from zolab.records.record import (
+    FREED,
+    commit,
+    environment,
+    give_back_memory,
+    load_record,
+    peak_memory,
+    reset_peak_memory,
+    save_record,
+)
 
-__all__ = ["FREED", "commit", "environment", "load_record", "peak_memory", "reset_peak_memory", "save_record"]
+__all__ = [
+    "FREED",
+    "commit",
+    "environment",
+    "give_back_memory",
+    "load_record",
+    "peak_memory",
+    "reset_peak_memory",
+    "save_record",
+]

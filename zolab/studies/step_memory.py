@@ -1,6 +1,5 @@
 """Peak memory of a step of each method, measured in a process of its own, to be set beside what is predicted of it."""
 
-import ctypes
 import gc
 import json
 import os
@@ -8,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -20,12 +19,12 @@ from torch import Tensor, nn
 from zolab.l2l import History, MetaStep
 from zolab.l2l.config import MetaConfig
 from zolab.l2l.memory import predicted_meta
-from zolab.models import load_model, model_bytes
+from zolab.models import ADAPTERS, load_model, model_bytes
 from zolab.models.gradients import recomputed
 from zolab.optim import METHODS
 from zolab.pertnn import PertNN
 from zolab.probe.blocks import split
-from zolab.records import FREED, peak_memory, reset_peak_memory
+from zolab.records import FREED, give_back_memory, peak_memory, reset_peak_memory
 from zolab.runs.config import Config, make_optimizer, require
 from zolab.runs.memory import Memory, Tokens, predicted
 from zolab.studies.family import FAMILY
@@ -53,7 +52,7 @@ class Peak:
     peak: int
 
 
-def expected(model: str, way: str, tokens: Tokens, dtype: str = "float32", device: str = "cpu") -> Memory:
+def expected(model: str, way: str, tokens: Tokens, dtype: str = "float32", device: str = "cpu", **base: str) -> Memory:
     """What is predicted of a step.
 
     Args:
@@ -61,19 +60,22 @@ def expected(model: str, way: str, tokens: Tokens, dtype: str = "float32", devic
         way: a method's name, or one of `META`.
         tokens: of a batch.
         dtype, device: of the weights.
+        base: `tuning` and `quantise`, as of a run.
     """
     if way in META:
         return predicted_meta(MetaConfig(model=model, dtype=dtype, device=device, **META[way]), tokens)
-    return predicted(Config(model, optimizer=way, dtype=dtype, device=device), tokens)
+    return predicted(Config(model, optimizer=way, dtype=dtype, device=device, **base), tokens)  # pyrefly: ignore[bad-argument-type]
 
 
-def measured(model: str, ways: Sequence[str], tokens: Tokens) -> dict[str, Peak]:
+def measured(model: str, ways: Sequence[str], tokens: Tokens, tuning: str = "full", quantise: str = "none") -> dict[str, Peak]:
     """Peaks of steps in float32 on the CPU, on random tokens, the last of each text scored; two processes run at a time.
 
     Args:
         model: name of the model.
         ways: names of methods, or of `META`.
         tokens: of a batch.
+        tuning: "full", or "lora" for LoRA as it is by default.
+        quantise: format of its base.
 
     Raises:
         ValueError: there is no such method.
@@ -82,27 +84,29 @@ def measured(model: str, ways: Sequence[str], tokens: Tokens) -> dict[str, Peak]
     for way in ways:
         require(way in LABELS, f"there is no method {way}; choose {', '.join(LABELS)}.")
     with ThreadPoolExecutor(PROCESSES) as pool:
-        return dict(zip(ways, pool.map(lambda way: _measured(model, way, tokens), ways), strict=True))
+        peaks = pool.map(lambda way: _measured(model, way, tokens.rows, tokens.length, tuning, quantise), ways)
+        return dict(zip(ways, peaks, strict=True))
 
 
-def _measured(model: str, way: str, tokens: Tokens) -> Peak:
-    code = f"from zolab.studies.step_memory import report; report({model!r}, {way!r}, {tokens.rows}, {tokens.length})"
+def _measured(model: str, way: str, *more: int | str) -> Peak:
+    code = f"from zolab.studies.step_memory import report; report{(model, way, *more)!r}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **FREED})
     if done.returncode:
         raise RuntimeError(f"{way} on {model} could not be measured: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
     return Peak(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def report(model: str, way: str, rows: int, length: int) -> None:
+def report(model: str, way: str, rows: int, length: int, tuning: str, quantise: str) -> None:
     """Print a `Peak` of this process, which has done nothing else, as JSON; arguments as of `measured`."""
-    loaded, small = load_model(model)[0], load_model("tiny-random-llama")[0]
+    loaded, small = load_model(model, quantise=quantise)[0], load_model("tiny-random-llama")[0]
+    if tuning != "full":
+        ADAPTERS[tuning]().attach(loaded)
     with ExitStack() as around:  # what any process has once it has taken a step: threads, compiled kernels
         step_of(small, way, loss_of(small, 2, 4), around)()
     with torch.no_grad():
         loss_of(loaded, 1, 2)()
     gc.collect()
-    with suppress(OSError, AttributeError):  # of the GNU C library alone
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back_memory()
     held = psutil.Process().memory_info().rss
     reset_peak_memory()
     with ExitStack() as around:

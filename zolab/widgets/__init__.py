@@ -12,6 +12,7 @@ from zolab.widgets.panel import Level, Panel, View, explore
 from zolab.widgets.precision import precision_panel, precision_view
 from zolab.widgets.threshold import threshold_panel, threshold_view
 from zolab.widgets.two_point import two_point_panel, two_point_view
+from zolab.widgets.verdict import verdict_panel, verdict_view
 
 PANELS = {
     "landscape": landscape_panel,
@@ -23,6 +24,7 @@ PANELS = {
     "memory": memory_panel,
     "precision": precision_panel,
     "threshold": threshold_panel,
+    "verdict": verdict_panel,
 }
 
 __all__ = [
@@ -59,5 +61,7 @@ __all__ = [
     "threshold_view",
     "two_point_panel",
     "two_point_view",
+    "verdict_panel",
+    "verdict_view",
     "whole",
 ]
