@@ -15,8 +15,8 @@ FLOORS = (
     ("optim",),
     ("runs", "landscapes"),
     ("l2l", "plots"),
-    ("studies", "widgets"),
-    ("cli",),
+    ("studies",),
+    ("widgets", "cli"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS, start=1) for room in rooms}
 DOORS = {"__init__", "__main__"}  # the package's own: they lead into any room
