@@ -43,18 +43,18 @@ def verdict_view(
     kept = {task: pair for task, pair in pairs.items() if task not in left_out}
     if len(kept) < FEW:
         raise ValueError(f"{len(kept)} of {len(pairs)} tasks are left; keep {FEW} at least, since the interval is over tasks.")
-    every, found = _mean(tuple(pairs.items())), _mean(tuple(kept.items()))
+    over_all, mean = _mean(tuple(pairs.items())), _mean(tuple(kept.items()))
     with drawing():
         figure = canvas(4.0)
-        _draw(figure.add_axes((0.13, 0.13, 0.4, 0.76)), pairs, kept, found, f"{method} minus {other}")
-        _draw_without(figure.add_axes((0.68, 0.13, 0.3, 0.76)), kept, found)
-    undone = every.word != "undecided" and found.word == "undecided" and len(pairs) - len(kept) == 1
+        _draw(figure.add_axes((0.13, 0.13, 0.4, 0.76)), pairs, kept, mean, f"{method} minus {other}")
+        _draw_without(figure.add_axes((0.68, 0.13, 0.3, 0.76)), kept, mean)
+    undone = over_all.word != "undecided" and mean.word == "undecided" and len(pairs) - len(kept) == 1
     levels = (
-        Level(f"a control beside which all {len(pairs)} tasks decide", every.word != "undecided", HINTS[0]),
+        Level(f"a control beside which all {len(pairs)} tasks decide", over_all.word != "undecided", HINTS[0]),
         Level("one task without which that is undecided", undone, HINTS[1]),
     )
-    few = f", since fewer than {found.least} tasks decide nothing" if found.n < found.least else ""
-    now = f"{method} minus {other}: {found.text(3, sign=True)} nats over {len(kept)} tasks, {found.word}{few}"
+    few = f", since fewer than {mean.least} tasks decide nothing" if mean.n < mean.least else ""
+    now = f"{method} minus {other}: {mean.text(3, sign=True)} nats over {len(kept)} tasks, {mean.word}{few}"
     return View(figure, levels, now)
 
 
@@ -83,9 +83,9 @@ def _mean(items: tuple, draws: int = DRAWS) -> Estimate:
 
 def _draw(axes: Axes, pairs: dict, kept: dict, mean: Estimate, title: str) -> None:
     for place, (task, (ours, theirs)) in enumerate(pairs.items()):
-        found, counts = difference(np.array(ours), np.array(theirs)), task in kept
-        axes.plot([found.low, found.high], [place, place], color=BLUE if counts else GREY, linewidth=1.5)
-        axes.plot(found.value, place, "o", color=BLUE, markerfacecolor=BLUE if counts else "white", markersize=7)
+        gap, counts = difference(np.array(ours), np.array(theirs)), task in kept
+        axes.plot([gap.low, gap.high], [place, place], color=BLUE if counts else GREY, linewidth=1.5)
+        axes.plot(gap.value, place, "o", color=BLUE, markerfacecolor=BLUE if counts else "white", markersize=7)
     colour = {"lower": GREEN, "higher": RED}.get(mean.word, GREY)
     axes.plot([mean.low, mean.high], [len(pairs)] * 2, color=colour, linewidth=5)
     axes.plot(mean.value, len(pairs), "D", color=BLACK, markersize=7)
@@ -98,10 +98,10 @@ def _draw(axes: Axes, pairs: dict, kept: dict, mean: Estimate, title: str) -> No
 def _draw_without(axes: Axes, kept: dict, mean: Estimate) -> None:
     for place, task in enumerate(kept):
         rest = tuple(item for item in kept.items() if item[0] != task)
-        found = _mean(rest, COARSE)
-        colour = {"lower": GREEN, "higher": RED}.get(found.word, GREY)
-        axes.plot([found.low, found.high], [place, place], color=colour, linewidth=3)
-        axes.plot(found.value, place, "D", color=BLACK, markersize=5)
+        without = _mean(rest, COARSE)
+        colour = {"lower": GREEN, "higher": RED}.get(without.word, GREY)
+        axes.plot([without.low, without.high], [place, place], color=colour, linewidth=3)
+        axes.plot(without.value, place, "D", color=BLACK, markersize=5)
     axes.axvline(0, color=BLACK, linewidth=0.8)
     axes.axvline(mean.value, color=BLACK, linewidth=0.8, linestyle=":")
     frame(axes, "the mean without one more", "final loss, difference (nats)")
