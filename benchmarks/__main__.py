@@ -26,6 +26,7 @@ NAMES = (
     "widgets",
     "ranks",
     "cluster",
+    "half",
 )
 ORIGIN = ("commit", "versions", "machine")
 

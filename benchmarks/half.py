@@ -1,0 +1,81 @@
+"""The published step in half precision, taken by hand: how the runs of a plan end with it, beside their record.
+
+Published code moves the weights by eps z, -2 eps z and eps z, and each sum is rounded to the weights' format; the update is
+rounded to nearest. No optimizer here drifts so. Data, batches, directions and learning rate are those of the plan's MeZO.
+"""
+
+import argparse
+import json
+import statistics
+import time
+
+import torch
+
+from zolab import noise
+from zolab.models import load_model
+from zolab.noise import Direction
+from zolab.records import environment
+from zolab.runs.batches import batch_at
+from zolab.studies.plan import configuration, load_plan
+from zolab.tasks import load_task
+
+PLAN = "notebooks/plans/12_precision.yaml"
+
+
+@torch.no_grad()
+def published(config):
+    """Final dev loss of a run by published steps, and the seconds of each step.
+
+    Args:
+        config: of the run with MeZO: model, task, sizes, seed, lr, eps, dtype.
+    """
+    model, tokenizer = load_model(config.model, config.dtype, config.device)
+    task, weights = load_task(config.task), list(model.parameters())
+    examples, seconds = task.sample(config.data_seed, config.train, config.dev, config.test), []
+    for step in range(config.steps):
+        batch = task.encode(tokenizer, batch_at(examples.train, config.batch_size, config.seed, step))
+        began = time.perf_counter()
+        take_step(weights, lambda batch=batch: task.loss(model, batch).item(), Direction(config.seed, step), config)
+        seconds.append(time.perf_counter() - began)
+    return task.evaluate(model, tokenizer, examples.dev).loss, seconds
+
+
+def take_step(weights, loss, direction, config):
+    """To one side, to the other, back, and the update, each sum rounded to nearest."""
+
+    def move(scale):
+        for block, weight in enumerate(weights):
+            noise.add_(weight, direction, block, scale)
+
+    move(config.eps)
+    plus = loss()
+    move(-2 * config.eps)
+    minus = loss()
+    move(config.eps)
+    move(-config.lr * (plus - minus) / (2 * config.eps))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--plan", default=PLAN)
+    parser.add_argument("--dtypes", nargs="+", default=["bfloat16"], help="float16 takes ten times as long on many CPUs")
+    parser.add_argument("--steps", type=int, help="instead of the plan's")
+    parser.add_argument("--json", action="store_true", help="last line: one JSON object")
+    options = parser.parse_args()
+    plan, result = load_plan(options.plan), {}
+    (task, own), more = next(iter(plan.tasks.items())), {"steps": options.steps} if options.steps else {}
+    for dtype in options.dtypes:
+        losses, seconds = [], []
+        for seed in plan.seeds:
+            settings = plan.settings(task, {"optimizer": "mezo", "dtype": dtype}, own["lr"][0], seed)
+            loss, times = published(configuration({**settings, **more}))
+            losses.append(loss)
+            seconds += times
+            print(f"{dtype}, seed {seed}: dev loss {loss:.3f} after {len(times)} published steps", flush=True)
+        result[dtype] = {"seeds": list(plan.seeds), "final": losses, "step_seconds": statistics.median(seconds)}
+    if options.json:
+        print(json.dumps({"published": result, **environment()}))
+
+
+if __name__ == "__main__":
+    main()
