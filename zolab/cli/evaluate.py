@@ -79,8 +79,8 @@ def run(options: argparse.Namespace) -> None:
         result[name] = found = _tested(task, model, tokenizer, examples, training.get(name))
         print(f"{options.model}{with_adapter} on {task.name}, {manner}, {len(examples)} examples: loss {found['loss']:.3f}")
         if task.offsets:
-            told = ", ".join(f"{offset:+.2f}" for offset in task.offsets)
-            print(f"  with the offsets of its run, {told}, in loss and answers (offsets.json)")
+            message = ", ".join(f"{offset:+.2f}" for offset in task.offsets)
+            print(f"  with the offsets of its run, {message}, in loss and answers (offsets.json)")
         if found["cut"]:
             print(f"  {found['cut']} of the prompts were cut: with an answer they are longer than the task or the model takes")
         for metric, entry in found["metrics"].items():

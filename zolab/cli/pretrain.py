@@ -16,8 +16,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="folder of the model; by default the shipped one, in zolab/")
     parser.add_argument("--steps", type=int, metavar="INTEGER", help=f"batches; by default {recipes('steps')}")
     parser.add_argument("--seed", type=int, metavar="INTEGER", help=f"of weights and texts; by default {recipes('seed')}")
-    told = "of torch; the shipped weights were made on one"
-    parser.add_argument("--threads", type=int, default=1, metavar="INTEGER", help=told)
+    text = "of torch; the shipped weights were made on one"
+    parser.add_argument("--threads", type=int, default=1, metavar="INTEGER", help=text)
 
 
 def run(options: argparse.Namespace) -> None:

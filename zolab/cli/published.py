@@ -8,8 +8,8 @@ EXAMPLE = "llama1B_finetuner.pth --record runs/published.json"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="a released .pth; nothing that it holds is executed")
-    told = "config.json of its model, or the folder that has it; without it, LLaMA-3.2-1B"
-    parser.add_argument("--config", type=Path, metavar="FOLDER", help=told)
+    text = "config.json of its model, or the folder that has it; without it, LLaMA-3.2-1B"
+    parser.add_argument("--config", type=Path, metavar="FOLDER", help=text)
     parser.add_argument("--seed", type=int, default=42, metavar="INTEGER", help="of the random stream that it is compared with")
     parser.add_argument("--record", type=Path, metavar="FILE", help="file for a record of the numbers (JSON)")
 

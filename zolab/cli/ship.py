@@ -9,8 +9,8 @@ EXAMPLE = "tiny-reviews --out runs/ship"
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="model of the fine-tuner: tiny-reviews, smollm2-135m")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of the meta-training")
-    told = "of torch; the result may depend on it in the last bits"
-    parser.add_argument("--threads", type=int, default=1, metavar="INTEGER", help=told)
+    text = "of torch; the result may depend on it in the last bits"
+    parser.add_argument("--threads", type=int, default=1, metavar="INTEGER", help=text)
 
 
 def run(options: argparse.Namespace) -> None:

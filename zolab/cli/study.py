@@ -16,26 +16,26 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plan", type=Path, metavar="PLAN", help="YAML file of the plan; zolab/studies/plan.py shows one")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of the runs")
     parser.add_argument("--record", type=Path, required=True, metavar="FILE", help="file of the record (JSON)")
-    told = "runs at a time, each in a process of one thread; by default 1, in this process, with all threads of torch, and on "
-    told += "Ray as many as have room"
-    parser.add_argument("--workers", type=int, metavar="INTEGER", help=told)
-    told = "who runs them: local is this machine, ray a Ray of this machine or, with --address, of a cluster; there a run that "
-    told += "fails is tried twice more, and one whose worker ends goes on from its log"
-    parser.add_argument("--runner", choices=("local", "ray"), default="local", help=told)
-    told = "where a Ray cluster is: HOST:PORT, as `ray start --head` prints it, or auto for the one of this machine; all its "
-    told += "machines must see FOLDER"
-    parser.add_argument("--address", metavar="TEXT", help=told)
-    told = "cores that a run declares to Ray, and its threads (default: 1)"
-    parser.add_argument("--cpus", type=int, metavar="INTEGER", help=told)
-    told = "GPUs that a run declares to Ray, such as 0.5 (default: 1 where the plan's device is cuda, or none)"
-    parser.add_argument("--gpus", type=float, metavar="NUMBER", help=told)
-    told = "GB of main memory that a run declares to Ray; predicted by default"
-    parser.add_argument("--memory", type=float, metavar="NUMBER", help=told)
-    told = "run only this share of the methods on tasks, such as 3/8, beside other processes with others; the same command "
-    told += "without it then writes the record"
-    parser.add_argument("--share", type=_share, metavar="K/N", help=told)
-    told = "only print a SLURM script, a job array in which each job runs one method on one task"
-    parser.add_argument("--print_array", action="store_true", help=told)
+    text = "runs at a time, each in a process of one thread; by default 1, in this process, with all threads of torch, and on "
+    text += "Ray as many as have room"
+    parser.add_argument("--workers", type=int, metavar="INTEGER", help=text)
+    text = "who runs them: local is this machine, ray a Ray of this machine or, with --address, of a cluster; there a run that "
+    text += "fails is tried twice more, and one whose worker ends goes on from its log"
+    parser.add_argument("--runner", choices=("local", "ray"), default="local", help=text)
+    text = "where a Ray cluster is: HOST:PORT, as `ray start --head` prints it, or auto for the one of this machine; all its "
+    text += "machines must see FOLDER"
+    parser.add_argument("--address", metavar="TEXT", help=text)
+    text = "cores that a run declares to Ray, and its threads (default: 1)"
+    parser.add_argument("--cpus", type=int, metavar="INTEGER", help=text)
+    text = "GPUs that a run declares to Ray, such as 0.5 (default: 1 where the plan's device is cuda, or none)"
+    parser.add_argument("--gpus", type=float, metavar="NUMBER", help=text)
+    text = "GB of main memory that a run declares to Ray; predicted by default"
+    parser.add_argument("--memory", type=float, metavar="NUMBER", help=text)
+    text = "run only this share of the methods on tasks, such as 3/8, beside other processes with others; the same command "
+    text += "without it then writes the record"
+    parser.add_argument("--share", type=_share, metavar="K/N", help=text)
+    text = "only print a SLURM script, a job array in which each job runs one method on one task"
+    parser.add_argument("--print_array", action="store_true", help=text)
     parser.add_argument(
         "--dry_run", action="store_true", help="only print the runs, their forward passes and the hours they take"
     )

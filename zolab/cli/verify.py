@@ -9,11 +9,11 @@ EXAMPLE = "runs/example --curve"
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a finished run, or the trajectory in it")
     parser.add_argument("--curve", action="store_true", help="evaluate on dev wherever a run did, up to its best step")
-    told = (
+    text = (
         "how far a loss may be from the record's, in nats; by default 0 on the machine, threads and torch of the run, and 1e-4 "
     )
-    told += "(bfloat16: 2e-2, float16: 2e-3) on others"
-    parser.add_argument("--tolerance", type=float, metavar="NUMBER", help=told)
+    text += "(bfloat16: 2e-2, float16: 2e-3) on others"
+    parser.add_argument("--tolerance", type=float, metavar="NUMBER", help=text)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -64,8 +64,10 @@ class MetaRun:
 def drawn(task: Task, config: MetaConfig | EvolveConfig, dev: int = 1) -> Splits:
     """A task's examples for learning to learn. Raises ValueError where those for training do not fill a batch."""
     examples = task.sample(config.data_seed, config.train, dev, 1)
-    told = f"{task.name} has {len(examples.train)} training examples, fewer than batch_size {config.batch_size}; leave it out."
-    require(config.batch_size <= len(examples.train), told)
+    message = (
+        f"{task.name} has {len(examples.train)} training examples, fewer than batch_size {config.batch_size}; leave it out."
+    )
+    require(config.batch_size <= len(examples.train), message)
     return examples
 
 
@@ -105,8 +107,8 @@ class _MetaSession:
         if started and started[0]["config"] != asdict(config):
             raise ValueError(f"{out} holds a meta-training with other settings; choose another folder.")
         for task in tasks if config.gradient in MEASURED else []:
-            told = f"gradient {config.gradient} needs tasks with options, and {task.name} has none; leave it out."
-            require(task.objective == "options", told)
+            message = f"gradient {config.gradient} needs tasks with options, and {task.name} has none; leave it out."
+            require(task.objective == "options", message)
         self.examples = [drawn(task, config).train for task in tasks]
         self.model, self.tokenizer = load_model(config.model, config.dtype, config.device)
         self.model.eval()

@@ -64,8 +64,8 @@ class SavedAdapter(NamedTuple):
         for name in sorted({*found, *self.weights}):
             shapes = [list(weights[name].shape) if name in weights else "nothing" for weights in (found, self.weights)]
             if shapes[0] != shapes[1]:
-                told = f"{name} has the shape {shapes[0]} in the model, {shapes[1]} in the file"
-                raise ValueError(f"{self.folder} is an adapter of another model ({told}); give its own.")
+                message = f"{name} has the shape {shapes[0]} in the model, {shapes[1]} in the file"
+                raise ValueError(f"{self.folder} is an adapter of another model ({message}); give its own.")
         with torch.no_grad():
             for name, parameter in found.items():
                 parameter.copy_(self.weights[name])

@@ -57,8 +57,8 @@ def check_folder(folder: Path) -> Weights:
         raise ValueError(f"{folder} cannot be loaded: {QUANTISED}.")
     longest = settings.get("tokenizer_config", {}).get("model_max_length")
     if longest is not None and not (_is_number(longest) and longest >= 1):
-        told = f"model_max_length is {brief(repr(longest))}"
-        raise OSError(f"{folder / 'tokenizer_config.json'} is damaged ({told}): bring back the original")
+        message = f"model_max_length is {brief(repr(longest))}"
+        raise OSError(f"{folder / 'tokenizer_config.json'} is damaged ({message}): bring back the original")
     return _weights(folder)
 
 

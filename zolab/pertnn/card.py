@@ -88,8 +88,8 @@ def blocks_from(card: dict[str, Any]) -> Blocks:
         found[entry["block"]] += entry["size"]
     for name, size in held.items():
         if found[name] != size:
-            told = f"said to have {size:,} weights, but its tensors have {found[name]:,}"
-            raise ValueError(f"the block {brief(name)} is {told}")
+            message = f"said to have {size:,} weights, but its tensors have {found[name]:,}"
+            raise ValueError(f"the block {brief(name)} is {message}")
     places = {name: number for number, name in enumerate(names)}
     block_of = tuple(places[entry["block"]] for entry in entries)
     return Blocks(names, sizes, tuple(tensors), block_of, numels, {name: tuple(others) for name, others in ties.items()})
@@ -116,8 +116,8 @@ def check_same_blocks(blocks: Blocks, model: nn.Module | Iterable[tuple[str, Ten
     if isinstance(model, nn.Module):
         differences.append(_some("other ties of", [n for n in mine if blocks.ties.get(n) != ours.ties.get(n) and n in theirs]))
     if any(differences):
-        told = "; ".join(filter(None, differences))
-        raise ValueError(f"{whose} is for another architecture (or other trainable weights): it has {told}.")
+        message = "; ".join(filter(None, differences))
+        raise ValueError(f"{whose} is for another architecture (or other trainable weights): it has {message}.")
     if isinstance(model, nn.Module) and blocks.tensors != ours.tensors:
         raise ValueError(f"{whose} has the model's blocks in another order; give the parameters as the model has them.")
 

@@ -83,8 +83,8 @@ def import_published(path: str | os.PathLike, sizes: Mapping[str, int], **option
     layers = read_networks(path, len(sizes))
     if set(layers) != set(sizes):
         lacking, foreign = sorted(set(sizes) - set(layers)), sorted(set(layers) - set(sizes))
-        told = f"no network for {len(lacking)} of sizes {lacking[:3]}, and {len(foreign)} networks without one {foreign[:3]}"
-        raise ValueError(f"{path} is for another model than sizes tells: it has {brief(told)}.")
+        message = f"no network for {len(lacking)} of sizes {lacking[:3]}, and {len(foreign)} networks without one {foreign[:3]}"
+        raise ValueError(f"{path} is for another model than sizes tells: it has {brief(message)}.")
     if len(hidden := {len(layer["b1"]) for layer in layers.values()}) != 1:
         raise ValueError(f"{path} has networks of {len(hidden)} different numbers of units, where all have the same.")
     stacked = {name: torch.stack([layer[name] for layer in layers.values()]) for name in ("w1", "b1", "w2", "b2")}

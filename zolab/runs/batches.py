@@ -56,23 +56,25 @@ def check_classes(config: Config, task: Task, training: Sequence[Example] | None
     """
     for name, on in (("balanced", config.balanced), ("calibrate", config.calibrate)):
         classes = task.objective == "options" and (training is None or shared_candidates(training))
-        told = f"{name} needs classes, the same candidates in every example, which {task.name} does not have: leave it out."
-        require(not on or bool(classes), told)
+        message = f"{name} needs classes, the same candidates in every example, which {task.name} does not have: leave it out."
+        require(not on or bool(classes), message)
     if training is None:
         return
     if config.balanced:
         candidates = shared_candidates(training)
         counts = np.bincount([example.answer for example in training], minlength=len(candidates))
         least, needed = int(counts.argmin()), -(-config.batch_size // len(candidates))
-        told = f"{counts[least]} of the {len(training)} training examples of {task.name} are {candidates[least].strip()}"
-        require(counts[least] >= needed, f"{told}, and balanced batches take up to {needed}: raise train, or lower batch_size.")
+        message = f"{counts[least]} of the {len(training)} training examples of {task.name} are {candidates[least].strip()}"
+        require(
+            counts[least] >= needed, f"{message}, and balanced batches take up to {needed}: raise train, or lower batch_size."
+        )
     if config.calibrate:
-        told = f"calibrate {config.calibrate} exceeds the {len(training)} training examples of {task.name}: lower it."
-        require(config.calibrate <= len(training), told)
+        message = f"calibrate {config.calibrate} exceeds the {len(training)} training examples of {task.name}: lower it."
+        require(config.calibrate <= len(training), message)
         seen = {example.answer for example in calibration_examples(config, training)}
         missing = [name.strip() for number, name in enumerate(shared_candidates(training)) if number not in seen]
-        told = f"none of the {config.calibrate} examples for calibration is {missing and missing[0]}"
-        require(not missing, f"{told}, so that its offset would say nothing: raise calibrate, or add --balanced.")
+        message = f"none of the {config.calibrate} examples for calibration is {missing and missing[0]}"
+        require(not missing, f"{message}, so that its offset would say nothing: raise calibrate, or add --balanced.")
 
 
 def calibration_examples(config: Config, training: Sequence[Example]) -> list[Example]:

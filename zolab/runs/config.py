@@ -159,9 +159,9 @@ class Config:
             require(value in names, f"unknown {name} {shown(value)}; choose {', '.join(names)}.")
         for name in ("eps", "samples", "probe", "checkpoint_every") if self.first_order else ():
             usual = type(self).__dataclass_fields__[name].default
-            told = f"{name} is a setting of zeroth-order methods, and {self.optimizer} takes gradients"
+            message = f"{name} is a setting of zeroth-order methods, and {self.optimizer} takes gradients"
             own = "; Adam's own eps is one of optim_args" if name == "eps" else ""
-            require(getattr(self, name) == usual, f"{told}: leave it at {usual}{own}.")
+            require(getattr(self, name) == usual, f"{message}: leave it at {usual}{own}.")
         make_adapter(self)
         _fit(self, _method(self))
         if self.per_example:
@@ -190,14 +190,16 @@ def make_adapter(config: Config) -> "Adapter | None":
     """
     if config.tuning == TUNINGS[0]:
         require(not config.tuning_args, "tuning_args are for an adapter: choose --tuning lora or prefix, or leave them out.")
-        told = f"quantise {config.quantise} freezes the base, and tuning full moves all of it: choose --tuning lora or prefix."
-        require(config.quantise == "none", told)
+        message = (
+            f"quantise {config.quantise} freezes the base, and tuning full moves all of it: choose --tuning lora or prefix."
+        )
+        require(config.quantise == "none", message)
         return None
     from zolab.models import ADAPTERS, check_quantiser
 
     check_quantiser(config.quantise)
-    told = f"tuning_args {shown(config.tuning_args)} do not fit {config.tuning}"
-    return _made(ADAPTERS[config.tuning], config.tuning_args, told)
+    message = f"tuning_args {shown(config.tuning_args)} do not fit {config.tuning}"
+    return _made(ADAPTERS[config.tuning], config.tuning_args, message)
 
 
 def forwards(config: Config, steps: int, train: int) -> int:
@@ -236,8 +238,8 @@ def _fit(config: Config, method: Callable) -> Any:
     settings = {name: getattr(config, name) for name in names}
     if config.samples > 1:
         settings["samples"] = config.samples
-    told = f"optim_args {shown(config.optim_args)} do not fit {config.optimizer}"
-    return _made(lambda **own: method(**settings, **own), config.optim_args, told)  # each name once, unlike in a partial
+    message = f"optim_args {shown(config.optim_args)} do not fit {config.optimizer}"
+    return _made(lambda **own: method(**settings, **own), config.optim_args, message)  # each name once, unlike in a partial
 
 
 def _made(make: Callable, text: str, told: str) -> Any:

@@ -76,8 +76,8 @@ def same_configuration(config: Config, log: RunLog) -> Config:
         wanted = asdict(config)
         different = [name for name in wanted if wanted[name] != found.get(name)]
         changes = ", ".join(f"{name} {found.get(name)!r} there, {wanted[name]!r} here" for name in different)
-        told = f"{log.path.parent} holds another run ({changes}); choose another folder, or overwrite it."
-        require(not different, told)
+        message = f"{log.path.parent} holds another run ({changes}); choose another folder, or overwrite it."
+        require(not different, message)
     return config
 
 

@@ -285,8 +285,8 @@ class _Session:
 
     def _status(self, dev: dict[str, Any]) -> str:
         order = (dev.get("judgement") or {}).get("auc")
-        told = "" if order is None else f", AUC {order:.2f}"
-        return f"dev loss {dev['loss']:.3f}, {self.task.metric} {100 * dev['metric']:.1f} %{told}"
+        message = "" if order is None else f", AUC {order:.2f}"
+        return f"dev loss {dev['loss']:.3f}, {self.task.metric} {100 * dev['metric']:.1f} %{message}"
 
     @property
     def checkpoints(self) -> Checkpoints:

@@ -74,19 +74,21 @@ def check_ranks(config: Config, ranks: Ranks) -> None:
     require(not config.differentiates, alone.format("takes derivatives"))
     require(not config.per_example, alone.format("probes each example in a direction of its own"))
     if config.parallel == "batch":
-        told = f"batch_size is {config.batch_size}, and there are {count} ranks, each of which needs an example of each batch"
-        require(config.batch_size >= count, f"{told}: raise batch_size, or start fewer.")
+        message = (
+            f"batch_size is {config.batch_size}, and there are {count} ranks, each of which needs an example of each batch"
+        )
+        require(config.batch_size >= count, f"{message}: raise batch_size, or start fewer.")
     else:
         own = inspect.signature(METHODS[name]).parameters.get("samples")
         spread = own is not None and METHODS[name].measure is Method.measure
         require(spread, f"{name} does not measure along several directions, one by one: leave --parallel at batch.")
         samples = own.default if own and config.samples == 1 else config.samples
-        told = f"samples is {samples}, and there are {count} ranks, each of which needs a direction of each step"
-        require(samples >= count, f"{told}: raise samples, start fewer ranks, or leave --parallel at batch.")
+        message = f"samples is {samples}, and there are {count} ranks, each of which needs a direction of each step"
+        require(samples >= count, f"{message}: raise samples, start fewer ranks, or leave --parallel at batch.")
     device = torch.device(config.device)
     if device.type == "cuda":
         require(device.index is None, f"all {count} ranks would share {device}: write --device cuda, and each takes its own.")
         here, there = int(os.environ.get("LOCAL_WORLD_SIZE", count)), torch.cuda.device_count()
-        told = f"{here} ranks were started on this machine, which has {there} GPUs for them"
-        require(here <= there, f"{told}: start at most as many.")
+        message = f"{here} ranks were started on this machine, which has {there} GPUs for them"
+        require(here <= there, f"{message}: start at most as many.")
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", ranks.number)))

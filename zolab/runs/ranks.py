@@ -130,8 +130,10 @@ class Ranks:
         first, *others = map(json.loads, self._texts(json.dumps(mine)))
         for number, other in enumerate(others, start=1):
             names = ", ".join(name for name in {**first, **other} if first.get(name) != other.get(name))
-            told = f"rank {number} differs from rank 0 in {names}: start all ranks with the same command, files and versions."
-            require(not names, told)
+            message = (
+                f"rank {number} differs from rank 0 in {names}: start all ranks with the same command, files and versions."
+            )
+            require(not names, message)
 
     @contextmanager
     def agreed(self) -> Iterator[None]:

@@ -128,8 +128,8 @@ class Actors(Workers):
         """Raise OSError if the whole cluster ended, and not a worker alone."""
         self.lost = self.lost or not _answers(self.address)
         if self.lost:
-            told = f"the Ray cluster at {self.address} ended: the same command goes on when there is one again."
-            raise OSError(told) from error
+            message = f"the Ray cluster at {self.address} ended: the same command goes on when there is one again."
+            raise OSError(message) from error
 
     def _start(self) -> None:
         """Start a worker, which is put among the idle ones as soon as the cluster has room for it and it is ready."""
@@ -225,8 +225,10 @@ def _check_address(address: str) -> None:
     """Raise unless something accepts connections at HOST:PORT, which Ray itself would find out within a minute."""
     host, colon, port = address.rpartition(":")
     fits = bool(colon and host) and "/" not in host and port.isdecimal() and 0 < int(port) < 2**16
-    told = f"address is HOST:PORT, as `ray start --head` prints it, or auto for the cluster of this machine, not {address!r}."
-    require(fits, told)
+    message = (
+        f"address is HOST:PORT, as `ray start --head` prints it, or auto for the cluster of this machine, not {address!r}."
+    )
+    require(fits, message)
     advice = "start one with `ray start --head`, or leave --address out for one on this machine alone"
     if not _answers(address):
         raise OSError(f"no Ray cluster answers at {address}: {advice}.")

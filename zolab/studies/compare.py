@@ -144,8 +144,8 @@ def how_searched(record: Record) -> str:
     rounds = [tried for methods in searches.values() for found in methods.values() for tried in found["rounds"]]
     if rounds and not any(tried["seeds"] for tried in rounds):
         return "learning rates as the plan has them"
-    told = f"rates a factor of {plan['factor']} apart, searched on seeds {', '.join(map(str, plan['seeds']))}"
-    return told + (", which are reported too" if searched_on_reported(record) else "")
+    message = f"rates a factor of {plan['factor']} apart, searched on seeds {', '.join(map(str, plan['seeds']))}"
+    return message + (", which are reported too" if searched_on_reported(record) else "")
 
 
 def final_table(record: Record, key: str = "loss", methods: Sequence[str] | None = None) -> str:

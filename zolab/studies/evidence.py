@@ -91,8 +91,8 @@ def rates(records: Records) -> Finding | None:
         found = difference(known[:, 0], known[:, 1])
         verdict = HOLDS if not used and found.word == "lower" else verdict
         ours, mezo, factor = known[:, 0].mean(), known[:, 1].mean(), record.plan["search"]["factor"]
-        told = f"a rate {factor:g} times off costs {ours:.3f} nats, MeZO {mezo:.3f}"
-        numbers.append(f"`{stem}`: {told}; difference {found.text(3, sign=True)} over {len(known)} tasks")
+        message = f"a rate {factor:g} times off costs {ours:.3f} nats, MeZO {mezo:.3f}"
+        numbers.append(f"`{stem}`: {message}; difference {found.text(3, sign=True)} over {len(known)} tasks")
         used.append(stem)
     return Finding(verdict, "the searches of learning rates, rates beside the best one", numbers, used) if used else None
 
@@ -193,9 +193,9 @@ def walks(records: Records) -> Finding | None:
     length = max(row["length_off"] for row in rows.values())
     numbers = [f"The printed lengths of the paths come out within {100 * length:.1f} %"]
     for key, row in rows.items():
-        told = f"in the paper's two directions {row['two']:.2g}, in fresh ones {row['fresh']:.2g} (AdaMeZO is lower with "
-        told += f"{row['fresh_seeds_lower']} of {seeds} seeds), there with a rate for each {row['mezo_tuned']:.2g}"
-        numbers.append(f"MeZO's distance to the minimum at the end, over AdaMeZO's, on {key}: {told}")
+        message = f"in the paper's two directions {row['two']:.2g}, in fresh ones {row['fresh']:.2g} (AdaMeZO is lower with "
+        message += f"{row['fresh_seeds_lower']} of {seeds} seeds), there with a rate for each {row['mezo_tuned']:.2g}"
+        numbers.append(f"MeZO's distance to the minimum at the end, over AdaMeZO's, on {key}: {message}")
     as_printed, fairly = (all(row[name] > 1 for row in rows.values()) for name in ("two", "mezo_tuned"))
     verdict = HOLDS if as_printed and fairly else CORRECTED if as_printed else NOT_SEEN
     if verdict == CORRECTED:
@@ -230,8 +230,8 @@ def _beside_mezo(records: Records, numbers: list[str], *, only=(), leave_out=(),
         if searched_on_reported(record):
             numbers.append("Rates were searched on seeds that are reported there")
         if against:
-            told = "; ".join(f"{name} {each.final.text(3, sign=True)}" for name, each in against.items())
-            numbers.append(f"Its final loss minus those of its controls, networks permuted or never trained: {told}")
+            message = "; ".join(f"{name} {each.final.text(3, sign=True)}" for name, each in against.items())
+            numbers.append(f"Its final loss minus those of its controls, networks permuted or never trained: {message}")
         if counted and stem == LATEST:
             table_1 = [name for name in part.methods() if name in (BASE, "MeZO-Adam", "MeZO-AdamU", "HiZOO", "LOZO", TUNER)]
             strict, tied, cells = win_counts(of_tasks(part, tasks, table_1), method)

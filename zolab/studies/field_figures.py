@@ -100,8 +100,8 @@ def standings(record: Record, task: str, order: Sequence[str], title: str, axes:
         final = runs.final[np.isfinite(runs.final)]
         starts += list(runs.losses[np.isfinite(runs.final), 0])
         if len(final) < len(runs.final):
-            told = f"{len(runs.final) - len(final)} diverged"
-            axes.text(0.99, place, told, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=8)
+            message = f"{len(runs.final) - len(final)} diverged"
+            axes.text(0.99, place, message, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=8)
         if not len(final):
             continue
         colour, mean = colour_of(name), difference(final, np.zeros(len(final)))

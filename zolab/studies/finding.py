@@ -40,8 +40,8 @@ def pair(records: Records, stem: str, ours: str, theirs: str, numbers: Sequence[
         return None
     rows = beside(record, ours, theirs)
     lower = sum(row.word == "lower" for row in rows)
-    told = "; ".join(f"{row.task} {row.final.text(3, sign=True)}" for row in rows)
-    line = f"`{stem}`: final dev loss of {ours} minus that of {theirs}, {rows[0].final.n} seeds: {told}"
+    message = "; ".join(f"{row.task} {row.final.text(3, sign=True)}" for row in rows)
+    line = f"`{stem}`: final dev loss of {ours} minus that of {theirs}, {rows[0].final.n} seeds: {message}"
     return Finding(HOLDS if 2 * lower > len(rows) else NOT_SEEN, f"{ours} beside {theirs}", [*numbers, line], [stem])
 
 

@@ -80,8 +80,8 @@ def _origin(path: Path, content: dict[str, Any]) -> str:
     machine = content["machine"]
     place = machine.get("gpu") or machine["processor"]
     commit = (content["commit"] or "unknown")[:7]
-    told = f"`{content['command']}`\n\n" if content.get("command") else ""
-    return f"{told}Record [`{path.name}`](records/{path.name}); commit {commit}; {place}, {machine['threads']} threads."
+    message = f"`{content['command']}`\n\n" if content.get("command") else ""
+    return f"{message}Record [`{path.name}`](records/{path.name}); commit {commit}; {place}, {machine['threads']} threads."
 
 
 def _runs(runs: list[tuple[Path, dict[str, Any]]]) -> list[str]:
@@ -208,33 +208,35 @@ def _blocks(content: dict[str, Any]) -> Section:
         for kind, e in sorted(found.by_kind().items(), key=lambda item: -item[1]["density"])
     ]
     near = int((np.abs(found.traces) < 2 * found.errors).sum())
-    told = (
+    message = (
         f"{len(found.names)} blocks, {config['examples']} examples, {config['probes']} Hessian probes, {result['minutes']:.1f} "
     )
-    told += f"minutes, {result['gigabytes']:.1f} GB; {near} of the traces lie within two standard errors of zero."
-    return f"Blocks of {config['model']} on {config['task']}", [told, "", *table_of(head, rows)]
+    message += f"minutes, {result['gigabytes']:.1f} GB; {near} of the traces lie within two standard errors of zero."
+    return f"Blocks of {config['model']} on {config['task']}", [message, "", *table_of(head, rows)]
 
 
 def _evolution(content: dict[str, Any]) -> Section:
     config, result = content["config"], content["result"]
     sigma = sorted(result["sigma"].values())
     forwards = config["pairs"] * 2 * config["steps"] * 2
-    told = f"{config['pairs']} pairs of runs of {config['steps']} steps on {config['tasks']}, {forwards:,} forward passes; lr "
-    told += f"{config['lr']:.1e} → {result['lr']:.1e}; σ of blocks from {sigma[0]:.2f} to {sigma[-1]:.2f}."
-    return "σ evolved from whole runs", [told]
+    message = (
+        f"{config['pairs']} pairs of runs of {config['steps']} steps on {config['tasks']}, {forwards:,} forward passes; lr "
+    )
+    message += f"{config['lr']:.1e} → {result['lr']:.1e}; σ of blocks from {sigma[0]:.2f} to {sigma[-1]:.2f}."
+    return "σ evolved from whole runs", [message]
 
 
 def _published(content: dict[str, Any]) -> Section:
     rows, config = content["result"].values(), content["config"]
     now, then = (np.array([row[key] for row in rows]) for key in ("sigma", "sigma_drawn"))
     draws = len({row["draw"] for row in rows})
-    told = f"`{config['file']}`: {len(rows)} networks from {draws} distinct draws of seed {config['seed']}; median "
-    told += f" |W1 − draw| at most {max(row['distance'] for row in rows):.1e}, to any other draw at least "
-    told += (
+    message = f"`{config['file']}`: {len(rows)} networks from {draws} distinct draws of seed {config['seed']}; median "
+    message += f" |W1 − draw| at most {max(row['distance'] for row in rows):.1e}, to any other draw at least "
+    message += (
         f"{min(row['other'] for row in rows):.2f}; median relative change {np.median([row['relative'] for row in rows]):.1e}; "
     )
-    told += f"log σ correlates with the draw's by {np.corrcoef(np.log(now), np.log(then))[0, 1]:.2f}."
-    return "The released fine-tuner of LLaMA-3.2-1B and its first weights", [told]
+    message += f"log σ correlates with the draw's by {np.corrcoef(np.log(now), np.log(then))[0, 1]:.2f}."
+    return "The released fine-tuner of LLaMA-3.2-1B and its first weights", [message]
 
 
 def _benchmark(content: dict[str, Any]) -> Section:

@@ -32,12 +32,14 @@ def gpu_section(content: dict[str, Any]) -> Section:
             rows.append([row["name"].replace(": ours", ": in place"), f"{row['seconds']:.4f}", *cells])
     exact = content["parts"].get("exactness", {}).get("rows", [])
     right = sum(row["exact"] and row["replay"] for row in exact)
-    told = (
+    message = (
         f"{right} of {len(exact)} combinations of method, dtype and probe return to the same bits and replay to the same bits; "
     )
-    told += f"kernels' tests: {content['native_tests']}. LLaMA shapes have random weights; *beyond the weights* is peak memory."
+    message += (
+        f"kernels' tests: {content['native_tests']}. LLaMA shapes have random weights; *beyond the weights* is peak memory."
+    )
     head = ["measured", "seconds", "two forwards = 1", "published = 1", "MeZO = 1", "beyond the weights", "steps a second"]
-    return f"On a GPU: {content['machine']['gpu']}", [told, "", *table_of(head, rows)]
+    return f"On a GPU: {content['machine']['gpu']}", [message, "", *table_of(head, rows)]
 
 
 def map_section(content: dict[str, Any]) -> Section:

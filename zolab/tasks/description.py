@@ -79,8 +79,8 @@ class Description:
         """From a mapping, as JSON and YAML have it. Raises ValueError for keys that are unknown or missing, too."""
         known = [field.name for field in fields(cls)]
         if not isinstance(settings, Mapping) or not {"data", "prompt"} <= set(settings) <= set(known):
-            told = f"a task of your own has data and prompt, and may have {', '.join(known[2:])}"
-            raise ValueError(f"{told}; {reprlib.repr(settings)} is no such thing.")
+            message = f"a task of your own has data and prompt, and may have {', '.join(known[2:])}"
+            raise ValueError(f"{message}; {reprlib.repr(settings)} is no such thing.")
         return cls(**settings)
 
     @classmethod
@@ -123,12 +123,12 @@ def parts_of(template: str, option: str) -> tuple[tuple[str, str | None], ...]:
     try:
         parts = list(Formatter().parse(template))
     except ValueError as error:
-        told = f"the {option} {_shown(template)} cannot be read ({error})"
-        raise ValueError(f"{told}; write a column in braces, such as {{text}}, and any other brace twice.") from error
+        message = f"the {option} {_shown(template)} cannot be read ({error})"
+        raise ValueError(f"{message}; write a column in braces, such as {{text}}, and any other brace twice.") from error
     for _, column, form, conversion in parts:
         if column is not None and (not column.strip() or form or conversion or "." in column):
-            told = f"the {option} {_shown(template)} has braces around what is no plain name of a column"
-            raise ValueError(f"{told}, without full stop, colon and exclamation mark; correct it, or rename the column.")
+            message = f"the {option} {_shown(template)} has braces around what is no plain name of a column"
+            raise ValueError(f"{message}, without full stop, colon and exclamation mark; correct it, or rename the column.")
     return tuple((before, column) for before, column, _, _ in parts)
 
 

@@ -77,8 +77,8 @@ class LocalFile:
         if path.is_dir():
             files = [_found(path, split) for split in ("train", "test", "validation")]
             if not files[0] or not files[1]:
-                told = "train" if not files[0] else "test"
-                raise FileNotFoundError(f"{self.path} has no file {told} that ends in {ENDS}; add it.")
+                message = "train" if not files[0] else "test"
+                raise FileNotFoundError(f"{self.path} has no file {message} that ends in {ENDS}; add it.")
             return Parts(*(self._table(file, str(file)) for file in files if file))
         if path.suffix not in SUFFIXES:
             raise ValueError(f"{self.path} must be a folder or a file that ends in {ENDS}; convert it.")
@@ -87,8 +87,8 @@ class LocalFile:
         table = self._table(path, self.path)
         size = min(len(table) // SHARE, MOST)
         if not size:
-            told = f"{self.path} has {len(table)} different rows in {', '.join(table.rows.column_names)}"
-            raise ValueError(f"{told}, where at least {SHARE} are needed: one in {SHARE} is held out; add rows.")
+            message = f"{self.path} has {len(table)} different rows in {', '.join(table.rows.column_names)}"
+            raise ValueError(f"{message}, where at least {SHARE} are needed: one in {SHARE} is held out; add rows.")
         order = np.random.RandomState(0).permutation(len(table))
         return Parts(_part(table, sorted(order[size:])), _part(table, sorted(order[:size])))
 
