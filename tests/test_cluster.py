@@ -264,7 +264,8 @@ def test_so_many_workers_as_have_room():
         _room(nodes, Needs(1, 0.0, 10**9), 0)
 
 
-def test_a_machine_without_the_folder_or_with_other_versions_is_refused(tmp_path):
+def test_a_machine_without_the_folder_or_with_other_versions_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a worker goes there; the tests after this one must not
     here = environment()
     told = Actor().begin(str(tmp_path), str(tmp_path), "a plan", 1, here)
     assert "they must lie on a disk that all share" in told
