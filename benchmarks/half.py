@@ -65,14 +65,14 @@ def main():
     plan, result = load_plan(options.plan), {}
     (task, own), more = next(iter(plan.tasks.items())), {"steps": options.steps} if options.steps else {}
     for dtype in options.dtypes:
-        losses, seconds = [], []
+        row, seconds = {}, []
         for seed in plan.seeds:
             settings = plan.settings(task, {"optimizer": "mezo", "dtype": dtype}, own["lr"][0], seed)
             loss, times = published(configuration({**settings, **more}))
-            losses.append(loss)
+            row[f"seed {seed}"] = loss
             seconds += times
             print(f"{dtype}, seed {seed}: dev loss {loss:.3f} after {len(times)} published steps", flush=True)
-        result[dtype] = {"seeds": list(plan.seeds), "final": losses, "step_seconds": statistics.median(seconds)}
+        result[dtype] = {**row, "step_seconds": statistics.median(seconds)}
     if options.json:
         print(json.dumps({"published": result, **environment()}))
 
