@@ -190,10 +190,8 @@ def make_adapter(config: Config) -> "Adapter | None":
     """
     if config.tuning == TUNINGS[0]:
         require(not config.tuning_args, "tuning_args are for an adapter: choose --tuning lora or prefix, or leave them out.")
-        message = (
-            f"quantise {config.quantise} freezes the base, and tuning full moves all of it: choose --tuning lora or prefix."
-        )
-        require(config.quantise == "none", message)
+        advice = "freezes the base, and tuning full moves all of it: choose --tuning lora or prefix."
+        require(config.quantise == "none", f"quantise {config.quantise} {advice}")
         return None
     from zolab.models import ADAPTERS, check_quantiser
 

@@ -103,7 +103,7 @@ def _check_workers(workers: int) -> None:
     require(type(workers) is int and workers >= 1, f"workers must be a whole number of at least 1, got {workers!r}.")
     cores = os.cpu_count() or 1
     require(workers <= cores, f"workers is {workers}, but this machine has {cores} cores; give at most as many.")
-    message = "a study runs its cells in processes of its own: start it without torchrun or accelerate, but with --workers."
+    message = "a study has processes of its own: start it without torchrun or accelerate launch, but with --workers."
     require(int(os.environ.get("WORLD_SIZE", "1")) < 2, message)
 
 
