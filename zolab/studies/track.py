@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from zolab.records.files import read_bytes, write_atomically
+from zolab.records.files import read_bytes, read_json, write_atomically, write_json
 from zolab.runs.config import require
 from zolab.studies import methods
 from zolab.studies.outcomes import Record
@@ -75,8 +75,8 @@ def keep(record: Record, out: Path, path: Path) -> None:
                 if all((folder / file).exists() for file in KEPT):
                     kept = path.with_suffix("") / f"{task}-{method}"
                     kept.mkdir(parents=True, exist_ok=True)
-                    for file in KEPT:
-                        write_atomically(kept / file, read_bytes(folder / file))
+                    write_json(kept / KEPT[0], read_json(folder / KEPT[0]), indent=None)
+                    write_atomically(kept / KEPT[1], read_bytes(folder / KEPT[1]))
 
 
 def track(records: Mapping[str, Record], folder: Path) -> str:
