@@ -31,7 +31,7 @@ from zolab.records import environment
 from zolab.runs.config import require
 from zolab.runs.joint import LOG
 from zolab.studies.cells import Cell
-from zolab.studies.needs import Needs, told
+from zolab.studies.needs import Needs, described
 from zolab.studies.run import PLAN, Hire
 from zolab.studies.workers import Tried, Workers, tried
 
@@ -78,7 +78,7 @@ class Actors(Workers):
             super().__init__(_room(self.ray.nodes(), needs, count), out.resolve())
             self.actors: set[Any] = set()
             self.idle: SimpleQueue[Future] = SimpleQueue()
-            self.lost = self.told = False  # whether the cluster is gone, and whether it was said that it has no room
+            self.lost = self.waiting = False  # whether the cluster is gone, and whether it was said that it has no room
             self.address = self.ray.get_runtime_context().gcs_address
             self.make = self.ray.remote(Actor).options(num_cpus=needs.cpus, num_gpus=needs.gpus, memory=needs.memory)
             self.begun = str(self.out), os.getcwd(), (self.out / PLAN).read_text(), needs.cpus, environment()
@@ -163,9 +163,9 @@ class Actors(Workers):
             try:
                 return self.idle.get(timeout=PATIENCE)
             except Empty:
-                if not self.told:
+                if not self.waiting:
                     print("not all workers are ready yet; waiting for room on the cluster", file=sys.stderr, flush=True)
-                self.told = True
+                self.waiting = True
 
 
 class Actor:
@@ -248,7 +248,7 @@ def _room(nodes: list[dict[str, Any]], needs: Needs, count: int | None) -> int:
     """How many workers there will be. Raises ValueError if the machines have no room for so many, or for one."""
     machines = [tuple(node["Resources"].get(kind, 0.0) for kind in ("CPU", "GPU", "memory")) for node in nodes if node["Alive"]]
     most = sum(needs.fit(*machine) for machine in machines)
-    largest = " or ".join(dict.fromkeys(told(*machine) for machine in sorted(machines, reverse=True)[:3]))
+    largest = " or ".join(dict.fromkeys(described(*machine) for machine in sorted(machines, reverse=True)[:3]))
     require(most > 0, f"a run declares {needs}, and no machine of the cluster has so much: there are {largest}.")
     if count is None:
         return most

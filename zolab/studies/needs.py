@@ -36,7 +36,7 @@ class Needs:
     memory: int
 
     def __str__(self) -> str:
-        return told(self.cpus, self.gpus, self.memory)
+        return described(self.cpus, self.gpus, self.memory)
 
     def fit(self, cpus: float, gpus: float, memory: float) -> int:
         """How many such cells have room at once on a machine."""
@@ -44,7 +44,7 @@ class Needs:
         return min(math.floor(there / needed) for there, needed in pairs if needed)
 
 
-def told(cpus: float, gpus: float, memory: float) -> str:
+def described(cpus: float, gpus: float, memory: float) -> str:
     """So much of a machine, for people."""
     return f"{cpus:g} CPU{'s' * (cpus != 1)}, {gpus:g} GPU{'s' * (gpus != 1)} and {memory / 1e9:.1f} GB"
 

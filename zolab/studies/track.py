@@ -15,6 +15,7 @@ import numpy as np
 from zolab.records.files import read_bytes, read_json, write_atomically, write_json
 from zolab.runs.config import require
 from zolab.studies import methods
+from zolab.studies.cells import Cell
 from zolab.studies.outcomes import Record
 from zolab.studies.plan import Plan, check_run
 from zolab.studies.statistics import FEWEST, forwards_to, median
@@ -37,8 +38,8 @@ Written by `python -m zolab results` from the records of plans with `study: trac
   weights went through. `python -m zolab verify FOLDER --curve` makes its losses again, to the bit on a machine like that of
   the record.
 """
-KEPT = ("record.json", "trajectory.npz")
-"""Of a run that is kept."""
+RECORD, TRAJECTORY = "record.json", "trajectory.npz"
+"""What is kept of a run."""
 
 names, prepare = methods.names, methods.prepare
 
@@ -68,15 +69,14 @@ def keep(record: Record, out: Path, path: Path) -> None:
     """
     for task in record.tasks:
         for method in record.methods(task):
-            cell = record.cells(task, method)[0]
-            end = f"-lr{cell['lr']:.3g}-seed{cell['seed']}"
-            name = escape(f"{task}-{method}")
-            for folder in (*out.glob(name + end), *out.glob(f"{name}~*{end}")):  # the latter: the best settings of a grid
-                if all((folder / file).exists() for file in KEPT):
+            first = record.cells(task, method)[0]
+            names = [Cell(escape(task), escape(method), first, label).name for label in ("", "~*")]  # alone, or best of a grid
+            for folder in (folder for name in names for folder in out.glob(name)):
+                if (folder / RECORD).exists() and (folder / TRAJECTORY).exists():
                     kept = path.with_suffix("") / f"{task}-{method}"
                     kept.mkdir(parents=True, exist_ok=True)
-                    write_json(kept / KEPT[0], read_json(folder / KEPT[0]), indent=None)
-                    write_atomically(kept / KEPT[1], read_bytes(folder / KEPT[1]))
+                    write_json(kept / RECORD, read_json(folder / RECORD), indent=None)
+                    write_atomically(kept / TRAJECTORY, read_bytes(folder / TRAJECTORY))
 
 
 def track(records: Mapping[str, Record], folder: Path) -> str:

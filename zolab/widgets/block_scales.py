@@ -9,7 +9,7 @@ from zolab.plots import BLACK, GREEN, RED
 from zolab.theory.terms import StepTerms
 from zolab.widgets.controls import log_number, number
 from zolab.widgets.drawing import canvas, drawing, frame, goal_line
-from zolab.widgets.panel import Level, Panel, View, explore, settings
+from zolab.widgets.panel import Level, Panel, View, check_ranges, explore, settings
 from zolab.widgets.walks import landscape_of
 
 FACTORS = (1.1, 1.25, 1.4)
@@ -34,9 +34,7 @@ def block_scales_view(sigma1: float = 1.0, sigma2: float = 1.0, lr: float = 0.01
     Raises:
         ValueError: an argument is out of range.
     """
-    for name, sigma in (("sigma1", sigma1), ("sigma2", sigma2)):
-        if not 0 <= sigma <= WIDEST:
-            raise ValueError(f"{name} must lie in [0, {WIDEST}], got {sigma}.")
+    check_ranges(sigma1=(sigma1, 0, WIDEST), sigma2=(sigma2, 0, WIDEST))
     if not 0 < lr < np.inf:
         raise ValueError(f"lr must be > 0 and finite, got {lr}.")
     terms, one, sigmas = two_blocks(), np.ones(2), np.array([sigma1, sigma2])

@@ -8,7 +8,7 @@ from zolab.theory.bounds import CORRECTIONS, BoundTerms, block_bound, mezo_bound
 from zolab.theory.terms import StepTerms
 from zolab.widgets.controls import log_number, number, switch
 from zolab.widgets.drawing import canvas, decades, drawing, frame, goal_line
-from zolab.widgets.panel import Level, Panel, View, explore, settings
+from zolab.widgets.panel import Level, Panel, View, check_ranges, explore, settings
 
 SIZES = np.array([10, 100])
 SQUARES = np.array([0.5, 0.5])
@@ -38,10 +38,7 @@ def bounds_view(curvature_ratio: float = 10.0, noise: float = 0.0, lr: float = 0
     Raises:
         ValueError: an argument is out of range.
     """
-    ranges = {"curvature_ratio": (curvature_ratio, *RATIOS), "noise": (noise, 0, LARGEST_NOISE), "lr": (lr, *RATES)}
-    for name, (value, low, high) in ranges.items():
-        if not low <= value <= high:
-            raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}.")
+    check_ranges(curvature_ratio=(curvature_ratio, *RATIOS), noise=(noise, 0, LARGEST_NOISE), lr=(lr, *RATES))
     terms, bound = two_blocks(curvature_ratio, noise)
     one, unit = np.ones(2), -float(terms.best_change(np.ones(2)))
     with drawing():

@@ -9,7 +9,7 @@ from zolab.plots import BLACK, BLUE, GREEN, RED
 from zolab.theory.terms import StepTerms
 from zolab.widgets.controls import log_number, number, whole
 from zolab.widgets.drawing import canvas, decades, drawing, frame, goal_line
-from zolab.widgets.panel import Level, Panel, View, explore, settings
+from zolab.widgets.panel import Level, Panel, View, check_ranges, explore, settings
 
 RANKS, LARGEST_NOISE, MOST_BLOCKS, WIDEST = (1, 100), 300, 12, 2
 CURVE = 13  # ranks at which the curve is computed
@@ -39,10 +39,8 @@ def gain_view(rank: float = 1.0, noise: float = 0.0, blocks: int = 6, spread: fl
     Raises:
         ValueError: an argument is out of range.
     """
-    ranges = {"rank": (rank, *RANKS), "noise": (noise, 0, LARGEST_NOISE), "spread": (spread, 0, WIDEST)}
-    for name, (value, low, high) in {**ranges, "blocks": (blocks, 2, MOST_BLOCKS)}.items():
-        if not low <= value <= high:
-            raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}.")
+    check_ranges(rank=(rank, *RANKS), noise=(noise, 0, LARGEST_NOISE), spread=(spread, 0, WIDEST))
+    check_ranges(blocks=(blocks, 2, MOST_BLOCKS))
     gain, sigma = best(rank, noise, blocks, spread)
     with drawing():
         figure = canvas(3.9)

@@ -8,7 +8,7 @@ from zolab.landscapes import LANDSCAPES
 from zolab.plots import BLACK, BLUE, METHOD_COLOURS, ORANGE
 from zolab.widgets.controls import choice, log_number, number, whole
 from zolab.widgets.drawing import backdrop, canvas, draw_ahead, draw_map, drawing, frame, pane
-from zolab.widgets.panel import Level, Panel, View, explore, settings
+from zolab.widgets.panel import Level, Panel, View, check_ranges, explore, settings
 from zolab.widgets.walks import landscape_of, walk
 
 LONG = 40  # past steps: at the largest beta on the panel they hold 98.5 % of a moment
@@ -46,8 +46,7 @@ def horizon_view(
         ValueError: an argument is out of range.
     """
     place = landscape_of(landscape)
-    if not 1 <= horizon <= LONG:
-        raise ValueError(f"horizon must lie in [1, {LONG}], got {horizon}.")
+    check_ranges(horizon=(horizon, 1, LONG))
     walks = [walk(landscape, "AdaMeZO", lr, 1e-3, STEPS, seed, h, (beta1, beta2)) for h in (horizon, LONG)]
     kept = {"first": mass_kept(beta1, horizon), "second": mass_kept(beta2, horizon)}
     with drawing():

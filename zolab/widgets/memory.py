@@ -8,7 +8,7 @@ from zolab.runs.config import Config
 from zolab.runs.memory import CARDS, CONTEXT, Tokens, fits, predicted
 from zolab.widgets.controls import choice, whole
 from zolab.widgets.drawing import canvas, drawing
-from zolab.widgets.panel import Level, Panel, View, explore, settings
+from zolab.widgets.panel import Level, Panel, View, check_ranges, explore, settings
 
 METHODS = {
     **{"mezo": "MeZO", "zo_finetuner": "ZO Fine-tuner", "lozo": "LOZO", "hizoo": "HiZOO", "mezo_adam": "MeZO-Adam"},
@@ -49,9 +49,7 @@ def memory_view(
     for name, value, known in (("method", method, METHODS), ("dtype", dtype, DTYPES)):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
-    for name, value, most in (("batch", batch, ROWS), ("length", length, LENGTH)):
-        if not 1 <= value <= most:
-            raise ValueError(f"{name} must lie in [1, {most}], got {value}.")
+    check_ranges(batch=(batch, 1, ROWS), length=(length, 1, LENGTH))
     tokens, order = Tokens(batch, length), (method, *(name for name in METHODS if name != method))
     found = {METHODS[name]: predicted(Config(model, optimizer=name, dtype=dtype, device="cuda"), tokens) for name in order}
     own = found[METHODS[method]].total

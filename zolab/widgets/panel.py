@@ -152,6 +152,13 @@ def explore(view_of: Callable[..., View], **controls: ipywidgets.Widget) -> Pane
     return Panel(view_of, controls)
 
 
+def check_ranges(**ranges: tuple[float, float, float]) -> None:
+    """Raise ValueError unless each value, the first of three numbers, lies between the other two or on one of them."""
+    for name, (value, low, high) in ranges.items():
+        if not low <= value <= high:
+            raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}.")
+
+
 def settings(view_of: Callable[..., View], start: dict[str, Any]) -> SimpleNamespace:
     """Where a panel's controls begin: the defaults of its function, with what the caller wants otherwise.
 

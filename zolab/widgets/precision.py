@@ -10,7 +10,7 @@ from zolab.plots import BLUE, GREEN, ORANGE, RED
 from zolab.theory.precision import arriving, moving, spacing
 from zolab.widgets.controls import choice, log_number
 from zolab.widgets.drawing import canvas, decades, drawing, frame, goal_line
-from zolab.widgets.panel import Level, Panel, View, explore, settings
+from zolab.widgets.panel import Level, Panel, View, check_ranges, explore, settings
 
 FORMATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 COLOURS = {"float32": BLUE, "float16": GREEN, "bfloat16": ORANGE}
@@ -42,9 +42,7 @@ def precision_view(lr: float = 1e-6, slope: float = 10.0, dtype: str = "bfloat16
     Raises:
         ValueError: an argument is out of range.
     """
-    for name, value, (low, high) in (("lr", lr, RATES), ("slope", slope, SLOPES)):
-        if not low <= value <= high:
-            raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}.")
+    check_ranges(lr=(lr, *RATES), slope=(slope, *SLOPES))
     for name, value, known in (("dtype", dtype, FORMATS), ("rounding", rounding, ROUNDINGS)):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.")

@@ -9,7 +9,7 @@ from zolab.plots import BLACK, BLUE, ORANGE, RED
 from zolab.tasks.judgement import auc
 from zolab.widgets.controls import number
 from zolab.widgets.drawing import canvas, drawing, frame
-from zolab.widgets.panel import Level, Panel, View, explore
+from zolab.widgets.panel import Level, Panel, View, check_ranges, explore
 
 REACH = 8.0  # log-odds of the threshold
 HALF, CLOSE = 0.5, 0.01
@@ -33,8 +33,7 @@ def threshold_view(scores: np.ndarray, answers: np.ndarray, threshold: float = 0
     Raises:
         ValueError: the threshold is out of range, probabilities are, or a class has no example.
     """
-    if not -REACH <= threshold <= REACH:
-        raise ValueError(f"threshold must lie in [-{REACH:g}, {REACH:g}], got {threshold}.")
+    check_ranges(threshold=(threshold, -REACH, REACH))
     scores, answers = np.asarray(scores, float), np.asarray(answers)
     if scores.shape != answers.shape or scores.ndim != 1 or not np.all((scores > 0) & (scores < 1)):
         raise ValueError(f"scores must be probabilities, one for each answer; got shapes {scores.shape} and {answers.shape}.")
