@@ -105,7 +105,7 @@ def products_errors(cuda, device, signs, dtype) -> int:
         cpu.product(values, u, v, 0)
         given = Source(np.zeros((0, 2), np.uint32), values.numpy()[None])
         cpu.update(cpu.view(w), 0, given, np.array([0.3], np.float32), 0.9, rounding)
-        cuda.update_product(there, u.to(device), v.to(device), 0.3, 0.9, rounding)
+        cuda.update_product(there, 0, u.to(device), v.to(device), 0.3, 0.9, rounding)
         wrong += different(there, w) + (not untouched())
     return wrong
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,7 +19,6 @@ from zolab.probe.doubled import DoubledThrough
 from zolab.probe.halves import RowsMixedError
 from zolab.probe.low_rank import LeavesMatrices, weight_left
 from zolab.probe.owners import Owner, Part
-from zolab.probe.updates import AnyUpdate, Update
 
 APART = 16  # rows and columns begin at multiples of so many elements
 
@@ -82,12 +80,8 @@ class DoubledLowRank(LeavesMatrices, DoubledThrough):
         """Show w + scale z from now on."""
         self._leave_apart()
         self.factors = self.viewed.factors_of(tuple(self.apart.values()), self.low_rank, self.blocks)
+        self.exact = self.factors.exact
         super().plus()
-
-    def leave(self, update: AnyUpdate | None = None, *, measure: bool = False) -> np.ndarray | Tensor | None:
-        if isinstance(update, Update) and update.directions == [self.low_rank]:
-            update.factors = self.factors.exact
-        return super().leave(update, measure=measure)
 
     def _attach(self, owner: Owner) -> None:
         if owner.number in self.apart:

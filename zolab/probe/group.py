@@ -30,7 +30,7 @@ class ThroughGroup(ThroughLowRank):
     def __init__(self, viewed, blocks: tuple[int, ...], direction: GroupDirection, scales):
         super().__init__(viewed, blocks, direction, scales)
         self.group = direction
-        self.factored = direction.base if isinstance(direction.base, LowRankDirection) else None
+        self.low_rank = direction.base if isinstance(direction.base, LowRankDirection) else None
         self.counts: set[int] = set()
         """How many rows modules were given where nothing said whose they are: each must be all examples of the batch."""
         self.laid: tuple[int, ...] = (0, 0)
@@ -101,7 +101,7 @@ class ThroughGroup(ThroughLowRank):
 
     def _looked_up(self, weight: Part, x: Tensor) -> Tensor:
         """Rows of U, those that x names."""
-        if self.factored:
+        if self.low_rank:
             u, v = self.factors[weight.number]
             return functional.embedding(x, u) @ v
         named, places = x.unique(return_inverse=True)

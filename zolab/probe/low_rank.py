@@ -13,12 +13,14 @@ is off by as much, and by (r + 1) 2^-24 S more in float64, since a direction's v
 from functools import partial
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional
 
 from zolab.noise import GivenDirection, LowRankDirection, is_matrix
 from zolab.probe.owners import Owner, Part, is_read_alone
 from zolab.probe.through import Through
+from zolab.probe.updates import AnyUpdate, Update
 
 
 class LeavesMatrices(Through):
@@ -26,6 +28,10 @@ class LeavesMatrices(Through):
 
     apart: dict[int, Part]
     """That weight of each owner."""
+    exact: dict[int, tuple[Tensor, Tensor]]
+    """U and V^T of those weights, by the number of the tensor, in float32."""
+    low_rank: Any
+    """The direction, a `LowRankDirection`; None if it is of another kind."""
 
     def _leave_apart(self) -> None:
         """Move what is left of each owner."""
@@ -43,27 +49,33 @@ class LeavesMatrices(Through):
         if self.watch:
             self.watch.allowed = set()
 
+    def leave(self, update: AnyUpdate | None = None, *, measure: bool = False) -> np.ndarray | Tensor | None:
+        """As of `ModuleProbe`; a step along the direction that was probed takes its factors."""
+        if isinstance(update, Update) and update.directions == [self.low_rank]:
+            update.factors = self.exact
+        return super().leave(update, measure=measure)
+
 
 class ThroughLowRank(LeavesMatrices):
     """A model that can be seen at w + scale_j z_j and at w - scale_j z_j, z of low rank; it is used as `Perturbation` is."""
 
     def __init__(self, viewed, blocks: tuple[int, ...], direction: GivenDirection, scales):
         super().__init__(viewed, blocks, direction, scales)
-        self.factored, self.blocks = direction if isinstance(direction, LowRankDirection) else None, blocks
-        self.apart = {}
+        self.low_rank, self.blocks = direction if isinstance(direction, LowRankDirection) else None, blocks
+        self.apart, self.exact = {}, {}
         self.factors: dict[int, tuple[Tensor, Tensor]] = {}
-        """U and V^T of those, for both sides; made before a module runs, or they would lie scattered among its activations."""
+        """Those of the weights' type, for both sides; made before a module runs, or they would lie among its activations."""
 
     def plus(self) -> None:
         """Show w + scale z from now on."""
         self.apart = {owner.number: weight for owner in self.viewed.owners if (weight := self._apart(owner))}
         self._leave_apart()
-        if self.factored:
+        if self.low_rank:
             weights = list(self.apart.values())
-            made = self.factored.factors([self.blocks[weight.number] for weight in weights])
+            made = self.low_rank.factors([self.blocks[weight.number] for weight in weights])
             for weight, pair in zip(weights, made, strict=True):
                 u, v = (factor.to(weight.weight.dtype) for factor in pair)
-                self.factors[weight.number] = u, v
+                self.exact[weight.number], self.factors[weight.number] = pair, (u, v)
         super().plus()
         for owner in self.owners:
             if weight := self.apart.get(owner.number):

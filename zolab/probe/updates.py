@@ -91,16 +91,21 @@ class Update:
             return list(pieces), self
         blocks, matrices, vectors, others = self.sources.blocks, [], [], []
         for piece in pieces:
-            tensor = direction.tensors[blocks[piece.tensor]]
-            whole = hasattr(piece.kernels, "update_product") and len(piece.data) == tensor.numel() < 2**31
-            (vectors if not is_matrix(tensor) else matrices if whole else others).append(piece)
+            tensor, kernels = direction.tensors[blocks[piece.tensor]], piece.kernels
+            taken = kernels.THREADED or len(piece.data) == tensor.numel() < 2**31
+            taken = taken and hasattr(kernels, "update_product")
+            (vectors if not is_matrix(tensor) else matrices if taken else others).append(piece)
         if any(piece.tensor not in self.factors for piece in matrices):
-            made = direction.factors([blocks[piece.tensor] for piece in matrices])
-            self.factors = {piece.tensor: pair for piece, pair in zip(matrices, made, strict=True)}
-        for piece in matrices:
-            u, v = self.factors[piece.tensor]
+            numbers = sorted({piece.tensor for piece in matrices})
+            made = direction.factors([blocks[number] for number in numbers])
+            self.factors = dict(zip(numbers, made, strict=True))
+
+        def work(i: int) -> None:
+            piece = matrices[i]
             settings = float(self.coefficients[piece.tensor, 0]), self.decays[piece.tensor], self.key(piece)
-            piece.kernels.update_product(piece.data, u, v, *settings)
+            piece.kernels.update_product(piece.data, piece.tile, *self.factors[piece.tensor], *settings)
+
+        for_each(matrices, work, sum(len(piece.data) for piece in matrices))
         if others or not direction.keyed:
             return vectors + others, self
         rest = copy(self)
@@ -231,7 +236,8 @@ def apply(
     small = set(small_ones(parts))
     if small and update.apply_all([parts[i] for i in sorted(small)]):
         parts = [piece for i, piece in enumerate(parts) if i not in small]
-    within = measure and within_cache(parts)
+    every = sum(len(piece.data) for piece in parts) == sum(len(piece.data) for piece in pieces)
+    within = measure and every and within_cache(parts)
     found: list[Any] = [None] * len(parts)
 
     def work(i):

@@ -171,6 +171,11 @@ def update(w, tile, sources, coefficients, decay, rounding=None):
     probe.update(w, tile, *sources, coefficients, f32(decay), _rounding_key(w, rounding))
 
 
+def update_product(w, tile, u, v, coefficient, decay, rounding=None):
+    """w = decay * w + coefficient * u @ v, with the bits of `update`; u and v are the factors of the whole matrix, float32."""
+    products.update_product(w, tile, u.numpy(), v.numpy(), f32(coefficient), f32(decay), _rounding_key(w, rounding))
+
+
 def update_scaled(w, tile, source, factor, coefficient, decay, growth, rounding=None, moved=None):
     """`zolab.noise.kernels.scaled.update_scaled`."""
     scaled.update_scaled(w, tile, source, factor, coefficient, decay, growth, _rounding_key(w, rounding), moved)

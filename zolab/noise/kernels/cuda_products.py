@@ -138,11 +138,12 @@ def product(out: Tensor, u: Tensor, v: Tensor, skip: int) -> None:
     launch_tiles(product_kernel, out, u, v, v.shape[1], v.shape[0], int(skip))
 
 
-def update_product(w: Tensor, u: Tensor, v: Tensor, coefficient: float, decay: float, rounding=None) -> None:
+def update_product(w: Tensor, tile: int, u: Tensor, v: Tensor, coefficient: float, decay: float, rounding=None) -> None:
     """w = decay * w + coefficient * u @ v in a whole flat matrix of at most 2^31 elements, with the bits of `update`.
 
     Args:
         w: changed in place.
+        tile: 0, the first of the matrix.
         u: float32 of shape (rows, rank).
         v: float32 of shape (rank, columns).
         coefficient, decay: factors.
