@@ -86,13 +86,13 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["zolab.runs.finetune", "test_ranks"])
 
 
-def together(count, jobs, folder):
+def together(count, jobs, folder, work=None):
     """Run jobs in so many ranks and return what each rank told: for each job its sentence, or None if it came through."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     folder.mkdir(exist_ok=True)
-    ranks = [CONTEXT.Process(target=_work, args=(number, count, port, jobs, folder)) for number in range(count)]
+    ranks = [CONTEXT.Process(target=work or _work, args=(number, count, port, jobs, folder)) for number in range(count)]
     for rank in ranks:
         rank.start()
     for rank in ranks:

@@ -9,6 +9,7 @@ import numpy as np
 
 from zolab.runs.config import Config
 from zolab.studies import draws, learnability
+from zolab.studies.grids import grids_section, paper_grids
 from zolab.studies.compare import LEARNED_HEAD, how_searched, learned_rows, overall
 from zolab.studies.outcomes import FORMAT, Record
 from zolab.studies.plan import BASE
@@ -30,11 +31,12 @@ Written by `python -m zolab results` from the records in this folder; a test fai
 """
 
 
-def results(folder: Path) -> str:
+def results(folder: Path, plans: Path | None = None) -> str:
     """All records of a folder as Markdown, in the order of their names.
 
     Args:
         folder: with the records, JSON files.
+        plans: a folder with plans of the papers' tables, whose cost is a section of its own.
 
     Raises:
         ValueError: a record is of no known kind.
@@ -49,6 +51,10 @@ def results(folder: Path) -> str:
         parts.append("\n".join([f"## {title}", "", _origin(path, content), "", *lines, ""]))
     if runs:
         parts.insert(1, "\n".join(_runs(runs)))
+    grids = paper_grids(plans) if plans and plans.is_dir() else []
+    if grids:
+        title, lines = grids_section(grids)
+        parts.append("\n".join([f"## {title}", "", *lines, ""]))
     return "\n".join(parts)
 
 
