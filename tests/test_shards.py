@@ -1,4 +1,4 @@
-"""Real processes that hold a part of the weights each: the numbers of one process, directions that no two parts share, refusals."""
+"""Real processes with a part of the weights each: the numbers of one process, directions that no parts share, refusals."""
 
 import json
 import os
@@ -15,19 +15,23 @@ from test_ranks import together
 
 from zolab import MeZO
 from zolab.l2l import MetaConfig, meta_train
+from zolab.l2l.train import RULES
 from zolab.models import fingerprint, load_model, tiny_model
 from zolab.models.shards import gathered, own_part, shard, start_of
 from zolab.noise import Direction, direction, dot, on_parts
+from zolab.pertnn import PertNN
+from zolab.probe.blocks import split
 from zolab.probe.in_place import Perturbation
 from zolab.records import load_record
+from zolab.runs.batches import batch_at
 from zolab.runs.config import Config
 from zolab.runs.finetune import finetune
 from zolab.runs.ranks import Ranks
 from zolab.runs.shards import check_shards
-from zolab.tasks import TASKS
+from zolab.tasks import TASKS, load_task
 
 SIZES = {"steps": 4, "eval_every": 2, "batch_size": 6, "train": 14, "dev": 6, "test": 4}
-SGD = Config(model="tiny-random-llama", optimizer="sgd", lr=1e-2, **SIZES)
+SGD = Config(model="tiny-random-llama", optimizer="sgd", lr=0.1, schedule="constant", **SIZES)
 META = MetaConfig(
     model="tiny-reviews", tasks="reviews_sentence", steps=4, period=2, batch_size=5, train=10, lr=1e-2, lr_zo=1e-4, momentum=0.5
 )
@@ -44,8 +48,8 @@ class Uneven(TASKS["rotten_tomatoes"]):
 RUNS = {
     "sgd": SGD,
     "momentum": replace(SGD, optim_args="momentum=0.9", weight_decay=0.1, model="tiny-random-opt"),
-    "adam": replace(SGD, optimizer="adam", lr=1e-3, optim_args="recompute=True", calibrate=6),
-    "uneven": replace(SGD, task="test_shards:Uneven", batch_size=5),
+    "adam": replace(SGD, optimizer="adam", lr=3e-4, optim_args="recompute=True"),
+    "uneven": replace(SGD, task="test_shards:Uneven", batch_size=5, calibrate=6),
     "answer": replace(SGD, task="test_ranks:Written", model="tiny-random-qwen2"),
 }
 LEARNED = {
@@ -59,7 +63,7 @@ REFUSED = {
     "fused": (replace(SGD, optimizer="sgd_fused"), "the fused step takes gradients one by one"),
     "lora": (replace(SGD, tuning="lora"), "tuning lora trains few"),
     "few": (replace(SGD, batch_size=1), "batch_size is 1, and there are 2 ranks"),
-    "masked": (replace(SGD, model="tiny-random-roberta", task="masked_sst2", train=4, dev=4), "is no causal model"),
+    "masked": (replace(SGD, model="tiny-random-roberta"), "RobertaForMaskedLM is no causal model with marked layers"),
     "gain": (replace(META, gradient="gain"), "gradient gain measures a whole model in each process"),
     "meta fused": (replace(META, fused=True, clip=0.0), "the fused step takes gradients one by one"),
     "one example": (replace(META, batch_size=1), "batch_size is 1, and there are 2 ranks"),
@@ -140,10 +144,17 @@ def test_first_order_runs_give_the_numbers_of_one_process(two, one, name):
     first, second = (load_file(folder / f"{name}-{number}.weights") for number in range(2))
     begun = dict(load_model(RUNS[name].model)[0].named_parameters())
     moved = max(float((first[key] - weight.detach()).abs().max()) for key, weight in begun.items())
-    assert moved > 1e-3
+    assert moved > 5e-4
     for key, weight in alone.model.named_parameters():
         assert torch.equal(first[key], second[key])
-        assert float((first[key] - weight.detach()).abs().max()) < 1e-4 * moved + 1e-6, key
+        assert float((first[key] - weight.detach()).abs().max()) < 1e-3 * moved, key
+
+
+def test_some_ranks_need_more_passes_than_others():
+    task, (_, tokenizer), config = load_task("test_shards:Uneven"), load_model(SGD.model), RUNS["uneven"]
+    batch = batch_at(task.sample(0, config.train, config.dev, config.test).train, config.batch_size, config.seed, 0)
+    passes = [len(task.encode(tokenizer, batch[number::2]).packs) for number in range(2)]
+    assert passes[0] != passes[1]
 
 
 def test_the_best_weights_are_saved_whole_and_the_record_knows_them(two):
@@ -172,15 +183,19 @@ def test_a_finished_run_is_read_again_in_parts_and_whole(two, tmp_path):
 def test_learning_to_learn_trains_the_pertnn_of_one_process(two, one, name):
     folder, told = two
     assert [each[name] for each in told] == [None, None]
-    alone, shared = one(name), load_record(folder / name / "record.json")
+    alone, shared, config = one(name), load_record(folder / name / "record.json"), LEARNED[name]
     for mine, theirs in zip(alone.record["result"]["steps"], shared["result"]["steps"], strict=True):
         assert theirs["loss"] == pytest.approx(mine["loss"], rel=1e-5)
         assert theirs["meta_loss"] == pytest.approx(mine["meta_loss"], rel=1e-3)
-        assert theirs["projected_grad"] == pytest.approx(mine["projected_grad"], rel=1e-2, abs=1e-2)
+        assert theirs["projected_grad"] == pytest.approx(mine["projected_grad"], abs=4e-7 / config.eps * 10)  # of two losses
     first, second = (load_file(folder / f"{name}-{number}.weights") for number in range(2))
+    blocks = split(load_model(config.model)[0], RULES[config.rule])
+    begun = PertNN(blocks, config.hidden, normalise=config.budget, seed=config.seed).state_dict()
     for key, weight in alone.pertnn.state_dict().items():
+        moved = float((weight - begun[key]).abs().max())
+        assert moved > 5e-4
         assert torch.equal(first[key], second[key])
-        assert torch.allclose(first[key], weight, rtol=1e-3, atol=1e-5), key
+        assert float((first[key] - weight).abs().max()) < 1e-4 * moved, key
 
 
 def test_meta_training_that_was_stopped_goes_on_in_parts(two, tmp_path, monkeypatch):
@@ -192,7 +207,7 @@ def test_meta_training_that_was_stopped_goes_on_in_parts(two, tmp_path, monkeypa
     expected = load_file(folder / "sample-0.weights")
     for number in range(2):
         found = load_file(tmp_path / f"sample-{number}.weights")
-        assert all(torch.allclose(found[key], weight, rtol=1e-3, atol=1e-5) for key, weight in expected.items())
+        assert all(torch.allclose(found[key], weight, rtol=0, atol=1e-6) for key, weight in expected.items())
 
 
 def test_no_two_shards_share_numbers_of_a_direction(two):
@@ -218,21 +233,18 @@ def test_no_two_shards_share_numbers_of_a_direction(two):
 
 
 def test_layers_on_several_devices_move_along_the_directions_of_one():
-    """accelerate's dispatch keeps names and order, which name a direction. All devices are CPUs here, one by another name."""
+    """accelerate's dispatch keeps names and order, by which a direction is named. Here both devices are the CPU."""
     model, twin = tiny_model("llama"), tiny_model("llama")
-    devices = {"model.embed_tokens": "cpu", "lm_head": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu"}
-    devices |= {"model.layers.0": torch.device("cpu"), "model.layers.1": torch.device("cpu", 0)}
-    dispatch_model(model, devices, force_hooks=True)
+    dispatch_model(model, {"": "cpu"} | {"model.layers.1": torch.device("cpu")}, main_device="cpu", force_hooks=True)
     assert any(hasattr(module, "_hf_hook") for module in model.modules())
-    ids, drawn = torch.arange(24).view(2, 12), {}
+    ids, moved = torch.arange(24).view(2, 12), []
     for each in (model, twin):
         before = [p.detach().clone() for p in each.parameters()]
-        optimizer = MeZO(each.named_parameters(), lr=1e-2, eps=1e-3, seed=3)
-        optimizer.step(lambda each=each: each(input_ids=ids, labels=ids).loss)
-        drawn[each is model] = [(p.detach() - q).flatten() for p, q in zip(each.parameters(), before, strict=True)]
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(drawn[True], drawn[False], strict=True))
-    for j, mine in enumerate(drawn[True]):
-        assert not any(len(mine) == len(other) and torch.equal(mine, other) for other in drawn[True][j + 1 :])
+        MeZO(each.named_parameters(), lr=1e-2, eps=1e-3, seed=3).step(lambda each=each: each(input_ids=ids, labels=ids).loss)
+        moved.append([(p.detach() - q).flatten() for p, q in zip(each.parameters(), before, strict=True)])
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*moved, strict=True))
+    for j, mine in enumerate(moved[0]):
+        assert not any(torch.equal(mine, other) for other in moved[0][j + 1 :])
 
 
 @pytest.mark.parametrize("name", REFUSED)

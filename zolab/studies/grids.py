@@ -54,7 +54,7 @@ class Run:
 
 
 def paper_grids(folder: Path) -> list[tuple[Plan, list[Run]]]:
-    """The plans of a folder that repeat a paper's tables on models of its size, with their runs, in the order of their names."""
+    """The plans of a folder that repeat a paper's tables on its own models, with their runs, in the order of their names."""
     plans = [load_plan(path) for path in sorted(folder.glob("*.yaml"))]
     return [(plan, runs_of(plan)) for plan in plans if plan.options.get("paper") and _is_expected(plan)]
 
@@ -98,16 +98,22 @@ def grids_section(grids: Sequence[tuple[Plan, list[Run]]]) -> Section:
     head = ["plan", "runs", "hours of one H100", "days on 1", *(f"on {gpus}" for gpus in GPUS[1:])]
     head += ["longest run, hours", f"its batches on {SHARED}", "most memory, GB"]
     rows = [_row(name, runs) for name, runs in [*named, ("all", every)]]
-    return "What the papers' whole tables cost", [*_about(every), "", *table_of(head, rows), "", *_limits(every)]
+    return "What the papers' whole tables cost", [*_about(), "", *table_of(head, rows), "", *_limits(every)]
 
 
 def _row(name: str, runs: Sequence[Run]) -> list[str]:
     count, hours = sum(run.searched + run.reported for run in runs), _total(runs)
     longest = max(runs, key=lambda run: run.hours)
     cells = [name, f"{count:,}", f"{hours:,.0f}"]
-    cells += ["too few" if (needed := days(runs, gpus)) is None else f"{needed:,.1f}" for gpus in GPUS]
+    cells += [_days(runs, gpus) for gpus in GPUS]
     most = max(run.cost.memory or 0.0 for run in runs)
     return [*cells, f"{longest.hours:,.1f}", f"{longest.hours_shared:,.1f}", f"{most / 1e9:,.0f}"]
+
+
+def _days(runs: Sequence[Run], gpus: int) -> str:
+    fitting = [run for run in runs if run.cards <= gpus]
+    left = sum(run.searched + run.reported for run in runs if run.cards > gpus)
+    return f"{days(fitting, gpus):,.1f}" + (f" without {left}" if left else "")
 
 
 def _total(runs: Iterable[Run]) -> float:
@@ -115,13 +121,13 @@ def _total(runs: Iterable[Run]) -> float:
     return sum((run.searched + run.reported) * run.hours * run.cards for run in runs)
 
 
-def _about(runs: Sequence[Run]) -> list[str]:
+def _about() -> list[str]:
     text = "Predicted from steps that were measured on one H100 (`zolab/studies/expected.py`; half or twice as much is what to "
-    text += "expect of it), as `zolab study PLAN --dry_run` prints for each plan. *Too few*: a run needs more cards than that. "
     text += (
-        "*At most*: AdaMeZO's plans stop a run early, and meta-training, a matter of minutes to hours a fine-tuner, is left "
+        "expect of it), as `zolab study PLAN --dry_run` prints for each plan of `notebooks/plans/`. Runs that need more cards "
     )
-    text += "out. Nothing here was run on more than one GPU."
+    text += "than there are, are left out. AdaMeZO's plans stop a run early, so that theirs are at most; meta-training is not "
+    text += "counted. No run was made on several GPUs."
     return [text]
 
 
@@ -136,13 +142,18 @@ def _limits(runs: Sequence[Run]) -> list[str]:
     share = sum((run.searched + run.reported) * (run.cost.alone or 0.0) for run in runs)
     share /= sum((run.searched + run.reported) * (run.cost.seconds or 0.0) for run in runs)
     most = max(run.cards for run in runs)
+    methods = dict.fromkeys(run.cost.method for run in runs)
+    slowest = max(methods, key=lambda name: _total(run for run in runs if run.cost.method == name))
+    part = _total(run for run in runs if run.cost.method == slowest) / _total(runs)
     return [
-        f"- **Time**: the longest run, {longest.cost.method} on {longest.cost.task}, takes {longest.hours:,.0f} hours. With any "
-        f"number of cards, one run on each, all of it takes at least {(searched + reported) / 24:.1f} days: the longest search, "
-        "then the longest reported run.",
-        f"- **One run on several cards**: `torchrun` shares a batch of 16 among up to 16 cards (`--parallel batch`), but updates "
-        f"and evaluations, {100 * share:.0f} % of all hours, stay as they are. A run of one direction a step has none to share "
-        "out (`--parallel directions`), and steps follow each other.",
-        f"- **Memory**: {count:,} runs need more than the {CARD} GB of one card, up to {most}. First-order methods can be shared "
-        "by FSDP2 (`--shard`); zeroth-order ones need `device_map`, where one card works at a time, or a card with more memory.",
+        f"- **Time**: the longest run, {longest.cost.method} on {longest.cost.task}, takes {longest.hours:,.0f} hours. With a "
+        f"card for each run, all of it takes at least {(searched + reported) / 24:.1f} days: the longest search, then the "
+        "longest reported run.",
+        f"- **Methods**: {slowest} takes {100 * part:.0f} % of all hours, for its grid of settings and its slow step.",
+        "- **One run on several cards**: `torchrun` shares a batch of 16 among up to 16 cards (`--parallel batch`), but "
+        f"updates and evaluations, {100 * share:.0f} % of all hours, stay as they are. A run of one direction a step has none "
+        "to share out (`--parallel directions`), and steps follow each other.",
+        f"- **Memory**: {count:,} runs need more than the {CARD} GB of one card, up to {most} cards. First-order methods can "
+        "be shared by FSDP2 (`--shard`); zeroth-order ones need `device_map`, where one card works at a time, or a larger "
+        "card.",
     ]

@@ -9,8 +9,8 @@ import numpy as np
 
 from zolab.runs.config import Config
 from zolab.studies import draws, learnability
-from zolab.studies.grids import grids_section, paper_grids
 from zolab.studies.compare import LEARNED_HEAD, how_searched, learned_rows, overall
+from zolab.studies.grids import grids_section, paper_grids
 from zolab.studies.outcomes import FORMAT, Record
 from zolab.studies.plan import BASE
 from zolab.studies.sections import Section, gpu_section, map_section, table_of
