@@ -211,7 +211,8 @@ def _blocks(content: dict[str, Any]) -> Section:
     ]
     near = int((np.abs(blocks.traces) < 2 * blocks.errors).sum())
     message = f"{len(blocks.names)} blocks, {config['examples']} examples, {config['probes']} Hessian probes, "
-    message += f"{result['minutes']:.1f} minutes, {result['gigabytes']:.1f} GB; {near} of the traces lie within two standard errors of zero."
+    message += f"{result['minutes']:.1f} minutes, {result['gigabytes']:.1f} GB; "
+    message += f"{near} of the traces lie within two standard errors of zero."
     return f"Blocks of {config['model']} on {config['task']}", [message, "", *table_of(head, rows)]
 
 
