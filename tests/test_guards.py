@@ -143,8 +143,8 @@ def overflowing(monkeypatch):
 
     def broken(objective, task, model, tokenizer, batch, **settings):
         numbers = [n for n in range(40) if batch == finetune_module.batch_at(EXAMPLES, 4, 0, n, False)]
-        found = closure(objective, task, model, tokenizer, batch, **settings)
-        return lambda: float("inf") if set(numbers) & set(batches["infinite"]) else found()
+        measure = closure(objective, task, model, tokenizer, batch, **settings)
+        return lambda: float("inf") if set(numbers) & set(batches["infinite"]) else measure()
 
     EXAMPLES = finetune_module.load_task(CONFIG.task).sample(0, 12, 4, 4).train
     monkeypatch.setattr(finetune_module, "closure", broken)
