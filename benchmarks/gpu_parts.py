@@ -71,8 +71,8 @@ def exactness(machine: Machine) -> Iterator[Row]:
             families = FAMILIES if name in ("mezo", "adamezo") else FAMILIES[:1]  # they run all kernels of a direction
             for family, through in product(families, (True,) if METHODS[name].per_example else (False, True)):
                 entry = exact(machine, name, dtype, through, {} if family == FAMILIES[0] else {"directions": family})
-                shown = name if family == FAMILIES[0] else f"{name}, {family}"
-                yield {"name": f"{shown}, {dtype}, {'through' if through else 'in place'}", **entry}
+                label = name if family == FAMILIES[0] else f"{name}, {family}"
+                yield {"name": f"{label}, {dtype}, {'through' if through else 'in place'}", **entry}
 
 
 def exact(machine: Machine, name: str, dtype: str, through: bool, settings: dict[str, Any]) -> Row:

@@ -99,15 +99,15 @@ def test_biases_embeddings_and_heads(passes, frozen):
     model, x = Biased(), torch.randint(9, (6, 5))
     for name, p in model.named_parameters():
         p.requires_grad_(name not in frozen)
-    seen = []
+    both = []
     for doubles in (False, True):
         outputs = []
         optimizer_of(model, doubles, rank=2).step(lambda outputs=outputs: outputs.append(model(x).clone()) or 0.0)
-        seen.append(outputs)
+        both.append(outputs)
     assert len(passes) == 1
-    for ours, wanted in zip(seen[1], seen[0], strict=True):
+    for ours, wanted in zip(both[1], both[0], strict=True):
         torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(*seen[1], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(*both[1], rtol=1e-5, atol=1e-5)
 
 
 class Flat(Body):

@@ -125,8 +125,8 @@ def test_a_tied_and_a_frozen_weight():
 def test_the_command_line_counts_two_forward_passes_a_step(tmp_path):
     words = ["--model=tiny-random-llama", "--task=reviews_sentence", "--train=12", "--dev=4", "--test=4", "--batch_size=4"]
     words += ["--eval_every=2", "--lr=1e-3", "--steps=3", "--optimizer=forward_gradient"]
-    shown = command("finetune", *words, "--out", tmp_path / "run")
-    assert (shown.status, shown.errors) == (0, "")
+    completed = command("finetune", *words, "--out", tmp_path / "run")
+    assert (completed.status, completed.errors) == (0, "")
     record = load_record(tmp_path / "run" / "record.json")
     assert record["result"]["forwards"] == 6
     assert all(len(step["losses"]) == 1 for step in record["steps"])

@@ -254,7 +254,7 @@ SQUAD = [Example(f"Title: {t}\nQ: who?\nA:", (f" {t}",), 0, references=((t,),)) 
 ROWS = [{"sentence": text, "label": label} for text, label in (("good", 1), ("not that bad", 0), ("good", 0))]
 
 
-def asked(kind):
+def setting(kind):
     """Task, model, tokenizer and three or so examples."""
     model, tokenizer = load_model("tiny-random-llama")
     task = load_task(kind)
@@ -271,7 +271,7 @@ TASKS = pytest.mark.parametrize("kind", ["rotten_tomatoes", "reviews_compare", "
 @TASKS
 @torch.no_grad()
 def test_losses_of_examples_have_the_batchs_loss_as_their_mean(kind):
-    task, model, tokenizer, examples = asked(kind)
+    task, model, tokenizer, examples = setting(kind)
     together, apart = task.encode(tokenizer, examples), task.encode(tokenizer, examples, apart=True)
     losses = task.losses(model, apart)
     assert losses.shape == (len(examples),)
@@ -287,7 +287,7 @@ def test_losses_of_examples_have_the_batchs_loss_as_their_mean(kind):
 @pytest.mark.parametrize("rank", [None, 1])
 def test_a_step_on_a_language_model_is_the_references(kind, rank):
     """Embeddings, tied heads, norms and biases, several rows to an example and several examples to a pass."""
-    task, model, tokenizer, examples = asked(kind)
+    task, model, tokenizer, examples = setting(kind)
     model, twin = model.double(), copy.deepcopy(model).double()
     apart, together = task.encode(tokenizer, examples, apart=True), task.encode(tokenizer, examples)
     settings = {"lr": 1e-3, "eps": 1e-3, "seed": 3, "rank": rank}
@@ -318,8 +318,8 @@ def test_a_run_is_replayed_and_goes_on_to_the_same_bits(tmp_path, monkeypatch, m
     assert equal(weights(whole.model), weights(halves.model))
     record = load_record(tmp_path / "whole" / "record.json")
     assert record["result"]["forwards"] == 8 * config.samples
-    shown = command("verify", tmp_path / "whole", "--curve")
-    assert shown.status == 0, shown.errors
+    completed = command("verify", tmp_path / "whole", "--curve")
+    assert completed.status == 0, completed.errors
 
 
 # --- bad input

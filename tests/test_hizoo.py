@@ -174,10 +174,10 @@ def test_the_third_loss_is_that_of_the_weights_themselves(dtype, spare):
     model = network(dtype)
     optimizer = probing(HiZOO(model.parameters(), **SETTINGS), model, spare)
     for _ in range(3):
-        before, here, seen = weights(model), loss_of(model)().item(), []
+        before, here, losses = weights(model), loss_of(model)().item(), []
         loss = loss_of(model)
-        optimizer.step(lambda loss=loss, seen=seen: seen.append(loss()) or seen[-1])
-        centre, plus, minus = (loss.item() for loss in seen)
+        optimizer.step(lambda loss=loss, losses=losses: losses.append(loss()) or losses[-1])
+        centre, plus, minus = (loss.item() for loss in losses)
         assert optimizer.trajectory.records[-1].losses == (plus, minus, centre)
         assert centre == here
         assert not equal(before, weights(model))
@@ -280,9 +280,9 @@ OWN = "alpha=1e-3, estimator='unbiased', bounds=(0.1, 10)"
 
 def test_the_command_line_runs_it_and_counts_three_forward_passes_a_step(tmp_path):
     words = [word for name, value in RUN.items() for word in (f"--{name}", value)]
-    shown = command("finetune", *words, "--optim_args", OWN, "--out", tmp_path / "run")
-    assert (shown.status, shown.errors) == (0, "")
-    assert "12 forward passes" in shown.out
+    completed = command("finetune", *words, "--optim_args", OWN, "--out", tmp_path / "run")
+    assert (completed.status, completed.errors) == (0, "")
+    assert "12 forward passes" in completed.out
     record = load_record(tmp_path / "run" / "record.json")
     assert record["result"]["forwards"] == 12
     assert [entry["forwards"] for entry in record["evaluations"] if entry["split"] == "dev"] == [0, 6, 12]

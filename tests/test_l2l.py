@@ -168,16 +168,16 @@ def test_clipping_is_torchs():
 
 def test_gradients_never_exist_together():
     model = network()
-    params, seen = list(model.parameters()), []
+    params, shapes = list(model.parameters()), []
 
     def use(j, gradient):
-        seen.append((j, gradient.shape))
+        shapes.append((j, gradient.shape))
         assert all(p.grad is None for p in params)
 
     params[0].grad = torch.ones_like(params[0])
     with consumed(params, use):
         loss_of(model)().backward()
-    assert sorted(j for j, _ in seen) == [0, 1, 2, 3]
+    assert sorted(j for j, _ in shapes) == [0, 1, 2, 3]
     assert torch.equal(params[0].grad, torch.ones_like(params[0]))
     assert all(p.grad is None for p in params[1:])
 

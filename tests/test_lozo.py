@@ -267,8 +267,8 @@ def test_a_run_is_replayed_and_goes_on_to_the_same_bits(tmp_path, monkeypatch, n
     halves = finetune(config, tmp_path / "halves", progress=False)
     assert equal(weights(whole.model), weights(halves.model))
     assert load_record(tmp_path / "whole" / "record.json")["result"]["forwards"] == 8
-    shown = command("replay", tmp_path / "whole", "--out", tmp_path / "model")
-    assert shown.status == 0, shown.errors
+    completed = command("replay", tmp_path / "whole", "--out", tmp_path / "model")
+    assert completed.status == 0, completed.errors
     assert equal(weights(load_model(str(tmp_path / "model"))[0]), weights(whole.model))
     refused = command(
         *("finetune", "--model", "tiny-reviews", "--task", "reviews_sentence", "--optimizer", name, "--steps", 1),

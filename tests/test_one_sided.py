@@ -390,13 +390,13 @@ def test_a_run_counts_what_every_step_takes(tmp_path, monkeypatch):
 
     monkeypatch.setattr(MeZOSVRG, "step", telling)
     words = [word for name, value in RUN.items() for word in (f"--{name}", value)]
-    shown = command("finetune", *words, "--optimizer", "mezo_svrg", "--optim_args", "q=3", "--out", tmp_path / "run")
-    assert (shown.status, shown.errors) == (0, "")
+    completed = command("finetune", *words, "--optimizer", "mezo_svrg", "--optim_args", "q=3", "--out", tmp_path / "run")
+    assert (completed.status, completed.errors) == (0, "")
     assert passes == [6, 4, 4, 6, 4]
     record = load_record(tmp_path / "run" / "record.json")
     assert record["result"]["forwards"] == 24
     assert [entry["forwards"] for entry in record["evaluations"] if entry["split"] == "dev"] == [0, 10, 20, 24]
-    assert "24 forward passes" in shown.out
+    assert "24 forward passes" in completed.out
 
 
 def test_the_full_batch_is_the_mean_over_all_examples():

@@ -79,11 +79,11 @@ def test_identity_begins_at_one_for_any_input_and_can_leave_it(input_scaling):
 def test_scaled_inputs_are_of_the_order_of_one_for_weights_of_any_size():
     pertnn = PertNN(split(Odd()), input_scaling=True)
     b = len(pertnn.blocks)
-    seen = []
+    outputs = []
     for mean, variance in ((0.0, 0.0), (1.0, 0.0), (1e-5, 4e-4), (-3.0, 2.0)):
         raw = pertnn(features([mean] * b, [variance] * b, (1, 1), [1] * b))
         assert raw.isfinite().all()
-        seen.append(raw)
+        outputs.append(raw)
     small, smaller = (PertNN(pertnn.blocks, input_scaling=scaled) for scaled in (True, False))
     x = [features([0] * b, [variance] * b, (1, 1), [1] * b) for variance in (1e-4, 1e-6)]
     assert (small(x[0]) - small(x[1])).abs().max() > 0.01 > (smaller(x[0]) - smaller(x[1])).abs().max()

@@ -232,8 +232,8 @@ def test_the_first_rank_alone_writes_and_its_run_is_verified(two, tmp_path):
     folder, _ = two
     assert {file.name for file in (folder / "mezo").iterdir()} == {"log.jsonl", "record.json", "trajectory.npz"}
     for name in ("mezo", "mezo of 4"):
-        shown = command("verify", folder / name)
-        assert shown.status == 0, shown.out + shown.errors
+        completed = command("verify", folder / name)
+        assert completed.status == 0, completed.out + completed.errors
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -290,9 +290,9 @@ def test_alone_nothing_is_exchanged():
 
 def test_a_study_is_not_started_by_a_launcher(monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    shown = command("study", "notebooks/plans/09_tiny.yaml", f"--out={tmp_path}/out", f"--record={tmp_path}/r.json")
-    assert shown.status == 1
-    assert "start it without torchrun or accelerate launch" in shown.errors
+    completed = command("study", "notebooks/plans/09_tiny.yaml", f"--out={tmp_path}/out", f"--record={tmp_path}/r.json")
+    assert completed.status == 1
+    assert "start it without torchrun or accelerate launch" in completed.errors
 
 
 def test_older_runs_shared_nothing():

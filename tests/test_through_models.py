@@ -200,15 +200,15 @@ def test_gradient_checkpointing(reentrant, spare):
     model = tiny_model("llama")
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     model.train()  # else transformers does not checkpoint; there is no dropout
-    seen = []
-    model.model.layers[0]._gradient_checkpointing_func = _noting(seen, model.model.layers[0]._gradient_checkpointing_func)
+    calls = []
+    model.model.layers[0]._gradient_checkpointing_func = _noting(calls, model.model.layers[0]._gradient_checkpointing_func)
     both(model, spare, steps=2)
-    assert len(seen) == 2 * 2 * 2, "two steps of two passes on both probes"
+    assert len(calls) == 2 * 2 * 2, "two steps of two passes on both probes"
 
 
-def _noting(seen, checkpoint):
+def _noting(calls, checkpoint):
     def noted(*args, **settings):
-        seen.append(args[0])
+        calls.append(args[0])
         return checkpoint(*args, **settings)
 
     return noted

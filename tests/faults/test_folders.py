@@ -73,9 +73,9 @@ def test_overwrite_does_not_take_a_folder_from_a_running_process(tmp_path):
     process = Process(["finetune", *LONG, "--steps=2000", f"--out={tmp_path / 'run'}"], tmp_path / "printed")
     try:
         eventually(lambda: steps(tmp_path / "run") > 2)
-        shown = command("finetune", *LONG, "--steps=2000", f"--out={tmp_path / 'run'}", "--overwrite")
-        assert shown.status == 1
-        assert "another process is running" in shown.errors
+        completed = command("finetune", *LONG, "--steps=2000", f"--out={tmp_path / 'run'}", "--overwrite")
+        assert completed.status == 1
+        assert "another process is running" in completed.errors
         before = steps(tmp_path / "run")
         eventually(lambda: steps(tmp_path / "run") > before)
     finally:

@@ -58,10 +58,10 @@ def finished(command: str) -> Path:
 def _stopped(command: str, folder: Path, event: str, count: int) -> None:
     """Put into a folder what a command that was killed after some events of a kind leaves."""
     shutil.copytree(finished(command), folder, dirs_exist_ok=True)
-    lines, seen = [], 0
+    lines, count_of_kind = [], 0
     for line in (folder / "log.jsonl").read_bytes().splitlines(keepends=True):
-        seen += json.loads(line)["event"] == event
-        if seen > count:
+        count_of_kind += json.loads(line)["event"] == event
+        if count_of_kind > count:
             break
         lines.append(line)
     (folder / "log.jsonl").write_bytes(b"".join(lines))

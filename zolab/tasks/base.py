@@ -113,11 +113,11 @@ class Task(ABC):
         pool = self.source.rows("train")
         if not 0 < shots <= len(pool):
             raise ValueError(f"shots must be between 0 and the {len(pool)} training rows of {self.name}, got {shots}.")
-        shown = []
+        demonstrated = []
         for example, draw in zip(examples, np.random.RandomState(seed).randint(0, 10000, len(examples)), strict=True):
             solved = [(e.prompt + e.candidates[e.answer]).strip() for e in self._draw(pool, int(draw), shots)]
-            shown.append(replace(example, prompt="\n\n".join([*solved, example.prompt.lstrip(" ")])))
-        return shown
+            demonstrated.append(replace(example, prompt="\n\n".join([*solved, example.prompt.lstrip(" ")])))
+        return demonstrated
 
     def encode(self, tokenizer, examples: Sequence[Example], max_length: int | None = None, apart: bool = False) -> Batch:
         """Tokenise examples once, ready for `loss`; texts are cut to `max_length` tokens, by default the papers'.

@@ -94,7 +94,7 @@ def several_probes(step: Callable[..., float]) -> tuple[bool, str]:
 def half_precision(weights: Tensor, float16: float, bfloat16: float) -> tuple[bool, str]:
     """A matrix of the model, and the steps after which each format would have moved it by a tenth of its length."""
     met, messages = True, []
-    for dtype, said in ((torch.float16, float16), (torch.bfloat16, bfloat16)):
+    for dtype, answer in ((torch.float16, float16), (torch.bfloat16, bfloat16)):
         start, steps = weights.detach().to(dtype), 60
         moving = start.clone()
         for step in range(steps):
@@ -102,8 +102,8 @@ def half_precision(weights: Tensor, float16: float, bfloat16: float) -> tuple[bo
                 add_(moving, Direction(0, step), block=0, scale=scale)
         far = float((moving - start).float().norm() / start.float().norm())
         walked = steps * (0.1 / far) ** 2
-        met &= bool(1 / 1.5 < said / walked < 1.5)
-        messages.append(f"{str(dtype).removeprefix('torch.')} moves by {far:.1e} in {steps} steps, you say {said:.2g}")
+        met &= bool(1 / 1.5 < answer / walked < 1.5)
+        messages.append(f"{str(dtype).removeprefix('torch.')} moves by {far:.1e} in {steps} steps, you say {answer:.2g}")
     return met, "; ".join(messages)
 
 

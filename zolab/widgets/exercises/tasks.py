@@ -47,13 +47,13 @@ def sharing(ratio: Callable[[int, int, int, int], float]) -> tuple[bool, str]:
             return tuple(next(fresh) for _ in range(n))
 
         start = words(passage)
-        texts = [start + asked + words(ending) for asked in [words(question) for _ in range(count)] for _ in range(2)]
+        texts = [start + query + words(ending) for query in [words(question) for _ in range(count)] for _ in range(2)]
         packs, _ = pack([text[:-1] for text in texts], [range(len(text) - 1) for text in texts], causal=True)
         computed = sum(len(part.places) for part in packs)
         measured = sum(map(len, texts)) / computed
-        said = ratio(passage, question, ending, count)
-        met &= bool(abs(said / measured - 1) < 0.01)
-        messages.append(f"{count} questions: you say {said:.2f}, packs say {measured:.2f}")
+        answer = ratio(passage, question, ending, count)
+        met &= bool(abs(answer / measured - 1) < 0.01)
+        messages.append(f"{count} questions: you say {answer:.2f}, packs say {measured:.2f}")
     return met, "; ".join(messages)
 
 
