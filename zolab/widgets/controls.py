@@ -134,6 +134,6 @@ def _slider(kind: type, label: str, value: float, **options: Any) -> Any:
     return kind(value=value, description=label, layout=CONTROL, style=LABEL, **options)
 
 
-def _check(label: str, value: Any, holds: bool, wanted: str) -> None:
+def _check(label: str, value: Any, holds: bool, requirement: str) -> None:
     if not holds:
-        raise ValueError(f"{label} must be {wanted}, got {value!r}.")
+        raise ValueError(f"{label} must be {requirement}, got {value!r}.")

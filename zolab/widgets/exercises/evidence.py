@@ -19,8 +19,8 @@ TUNER = "zo_finetuner"
 
 
 def another_seed(distance: float) -> tuple[bool, str]:
-    drawn = [cuda_linear(5, 64, seed=seed, offset=0)[0] for seed in range(40)]
-    measured = float(np.median([np.median(np.abs(one - other)) for one, other in combinations(drawn, 2)]))
+    draws = [cuda_linear(5, 64, seed=seed, offset=0)[0] for seed in range(40)]
+    measured = float(np.median([np.median(np.abs(one - other)) for one, other in combinations(draws, 2)]))
     return abs(distance / measured - 1) < 0.05, f"you say {distance:.3f}, 780 pairs of seeds say {measured:.3f}"
 
 

@@ -148,8 +148,8 @@ def own_map(place: Landscape, lr: float) -> tuple[bool, str]:
 
 def long_horizon(h: int) -> tuple[bool, str]:
     need(type(h) is int and h > 0, f"h must be a whole number > 0, got {h!r}.")
-    kept, fewer = (sum(0.99**k for k in range(n)) * 0.01 for n in (h, h - 1))
-    return kept >= 0.9 > fewer, f"h = {h} keeps {kept:.2%}, one less {fewer:.2%}"
+    mass, fewer = (sum(0.99**k for k in range(n)) * 0.01 for n in (h, h - 1))
+    return mass >= 0.9 > fewer, f"h = {h} keeps {mass:.2%}, one less {fewer:.2%}"
 
 
 def small_error(h: int) -> tuple[bool, str]:

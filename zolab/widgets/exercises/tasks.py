@@ -29,10 +29,10 @@ def _scores(model: Any, tokenizer: Any, example: Example) -> np.ndarray:
 def sum_or_mean(model: Any, tokenizer: Any, one: Example, other: Example) -> tuple[bool, str]:
     """Two examples of two candidates: the sum is right on the first alone, the mean on the second alone."""
     met, messages = True, []
-    for example, wanted in ((one, (True, False)), (other, (False, True))):
+    for example, expected in ((one, (True, False)), (other, (False, True))):
         need(len(example.candidates) == 2, f"an example has {len(example.candidates)} candidates; give it two.")
         right = tuple(bool(row.argmax() == example.answer) for row in _scores(model, tokenizer, example))
-        met &= right == wanted
+        met &= right == expected
         messages.append(", ".join(f"the {way} is {'right' if is_ else 'wrong'}" for way, is_ in zip(("sum", "mean"), right)))  # noqa: B905
     return met, f"first, {messages[0]}; second, {messages[1]}"
 
