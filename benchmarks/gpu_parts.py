@@ -162,10 +162,10 @@ def steps(machine: Machine, shape: str, dtype: str, batch: int, length: int) -> 
     bytes_of_weights = sum(p.numel() * p.element_size() for p in params)
     beyond = all_memory(machine, model, loss)
     with torch.no_grad():
-        made = {**ways(model, loss), "low rank": ways(model, loss, "lozo")["through"]}
-        times = interleaved(rounds(machine), **made)
-        memory = peaks(made, machine.device) if machine.device == "cuda" else {}
-        del made
+        actions = {**ways(model, loss), "low rank": ways(model, loss, "lozo")["through"]}
+        times = interleaved(rounds(machine), **actions)
+        memory = peaks(actions, machine.device) if machine.device == "cuda" else {}
+        del actions
         last = {"forwards": lambda: (float(loss()), float(loss())), "published": lambda: published_step(params, loss)}
         beside = interleaved(rounds(machine), **last)
         memory |= peaks({"published": last["published"]}, machine.device) if memory else {}

@@ -109,8 +109,8 @@ def wait_for(condition, seconds=120.0):
 def holder(log):
     """The process that holds a run's log."""
     inode = log.stat().st_ino
-    held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
-    return next((int(line[4]) for line in held if line[1] == "FLOCK" and int(line[5].split(":")[-1]) == inode), None)
+    locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return next((int(line[4]) for line in locks if line[1] == "FLOCK" and int(line[5].split(":")[-1]) == inode), None)
 
 
 def killed(out):

@@ -182,10 +182,10 @@ def test_another_base_model_is_refused(tmp_path):
 def test_two_processes_do_not_share_a_folder(tmp_path):
     from zolab.records.log import RunLog
 
-    held = RunLog(tmp_path / "log.jsonl")
+    log = RunLog(tmp_path / "log.jsonl")
     with pytest.raises(OSError, match="another process"):
         run(CONFIG, tmp_path)
-    held.close()
+    log.close()
 
 
 def test_a_damaged_log_checkpoint_or_record_is_named(finished, tmp_path):

@@ -39,7 +39,7 @@ def plain_loop(config):
     examples = task.sample(config.data_seed, config.train, config.dev, config.test)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
     shape = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / WARM_UP, 1 - step / config.steps))
-    losses, dev, kept = [], {0: task.evaluate(model, tokenizer, examples.dev).loss}, weights(model)
+    losses, dev, best = [], {0: task.evaluate(model, tokenizer, examples.dev).loss}, weights(model)
     for step in range(1, config.steps + 1):
         batch = task.encode(tokenizer, batch_at(examples.train, config.batch_size, config.seed, step - 1))
         optimizer.zero_grad()
@@ -50,17 +50,17 @@ def plain_loop(config):
         losses.append(loss.item())
         if step % config.eval_every == 0:
             dev[step] = task.evaluate(model, tokenizer, examples.dev).loss
-            kept = weights(model) if dev[step] == min(dev.values()) else kept
-    return losses, dev, kept
+            best = weights(model) if dev[step] == min(dev.values()) else best
+    return losses, dev, best
 
 
 def test_adam_gives_the_numbers_of_a_plain_loop(finished):
     _, done = finished
-    losses, dev, kept = plain_loop(CONFIG)
+    losses, dev, best = plain_loop(CONFIG)
     assert [step["loss"] for step in done.record["steps"]] == losses
     assert {e["step"]: e["loss"] for e in done.record["evaluations"] if e["split"] == "dev"} == dev
     assert dev[0] > min(dev.values())
-    assert equal(weights(done.model), kept)
+    assert equal(weights(done.model), best)
 
 
 @pytest.fixture(scope="module")
@@ -102,15 +102,15 @@ def test_less_memory_is_the_same_bits(setting, one, other, own, count):
 def test_a_fused_step_holds_one_gradient_at_a_time(fused):
     model = network()
     optimizer = first_order("sgd_fused", model, lr=0.1, fused=fused)
-    held, take = [], optimizer._take
+    counts, take = [], optimizer._take
 
     def taking(rule):
-        held.append(sum(p.grad is not None for p in model.parameters()))
+        counts.append(sum(p.grad is not None for p in model.parameters()))
         take(rule)
 
     optimizer._take = taking
     optimizer.step(loss_of(model))
-    assert held == ([1, 1, 1, 1] if fused else [4])
+    assert counts == ([1, 1, 1, 1] if fused else [4])
     assert all(p.grad is None for p in model.parameters())
 
 

@@ -112,8 +112,8 @@ def test_the_expected_estimate(estimator):
         optimizer.step(lambda: 0.5 * (diagonal * x.detach() ** 2).sum())
         walked.append(optimizer.curvature[0].clone())
     draws = torch.stack(walked).diff(dim=0) / 1e-9 + 1
-    wanted = diagonal + (diagonal.sum() / 2 if estimator == "published" else 0)
-    scores = (draws.mean(0) - wanted) / (draws.std(0) / math.sqrt(len(draws)))
+    expected = diagonal + (diagonal.sum() / 2 if estimator == "published" else 0)
+    scores = (draws.mean(0) - expected) / (draws.std(0) / math.sqrt(len(draws)))
     print(scores)
     assert scores.abs().max() < 4.5
 
@@ -137,9 +137,9 @@ def test_negative_curvature_lowers_the_unbiased_one_where_z_is_large():
         losses = iter([1.0, 0.9, 0.9])
         optimizer = HiZOO([nn.Parameter(torch.zeros(1000))], lr=0.0, eps=0.1, alpha=1e-2, estimator=estimator)
         optimizer.step(lambda losses=losses: next(losses))
-        wanted = 10 * 1e-2 * (z.square() - 1 if estimator == "unbiased" else z.square())
-        wanted = 1 - 1e-2 + (-wanted if estimator == "unbiased" else wanted)
-        torch.testing.assert_close(optimizer.curvature[0], wanted.clamp(1e-6, 1e6))
+        expected = 10 * 1e-2 * (z.square() - 1 if estimator == "unbiased" else z.square())
+        expected = 1 - 1e-2 + (-expected if estimator == "unbiased" else expected)
+        torch.testing.assert_close(optimizer.curvature[0], expected.clamp(1e-6, 1e6))
         assert torch.equal(lower & (optimizer.curvature[0] < 0.99), lower)
 
 

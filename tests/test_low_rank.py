@@ -110,9 +110,9 @@ def test_an_entry_has_the_variance_rank_and_tends_to_a_normal(rank):
     z = name(rank=rank, tensors=[])
     u, v = (noise.direction(direction, 0, (n, rank)).double() for direction in (z.name, z.drawn))
     entries = (u * v).sum(1)  # the diagonal of U V^T for another V: entries that share no factor
-    for power, wanted in ((2, rank), (4, (3 + 6 / rank) * rank**2)):
+    for power, expected in ((2, rank), (4, (3 + 6 / rank) * rank**2)):
         draws = entries**power
-        assert abs(float(draws.mean()) - wanted) < 4.5 * float(draws.std()) / math.sqrt(n)
+        assert abs(float(draws.mean()) - expected) < 4.5 * float(draws.std()) / math.sqrt(n)
 
 
 def test_equal_names_are_equal():
@@ -217,11 +217,11 @@ def test_outputs_are_those_of_moved_weights_within_the_stated_bound(dtype, rank)
             moved, sizes = w + side * u @ v, w.abs() + abs(side) * u.abs() @ v.abs()
             if n > 1:
                 b = model.bias.double()
-                wanted = functional.linear(x.double(), moved, b + side * bias)
+                expected = functional.linear(x.double(), moved, b + side * bias)
                 bound = functional.linear(x.double().abs(), sizes, b.abs() + abs(side * bias))
             else:
-                wanted, bound = functional.embedding(rows, moved), functional.embedding(rows, sizes)
-            assert bool(((output.double() - wanted).abs() <= (n + rank + 6) * UNITS[dtype] * bound).all())
+                expected, bound = functional.embedding(rows, moved), functional.embedding(rows, sizes)
+            assert bool(((output.double() - expected).abs() <= (n + rank + 6) * UNITS[dtype] * bound).all())
         assert not torch.equal(*outputs)
 
 
@@ -279,8 +279,8 @@ def test_a_gradient_sees_the_moved_weights_and_reaches_what_is_before_them():
     optimizer.look_through(None)
     optimizer.steps = 0
     optimizer.step(closure)
-    for ours, wanted in zip(slopes[:2], slopes[2:], strict=True):
-        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-6)
+    for ours, expected in zip(slopes[:2], slopes[2:], strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
 
 
 class Doubled(nn.Linear):
@@ -330,8 +330,8 @@ def test_autocast_and_arguments_by_name():
     with torch.autocast("cpu", torch.bfloat16):
         half = on_both_sides(model, lambda: model(x))
     assert half[0].dtype == torch.bfloat16
-    for ours, wanted in zip(half, plain_outputs, strict=True):
-        torch.testing.assert_close(ours.float(), wanted, rtol=0.05, atol=0.05)
+    for ours, expected in zip(half, plain_outputs, strict=True):
+        torch.testing.assert_close(ours.float(), expected, rtol=0.05, atol=0.05)
     with torch.inference_mode():
         assert equal(on_both_sides(model, lambda: model(x)), plain_outputs)
 
@@ -380,8 +380,8 @@ def test_a_hook_that_comes_between_two_steps_is_respected():
     good, optimizer, in_place = loss_of(model), through(model, lr=0.0), LOZO(model.parameters(), lr=0.0, eps=1e-2)
     for hook in (None, read_again, None):
         handle = model[2].register_forward_hook(hook) if hook else None
-        ours, wanted = (o.step(good) for o in (optimizer, in_place))
-        assert math.isclose(ours, wanted, rel_tol=1e-5)
+        ours, expected = (o.step(good) for o in (optimizer, in_place))
+        assert math.isclose(ours, expected, rel_tol=1e-5)
         slopes = [o.trajectory.records[-1].projected_grads[0] for o in (optimizer, in_place)]
         assert math.isclose(*slopes, rel_tol=1e-2)
         if handle:

@@ -322,8 +322,8 @@ def test_moments_are_not_stored():
     optimizer = AdaMeZO(model.parameters(), lr=1e-3, horizon=10)
     for _ in range(15):
         optimizer.step(loss_of(model))
-    held = [value for value in vars(optimizer).values() if isinstance(value, torch.Tensor)]
-    assert not held
+    tensors = [value for value in vars(optimizer).values() if isinstance(value, torch.Tensor)]
+    assert not tensors
     assert not optimizer.state
 
 
@@ -351,8 +351,8 @@ def test_prescribed_directions_are_the_ones_that_are_walked(name, dtype):
 def test_squared_length_is_that_of_the_direction():
     tensors = [torch.zeros(3000), torch.zeros(5, 7)]
     name = Direction(3, 4)
-    wanted = [float(direction(name, j, t.shape).double().square().sum()) for j, t in enumerate(tensors)]
-    assert squared_length(tensors, name, (0, 1)) == pytest.approx(wanted)
+    expected = [float(direction(name, j, t.shape).double().square().sum()) for j, t in enumerate(tensors)]
+    assert squared_length(tensors, name, (0, 1)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

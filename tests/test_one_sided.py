@@ -82,8 +82,8 @@ def test_a_step_of_fzoo_by_hand():
     optimizer.direction = lambda step, sample=0: given[sample]
     assert optimizer.step(lambda: next(losses)) == 1.0  # the loss at the weights, not the mean of those around them
     spread = math.sqrt(0.08 / 3)
-    wanted = [-0.5 * (0.1 - 0.1 - 0.3) / (3 * spread), -0.5 * (0.1 + 0.1 + 0.3) / (3 * spread)]
-    assert weight.tolist() == pytest.approx(wanted, rel=1e-6)
+    expected = [-0.5 * (0.1 - 0.1 - 0.3) / (3 * spread), -0.5 * (0.1 + 0.1 + 0.3) / (3 * spread)]
+    assert weight.tolist() == pytest.approx(expected, rel=1e-6)
     (record,) = optimizer.trajectory.records
     assert record.losses == (1.1, 0.9, 1.3, 1.0)
     assert record.projected_grads == pytest.approx((1.0, -1.0, 3.0))
@@ -222,8 +222,8 @@ def test_100_steps_of_svrg_equal_the_reference(dtype, spare):
         assert math.isclose(loss, expected, rel_tol=1e-4)
         for p, q in zip(model.parameters(), twin.parameters(), strict=True):
             torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-4)
-    for anchor, wanted in zip(optimizer.anchor, memory["anchor"], strict=True):
-        torch.testing.assert_close(anchor, wanted, rtol=1e-4, atol=1e-4)
+    for anchor, reference_anchor in zip(optimizer.anchor, memory["anchor"], strict=True):
+        torch.testing.assert_close(anchor, reference_anchor, rtol=1e-4, atol=1e-4)
 
 
 @halves
@@ -275,12 +275,12 @@ def test_a_loss_of_svrg_that_fails_leaves_weights_and_anchor(dtype, spare, call)
     probing(two, other, spare)
     for step in range(7):
         if step in (2, 3, 5):
-            kept = weights(model)
+            before = weights(model)
             full, one.full_batch = one.full_batch, counted(one.full_batch, {"fail": min(call, 2)})
             with pytest.raises(FloatingPointError):
                 one.step(counted(parts[step % 4], {"fail": call}))
             one.full_batch = full
-            assert equal(weights(model), kept)
+            assert equal(weights(model), before)
         assert one.step(parts[step % 4]) == two.step(their_parts[step % 4])
         assert equal(weights(model), weights(other))
         assert equal(one.anchor, two.anchor)

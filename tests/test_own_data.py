@@ -129,8 +129,8 @@ def test_numbers_are_written_out(tmp_path):
 def test_what_labels_stand_for(tmp_path, labels, more, answers):
     rows = [{"text": f"film {n}", "label": labels[n % 2]} for n in range(10)]
     for suffix in ("jsonl", "csv"):
-        drawn = load_task(described(write(tmp_path / f"my.{suffix}", rows), **more)).sample()
-        for example in (example for split in drawn for example in split):
+        splits = load_task(described(write(tmp_path / f"my.{suffix}", rows), **more)).sample()
+        for example in (example for split in splits for example in split):
             assert example.answer == answers[int(example.prompt.split()[1]) % 2]
 
 

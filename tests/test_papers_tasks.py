@@ -107,7 +107,7 @@ def samples(source, folder):
     return Path(SAMPLES)
 
 
-def made(source, folder):
+def own_rows(source, folder):
     """A folder with rows of our own."""
     (folder / source.name).mkdir()
     for split, rows in (("train", range(36)), (source.held_out, range(36, 48))):
@@ -116,7 +116,7 @@ def made(source, folder):
     return folder
 
 
-@pytest.mark.parametrize("data", [made, samples])
+@pytest.mark.parametrize("data", [own_rows, samples])
 @pytest.mark.parametrize("task", METRICS)
 def test_a_papers_task_is_trained_and_reported(task, data, roberta, tmp_path, monkeypatch):
     monkeypatch.setenv("ZOLAB_DATA", str(data(load_task(task).source, tmp_path)))

@@ -344,5 +344,5 @@ def test_real_samples_score_as_plainly(tiny, name):
 @torch.no_grad()
 def test_the_embedded_model_scores_real_samples_as_plainly():
     """A real tokenizer, whose tokens may merge where prompt and candidate meet."""
-    drawn = itertools.chain(*(load_task(name).held_out(1, 2) for name in ("sst2", "wic", "copa", "cb")))
-    assert_scores_are_plain(*load_model(), [(e.prompt.lstrip(), e.candidates, e.answer) for e in drawn])
+    examples = itertools.chain(*(load_task(name).held_out(1, 2) for name in ("sst2", "wic", "copa", "cb")))
+    assert_scores_are_plain(*load_model(), [(e.prompt.lstrip(), e.candidates, e.answer) for e in examples])

@@ -49,10 +49,10 @@ def finished(tmp_path_factory):
 def searched(start, losses, factor=2.0, extend=2, seeds=(0,)):
     """What the search finds where a rate has these losses, one for each seed."""
     walk = best_rate(start, factor, extend, seeds)
-    wanted = next(walk)
+    expected = next(walk)
     while True:
         try:
-            wanted = walk.send({(rate, seed): losses[rate][i] for rate, seed in wanted for i in [seeds.index(seed)]})
+            expected = walk.send({(rate, seed): losses[rate][i] for rate, seed in expected for i in [seeds.index(seed)]})
         except StopIteration as done:
             return done.value
 
@@ -156,9 +156,9 @@ def test_a_changed_plan_is_refused_by_its_key(finished):
 
 def test_more_seeds_are_taken_up_in_the_same_folder(tmp_path):
     first = run(tmp_path, seeds=[0])
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/record.json")}
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/record.json")}
     more = run(tmp_path, seeds=[0, 1])
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert {path: path.stat().st_mtime_ns for path in times} == times
     for name in first.methods():
         before, after = first.runs("short", name), more.runs("short", name)
         assert after.seeds == (0, 1)

@@ -152,11 +152,11 @@ def test_an_interrupt_inside_the_hook_leaves_nothing_behind(monkeypatch):
     from zolab.noise.kernels import cpu
 
     model = network()
-    stored, made, optimizer = list(model.parameters()), [], through(model)
+    stored, calls, optimizer = list(model.parameters()), [], through(model)
 
     def stop(*arguments):
-        made.append(1)
-        if len(made) == 6:
+        calls.append(1)
+        if len(calls) == 6:
             raise KeyboardInterrupt("stop")
         perturbed(*arguments)
 

@@ -176,14 +176,14 @@ def test_hooks_that_bring_inputs_to_a_modules_device(spare):
 @pytest.mark.parametrize("to_disk", [False, True])
 def test_weights_that_are_offloaded_are_refused(to_disk, tmp_path):
     model = tiny_model("llama")
-    wanted = loss_of(model)()
+    expected = loss_of(model)()
     if to_disk:
         disk_offload(model, tmp_path, execution_device="cpu")
     else:
         cpu_offload(model, execution_device="cpu")
     with pytest.raises(ValueError, match=r"embed_tokens\.weight is on the meta device, where offloading leaves .*device_map"):
         MeZO(model.named_parameters())
-    assert torch.equal(loss_of(model)(), wanted)
+    assert torch.equal(loss_of(model)(), expected)
 
 
 # --- checkpoints and compilers

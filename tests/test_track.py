@@ -83,8 +83,8 @@ def test_a_race_is_run_and_gives_its_page(tmp_path, monkeypatch):
     assert completed.status == 0, completed.errors
     assert "TRACK.md" in completed.out
     page = (tmp_path / "TRACK.md").read_text()
-    kept = "[seed 0](records/04_small/sentence-MeZO)"
-    assert f"| MeZO | 0 | 2 | 2 | [`04_small`](records/04_small.json) | {kept} |" in page
+    link = "[seed 0](records/04_small/sentence-MeZO)"
+    assert f"| MeZO | 0 | 2 | 2 | [`04_small`](records/04_small.json) | {link} |" in page
     assert "| Adam | 0 | 2 | 2 | [`04_small`](records/04_small.json) | – |" in page
     assert command(*words, "--check").status == 0
     (tmp_path / "TRACK.md").write_text(page.replace("MeZO", "Ours"))
@@ -96,8 +96,8 @@ def test_a_race_is_run_and_gives_its_page(tmp_path, monkeypatch):
 
 def test_without_a_race_there_is_no_page(tmp_path):
     (tmp_path / "records").mkdir()
-    kept = json.loads((ROOT / "figures" / "records" / "03_methods.json").read_text())
-    (tmp_path / "records" / "03_methods.json").write_text(json.dumps(kept))
+    content = json.loads((ROOT / "figures" / "records" / "03_methods.json").read_text())
+    (tmp_path / "records" / "03_methods.json").write_text(json.dumps(content))
     assert command("results", f"--records={tmp_path / 'records'}", f"--out={tmp_path / 'RESULTS.md'}").status == 0
     assert not (tmp_path / "TRACK.md").exists()
 

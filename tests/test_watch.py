@@ -100,11 +100,11 @@ def test_a_finished_study_is_counted_and_not_read_again(finished):
     assert len(overview.of("done")) == len(overview.runs) >= len(record.content["result"]["cells"])
     assert overview.planned[0] <= len(overview.runs) <= overview.planned[1]
     assert {run.dev for run in overview.runs} >= {cell["curve"][-1][1] for cell in record.content["result"]["cells"]}
-    held, watch.Watch._read = watch.Watch._read, None
+    method, watch.Watch._read = watch.Watch._read, None
     try:
         assert watched.look() == overview
     finally:
-        watch.Watch._read = held
+        watch.Watch._read = method
 
 
 @pytest.mark.skipif(not Path("/proc/locks").exists(), reason="who holds a file is known on Linux alone")

@@ -158,14 +158,14 @@ def test_a_proposal_that_is_no_sigma_is_refused_before_anything_moves(value, mes
     pertnn = PertNN(split(model))
     optimizer = ZOFineTuner(model.named_parameters(), pertnn, lr=1e-3)
     optimizer.step(loss_of(model))
-    before, kept = weights(model), copy.deepcopy(pertnn.state_dict())
+    before, state = weights(model), copy.deepcopy(pertnn.state_dict())
     nn.init.zeros_(pertnn.w2)
     nn.init.constant_(pertnn.b2, value)
     with pytest.raises(FloatingPointError, match=message):
         optimizer.step(lambda: pytest.fail("the loss was probed"))
     assert equal(before, weights(model))
     assert optimizer.steps == 1
-    pertnn.load_state_dict(kept)
+    pertnn.load_state_dict(state)
     optimizer.step(loss_of(model))
 
 

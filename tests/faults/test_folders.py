@@ -195,9 +195,9 @@ def test_a_disk_that_becomes_read_only_or_full_in_the_middle(tmp_path):
         assert "free some space" in process.printed
         assert "Traceback" not in process.printed
         (disk / "filler").unlink()
-        taken = steps(disk / "run")
+        before = steps(disk / "run")
         process = Process(["finetune", *LONG, "--steps=5000", f"--out={disk / 'run'}"], tmp_path / "printed")
-        eventually(lambda: steps(disk / "run") > taken)
+        eventually(lambda: steps(disk / "run") > before)
         process.end()
     finally:
         subprocess.run(["umount", str(disk)], check=True)

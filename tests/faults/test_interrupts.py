@@ -69,15 +69,15 @@ def bits(model):
     return [p.detach().clone() for p in model.parameters()]
 
 
-def same(model, kept):
-    return all(torch.equal(p, q) for p, q in zip(model.parameters(), kept, strict=True))
+def same(model, saved):
+    return all(torch.equal(p, q) for p, q in zip(model.parameters(), saved, strict=True))
 
 
 def wrong_after_bursts(model, step, numbers, trials=TRIALS):
     """How often the weights are others than before, over so many bursts in the middle of steps of lr 0."""
     step()  # compiles
     step()
-    kept, generator, wrong = bits(model), random.Random(0), 0
+    saved, generator, wrong = bits(model), random.Random(0), 0
     for _ in range(trials):
         sender = Sender(generator, numbers)
         sender.start()
@@ -85,10 +85,10 @@ def wrong_after_bursts(model, step, numbers, trials=TRIALS):
             try:
                 step()
             except Stop:
-                wrong += not same(model, kept)
+                wrong += not same(model, saved)
         sender.join()
-        wrong += not same(model, kept)
-        for p, q in zip(model.parameters(), kept, strict=True):
+        wrong += not same(model, saved)
+        for p, q in zip(model.parameters(), saved, strict=True):
             p.data.copy_(q)
     return wrong
 
@@ -111,7 +111,7 @@ def test_interrupts_one_after_the_other_leave_the_weights_exactly(listen, number
 def test_a_timer_of_the_host_that_goes_off_all_the_time(listen):
     delivered, _ = listen(signal.SIGALRM)
     model, x, stopped = wide(torch.bfloat16), torch.ones(1, 600, dtype=torch.bfloat16), 0
-    kept, optimizer = bits(model), MeZO(model.named_parameters(), lr=0.0)
+    saved, optimizer = bits(model), MeZO(model.named_parameters(), lr=0.0)
     signal.setitimer(signal.ITIMER_REAL, 0.001, 0.003)
     try:
         for _ in range(TRIALS):
@@ -119,7 +119,7 @@ def test_a_timer_of_the_host_that_goes_off_all_the_time(listen):
                 optimizer.step(lambda: model(x).float().square().sum())
             except Stop:
                 stopped += 1
-            assert same(model, kept)
+            assert same(model, saved)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     assert stopped > TRIALS / 2
@@ -129,7 +129,7 @@ def test_a_timer_of_the_host_that_goes_off_all_the_time(listen):
 def test_a_step_inside_another_ones_closure(listen):
     listen(signal.SIGINT)
     outer, inner = wide(), wide()
-    kept, x = bits(inner), torch.ones(1, 600)
+    saved, x = bits(inner), torch.ones(1, 600)
     one, two = (MeZO(model.named_parameters(), lr=0.0) for model in (outer, inner))
 
     def closure():
@@ -137,7 +137,7 @@ def test_a_step_inside_another_ones_closure(listen):
         return outer(x).square().sum()
 
     assert wrong_after_bursts(outer, lambda: one.step(closure), [signal.SIGINT] * 3, 30) == 0
-    assert same(inner, kept)
+    assert same(inner, saved)
 
 
 @pytest.mark.parametrize("name", ["mezo", "mezo_adam"])
@@ -218,12 +218,12 @@ def test_a_handler_of_the_host_in_c_stays(monkeypatch):
 def test_a_step_in_another_thread_than_the_main_one(listen):
     delivered, _ = listen(signal.SIGINT)
     model, x, losses = wide(), torch.ones(1, 600), []
-    kept, optimizer = bits(model), MeZO(model.named_parameters(), lr=0.0)
+    saved, optimizer = bits(model), MeZO(model.named_parameters(), lr=0.0)
     thread = threading.Thread(target=lambda: [losses.append(optimizer.step(lambda: model(x).sum())) for _ in range(10)])
     thread.start()
     while thread.is_alive():
         signal.raise_signal(signal.SIGINT)
         thread.join(0.01)
     assert len(losses) == 10
-    assert same(model, kept)
+    assert same(model, saved)
     assert delivered

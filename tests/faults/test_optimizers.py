@@ -436,9 +436,9 @@ def test_small_steps_arrive_in_half_precision(name, dtype):
             for _ in range(20):
                 optimizer.step(lambda stream=stream: 1 + 1e-3 * torch.randn((), generator=stream))
         sums[kind, rounding] = weight.detach().double() - 1
-    wanted, ours, nearest = sums.values()
-    assert float((ours @ wanted) / (wanted @ wanted)) == pytest.approx(1, abs=0.35)
-    assert abs(float((nearest @ wanted) / (wanted @ wanted))) < 0.3
+    expected, ours, nearest = sums.values()
+    assert float((ours @ expected) / (expected @ expected)) == pytest.approx(1, abs=0.35)
+    assert abs(float((nearest @ expected) / (expected @ expected))) < 0.3
 
 
 @pytest.mark.parametrize("name", NUMBERS)

@@ -90,10 +90,10 @@ def _replay(folder: Path, name: str) -> str:
 def _make_meta(folder: Path) -> None:
     finished("metatrain")
     output_of([*METATRAIN, f"--out={folder}"])
-    kept = folder / "log.jsonl"
-    lines = kept.read_bytes().splitlines(keepends=True)
+    log = folder / "log.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
     last = max(number for number, line in enumerate(lines) if json.loads(line)["event"] == "period")
-    kept.write_bytes(b"".join(lines[: last + 1]))
+    log.write_bytes(b"".join(lines[: last + 1]))
     for name in ("record.json", "card.json", "pertnn.safetensors"):
         (folder / name).unlink(missing_ok=True)
 
