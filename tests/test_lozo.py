@@ -107,8 +107,8 @@ def test_the_mean_step_is_the_gradient_up_to_the_full_rank(rank):
         z = optimizer.direction(step)
         (slope,) = optimizer.trajectory.records[-1].projected_grads
         draws.append(torch.cat([slope * z.part(0, slice(0, 12)) / rank, slope * z.part(1, slice(0, 2))]))
-    draws, wanted = torch.stack(draws).double(), torch.cat([c.flatten(), d])
-    scores = (draws.mean(0) - wanted) / (draws.std(0) / math.sqrt(len(draws)))
+    draws, expected = torch.stack(draws).double(), torch.cat([c.flatten(), d])
+    scores = (draws.mean(0) - expected) / (draws.std(0) / math.sqrt(len(draws)))
     print(scores)
     assert float(scores.abs().max()) < 4.5
 
@@ -191,8 +191,8 @@ def test_a_refresh_keeps_the_part_of_the_momentum_in_the_new_space():
     old, n = optimizer.direction(4), optimizer.held[0].clone()
     optimizer.step(lambda: 1.0)  # no slope: what is left is the momentum alone
     new = optimizer.direction(5)
-    wanted = 0.9 * n.double() @ old.right(0).double() @ new.right(0).double().T / 400
-    torch.testing.assert_close(optimizer.held[0].double(), wanted, rtol=1e-5, atol=1e-7)
+    expected = 0.9 * n.double() @ old.right(0).double() @ new.right(0).double().T / 400
+    torch.testing.assert_close(optimizer.held[0].double(), expected, rtol=1e-5, atol=1e-7)
 
 
 def test_momentum_is_as_small_as_a_factor():
@@ -267,8 +267,8 @@ def test_a_run_is_replayed_and_goes_on_to_the_same_bits(tmp_path, monkeypatch, n
     halves = finetune(config, tmp_path / "halves", progress=False)
     assert equal(weights(whole.model), weights(halves.model))
     assert load_record(tmp_path / "whole" / "record.json")["result"]["forwards"] == 8
-    shown = command("replay", tmp_path / "whole", "--out", tmp_path / "model")
-    assert shown.status == 0, shown.errors
+    completed = command("replay", tmp_path / "whole", "--out", tmp_path / "model")
+    assert completed.status == 0, completed.errors
     assert equal(weights(load_model(str(tmp_path / "model"))[0]), weights(whole.model))
     refused = command(
         *("finetune", "--model", "tiny-reviews", "--task", "reviews_sentence", "--optimizer", name, "--steps", 1),

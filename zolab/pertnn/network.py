@@ -165,10 +165,10 @@ class PertNN(nn.Module):
             card = read_card(folder / "card.json")
             blocks, options = blocks_from(card), options_from(card)
             weights, _ = read_tensors(folder / "pertnn.safetensors")
-            wanted = _shapes(len(blocks), options.get("hidden", HIDDEN))
+            expected = _shapes(len(blocks), options.get("hidden", HIDDEN))
             shapes = {name: (tuple(w.shape), w.dtype) for name, w in weights.items()}
-            if wanted != shapes:
-                raise ValueError(f"the card asks for {wanted}, but the file has {brief(shapes)}")
+            if expected != shapes:
+                raise ValueError(f"the card asks for {expected}, but the file has {brief(shapes)}")
             if "weights" in card and card.pop("weights") != tensors_digest(weights):
                 raise ValueError("its weights are not those that the card was written for")
             if not all(w.isfinite().all() for w in weights.values()):

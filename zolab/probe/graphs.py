@@ -146,8 +146,8 @@ class Graphs:
             return
         finally:
             self.scratches.lent = None
-        kept = [leaf if isinstance(leaf, Tensor) else None for leaf in inputs]
-        self.captured[key] = Captured(graph, kept, output, order, list({id(one): one for one in lent}.values()), addresses)
+        buffers = [leaf if isinstance(leaf, Tensor) else None for leaf in inputs]
+        self.captured[key] = Captured(graph, buffers, output, order, list({id(one): one for one in lent}.values()), addresses)
 
     def _addresses(self) -> list[int]:
         return [tensor.data_ptr() for holder, name in self.places if (tensor := holder[name]) is not None]

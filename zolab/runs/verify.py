@@ -56,12 +56,12 @@ def finished(folder: Path, trajectory: Path | None = None) -> tuple[dict[str, An
     record = load_record(folder / "record.json", RECORD)
     best = record["result"]["best_step"]
     if Config(optimizer=record["config"].get("optimizer", "mezo")).first_order:
-        kept = f"the weights of its best step are in {folder}, weights-{best}.safetensors"
-        raise ValueError(f"{folder} is a first-order run, which keeps no trajectory to replay; {kept}.")
+        where = f"the weights of its best step are in {folder}, weights-{best}.safetensors"
+        raise ValueError(f"{folder} is a first-order run, which keeps no trajectory to replay; {where}.")
     path = trajectory or folder / "trajectory.npz"
     steps = Trajectory.load(path)
-    taken = [list(step.projected_grads) for step in steps.records]
-    if len(taken) != best or taken != [step["projected_grads"] for step in record["steps"][:best]]:
+    grads = [list(step.projected_grads) for step in steps.records]
+    if len(grads) != best or grads != [step["projected_grads"] for step in record["steps"][:best]]:
         raise ValueError(f"{path} is not of the run that record.json tells of; restore one of them.")
     return record, steps
 
@@ -113,9 +113,9 @@ def _checks(folder: Path, record: dict[str, Any], steps: Trajectory, curve: bool
 @contextmanager
 def _threads_of(record: dict[str, Any]) -> Iterator[None]:
     """As many threads as the run had, on which last bits depend, where this machine has so many cores."""
-    before, wanted = torch.get_num_threads(), record.get("machine", {}).get("threads")
-    fits = type(wanted) is int and 0 < wanted <= (os.cpu_count() or 1)
-    torch.set_num_threads(wanted if fits else before)
+    before, recorded = torch.get_num_threads(), record.get("machine", {}).get("threads")
+    fits = type(recorded) is int and 0 < recorded <= (os.cpu_count() or 1)
+    torch.set_num_threads(recorded if fits else before)
     try:
         yield
     finally:

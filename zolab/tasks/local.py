@@ -105,8 +105,8 @@ class LocalFile:
         for number, row in enumerate(zip(*columns.values(), strict=True)):
             first.setdefault(repr(row), number)
         numbers = list(first.values())
-        taken = datasets.Dataset.from_dict({name: [values[i] for i in numbers] for name, values in columns.items()})
-        return Table(taken, origin, self.texts, self.label, self.labels, numbers)
+        distinct = datasets.Dataset.from_dict({name: [values[i] for i in numbers] for name, values in columns.items()})
+        return Table(distinct, origin, self.texts, self.label, self.labels, numbers)
 
 
 def _found(folder: Path, split: str) -> Path | None:

@@ -38,8 +38,8 @@ class Objective(nn.Module):
     @property
     def weights(self) -> Tensor:
         """All trainable weights in one row, block after block as the tensors come."""
-        named = dict(self.model.named_parameters())
-        return torch.cat([named[name].detach().flatten() for name in self.blocks.tensors])
+        parameters = dict(self.model.named_parameters())
+        return torch.cat([parameters[name].detach().flatten() for name in self.blocks.tensors])
 
     def at(self, weights: Tensor) -> Tensor:
         """Mean loss with these weights, a tensor of shape (weights,); differentiable."""
@@ -47,9 +47,11 @@ class Objective(nn.Module):
 
     def each(self, weights: Tensor) -> Tensor:
         """Loss of every example with these weights."""
-        named = dict(self.model.named_parameters())
+        parameters = dict(self.model.named_parameters())
         parts = zip(self.blocks.tensors, weights.split(list(self.blocks.numels)), strict=True)
-        return functional_call(self, {f"model.{name}": part.view_as(named[name]) for name, part in parts}, tie_weights=True)
+        return functional_call(
+            self, {f"model.{name}": part.view_as(parameters[name]) for name, part in parts}, tie_weights=True
+        )
 
 
 @dataclass(frozen=True)

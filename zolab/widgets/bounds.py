@@ -47,8 +47,8 @@ def bounds_view(curvature_ratio: float = 10.0, noise: float = 0.0, lr: float = 0
         _draw_shares(figure.add_axes((0.635, 0.125, 0.335, 0.79)), terms, lr, budget, unit)
     gain = float(best_gain(terms, np.array([lr]), budget)[0]) / unit
     promised, change = -float(block_bound(bound, one, lr, CORRECTIONS)) / unit, -float(terms.change(one, lr)) / unit
-    said = f"At this rate sigma = 1 gains {change:.2f} and Theorem 3's corrected sum promises {promised:.2f}: it is no bound."
-    notes = (said,) if change < promised - 1e-9 else ()
+    note = f"At this rate sigma = 1 gains {change:.2f} and Theorem 3's corrected sum promises {promised:.2f}: it is no bound."
+    notes = (note,) if change < promised - 1e-9 else ()
     levels = [
         Level(f"the best sigma gains {factor} times what sigma = 1 gains at its best rate ({terms.best_lr(one):.3g})",
               bool(gain >= factor), hint)

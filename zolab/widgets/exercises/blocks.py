@@ -38,9 +38,9 @@ def best_rate(rate: Callable[[np.ndarray, np.ndarray, np.ndarray], float]) -> tu
         u = rng.normal(size=(400_000, 4)) * np.sqrt(scales)
         slope = u @ g
         measured = (slope**2).mean() / (slope**2 * np.einsum("ni,ij,nj->n", u, hessian, u)).mean()
-        said = rate(g, hessian, scales)
-        met &= bool(abs(said / measured - 1) < 0.03)
-        messages.append(f"you say {said:.4f}, 400,000 steps say {measured:.4f}")
+        answer = rate(g, hessian, scales)
+        met &= bool(abs(answer / measured - 1) < 0.03)
+        messages.append(f"you say {answer:.4f}, 400,000 steps say {measured:.4f}")
     return met, "; ".join(messages)
 
 
