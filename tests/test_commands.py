@@ -51,7 +51,7 @@ def commands_of(text):
     lines += [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", block.sub("", text))]
     for line in lines:
         for found in COMMAND.finditer(re.sub(r"\s#\s.*", "", line)):
-            yield [NUMBER.get(word, word) for word in shlex.split(found["words"]) if word != "..."]
+            yield [NUMBER.get(word, word) for word in shlex.split(found["words"])]
 
 
 def are_there(*names):
