@@ -59,7 +59,7 @@ def test_losses_and_slopes_are_those_of_one_side_after_the_other(reviews, passes
     assert hooks(model) == 1  # the task's own
 
 
-def test_told_the_same_losses_the_steps_are_the_same_to_the_bit(reviews):
+def test_with_the_same_losses_the_steps_are_the_same_to_the_bit(reviews):
     first, task, batch = reviews
     models = [copy.deepcopy(first) for _ in range(2)]
     for model, doubles in zip(models, (False, True), strict=True):

@@ -189,7 +189,7 @@ def test_the_best_step_may_be_none_and_patience_counts(tmp_path):
     assert equal(weights(still.model), weights(load_model(CONFIG.model)[0]))
 
 
-def test_lost_weights_are_told(tmp_path):
+def test_lost_weights_are_reported(tmp_path):
     config = replace(CONFIG, steps=2)
     best = run(config, tmp_path).record["result"]["best_step"]
     (tmp_path / f"weights-{best}.safetensors").unlink()
@@ -215,7 +215,7 @@ def test_a_cell_keeps_no_weights(tmp_path):
     assert cell.run(tmp_path) == outcome
 
 
-def test_a_loss_that_is_not_finite_is_told(tmp_path):
+def test_a_loss_that_is_not_finite_is_reported(tmp_path):
     with pytest.raises(FloatingPointError, match=r"step \d: the loss is nan; lower lr"):
         run(replace(CONFIG, optimizer="sgd", lr=1e30, schedule="constant", eval_every=8), tmp_path)
 

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from small import command, equal, loss_of, network, stop_after, weights
-from test_methods import told_losses
+from test_methods import fixed_losses
 from torch import nn
 
 from zolab import LOZO, LOZOM, MeZO, noise
@@ -157,7 +157,7 @@ def test_published_scaling_is_a_learning_rate_rank_times_as_large():
 def test_lozo_m_without_memory_is_lozo(through):
     one, two = network(), network()
     for method, model, more in ((LOZO, one, {}), (LOZOM, two, {"momentum": 0.0})):
-        optimizer, losses = method(model.parameters(), **SETTINGS, **more), told_losses(model)
+        optimizer, losses = method(model.parameters(), **SETTINGS, **more), fixed_losses(model)
         good = loss_of(model)
         optimizer.look_through(model if through else None)
         for _ in range(20):

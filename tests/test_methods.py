@@ -31,7 +31,7 @@ PHASES = (7, 30, 40)
 MIX = (0.5, 0.9, 0.01)
 
 
-def told_losses(_):
+def fixed_losses(_):
     """Losses that do not depend on the weights, so that rounding in one step cannot grow through the next slope."""
     stream = torch.Generator().manual_seed(3)
     return lambda: 1 + 1e-3 * torch.randn((), generator=stream)
@@ -75,7 +75,7 @@ def test_adamezo_equals_the_dense_reference_for_any_horizon(horizon, scaling, lr
     beside(
         lambda params: AdaMeZO(params, lr=lr, **settings),
         lambda p, f, t: reference.adamezo_step(p, f, memory, step=t, lr=lr, eps=1e-3, **settings),
-        losses=told_losses,
+        losses=fixed_losses,
         tolerance=1e-5,
     )
 
@@ -122,7 +122,7 @@ def test_sign_sgd_equals_its_reference(sign, samples):
     beside(
         lambda params: ZOSignSGD(params, lr=1e-4, sign=sign, samples=samples),
         lambda p, f, t: reference.sign_step(p, f, step=t, lr=1e-4, eps=1e-3, sign=sign, samples=samples),
-        losses=told_losses,  # or rounding would turn the sign of a small slope
+        losses=fixed_losses,  # or rounding would turn the sign of a small slope
     )
 
 

@@ -258,7 +258,7 @@ def test_opt_begins_with_token_zero_as_mezo_runs_it(folder):
     assert load_model(str(folder / "tuned"))[1]("It was").input_ids == ids
 
 
-def test_masked_architecture_is_told_by_the_config(tmp_path):
+def test_masked_architecture_is_known_from_the_config(tmp_path):
     path = save(tmp_path / "roberta", "roberta")
     edit(path / "config.json", '"RobertaForMaskedLM"', '"RobertaForCausalLM"')
     edit(path / "config.json", '"dtype"', '"is_decoder": true, "dtype"')

@@ -107,7 +107,7 @@ def test_a_method_that_needs_a_gradient(name):
         )
 
 
-def test_equal_sides_are_told_of(tmp_path):
+def test_equal_sides_are_reported(tmp_path):
     words = ("finetune", f"--out={tmp_path / 'run'}", "--model=tiny-reviews", "--task=reviews_sentence", "--objective=accuracy")
     completed = command(*words, "--eps=1e-6", "--steps=3", "--batch_size=4", "--train=8", "--dev=4", "--test=4")
     assert completed.status == 0, completed.errors

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 from small import command, equal, loss_of, network, stop_after, weights
-from test_methods import told_losses
+from test_methods import fixed_losses
 from torch import nn
 from torch.nn import functional
 
@@ -337,9 +337,9 @@ def test_without_a_full_batch_the_closure_is_the_full_batch():
         MeZOSVRG(model.parameters(), full_lr=-1.0)
 
 
-def test_slopes_told_from_outside_replay_in_files_with_rows_of_two_lengths(tmp_path):
+def test_slopes_from_outside_replay_in_files_with_rows_of_two_lengths(tmp_path):
     model = network()
-    optimizer, losses = MeZOSVRG(model.parameters(), lr=1e-3, q=2), told_losses(model)
+    optimizer, losses = MeZOSVRG(model.parameters(), lr=1e-3, q=2), fixed_losses(model)
     for _ in range(5):
         optimizer.step(losses)
     optimizer.trajectory.save(tmp_path / "t.npz")

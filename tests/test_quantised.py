@@ -273,7 +273,7 @@ def test_bad_settings_are_refused_before_any_work(tmp_path, change, sentence):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_torchao_its_installation_is_told(tmp_path, monkeypatch):
+def test_without_torchao_the_error_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match=r"needs torchao: pip install 'zolab\[quantised\]'"):
         run(CONFIG, tmp_path)

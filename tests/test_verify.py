@@ -152,7 +152,7 @@ def test_another_base_model_is_refused(tmp_path):
     assert "the base model's weights are no longer what" in completed.out
 
 
-def test_settings_of_a_later_version_are_told(copy):
+def test_settings_of_a_later_version_are_named(copy):
     resealed(copy, lambda record: record["config"].update(wings=2))
     assert "has settings that are not known here" in command("verify", copy).out
 

@@ -30,13 +30,13 @@ class Allocations(TorchDispatchMode):
         sort: takes a new tensor and the kind that `of` says, and returns the kind that it counts as; that kind by default.
     """
 
-    def __init__(self, kinds: tuple[str, ...], there: Iterable[Tensor], sort: Callable[[Tensor, str], str] | None = None):
+    def __init__(self, kinds: tuple[str, ...], existing: Iterable[Tensor], sort: Callable[[Tensor, str], str] | None = None):
         super().__init__()
         self.kinds, self.kind, self.sort = kinds, kinds[0], sort
         self.live = dict.fromkeys(kinds, 0)
         self.moments: set[tuple[int, ...]] = set()
         """What was alive after each allocation, in the order of `kinds`."""
-        self.known: dict[int, str | None] = {tensor.untyped_storage()._cdata: None for tensor in there}
+        self.known: dict[int, str | None] = {tensor.untyped_storage()._cdata: None for tensor in existing}
         """The kind of each storage that is alive, None of those that are not counted."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -225,7 +225,7 @@ def folder_of(name: str | os.PathLike) -> Path:
     """Where a shipped PertNN, or the one in a folder, lies. Raises FileNotFoundError, naming those that are there."""
     folder = SHIPPED_FINETUNERS.get(str(name), Path(name).expanduser())
     if len(str(folder)) > LONGEST or not folder.is_dir():
-        there = [shipped for shipped, place in SHIPPED_FINETUNERS.items() if place.is_dir()]
-        here = f"the shipped ones are {', '.join(there)}" if there else "none is shipped"
-        raise FileNotFoundError(f"no folder and no shipped PertNN is called {brief(name)!r}; {here}.")
+        names = [shipped for shipped, place in SHIPPED_FINETUNERS.items() if place.is_dir()]
+        choices = f"the shipped ones are {', '.join(names)}" if names else "none is shipped"
+        raise FileNotFoundError(f"no folder and no shipped PertNN is called {brief(name)!r}; {choices}.")
     return folder

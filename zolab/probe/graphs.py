@@ -92,9 +92,9 @@ class Graphs:
         if call is None or call.addresses != self._addresses() or not self.scratches.holds(call.scratches):
             self.captured.pop(key, None)
             return None
-        for there, leaf in zip(call.inputs, leaves, strict=True):
-            if there is not None:
-                there.copy_(leaf)
+        for buffer, leaf in zip(call.inputs, leaves, strict=True):
+            if buffer is not None:
+                buffer.copy_(leaf)
         call.graph.replay()
         return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, call.output), call.order
 

@@ -88,7 +88,7 @@ def check_ranks(config: Config, ranks: Ranks) -> None:
     device = torch.device(config.device)
     if device.type == "cuda":
         require(device.index is None, f"all {count} ranks would share {device}: write --device cuda, and each takes its own.")
-        here, there = int(os.environ.get("LOCAL_WORLD_SIZE", count)), torch.cuda.device_count()
-        message = f"{here} ranks were started on this machine, which has {there} GPUs for them"
-        require(here <= there, f"{message}: start at most as many.")
+        processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", count)), torch.cuda.device_count()
+        message = f"{processes} ranks were started on this machine, which has {gpus} GPUs for them"
+        require(processes <= gpus, f"{message}: start at most as many.")
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", ranks.number)))

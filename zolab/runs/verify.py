@@ -133,9 +133,9 @@ def _configuration(record: dict[str, Any], folder: Path) -> Config:
 
 def _same_place(record: dict[str, Any]) -> bool:
     """Whether this process must give the bits that the run's gave."""
-    here = environment()
-    there, now = ({**e.get("machine", {}), **e.get("versions", {})} for e in (record, here))
-    return all(now[key] == there.get(key) for key in ("processor", "gpu", "threads", "torch"))
+    current = environment()
+    recorded, now = ({**e.get("machine", {}), **e.get("versions", {})} for e in (record, current))
+    return all(now[key] == recorded.get(key) for key in ("processor", "gpu", "threads", "torch"))
 
 
 def _weights(model: nn.Module, result: dict[str, Any]) -> Check:
@@ -151,7 +151,7 @@ def _weights(model: nn.Module, result: dict[str, Any]) -> Check:
 def _compared(name: str, task: Task, evaluation: Evaluation, claimed: dict[str, Any], allowed: float) -> Check:
     gap, far = abs(evaluation.loss - claimed["loss"]), abs(evaluation.metric - claimed["metric"])
     holds = gap <= allowed and far <= (CLOSE if allowed else 0.0) and evaluation.examples == claimed["examples"]
-    here = f"loss {evaluation.loss:.6f}, {task.metric} {100 * evaluation.metric:.1f} %, {evaluation.examples} examples"
-    there = f"the record says {claimed['loss']:.6f}, {100 * claimed['metric']:.1f} %, {claimed['examples']}"
+    measured = f"loss {evaluation.loss:.6f}, {task.metric} {100 * evaluation.metric:.1f} %, {evaluation.examples} examples"
+    recorded = f"the record says {claimed['loss']:.6f}, {100 * claimed['metric']:.1f} %, {claimed['examples']}"
     limit = f"allowed {allowed:g}" if allowed else "exactly" if holds else "allowed 0"
-    return Check(name, holds, f"{here}; {there} (difference {gap:.2g}, {limit})")
+    return Check(name, holds, f"{measured}; {recorded} (difference {gap:.2g}, {limit})")

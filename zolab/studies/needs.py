@@ -41,7 +41,7 @@ class Needs:
     def fit(self, cpus: float, gpus: float, memory: float) -> int:
         """How many such cells have room at once on a machine."""
         pairs = ((cpus, self.cpus), (gpus, self.gpus), (memory, self.memory))
-        return min(math.floor(there / needed) for there, needed in pairs if needed)
+        return min(math.floor(available / needed) for available, needed in pairs if needed)
 
 
 def described(cpus: float, gpus: float, memory: float) -> str:

@@ -128,9 +128,9 @@ def _check_plan(plan: Plan, out: Path) -> None:
     path, ours = out / PLAN, plan.record()
     if path.exists():
         earlier = unseal(read_json(path), str(path))
-        there = earlier.get("seeds", [])
-        grown = set(there) < set(ours["seeds"])
-        changed = list(differences({**ours, "seeds": there} if grown else ours, earlier))
+        seeds = earlier.get("seeds", [])
+        grown = set(seeds) < set(ours["seeds"])
+        changed = list(differences({**ours, "seeds": seeds} if grown else ours, earlier))
         require(not changed, f"{out} holds cells of another plan ({'; '.join(changed[:3])}); choose another folder.")
     write_json(path, seal(ours))
 

@@ -115,10 +115,10 @@ def _draw_rates(axes: Axes, terms: StepTerms, bound: BoundTerms, lr: float, budg
 def _draw_shares(axes: Axes, terms: StepTerms, lr: float, budget: bool, unit: float) -> None:
     shares = np.linspace(0, 1, 401)
     sigma = _shared(terms, shares)
-    here, best = -terms.change(sigma, lr) / unit, -terms.best_change(sigma) / unit
-    for gain, chosen, label in ((here, budget, "this learning rate"), (best, not budget, "each at its best")):
+    at_rate, best = -terms.change(sigma, lr) / unit, -terms.best_change(sigma) / unit
+    for gain, chosen, label in ((at_rate, budget, "this learning rate"), (best, not budget, "each at its best")):
         axes.plot(shares, gain, color=GREEN, linestyle="-" if chosen else ":", linewidth=2 if chosen else 1.2, label=label)
-    chosen = here if budget else best
+    chosen = at_rate if budget else best
     place = int(chosen.argmax())
     axes.plot(shares[place], np.clip(chosen[place], LOW, HIGH), "o", color=RED, markeredgecolor=BLACK, markersize=10)
     axes.axvline(terms.sizes[0] / terms.sizes.sum(), color=BLACK, linewidth=1)

@@ -61,8 +61,8 @@ def held_constant(ratio: float) -> tuple[bool, str]:
     hessian, theta, z = np.diag([3.0, 1.0, 0.2]), rng.normal(size=3), rng.normal(size=3)
 
     def after(sigma: np.ndarray, p: float) -> float:
-        there = theta - lr * p * sigma * z
-        return float(there @ hessian @ there / 2)
+        moved = theta - lr * p * sigma * z
+        return float(moved @ hessian @ moved / 2)
 
     def slope(follows: bool) -> np.ndarray:
         ends, fixed = [], float(theta @ hessian @ z)
