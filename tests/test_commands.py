@@ -11,9 +11,11 @@ import yaml
 
 from benchmarks.__main__ import NAMES
 from zolab.cli import COMMANDS
-from zolab.cli.parser import parser_of
+from zolab.cli.parser import parser_of, settings_of
+from zolab.runs.config import Config
 from zolab.studies.commands import MOVED, todays
 from zolab.studies.plan import differences
+from zolab.tasks import load_task
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "figures" / "records").glob("*.json"))}
@@ -130,7 +132,7 @@ def test_commands_are_found_wherever_a_page_shows_them():
         ("python -m zolab sweep x.yaml", "no command sweep"),
         ("python -m zolab study gone.yaml --out runs/x --record runs/x.json", "no gone.yaml"),
         ("python -m zolab results --out nowhere/x.md", "no nowhere"),
-        ("python -m zolab.tiny study x.yaml", "No module named"),
+        ("python -m zolab.tiny study x.yaml", "no module zolab.tiny"),
         ("python -m benchmarks.step --gone", "--gone"),
         ("python -m benchmarks gone", "gone"),
         ("pytest tests/test_{optim,gone}.py", "no tests/test_gone.py"),
@@ -165,8 +167,10 @@ def test_the_command_of_a_record_makes_it_again(name):
 @pytest.mark.parametrize("name", [name for name, content in RECORDS.items() if "evaluations" in content])
 def test_the_command_of_single_runs_has_their_settings(name):
     [words] = [words for words in commands_of((ROOT / "figures" / "RESULTS.md").read_text()) if "finetune" in words]
-    options, config = vars(parser_of("finetune").parse_args(words[words.index("finetune") + 1 :])), RECORDS[name]["config"]
-    differ = {key for key in config if options[key] not in (config[key], None)}
+    options = parser_of("finetune").parse_args(words[words.index("finetune") + 1 :])
+    now, config = vars(settings_of(options, Config)), RECORDS[name]["config"]
+    now["train"] = now["train"] or load_task(now["task"]).train
+    differ = {key for key in config if now[key] != config[key]}
     assert differ <= {"seed", "data_seed"}
 
 
