@@ -52,9 +52,9 @@ def test_the_hours_are_those_of_a_dry_run():
 def test_the_section_names_every_plan_of_a_paper_and_the_limits(tmp_path):
     for name in ("adamezo_roberta-large", "11_smollm2", "03_methods"):
         (tmp_path / f"{name}.yaml").write_text((PLANS / f"{name}.yaml").read_text())
-    found = paper_grids(tmp_path)
-    assert [plan.about for plan, _ in found] == ["AdaMeZO's tables on RoBERTa-large"]
-    _, lines = grids_section([*found, (found[0][0], [run(48, gigabytes=200)])])
+    grids = paper_grids(tmp_path)
+    assert [plan.about for plan, _ in grids] == ["AdaMeZO's tables on RoBERTa-large"]
+    _, lines = grids_section([*grids, (grids[0][0], [run(48, gigabytes=200)])])
     rows = [line for line in lines if line.startswith("| ") and "hours" not in line and "---" not in line]
     assert len(rows) == 3
     assert "| 0.0 without 1 | 2.0 | 2.0 | 48.0 |" in rows[1]

@@ -41,8 +41,8 @@ class Uneven(TASKS["rotten_tomatoes"]):
     """Some texts are long, so that ranks need unequally many passes for their shares."""
 
     def template(self, row):
-        found = super().template(row)
-        return replace(found, prompt=found.prompt * (14 if len(found.prompt) % 2 else 1))
+        example = super().template(row)
+        return replace(example, prompt=example.prompt * (14 if len(example.prompt) % 2 else 1))
 
 
 RUNS = {
@@ -79,13 +79,15 @@ def _work(number, count, port, jobs, folder):
     os.environ |= {"RANK": str(number), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.chdir(folder)
     torch.set_num_threads(1)
-    told = {}
+    outcomes = {}
     for name, job in jobs.items():
         try:
-            told[name] = job(folder / name) if callable(job) else keep(made(job, folder / name), folder / f"{name}-{number}")
+            outcomes[name] = (
+                job(folder / name) if callable(job) else keep(made(job, folder / name), folder / f"{name}-{number}")
+            )
         except Exception as error:  # what each rank says is what is tested
-            told[name] = f"{type(error).__name__}: {error}"
-    (folder / f"told-{number}.json").write_text(json.dumps(told))
+            outcomes[name] = f"{type(error).__name__}: {error}"
+    (folder / f"outcomes-{number}.json").write_text(json.dumps(outcomes))
 
 
 def keep(run, path):
@@ -134,8 +136,8 @@ def one(tmp_path_factory):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_first_order_runs_give_the_numbers_of_one_process(two, one, name):
-    folder, told = two
-    assert [each[name] for each in told] == [None, None]
+    folder, outcomes = two
+    assert [each[name] for each in outcomes] == [None, None]
     alone, shared = one(name), load_record(folder / name / "record.json")
     for part, keys in (("steps", ("loss",)), ("evaluations", ("loss", "metric", "step", "forwards"))):
         for mine, theirs in zip(alone.record[part], shared[part], strict=True):
@@ -172,7 +174,7 @@ def test_the_best_weights_are_saved_whole_and_the_record_knows_them(two):
 
 def test_a_finished_run_is_read_again_in_parts_and_whole(two, tmp_path):
     folder, _ = two
-    (folder / "told-0.json").unlink()
+    (folder / "outcomes-0.json").unlink()
     assert together(2, {"sgd": RUNS["sgd"]}, folder, _work) == [{"sgd": None}] * 2
     again = made(RUNS["sgd"], folder / "sgd", shard=False)
     weights = load_file(folder / "sgd-1.weights")
@@ -181,8 +183,8 @@ def test_a_finished_run_is_read_again_in_parts_and_whole(two, tmp_path):
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_learning_to_learn_trains_the_pertnn_of_one_process(two, one, name):
-    folder, told = two
-    assert [each[name] for each in told] == [None, None]
+    folder, outcomes = two
+    assert [each[name] for each in outcomes] == [None, None]
     alone, shared, config = one(name), load_record(folder / name / "record.json"), LEARNED[name]
     for mine, theirs in zip(alone.record["result"]["steps"], shared["result"]["steps"], strict=True):
         assert theirs["loss"] == pytest.approx(mine["loss"], rel=1e-5)
@@ -206,14 +208,14 @@ def test_meta_training_that_was_stopped_goes_on_in_parts(two, tmp_path, monkeypa
     assert together(2, {"sample": META}, tmp_path, _work) == [{"sample": None}] * 2
     expected = load_file(folder / "sample-0.weights")
     for number in range(2):
-        found = load_file(tmp_path / f"sample-{number}.weights")
-        assert all(torch.allclose(found[key], weight, rtol=0, atol=1e-6) for key, weight in expected.items())
+        learned = load_file(tmp_path / f"sample-{number}.weights")
+        assert all(torch.allclose(learned[key], weight, rtol=0, atol=1e-6) for key, weight in expected.items())
 
 
 def test_no_two_shards_share_numbers_of_a_direction(two):
     """Published code that seeds each process alike moves all shards by the same numbers."""
-    folder, told = two
-    assert [each["parts"] for each in told] == [None, None]
+    folder, outcomes = two
+    assert [each["parts"] for each in outcomes] == [None, None]
     held = [load_file(folder / f"parts-{number}.parts") for number in range(2)]
     model, _ = load_model("tiny-random-llama")
     params = [p.detach() for p in model.parameters()]
@@ -249,16 +251,16 @@ def test_layers_on_several_devices_move_along_the_directions_of_one():
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_split_is_refused_before_anything_starts(two, name):
-    folder, told = two
-    for each in told:
+    folder, outcomes = two
+    for each in outcomes:
         assert REFUSED[name][1] in (each[name] or ""), each[name]
         assert each[name].count("\n") == 0
     assert not list((folder / name).glob("*"))
 
 
 def test_several_processes_that_share_nothing_are_refused(two):
-    _, told = two
-    for each in told:
+    _, outcomes = two
+    for each in outcomes:
         assert (
             "2 processes were started, and learning to learn shares nothing among them but a model's weights" in each["without"]
         )
@@ -266,13 +268,13 @@ def test_several_processes_that_share_nothing_are_refused(two):
 
 @pytest.mark.parametrize("words", [["finetune", "--optimizer=sgd"], ["metatrain", "--model=tiny-reviews"]])
 def test_one_process_has_nothing_to_split(words, tmp_path):
-    shown = command(*words, "--shard", f"--out={tmp_path / 'run'}")
-    assert shown.status == 1
-    assert "shard splits the weights among processes, and this one is alone: start several by torchrun" in shown.errors
+    completed = command(*words, "--shard", f"--out={tmp_path / 'run'}")
+    assert completed.status == 1
+    assert "shard splits the weights among processes, and this one is alone: start several by torchrun" in completed.errors
     assert not list(tmp_path.iterdir())
 
 
-def test_a_torch_without_processes_is_told(monkeypatch):
+def test_a_torch_without_processes_is_refused(monkeypatch):
     monkeypatch.setattr("zolab.runs.shards.distributed", SimpleNamespace(is_available=lambda: False))
     with pytest.raises(
         ValueError, match=r"shard splits the weights among processes, and this torch was built without torch\.dist"

@@ -28,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from zolab.runs.finetune import finetune
-    from zolab.runs.guards import told
+    from zolab.runs.guards import guard_summary
     from zolab.runs.ranks import Ranks
 
     (options.task,) = described(options, [options.task])
@@ -59,19 +59,19 @@ def run(options: argparse.Namespace) -> None:
     if config.quantise != "none":
         size, bits = run.record["weights_bytes"] / 1e6, run.record["base_bits"]
         print(f"  all weights take {size:,.1f} MB; one of the base, in {config.quantise}, takes {bits:.1f} bits in the mean")
-    if line := told(run.record):
+    if line := guard_summary(run.record):
         print(f"  {line}")
     if any(cut := run.record.get("cut", {}).values()):
         print(
             f"  {sum(cut)} texts were longer than the model or the task takes, and lost tokens from the left of their prompts"
         )
     if shared := run.record.get("ranks"):
-        told = (
+        exchanged = (
             f"which exchanged {shared['bytes_a_step']:.0f} bytes a step"
             if "bytes_a_step" in shared
             else "each with a part of the weights"
         )
-        print(f"  {shared['count']} processes, {told}")
+        print(f"  {shared['count']} processes, {exchanged}")
     counted = "evaluations of f1" if config.objective == "f1" else "forward passes"
     print(f"  {result['forwards']} {counted}, {timing['wall_seconds'] / 60:.1f} minutes", end="")
     print(f", peak memory {timing['peak_bytes'] / 1e9:.2f} GB; record: {Path(options.out) / 'record.json'}")
@@ -81,7 +81,7 @@ def _judged(judged: list[Any], calibrated: bool) -> str:
     """What a run changed beside the offset between its answers, on test examples before and after it."""
 
     def change(name: str, form: str) -> str:
-        return " -> ".join(f"{found[name]:{form}}" for found in judged)
+        return " -> ".join(f"{values[name]:{form}}" for values in judged)
 
     plain = f", accuracy without any {change('accuracy', '.1%')}" if calibrated else ""
     order = "" if judged[0]["auc"] is None else f", AUC {change('auc', '.3f')}"

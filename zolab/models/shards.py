@@ -84,12 +84,12 @@ def gathered(weights: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
         weights: by name, the same names in each process.
         keep: whether this process wants them; otherwise nothing comes back.
     """
-    found = {}
+    kept = {}
     for name, weight in weights.items():
         together = whole(weight)  # by all, whoever keeps it
         if keep:
-            found[name] = together.cpu()
-    return found
+            kept[name] = together.cpu()
+    return kept
 
 
 @torch.no_grad()

@@ -6,8 +6,7 @@ calibrated) and `record.json` (everything, at the end). Starting the same config
 it stopped, to the bit; a finished run is only read. Base model, tokenizer and examples must be what they were, to the bit.
 
 A first-order run has gradients, which are not in its log: it keeps `weights-N.safetensors` of its best step instead of a
-trajectory, and begins again when it was stopped. Several processes can make a run together: `zolab.runs.ranks`, and
-`zolab.runs.shards` for models that one of them cannot train.
+trajectory, and begins again when it was stopped. Several processes can make a run: `zolab.runs.ranks`, `zolab.runs.shards`.
 """
 
 import json
@@ -44,7 +43,7 @@ from zolab.runs.probing import choose_probe
 from zolab.runs.ranks import ALONE, Ranks
 from zolab.runs.schedules import scheduler
 from zolab.runs.shards import Copies, Shards
-from zolab.runs.tuning import FOLDER, discard, held, keep_adapter, load_tuned
+from zolab.runs.tuning import FOLDER, discard, keep_adapter, load_tuned, weight_numbers
 from zolab.tasks import Example, Splits, Task, cut, load_task
 
 
@@ -85,8 +84,7 @@ def finetune(config: Config, out: str | Path, *, overwrite: bool = False, progre
     with log_of(Path(out), ranks, overwrite) as log:
         with ranks.agreed():
             session = _Session(config, task, log, ranks, overwrite, progress and ranks.first, shard)
-        more = {"optimizer": session.settings, "overwrite": overwrite, "shard": shard}
-        check_alike(ranks, config, session.identity, more)
+        check_alike(ranks, config, session.identity, {"optimizer": session.settings, "overwrite": overwrite, "shard": shard})
         return session.run()
 
 
@@ -111,7 +109,7 @@ class _Session:
         if (config.checkpoint_every or config.first_order) and ranks.first:
             self.checkpoints.check_space(self.model)
         self.identity = identity(self.model, self.tokenizer, self.examples._asdict())
-        self.held, self.settings = held(self.model), plain(optimizer.trajectory.settings)
+        self.weight_numbers, self.settings = weight_numbers(self.model), plain(optimizer.trajectory.settings)
         for started in self.log.of("start"):
             check_same(self.identity, started, self.out, "bring it back, or use --overwrite")
 
@@ -146,7 +144,7 @@ class _Session:
             self.log.clear()
         if not self.log.of("start"):
             shortened = {split: cut(self.task, self.tokenizer, drawn) for split, drawn in self.examples._asdict().items()}
-            known = {**self.identity, **self.held, "cut": shortened}
+            known = {**self.identity, **self.weight_numbers, "cut": shortened}
             self.log.append("start", config=asdict(self.config), **known, **environment())
             self.checkpoints.discard()
             discard(self.out)
@@ -162,9 +160,9 @@ class _Session:
         """Fit the offsets, or take those that the log has; from here on losses and answers are with them."""
         if self.config.calibrate and not self.log.of("calibration"):
             data = self.task, self.model, self.tokenizer, self.examples.train
-            self.log.append("calibration", **self.parts.found(partial(calibration, self.config, *data)))
-        for found in self.log.of("calibration"):
-            self.task.offsets = tuple(found["offsets"])
+            self.log.append("calibration", **self.parts.evaluated(partial(calibration, self.config, *data)))
+        for entry in self.log.of("calibration"):
+            self.task.offsets = tuple(entry["offsets"])
 
     def _warm_up(self) -> None:
         """One forward pass that nobody sees: the first of a process may differ in the last bit while libraries set up."""
@@ -222,7 +220,9 @@ class _Session:
     def _finish(self) -> None:
         best_step, peak, ranks = best_of(self.log)["step"], peak_memory(self.config.device), self.ranks
         if ranks.count > 1 and self.taken:
-            self.log.append("ranks", **{"count": ranks.count, "parallel": self.config.parallel, **self.parts.told(self.taken)})
+            self.log.append(
+                "ranks", **{"count": ranks.count, "parallel": self.config.parallel, **self.parts.exchange(self.taken)}
+            )
         if best_step != self.optimizer.steps:
             self._rebuild(best_step)
         self._evaluate(best_step, "train")
@@ -247,6 +247,7 @@ class _Session:
             self.optimizer.full_batch = partial(full_loss, self.task, self.model, *data, self.sharing)
             if self.ranks is not self.sharing:
                 self.optimizer.spread = self.ranks.map
+                self.optimizer.sides_apart = self.optimizer.trajectory.samples % self.ranks.count > 0
         for known in self.log.of("optimizer") or ([{"settings": {}}] if records else []):
             self.optimizer.rounding = known["settings"].get("rounding", "nearest")  # as runs did that are older than it
         self.scheduler = scheduler(self.config.schedule, self.optimizer, self.config.steps)
@@ -282,11 +283,11 @@ class _Session:
             self.ranks.check_same({"the steps so far": zlib.crc32(json.dumps(self.log.of("step")).encode())})
         try:
             data = self.task, self.model, self.tokenizer, examples, split, trained
-            found = self.parts.found(partial(evaluation, *data))
+            measured = self.parts.evaluated(partial(evaluation, *data))
         except FloatingPointError as error:
             raise FloatingPointError(f"evaluation on {split} at step {step}: {error}") from error
-        self.log.append("evaluation", step=step, split=split, forwards=self._forwards(step), **found)
-        return found
+        self.log.append("evaluation", step=step, split=split, forwards=self._forwards(step), **measured)
+        return measured
 
     def _forwards(self, step: int) -> int:
         return forwards(self.config, step + len(self.log.of("overflow")), len(self.examples.train))

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from zolab.models.shards import gathered, scatter, shard
 from zolab.runs.checkpoints import Checkpoints, trained
 from zolab.runs.config import require
-from zolab.runs.ranks import LACKING, Found, Ranks
+from zolab.runs.ranks import LACKING, Made, Ranks
 from zolab.tasks import Task
 from zolab.tasks.logits import autocasting, causal_logits
 from zolab.tasks.scoring import Batch
@@ -46,8 +46,8 @@ def shared_loss(task: Task, model: PreTrainedModel, batch: Batch, ranks: Ranks) 
         batch: this rank's share.
         ranks: all of them ask for the loss together.
     """
-    found = ranks.gathered([task.terms(batch), len(batch.packs)])
-    share, calls = task.terms(batch) / sum(terms for terms, _ in found), int(max(packs for _, packs in found))
+    counts = ranks.gathered([task.terms(batch), len(batch.packs)])
+    share, calls = task.terms(batch) / sum(terms for terms, _ in counts), int(max(packs for _, packs in counts))
 
     def loss() -> Tensor:
         own = task.loss(model, batch) * share
@@ -80,8 +80,8 @@ class Copies:
     def split(self, model: PreTrainedModel) -> None:
         """Leave this rank what it holds."""
 
-    def found(self, make: Callable[[], Found]) -> Found:
-        """What the first rank finds by calls of the model; the others wait."""
+    def evaluated(self, make: Callable[[], Made]) -> Made:
+        """What the first rank makes by calls of the model; the others wait."""
         return self.ranks.from_first(make)
 
     def save(self, model: PreTrainedModel, checkpoints: Checkpoints, step: int, best: int) -> None:
@@ -96,7 +96,7 @@ class Copies:
             checkpoints.load(model, saved)
         return saved
 
-    def told(self, steps: int) -> dict[str, Any]:
+    def exchange(self, steps: int) -> dict[str, Any]:
         """What a record says of the exchange: bytes of all ranks' numbers in a step."""
         return {"bytes_a_step": self.ranks.exchanged / steps}
 
@@ -116,7 +116,7 @@ class Shards(Copies):
         """Leave this rank its part. Raises ValueError as `shard`."""
         shard(model, self.device, self.ranks.group)
 
-    def found(self, make: Callable[[], Found]) -> Found:
+    def evaluated(self, make: Callable[[], Made]) -> Made:
         return self.ranks.all_make(make)
 
     def save(self, model: PreTrainedModel, checkpoints: Checkpoints, step: int, best: int) -> None:
@@ -133,5 +133,5 @@ class Shards(Copies):
             scatter(trained(model), values)
         return saved
 
-    def told(self, steps: int) -> dict[str, Any]:
+    def exchange(self, steps: int) -> dict[str, Any]:
         return {"parallel": "shards"}  # weights go other ways, which nobody counts
