@@ -235,7 +235,9 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """Everything of a run, for copies and pickles; not what belongs to this process, such as hooks and `look_through`."""
         state = {
-            name: value for name, value in vars(self).items() if not name.startswith("_") and name not in ("step", "spread")
+            name: value
+            for name, value in vars(self).items()
+            if not name.startswith("_") and name not in ("step", "spread", "sides_apart")
         }
         return {**state, "viewed": None, "changes": None}
 

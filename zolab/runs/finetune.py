@@ -235,6 +235,7 @@ class _Session:
             self.optimizer.full_batch = partial(full_loss, self.task, self.model, *data, self.sharing)
             if self.ranks is not self.sharing:
                 self.optimizer.spread = self.ranks.map
+                self.optimizer.sides_apart = self.optimizer.trajectory.samples % self.ranks.count > 0
         for known in self.log.of("optimizer") or ([{"settings": {}}] if records else []):
             self.optimizer.rounding = known["settings"].get("rounding", "nearest")  # as runs did that are older than it
         self.scheduler = scheduler(self.config.schedule, self.optimizer, self.config.steps)
