@@ -48,9 +48,9 @@ def timed(plan, count=None):
 
         def on_clock(cell):
             began = time.perf_counter()
-            found = run(cell)
+            outcome = run(cell)
             cells.append(time.perf_counter() - began)
-            return found
+            return outcome
 
         workers.run = on_clock
         return workers

@@ -81,13 +81,13 @@ def main():
         for name in options.methods:  # one method's state at a time, beside forward passes of the same minute
             optimizer, several = stepping(name, model, options), ROUND.get(name, 1)
             actions = {"direction": partial(direction_pass, params, 1e-9), "round": partial(taken, optimizer, loss, several)}
-            found = interleaved(options.repeats, forward=loss, **actions)
+            seconds = interleaved(options.repeats, forward=loss, **actions)
             count = METHODS[name].forwards(several, samples=optimizer.trajectory.samples) / several
-            steps[name] = found["round"] / several
+            steps[name] = seconds["round"] / several
             over[name] = {
                 "forwards": count,
-                "step_over_forwards": steps[name] / (count * found["forward"]),
-                "direction_passes": (steps[name] - count * found["forward"]) / found["direction"],
+                "step_over_forwards": steps[name] / (count * seconds["forward"]),
+                "direction_passes": (steps[name] - count * seconds["forward"]) / seconds["direction"],
                 "stored_weights": (memory[name] - memory["forwards"]) / weights,
                 "memory_over_forwards": memory[name] / memory["forwards"],
             }

@@ -46,9 +46,9 @@ def measured(options):
 
 def together(count, options):
     """What the first of so many processes measured."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(found.getsockname()[1]), "WORLD_SIZE": str(count)}
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(listener.getsockname()[1]), "WORLD_SIZE": str(count)}
     given = [f"--{name}={getattr(options, name)}" for name in ("model", "task", "batch", "steps")]
     command = [sys.executable, "-m", "benchmarks.ranks", *given, "--one"]
     started = [
@@ -83,9 +83,9 @@ def main():
     times, exchanged = {1: [], options.ranks: []}, 0.0
     for _ in range(options.repeats):
         for count in times:
-            found = together(count, options)
-            times[count] += found["times"]
-            exchanged = found["bytes"]
+            row = together(count, options)
+            times[count] += row["times"]
+            exchanged = row["bytes"]
     alone, shared = (statistics.median(times[count]) for count in (1, options.ranks))
     print(f"{options.model}, {options.task}, batch {options.batch}, one thread a process")
     print(f"  1 process    {1 / alone:8.3f} steps a second")

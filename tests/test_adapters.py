@@ -71,8 +71,8 @@ def logits_of(model, texts=TEXTS):
     """Logits at the last token of each text, laid together."""
     packs, homes = pack(texts, [[len(text) - 1] for text in texts], causal=True)
     with torch.no_grad():
-        found = [causal_logits(model, part) for part in packs]
-    return torch.stack([found[number][rows[0]] for number, rows in homes])
+        logits = [causal_logits(model, part) for part in packs]
+    return torch.stack([logits[number][rows[0]] for number, rows in homes])
 
 
 def last_logits(model, text, before=()):
@@ -268,14 +268,14 @@ def test_what_peft_saves_is_read(tmp_path):
     ours = tiny_model("llama")
     read_adapter(tmp_path / "plain").attach(ours)
     assert torch.allclose(last_logits(ours, TEXTS[0]), last_logits(model, TEXTS[0]), atol=1e-6)
-    told = json.loads((tmp_path / "plain" / "adapter_config.json").read_text())
+    config = json.loads((tmp_path / "plain" / "adapter_config.json").read_text())
     for change, sentence in (
         ({"use_rslora": True}, "its use_rslora is True, where only False is known here"),
         ({"peft_type": "IA3"}, "an adapter of kind 'IA3'; LORA and PREFIX_TUNING can be used"),
         ({"r": 0}, "r must be a whole number of at least 1, got 0"),
         ({"target_modules": ".*q_proj"}, "targets must be a list of names of modules"),
     ):
-        (tmp_path / "plain" / "adapter_config.json").write_text(json.dumps({**told, **change}))
+        (tmp_path / "plain" / "adapter_config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(ValueError, match=sentence):
             read_adapter(tmp_path / "plain")
 
@@ -377,9 +377,9 @@ def test_a_model_without_a_plain_cache_cannot_take_a_prefix(monkeypatch):
     forward = type(model).forward
 
     def without(self, *args, **inputs):
-        found = forward(self, *args, **inputs)
-        found.past_key_values.layers[1].keys = found.past_key_values.layers[1].keys[..., :4]
-        return found
+        output = forward(self, *args, **inputs)
+        output.past_key_values.layers[1].keys = output.past_key_values.layers[1].keys[..., :4]
+        return output
 
     monkeypatch.setattr(type(model), "forward", without)
     with pytest.raises(ValueError, match="cannot take a prefix: its layers keep no keys and values of one shape; use lora"):

@@ -191,8 +191,8 @@ def test_listed_names_are_those_of_the_tables():
 def test_a_refusal_is_one_sentence(words, status, sentence, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    found, told = refused(capsys, words)
-    assert (found, sentence in told) == (status, True), told
+    exit_status, message = refused(capsys, words)
+    assert (exit_status, sentence in message) == (status, True), message
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

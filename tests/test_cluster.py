@@ -64,9 +64,9 @@ def started(tmp_path, plan, *more):
 
 
 def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 @contextmanager
@@ -96,11 +96,11 @@ def head(folder, port):
             each.wait()
 
 
-def wait_for(found, seconds=120.0):
+def wait_for(condition, seconds=120.0):
     """What a function finds, as soon as it finds something."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if value := found():
+        if value := condition():
             return value
         time.sleep(0.05)
     raise AssertionError("it did not come about in time")
@@ -163,8 +163,8 @@ def test_60_cells_a_killed_worker_and_a_killed_head_give_the_record_of_any_other
         wait_for(lambda: len(outcomes(out)) >= 30)
     printed, errors = driver.communicate(timeout=240)
     assert driver.returncode == 1, errors
-    told = r"error: the Ray cluster at \S+ ended: the same command goes on when there is one again\."
-    assert re.fullmatch(told, last(errors)), errors
+    message = r"error: the Ray cluster at \S+ ended: the same command goes on when there is one again\."
+    assert re.fullmatch(message, last(errors)), errors
     assert "failed" not in printed
     done = outcomes(out)
     assert 30 <= len(done) < 60
@@ -267,12 +267,12 @@ def test_so_many_workers_as_have_room():
 def test_a_machine_without_the_folder_or_with_other_versions_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # a worker goes there; the tests after this one must not
     here = environment()
-    told = Actor().begin(str(tmp_path), str(tmp_path), "a plan", 1, here)
-    assert "they must lie on a disk that all share" in told
+    message = Actor().begin(str(tmp_path), str(tmp_path), "a plan", 1, here)
+    assert "they must lie on a disk that all share" in message
     (tmp_path / "plan.json").write_text("a plan")
     other = {**here, "versions": {**here["versions"], "torch": "1.0"}, "commit": "0"}
-    told = Actor().begin(str(tmp_path), str(tmp_path), "a plan", 1, other)
-    assert "has other versions of torch, zolab's source than this machine: install the same on all" in told
+    message = Actor().begin(str(tmp_path), str(tmp_path), "a plan", 1, other)
+    assert "has other versions of torch, zolab's source than this machine: install the same on all" in message
 
 
 def test_a_kept_model_is_the_one_that_would_be_loaded(monkeypatch):

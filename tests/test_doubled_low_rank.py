@@ -63,10 +63,10 @@ def test_told_the_same_losses_the_steps_are_the_same_to_the_bit(reviews):
     first, task, batch = reviews
     models = [copy.deepcopy(first) for _ in range(2)]
     for model, doubles in zip(models, (False, True), strict=True):
-        told = iter([0.5, 0.4, 0.1, 0.3])
+        given_losses = iter([0.5, 0.4, 0.1, 0.3])
         optimizer = optimizer_of(model, doubles, lr=1e-3)
         for _ in range(2):
-            optimizer.step(lambda model=model, told=told: task.loss(model, batch) * 0 + next(told))
+            optimizer.step(lambda model=model, given_losses=given_losses: task.loss(model, batch) * 0 + next(given_losses))
     assert equal(weights(models[0]), weights(models[1]))
     assert not equal(weights(models[0]), weights(first))
 

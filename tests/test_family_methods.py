@@ -106,15 +106,15 @@ def test_adamu_is_its_reference_through_every_phase(monkeypatch):
 
 
 def test_zo_finetuner_is_mezo_with_the_scales_that_it_proposes():
-    model, told = network(), network()
+    model, scaled = network(), network()
     optimizer = METHODS["zo_finetuner"](model.named_parameters(), PertNN(split(model)), lr=1e-3, directions="rademacher")
     for _ in range(5):
         optimizer.step(loss_of(model))
         sigma = optimizer.scales(optimizer.trajectory.records[-1].sigmas, (0, 1, 2, 3))
-        mezo = MeZO(told.parameters(), lr=1e-3, sigma=sigma, directions="rademacher")
+        mezo = MeZO(scaled.parameters(), lr=1e-3, sigma=sigma, directions="rademacher")
         mezo.steps = optimizer.steps - 1
-        mezo.step(loss_of(told))
-        assert equal(weights(told), weights(model))
+        mezo.step(loss_of(scaled))
+        assert equal(weights(scaled), weights(model))
 
 
 def test_with_the_budget_kept_a_step_has_exactly_mezos_length():
@@ -180,9 +180,9 @@ def test_normal_directions_are_the_default_and_older_files_mean_them():
     steps(optimizer, model, 2)
     assert optimizer.directions == "gaussian"
     assert "directions" not in optimizer.trajectory.settings
-    told = network()
-    steps(MeZO(told.parameters(), lr=1e-3, directions="gaussian"), told, 2)
-    assert equal(weights(told), weights(model))
+    explicit = network()
+    steps(MeZO(explicit.parameters(), lr=1e-3, directions="gaussian"), explicit, 2)
+    assert equal(weights(explicit), weights(model))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -57,8 +57,8 @@ def graphs(monkeypatch):
 def call(graphs, body, x):
     """As a doubled call is made; returns its output and how it came about."""
     key = graphs.key([x], None, (False,))
-    if found := graphs.replay(key, [x]):
-        return found[0], "replayed"
+    if replayed := graphs.replay(key, [x]):
+        return replayed[0], "replayed"
     due = graphs.is_due(key)
     if not due:
         return body(x), "launched"

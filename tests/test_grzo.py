@@ -235,11 +235,11 @@ def test_a_batch_in_parts_says_whose_each_row_is():
     x, y = torch.randn(6, 37, generator=generator), torch.randn(6, 3, generator=generator)
 
     def in_parts():
-        found = []
+        by_part = []
         for rows in torch.arange(6).split(4):
             with rows_of(rows):
-                found.append(((parts(x[rows].double()).float() - y[rows]) ** 2).mean(1))
-        return torch.cat(found)
+                by_part.append(((parts(x[rows].double()).float() - y[rows]) ** 2).mean(1))
+        return torch.cat(by_part)
 
     for _ in range(3):
         assert one.step(losses) == pytest.approx(two.step(in_parts), rel=1e-6)
@@ -340,7 +340,7 @@ def test_settings_out_of_range_are_refused(settings, message):
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("returned", "message"),
     [
         (
             lambda losses: losses.mean(),
@@ -354,11 +354,11 @@ def test_settings_out_of_range_are_refused(settings, message):
         (lambda losses: losses * math.inf, "returned (nan|inf)"),
     ],
 )
-def test_losses_that_are_not_those_of_the_examples_are_refused(told, message):
+def test_losses_that_are_not_those_of_the_examples_are_refused(returned, message):
     model = network()
     optimizer, before, losses = made(model), weights(model), each_of(model)
     with pytest.raises((ValueError, FloatingPointError), match=message):
-        optimizer.step(lambda: told(losses()))
+        optimizer.step(lambda: returned(losses()))
     assert equal(before, weights(model))
     assert optimizer.steps == 0
     optimizer.step(losses)
@@ -451,8 +451,8 @@ def test_a_batch_of_ones_own_is_the_references_on_every_family(family, adapter):
     ],
 )
 def test_the_command_line_refuses_before_any_work(tmp_path, words, sentence):
-    told = {**RUN, "batch_size": 4}
-    options = [word for name, value in told.items() for word in (f"--{name}", value)]
+    settings = {**RUN, "batch_size": 4}
+    options = [word for name, value in settings.items() for word in (f"--{name}", value)]
     refused = command("finetune", *options, "--out", tmp_path / "run", *words)
     assert refused.status != 0
     assert sentence in refused.errors

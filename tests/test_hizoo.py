@@ -56,8 +56,8 @@ def test_100_steps_equal_the_reference(estimator, spare, dtype):
             torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-4)
     for block, h in enumerate(memory["h"]):
         torch.testing.assert_close(optimizer.curvature[block], h.flatten(), rtol=5e-3, atol=5e-3)
-    told = torch.cat([h.flatten() for h in memory["h"]])
-    assert float(told.max() - told.min()) > 0.01  # or the curvature would not have been tested
+    curvature = torch.cat([h.flatten() for h in memory["h"]])
+    assert float(curvature.max() - curvature.min()) > 0.01  # or the curvature would not have been tested
 
 
 # --- what algebra says
@@ -90,17 +90,17 @@ def quadratic(estimator, alpha, steps):
 
 @pytest.mark.slow
 def test_the_unbiased_curvature_tends_to_the_diagonal():
-    found = quadratic("unbiased", 2e-3, 6000)
-    print(found)
-    assert found.tolist() == pytest.approx([1.0] * 4, rel=0.25)
+    curvature = quadratic("unbiased", 2e-3, 6000)
+    print(curvature)
+    assert curvature.tolist() == pytest.approx([1.0] * 4, rel=0.25)
 
 
 @pytest.mark.slow
 def test_the_published_curvature_is_too_large_by_a_factor_that_grows_with_dimension():
     """On a quadratic with a diagonal Hessian h tends to (1 + d / 2) times it."""
-    found = quadratic("published", 4e-3, 6000)
-    print(found)
-    assert found.tolist() == pytest.approx([1 + 4 / 2] * 4, rel=0.25)
+    curvature = quadratic("published", 4e-3, 6000)
+    print(curvature)
+    assert curvature.tolist() == pytest.approx([1 + 4 / 2] * 4, rel=0.25)
 
 
 @estimators

@@ -120,10 +120,10 @@ def test_the_gain_ignores_the_budget_and_grows():
     model = network()
     pertnn, history = PertNN(split(model), identity=True), History()
     taken, terms = step_of(model, pertnn, meta_lr=0.02, gradient="gain"), terms_of(model)
-    found = [taken(loss_of(model), history, terms) for _ in range(30)]
-    assert all(abs(outcome.slope @ outcome.sigma) < 1e-5 * np.abs(outcome.slope).sum() for outcome in found)
-    assert found[0].meta_loss == pytest.approx(0, abs=1e-6)
-    assert found[-1].meta_loss < -0.1
+    outcomes = [taken(loss_of(model), history, terms) for _ in range(30)]
+    assert all(abs(outcome.slope @ outcome.sigma) < 1e-5 * np.abs(outcome.slope).sum() for outcome in outcomes)
+    assert outcomes[0].meta_loss == pytest.approx(0, abs=1e-6)
+    assert outcomes[-1].meta_loss < -0.1
 
 
 @pytest.mark.parametrize("gradient", sorted(GRADIENTS))
@@ -215,11 +215,11 @@ def test_training_lowers_the_meta_loss():
     model = network()
     pertnn = PertNN(split(model), identity=True)
     taken, history = step_of(model, pertnn, meta_lr=20.0, gradient="expected", through_budget=True), History()
-    found = [taken(loss_of(model), history) for _ in range(100)]
-    assert found[0].sigma == pytest.approx(np.ones(4))
-    assert found[-1].meta_loss < 1.05 * found[0].meta_loss < 0
+    outcomes = [taken(loss_of(model), history) for _ in range(100)]
+    assert outcomes[0].sigma == pytest.approx(np.ones(4))
+    assert outcomes[-1].meta_loss < 1.05 * outcomes[0].meta_loss < 0
     density = [float(g.square().mean()) for g in torch.autograd.grad(loss_of(model)(), list(model.parameters()))]
-    assert ((found[-1].sigma > 1) == (np.array(density) > 1e-3)).all()
+    assert ((outcomes[-1].sigma > 1) == (np.array(density) > 1e-3)).all()
 
 
 @pytest.mark.parametrize(("gradient", "exact"), [("sample", False), ("sample", True), ("expected", False)])

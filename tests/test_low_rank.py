@@ -141,7 +141,7 @@ def test_weights_come_back_to_the_bit(dtype, eps):
 @pytest.mark.parametrize("count", [1, 2])
 def test_an_update_while_leaving_is_that_alone_and_that_of_the_values(dtype, count):
     tensors = matrices(dtype)
-    alone, told = ([t.clone() for t in tensors] for _ in range(2))
+    alone, by_values = ([t.clone() for t in tensors] for _ in range(2))
     blocks, names = tuple(range(len(tensors))), [name(sample=sample, tensors=tensors) for sample in range(count)]
     rows, decays = [[-1e-3] * len(tensors), [2e-3] * len(tensors)][:count], [0.99] * len(tensors)
 
@@ -157,18 +157,18 @@ def test_an_update_while_leaving_is_that_alone_and_that_of_the_values(dtype, cou
     apply(alone, update(names))
     assert same(tensors, alone)
     given = [GivenDirection(values(z)) for z in names]
-    apply(told, update(given))
-    assert same(tensors, told)
-    for directions, there in ((names, alone), (given, told)):
+    apply(by_values, update(given))
+    assert same(tensors, by_values)
+    for directions, there in ((names, alone), (given, by_values)):
         apply(there, MomentsUpdate(blocks, directions, rows, [[0.5] * len(tensors)] * count, decays, inside=1e-8))
-    assert same(alone, told)
+    assert same(alone, by_values)
 
 
 def test_long_tensors_are_cut_where_values_are_made(monkeypatch):
     """On a GPU a piece is a whole tensor, and its values would take as much memory in float32."""
     monkeypatch.setattr(noise.pieces, "MADE", 4 * TILE)
     tensors, asked = matrices(), []
-    told = [t.clone() for t in tensors]
+    by_values = [t.clone() for t in tensors]
     z = name(tensors=tensors)
     blocks, one = tuple(range(len(tensors))), [1e-3] * len(tensors)
     part = LowRankDirection.part
@@ -181,8 +181,8 @@ def test_long_tensors_are_cut_where_values_are_made(monkeypatch):
     moved.leave(Update(blocks, [z], [one], one))
     assert max(asked) == 4 * TILE
     monkeypatch.undo()
-    apply(told, Update(blocks, [z], [one], one))
-    assert same(tensors, told)
+    apply(by_values, Update(blocks, [z], [one], one))
+    assert same(tensors, by_values)
 
 
 # --- modules that add what their weight is moved by
@@ -194,9 +194,9 @@ def through(model, **settings):
 
 def seen(model, function, **settings):
     """What a function of a model is on both sides of a step that does not move it."""
-    found = []
-    through(model, lr=0.0, **settings).step(lambda: found.append(function().clone()) or 0.0)
-    return found
+    outputs = []
+    through(model, lr=0.0, **settings).step(lambda: outputs.append(function().clone()) or 0.0)
+    return outputs
 
 
 UNITS = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
@@ -258,9 +258,9 @@ def test_ties_and_modules_called_twice(dtype, spare):
         assert math.isclose(one.step(tied_loss(model)), two.step(tied_loss(twin)), rel_tol=slack)
     for optimizer, of in ((one, model), (two, twin)):
         optimizer.param_groups[0]["lr"] = 1e-3
-        told = iter([0.5, 0.4, 0.1, 0.3])
+        given_losses = iter([0.5, 0.4, 0.1, 0.3])
         for _ in range(2):
-            optimizer.step(lambda of=of, told=told: tied_loss(of)() * 0 + next(told))
+            optimizer.step(lambda of=of, given_losses=given_losses: tied_loss(of)() * 0 + next(given_losses))
     assert equal(weights(model), weights(twin))
 
 

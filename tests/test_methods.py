@@ -331,20 +331,20 @@ def test_moments_are_not_stored():
 @pytest.mark.parametrize("name", ["mezo", "adamezo", "meazo", "mezo_adam", "hizoo"])
 def test_prescribed_directions_are_the_ones_that_are_walked(name, dtype):
     """Two given directions, taken in turn: the same steps as when the same values come from their keys."""
-    free, told = network(dtype), network(dtype)
+    free, prescribed = network(dtype), network(dtype)
     blocks = range(4)
     shapes = [p.shape for p in free.parameters()]
     two = [
         GivenDirection([direction(Direction(0, t), j, s, dtype=dtype) for j, s in zip(blocks, shapes, strict=True)])
         for t in (0, 1)
     ]
-    one, other = (METHODS[name](model.parameters(), **SETTINGS[name]) for model in (free, told))
+    one, other = (METHODS[name](model.parameters(), **SETTINGS[name]) for model in (free, prescribed))
     one.direction = lambda step, sample=0: Direction(0, step % 2)
     other.direction = lambda step, sample=0: two[step % 2]
     for _ in range(12):
         one.step(loss_of(free))
-        other.step(loss_of(told))
-    for p, q in zip(free.parameters(), told.parameters(), strict=True):
+        other.step(loss_of(prescribed))
+    for p, q in zip(free.parameters(), prescribed.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
 
 

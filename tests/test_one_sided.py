@@ -49,8 +49,8 @@ def counted(loss, calls):
 
     def closure():
         calls["at"] = calls.get("at", 0) + 1
-        found = loss()
-        return math.nan if calls["at"] == calls.get("fail") else found
+        value = loss()
+        return math.nan if calls["at"] == calls.get("fail") else value
 
     return closure
 
@@ -218,8 +218,8 @@ def test_100_steps_of_svrg_equal_the_reference(dtype, spare):
     own = {"lr": 1e-3, "eps": 1e-2, "q": 3, "full_lr": 2.0}
     for step in range(100 if dtype == torch.float32 else 20):
         loss = optimizer.step(parts[step % 4])
-        told = twins.svrg_step(list(twin.parameters()), theirs[step % 4], full, memory, step=step, **own)
-        assert math.isclose(loss, told, rel_tol=1e-4)
+        expected = twins.svrg_step(list(twin.parameters()), theirs[step % 4], full, memory, step=step, **own)
+        assert math.isclose(loss, expected, rel_tol=1e-4)
         for p, q in zip(model.parameters(), twin.parameters(), strict=True):
             torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-4)
     for anchor, wanted in zip(optimizer.anchor, memory["anchor"], strict=True):
@@ -373,7 +373,7 @@ def test_a_run_counts_what_every_step_takes(tmp_path, monkeypatch):
     """10 examples in batches of 4 are three forward passes; steps 0 and 3 are full."""
     from zolab.tasks import Task
 
-    calls, loss, told = [0], Task.loss, []
+    calls, loss, passes = [0], Task.loss, []
 
     def counting(self, *arguments):
         calls[0] += 1
@@ -384,15 +384,15 @@ def test_a_run_counts_what_every_step_takes(tmp_path, monkeypatch):
 
     def telling(self, closure):
         before = calls[0]
-        found = step(self, closure)
-        told.append(calls[0] - before)
-        return found
+        step_loss = step(self, closure)
+        passes.append(calls[0] - before)
+        return step_loss
 
     monkeypatch.setattr(MeZOSVRG, "step", telling)
     words = [word for name, value in RUN.items() for word in (f"--{name}", value)]
     shown = command("finetune", *words, "--optimizer", "mezo_svrg", "--optim_args", "q=3", "--out", tmp_path / "run")
     assert (shown.status, shown.errors) == (0, "")
-    assert told == [6, 4, 4, 6, 4]
+    assert passes == [6, 4, 4, 6, 4]
     record = load_record(tmp_path / "run" / "record.json")
     assert record["result"]["forwards"] == 24
     assert [entry["forwards"] for entry in record["evaluations"] if entry["split"] == "dev"] == [0, 10, 20, 24]
@@ -405,9 +405,9 @@ def test_the_full_batch_is_the_mean_over_all_examples():
     train = task.sample(0, 10, 4, 4).train
     with torch.no_grad():
         parts = [float(task.loss(model, task.encode(tokenizer, [example]))) for example in train]
-        found = full_loss(task, model, tokenizer, train, Config(batch_size=4))
+        mean = full_loss(task, model, tokenizer, train, Config(batch_size=4))
         missed = full_loss(task, model, tokenizer, train, Config(batch_size=4, objective="accuracy"))
-    assert found == pytest.approx(sum(parts) / 10, rel=1e-5)
+    assert mean == pytest.approx(sum(parts) / 10, rel=1e-5)
     assert missed == pytest.approx(1 - task.evaluate(model, tokenizer, train).metric)
 
 

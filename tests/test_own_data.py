@@ -67,7 +67,7 @@ def test_a_description_is_its_text():
 
 
 @pytest.mark.parametrize(
-    ("prompt", "candidates", "row", "told", "followed"),
+    ("prompt", "candidates", "row", "prompt_text", "followed"),
     [
         ("{text} It was", (" bad", " good"), {"text": " fine "}, "fine It was", (" bad", " good")),
         ("{text} It was", ("bad", "good"), {"text": "fine"}, "fine It was", (" bad", " good")),
@@ -79,9 +79,9 @@ def test_a_description_is_its_text():
         ("{q}", ("{one}", "{two}"), {"q": "He ran.", "one": "It rained.", "two": "so"}, "He ran.", (" It rained.", " so")),
     ],
 )
-def test_a_template_and_a_row(prompt, candidates, row, told, followed):
-    assert filled(prompt, row) == told
-    assert tuple(after(told, filled(candidate, row)) for candidate in candidates) == followed
+def test_a_template_and_a_row(prompt, candidates, row, prompt_text, followed):
+    assert filled(prompt, row) == prompt_text
+    assert tuple(after(prompt_text, filled(candidate, row)) for candidate in candidates) == followed
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
@@ -212,9 +212,9 @@ def test_a_folder_has_its_own_splits(here):
     ],
 )
 def test_a_description_that_makes_no_task(more, message):
-    with pytest.raises(ValueError, match=message) as told:
+    with pytest.raises(ValueError, match=message) as excinfo:
         Description(**{"data": "my.jsonl", "prompt": "{text} It was", "candidates": WORDS} | more)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(excinfo.value)
 
 
 @pytest.mark.parametrize(

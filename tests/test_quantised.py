@@ -256,8 +256,8 @@ def test_the_memory_of_a_step_is_predicted(how):
 
 
 def test_a_process_of_its_own_measures_a_step_over_a_quantised_base():
-    found = measured("tiny-reviews", ["mezo"], Tokens(4, 16), "lora", "int8")["mezo"]
-    assert found.weights == model_bytes(loaded("int8", LoRA(), "tiny-reviews")) < found.peak
+    row = measured("tiny-reviews", ["mezo"], Tokens(4, 16), "lora", "int8")["mezo"]
+    assert row.weights == model_bytes(loaded("int8", LoRA(), "tiny-reviews")) < row.peak
 
 
 @pytest.mark.parametrize(

@@ -60,13 +60,13 @@ def of(path):
 def test_a_papers_plan_is_priced_without_weights_or_network(path, monkeypatch):
     monkeypatch.setattr(cost, "load_model", None)
     plan = load_plan(path)
-    found = costs(plan)
-    assert {entry.task for entry in found} == set(plan.tasks)
-    assert {entry.method for entry in found} == set(plan.methods)
-    assert all(entry.seconds > 1 and entry.memory > 1e9 for entry in found)
-    told = written(plan, found)
-    assert "hours on one H100" in told
-    assert ("a run stops" in told) == (plan.options["paper"] == "2605.00650")
+    entries = costs(plan)
+    assert {entry.task for entry in entries} == set(plan.tasks)
+    assert {entry.method for entry in entries} == set(plan.methods)
+    assert all(entry.seconds > 1 and entry.memory > 1e9 for entry in entries)
+    text = written(plan, entries)
+    assert "hours on one H100" in text
+    assert ("a run stops" in text) == (plan.options["paper"] == "2605.00650")
     for config in configurations(plan).values():
         assert config.model == plan.base["model"]
 
@@ -125,11 +125,11 @@ def record(tmp_path_factory):
 
 
 def test_grids_lists_and_fine_tuners_are_run(record):
-    found, folder = record
-    assert found.methods("sentence") == ["MeZO", "LOZO", "tuner"]
-    assert found.methods("writer") == ["MeZO"]
-    assert found.search("writer", "MeZO") == {"lr": 1e-3, "edge": False, "rounds": [{"seeds": [], "losses": {}}]}
-    lozo = found.search("sentence", "LOZO")
+    study, folder = record
+    assert study.methods("sentence") == ["MeZO", "LOZO", "tuner"]
+    assert study.methods("writer") == ["MeZO"]
+    assert study.search("writer", "MeZO") == {"lr": 1e-3, "edge": False, "rounds": [{"seeds": [], "losses": {}}]}
+    lozo = study.search("sentence", "LOZO")
     assert {entry["optim_args"] for entry in lozo["rounds"]} == {"rank=1", "rank=2"}
     best = [min(entry["losses"].values()) for entry in lozo["rounds"]]
     assert best[-1] == min(best)
@@ -140,7 +140,7 @@ def test_grids_lists_and_fine_tuners_are_run(record):
     assert len([name for name in names if "LOZO" in name]) == 4 + 2
     pertnn = PertNN.load(folder / "runs" / "finetuners" / "short", load_model("tiny-reviews")[0])
     assert pertnn.card["training_data"] == "reviews_sentence"
-    assert Record.load(folder / "record.json").content == found.content
+    assert Record.load(folder / "record.json").content == study.content
 
 
 def test_a_search_of_listed_rates_tries_them_all():
@@ -260,8 +260,8 @@ def test_the_claims_agree_with_the_records():
 
 def test_without_records_nothing_is_claimed(tmp_path):
     assert claims_page(tmp_path) is None
-    found = {claim.key: claim.judge({}) for claim in CLAIMS}
-    assert set(found.values()) == {None}
+    findings = {claim.key: claim.judge({}) for claim in CLAIMS}
+    assert set(findings.values()) == {None}
     page = claims.claims({"09_published": kept()["09_published"]})
     assert "| ZF12 | the released networks are learned | not seen |" in page
     assert page.count("not testable here |") == 15
@@ -292,9 +292,9 @@ def test_a_method_that_is_always_lower_is_seen():
     cells = {"MeZO": [0.5, 0.52, 0.51, 0.5, 0.53, 0.51], "mine": [0.4, 0.42, 0.4, 0.41, 0.4, 0.42]}
     ours = made_up("tiny-reviews", **cells)
     content = json.loads(json.dumps(ours.content).replace('"mine"', '"ZO Fine-tuner"'))
-    found = evidence.lowest_loss({evidence.LATEST: content})
-    assert found.verdict == "holds"
-    assert "lowest on 1 of 1 tasks strictly" in " ".join(found.numbers)
+    finding = evidence.lowest_loss({evidence.LATEST: content})
+    assert finding.verdict == "holds"
+    assert "lowest on 1 of 1 tasks strictly" in " ".join(finding.numbers)
     swapped = json.loads(
         json.dumps(ours.content).replace('"mine"', '"X"').replace('"MeZO"', '"ZO Fine-tuner"').replace('"X"', '"MeZO"')
     )

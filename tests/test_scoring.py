@@ -148,9 +148,9 @@ def test_predictions_are_probabilities_of_the_candidates(tiny):
     model, tokenizer = tiny
     task = load_task("rotten_tomatoes")
     examples = task.held_out(0, 5)
-    found = task.predict(model, tokenizer, examples)
+    probabilities = task.predict(model, tokenizer, examples)
     plain = torch.stack([plain_scores(model, tokenizer, e.prompt, e.candidates).softmax(0) for e in examples])
-    torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(probabilities, plain, rtol=1e-4, atol=1e-5)
 
 
 # --- what is computed

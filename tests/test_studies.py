@@ -52,11 +52,11 @@ def test_every_control_is_a_run(tmp_path, pertnn):
     record = made(tmp_path, study="controls", pertnn=pertnn, methods=["MeZO", *controls.CONTROLS])
     assert set(record.methods("sentence")) == {"MeZO", *controls.CONTROLS} - {"untrained"} | {"untrained0", "untrained1"}
     for name in record.methods("sentence"):
-        found = record.search("sentence", name)
-        assert len(found["rounds"][0]["losses"]) == 3
-        assert found["rounds"][0]["seeds"] == [9]
+        search = record.search("sentence", name)
+        assert len(search["rounds"][0]["losses"]) == 3
+        assert search["rounds"][0]["seeds"] == [9]
         (cell,) = record.cells("sentence", name)
-        assert (cell["lr"], cell["seed"], len(cell["curve"])) == (found["lr"], 0, 3)
+        assert (cell["lr"], cell["seed"], len(cell["curve"])) == (search["lr"], 0, 3)
     assert record.failed == []
     permuted = PertNN.read(tmp_path / "runs" / "pertnn" / "sentence-permuted")
     trained = PertNN.read(pertnn)
@@ -133,23 +133,25 @@ def test_pairs_of_recipes_differ_in_one_question():
         "expected": {"steps": 570, "outer": "adam", "meta_lr": 0.01, "gradient": "expected", "through_budget": True},
         "larger step": {"steps": 570, "lr_zo": 1e-3, "identity": True},
     }
-    found = single_changes(recipes)
-    assert found["reset"] == [("published", "never reset", "period 190 -> 570"), ("adam", "both", "period 190 -> 570")]
-    assert [pair[:2] for pair in found["gradient"]] == [("adam", "expected")]
-    assert [pair[:2] for pair in found["step in the meta-loss"]] == [("published", "larger step"), ("adam", "larger step")]
-    assert not any(pairs for question, pairs in found.items() if question not in ("reset", "gradient", "step in the meta-loss"))
+    pairs_of = single_changes(recipes)
+    assert pairs_of["reset"] == [("published", "never reset", "period 190 -> 570"), ("adam", "both", "period 190 -> 570")]
+    assert [pair[:2] for pair in pairs_of["gradient"]] == [("adam", "expected")]
+    assert [pair[:2] for pair in pairs_of["step in the meta-loss"]] == [("published", "larger step"), ("adam", "larger step")]
+    assert not any(
+        pairs for question, pairs in pairs_of.items() if question not in ("reset", "gradient", "step in the meta-loss")
+    )
     assert changes(recipes["both"]) == {"period": 570, "outer": "adam", "meta_lr": 0.01}
 
 
 def test_the_theorys_scales_are_runs_on_the_budget(tmp_path):
     record = made(tmp_path, study="scales", methods=["MeZO", "bound", "bound_permuted"], examples=8, minibatches=1)
-    sizes, found = np.array(split(load_model("tiny-reviews")[0]).sizes), record.measured["sentence"]
-    for sigma in found["sigma"].values():
+    sizes, measured = np.array(split(load_model("tiny-reviews")[0]).sizes), record.measured["sentence"]
+    for sigma in measured["sigma"].values():
         assert np.square(sigma) @ sizes == pytest.approx(sizes.sum())
-    assert set(found["sigma"]) == {"bound", "bound_permuted"}
-    assert found["predicted_gain"]["MeZO"] == 1
-    assert sorted(np.argsort(found["sigma"]["bound"])) == list(range(len(sizes)))
-    assert found["sigma"]["bound"] != found["sigma"]["bound_permuted"]
+    assert set(measured["sigma"]) == {"bound", "bound_permuted"}
+    assert measured["predicted_gain"]["MeZO"] == 1
+    assert sorted(np.argsort(measured["sigma"]["bound"])) == list(range(len(sizes)))
+    assert measured["sigma"]["bound"] != measured["sigma"]["bound_permuted"]
     with pytest.raises(ValueError, match="unknown scales luck"):
         check_plan({**PLAN, "study": "scales", "methods": ["luck"]})
 
@@ -159,8 +161,8 @@ ADAM = {"MeZO": {"optimizer": "mezo"}, "Adam": {"optimizer": "adam", "lr": 1e-3,
 
 def test_learnability_is_mezos_share_of_adams_gain(tmp_path):
     record = made(tmp_path, study="learnability", methods=ADAM, seeds=[0, 1])
-    found = learnability.shares(record)["sentence"]
-    assert (len(found["adam"]), len(found["mezo"])) == (2, 2)
+    entry = learnability.shares(record)["sentence"]
+    assert (len(entry["adam"]), len(entry["mezo"])) == (2, 2)
     assert record.measured["sentence"]["effective_rank"]["pretrained"]["ratio"] >= 1
     (adam, _) = record.cells("sentence", "Adam")
     assert [at for at, _ in adam["curve"]] == [0, 6, 12]  # a step counts as three forward passes
@@ -192,9 +194,9 @@ def test_shares_of_a_gap(adam, mezo, closed):
     cells += [{"task": "a", "method": "MeZO", "seed": i, "test_before": 0.5, "test_after": v} for i, v in enumerate(mezo)]
     search = {"a": {name: {"lr": 1.0, "edge": False, "rounds": []} for name in ("MeZO", "Adam")}}
     record = Record({"config": {}, "result": {"search": search, "cells": cells, "measured": {"a": {}}, "failed": []}})
-    found = learnability.shares(record)
-    assert found["a"]["closed"] == (None if closed is None else pytest.approx(closed))
-    assert learnability.halved(found) == (["a"] if closed else [])
+    entries = learnability.shares(record)
+    assert entries["a"]["closed"] == (None if closed is None else pytest.approx(closed))
+    assert learnability.halved(entries) == (["a"] if closed else [])
 
 
 def test_models_from_several_seeds_are_made_once_and_studied_alike(tmp_path, monkeypatch):
@@ -285,12 +287,12 @@ def test_the_command_prints_tables_and_a_verdict(tmp_path, capsys):
     methods = {"MeZO": {"optimizer": "mezo"}, "MEAZO": {"optimizer": "meazo", "lr": 1e-3}}
     path.write_text(yaml.safe_dump({**PLAN, "methods": methods, "seeds": [0, 1]}))
     assert main(["study", str(path), "--out", str(tmp_path / "runs"), "--record", str(record), "--dry_run"]) == 0
-    told = capsys.readouterr().out
-    assert "10 to 10 cells, 40 to 40 forward passes for training" in told
-    assert "hours with 1 worker" in told
+    output = capsys.readouterr().out
+    assert "10 to 10 cells, 40 to 40 forward passes for training" in output
+    assert "hours with 1 worker" in output
     assert not (tmp_path / "runs").exists()
     assert main(["study", str(path), "--out", str(tmp_path / "runs"), "--record", str(record)]) == 0
-    told = capsys.readouterr().out
-    assert "MEAZO takes" in told
-    assert "too few to decide" in told
+    output = capsys.readouterr().out
+    assert "MEAZO takes" in output
+    assert "too few to decide" in output
     assert load_record(record)["command"] == "python -m zolab study plan.yaml --out runs --record record.json"  # no folders

@@ -364,13 +364,13 @@ def test_both_editions_of_boolq_ask_the_same(tmp_path, monkeypatch):
     for row in titled:
         del row["answer"]
     monkeypatch.setenv("ZOLAB_DATA", str(tmp_path))
-    found = []
+    samples = []
     for rows in (original, titled):
         write(tmp_path, rows, "boolq")
-        found.append(load_task("boolq").sample(0, 2, 1, 4))
-    assert found[0] == found[1]
-    assert {e.prompt for e in found[0].test} == {f"{row['passage']} Does it float?\n" for row in original}
-    assert sorted(e.answer for e in found[0].test) == [0, 0, 1, 1]
+        samples.append(load_task("boolq").sample(0, 2, 1, 4))
+    assert samples[0] == samples[1]
+    assert {e.prompt for e in samples[0].test} == {f"{row['passage']} Does it float?\n" for row in original}
+    assert sorted(e.answer for e in samples[0].test) == [0, 0, 1, 1]
     write(tmp_path, [{**row, "label": -1} for row in titled], "boolq")
     with pytest.raises(ValueError, match=r"has answer -1; allowed are \(0, 1\): drop unlabelled rows"):
         load_task("boolq").sample(0, 2, 1, 4)

@@ -228,17 +228,17 @@ def test_a_closure_that_differentiates_a_language_model(checkpoints, spare):
         optimizer = through(model, spare, lr=0.0)
         if way == "in place":
             optimizer.look_through(None)
-        found = []
+        gradients = []
 
-        def closure(model=model, found=found):
+        def closure(model=model, gradients=gradients):
             with torch.enable_grad():
                 texts = model.get_input_embeddings()(IDS).detach().requires_grad_()
                 loss = model(inputs_embeds=texts).logits.square().mean()
-                found.append(torch.autograd.grad(loss, texts)[0])
+                gradients.append(torch.autograd.grad(loss, texts)[0])
             return loss.detach()
 
         optimizer.step(closure)
-        slopes.append(found)
+        slopes.append(gradients)
     assert len(slopes[0]) == 2
     assert equal(*slopes)
 

@@ -27,10 +27,10 @@ PLAN = {
 
 
 def test_the_interval_of_a_median_is_two_of_the_values():
-    found = median(np.array([5.0, 1.0, 4.0, 2.0, 3.0, 6.0]))
-    assert (found.value, found.low, found.high, found.n) == (3.5, 1.0, 6.0, 6)
-    found = median(np.array([*range(1, 9), math.inf, math.inf], float))
-    assert (found.value, found.low, found.high) == (5.5, 2.0, math.inf)
+    estimate = median(np.array([5.0, 1.0, 4.0, 2.0, 3.0, 6.0]))
+    assert (estimate.value, estimate.low, estimate.high, estimate.n) == (3.5, 1.0, 6.0, 6)
+    estimate = median(np.array([*range(1, 9), math.inf, math.inf], float))
+    assert (estimate.value, estimate.low, estimate.high) == (5.5, 2.0, math.inf)
     few = median(np.arange(FEWEST - 1.0))
     assert few.value == 2.0
     assert math.isnan(few.low)

@@ -83,7 +83,7 @@ def test_a_line_that_is_being_written_is_left_out_and_a_damaged_one_named(tmp_pa
         file.write(b"\n")
     (run,) = Watch(tmp_path).look().runs
     assert run.state == "failed"
-    assert "damaged" in run.told
+    assert "damaged" in run.error
 
 
 def test_only_the_end_of_a_long_log_is_read(tmp_path, monkeypatch):
@@ -135,7 +135,7 @@ def test_a_failed_cell_shows_its_error_until_it_is_tried_again(finished, tmp_pat
     cell.write_text("a file where a folder should be")
     (entry,) = run(tmp_path).failed
     (shown,) = Watch(tmp_path / "out").look().of("failed")
-    assert (shown.name, shown.told) == (entry["cell"], entry["error"])
+    assert (shown.name, shown.error) == (entry["cell"], entry["error"])
     cell.unlink()
     assert run(tmp_path).failed == []
     assert not Watch(tmp_path / "out").look().of("failed")

@@ -426,8 +426,8 @@ class TestThreshold:
 class TestVerdict:
     def test_numbers_are_those_of_the_comparison(self):
         record = Record.load(verdict_module.RECORD)
-        found = overall(record, "trained", "permuted").final
-        assert f"trained minus permuted: {found.value:+.3f}" in str(verdict_view("permuted"))
+        difference = overall(record, "trained", "permuted").final
+        assert f"trained minus permuted: {difference.value:+.3f}" in str(verdict_view("permuted"))
         left = verdict_view("permuted", left_out=("number", "critic"))
         assert "over 5 tasks, undecided, since fewer than 6 tasks decide nothing" in str(left)
 

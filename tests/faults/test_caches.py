@@ -42,9 +42,9 @@ def hits(kernel, dtype=np.float32):
 
 
 def files(tmp_path, ending):
-    found = sorted((tmp_path / "__pycache__").glob(f"*.{ending}"))
-    assert found
-    return found
+    paths = sorted((tmp_path / "__pycache__").glob(f"*.{ending}"))
+    assert paths
+    return paths
 
 
 def test_a_kernel_is_compiled_once(make):

@@ -148,14 +148,14 @@ def unsealed(folder, change):
 @pytest.mark.parametrize("name", ["card.json", "pertnn.safetensors"])
 def test_no_flipped_bit_passes(folder, name):
     path = folder / name
-    content, told = path.read_bytes(), PertNN.read(folder)
+    content, original = path.read_bytes(), PertNN.read(folder)
     for at in range(0, 8 * len(content), max(1, 8 * len(content) // 150)):
         changed = bytearray(content)
         changed[at // 8] ^= 1 << at % 8
         path.write_bytes(changed)
         with suppress(ValueError, OSError):
-            found = PertNN.read(folder)
-            assert (found.digest(), found.card) == (told.digest(), told.card)
+            reread = PertNN.read(folder)
+            assert (reread.digest(), reread.card) == (original.digest(), original.card)
 
 
 def test_the_weights_of_another_pertnn_are_not_taken(folder):

@@ -387,24 +387,24 @@ def warned(run):
 def test_losses_that_never_differ_are_told_once():
     model = network()
     optimizer = MeZO(model.parameters(), lr=1e-3, eps=1e-30)
-    (told,) = warned(lambda: steps(optimizer, model, 30))
-    assert told.startswith("the two losses of a step were equal 10 times in a row")
+    (message,) = warned(lambda: steps(optimizer, model, 30))
+    assert message.startswith("the two losses of a step were equal 10 times in a row")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_steps_that_move_nothing_are_told_once(dtype):
     model = network(dtype)
     optimizer = MeZO(model.parameters(), lr=1e-20, eps=1e-2)
-    (told,) = warned(lambda: steps(optimizer, model, 30))
-    assert told.startswith("10 steps in a row moved none of")
+    (message,) = warned(lambda: steps(optimizer, model, 30))
+    assert message.startswith("10 steps in a row moved none of")
 
 
 def test_the_share_of_weights_that_rounding_keeps_still_is_told():
     model = network(torch.bfloat16)
     optimizer = MeZO(model.parameters(), lr=1e-5, eps=1e-2, rounding="nearest")
-    (told,) = warned(lambda: steps(optimizer, model, 40))
-    assert "of the last step arrived in the half-precision weights" in told
-    assert "rounding='stochastic'" in told
+    (message,) = warned(lambda: steps(optimizer, model, 40))
+    assert "of the last step arrived in the half-precision weights" in message
+    assert "rounding='stochastic'" in message
 
 
 @pytest.mark.parametrize("settings", [{"lr": 1e-3}, {"lr": 0.0}, {"lr": 1e-3, "sigma": [0.0, 0.0, 0.0, 1.0]}])

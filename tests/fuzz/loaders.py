@@ -84,9 +84,9 @@ def _load_log(folder: Path, name: str) -> list[str]:
     return [text_of(event) for event in log.events]
 
 
-def _begins(found: list[str], written: list[str]) -> bool:
+def _begins(entries: list[str], written: list[str]) -> bool:
     """A log that was cut is that of a run which was stopped there."""
-    return found == written[: len(found)]
+    return entries == written[: len(entries)]
 
 
 def _make_trajectory(folder: Path) -> None:

@@ -76,21 +76,23 @@ def run(options: argparse.Namespace) -> None:
     with_adapter = f" with {options.adapter}" if options.adapter else ""
     manner, result = f"{options.shots} demonstrations" if options.shots else "zero-shot", {}
     for name, (task, examples) in drawn.items():
-        result[name] = found = _tested(task, model, tokenizer, examples, training.get(name))
-        print(f"{options.model}{with_adapter} on {task.name}, {manner}, {len(examples)} examples: loss {found['loss']:.3f}")
+        result[name] = outcome = _tested(task, model, tokenizer, examples, training.get(name))
+        print(f"{options.model}{with_adapter} on {task.name}, {manner}, {len(examples)} examples: loss {outcome['loss']:.3f}")
         if task.offsets:
             message = ", ".join(f"{offset:+.2f}" for offset in task.offsets)
             print(f"  with the offsets of its run, {message}, in loss and answers (offsets.json)")
-        if found["cut"]:
-            print(f"  {found['cut']} of the prompts were cut: with an answer they are longer than the task or the model takes")
-        for metric, entry in found["metrics"].items():
+        if outcome["cut"]:
+            print(
+                f"  {outcome['cut']} of the prompts were cut: with an answer they are longer than the task or the model takes"
+            )
+        for metric, entry in outcome["metrics"].items():
             low, high = (100 * end for end in entry["interval"])
             print(f"  {metric:11} {100 * entry['mean']:5.1f} %   (95 % interval {low:.1f} to {high:.1f} %)")
-        blind = found["blind"].items()
+        blind = outcome["blind"].items()
         print("  without reading the prompt:", ", ".join(f"{way} {100 * value:.1f} %" for way, value in blind))
-        if judged := found.get("judgement"):
+        if judged := outcome.get("judgement"):
             print(f"  {judged}")
-            found["judgement"] = vars(judged)
+            outcome["judgement"] = vars(judged)
         if options.out:  # after each task: a later one may fail
             config = {key: value for key, value in vars(options).items() if key not in ("out", "adapter")}
             config |= {"adapter": str(options.adapter)} if options.adapter else {}

@@ -49,6 +49,6 @@ def describe_tasks(options: argparse.Namespace) -> None:
     from zolab.l2l.config import TaskNames
 
     names = TaskNames(options.tasks).task_names
-    found = described(options, names)
-    if found != names:
-        options.tasks = ",".join(found)
+    described_names = described(options, names)
+    if described_names != names:
+        options.tasks = ",".join(described_names)

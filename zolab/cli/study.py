@@ -87,9 +87,9 @@ def _hire(options: argparse.Namespace, plan: "Plan") -> "Hire | None":
 
     cpus = 1 if options.cpus is None else options.cpus
     needs = needs_of(plan, cpus, options.gpus, None if options.memory is None else options.memory * 1e9)
-    found = hire(needs, options.address, options.workers)
+    workers = hire(needs, options.address, options.workers)
     print(f"a run declares {needs}", flush=True)
-    return found
+    return workers
 
 
 def _check_none(failed: list[dict[str, str]]) -> None:

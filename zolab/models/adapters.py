@@ -166,12 +166,12 @@ class Prefix:
         for _ in range(2):  # the first pass of a process may differ in the last bit while libraries set up
             cache = getattr(model(input_ids=ids, use_cache=True), "past_key_values", None)
         layers: Any = getattr(cache, "layers", ())
-        found: Any = [getattr(layer, side, None) for layer in layers for side in ("keys", "values")]
-        shapes = {tuple(side.shape) if isinstance(side, Tensor) else None for side in found}
+        states: Any = [getattr(layer, side, None) for layer in layers for side in ("keys", "values")]
+        shapes = {tuple(side.shape) if isinstance(side, Tensor) else None for side in states}
         shape = next(iter(shapes), None)
         if len(shapes) != 1 or shape is None or len(shape) != 4 or (shape[0], shape[2]) != (1, self.tokens):
             raise ValueError(f"{kind} cannot take a prefix: its layers keep no keys and values of one shape; use lora.")
-        return found
+        return states
 
 
 Adapter = LoRA | Prefix
@@ -256,7 +256,7 @@ def _usual_targets(model: PreTrainedModel) -> tuple[str, ...]:
 
 def _matched(model: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Linear]:
     """The modules that targets name, by their names. Raises ValueError if a target names none, or one that is not for LoRA."""
-    found: dict[str, nn.Linear] = {}
+    matched: dict[str, nn.Linear] = {}
     holders = defaultdict(list)
     for name, module in model.named_modules():
         for parameter in module._parameters.values():
@@ -271,8 +271,8 @@ def _matched(model: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Linear]
                 raise ValueError(f"targets: {name} is a {kind}; {_linear(model)}.")
             if others := [other for other in holders[id(module.weight)] if other != name]:
                 raise ValueError(f"targets: {name} shares its weight with {others[0]}; leave it out, or untie them.")
-            found[name] = module
-    return found
+            matched[name] = module
+    return matched
 
 
 def _linear(model: nn.Module) -> str:

@@ -136,7 +136,7 @@ class Standstill:
 
     def __init__(self):
         self.flat = self.still = self.short = 0
-        self.told = False
+        self.warned = False
         self.kept: list[Tensor] | None = None
         self.arrived: Arrived | None = None
 
@@ -165,7 +165,7 @@ class Standstill:
         changes.note()
         if due and not changes.at_hand:
             changes.bits = changes._look()
-        if self.told:
+        if self.warned:
             return None
         walks = any(record.projected_grads)
         self.flat = 0 if walks else self.flat + 1
@@ -198,7 +198,7 @@ class Standstill:
         )
 
     def _tell(self, sentence: str) -> str:
-        self.told = True
+        self.warned = True
         return sentence
 
 

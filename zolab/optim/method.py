@@ -99,7 +99,7 @@ class Method(ABC):
 
     def _spread(self, measure: Callable[[Any], tuple[float, ...]], items: Sequence[Any], values: int) -> list[float]:
         """The losses of all items in a row. Raises FloatingPointError if one is not finite, whoever measured it."""
-        return [finite_number(loss, self.steps) for found in self.spread(measure, items, values) for loss in found]
+        return [finite_number(loss, self.steps) for losses in self.spread(measure, items, values) for loss in losses]
 
     @property
     def rounding(self) -> str:

@@ -40,13 +40,13 @@ def grouped(params: Iterable) -> list[dict[str, Any]]:
     """Parameters in any of the forms that an optimizer takes, as its groups have them."""
     params = list(params)
     groups = params if params and isinstance(params[0], dict) else [{"params": params}]
-    found = []
+    out = []
     for group in groups:
         items = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
         tensors = [item[1] if isinstance(item, tuple) else item for item in items]
         names = [item[0] for item in items if isinstance(item, tuple)]
-        found.append({"params": tensors, **({"param_names": names} if names else {})})
-    return found
+        out.append({"params": tensors, **({"param_names": names} if names else {})})
+    return out
 
 
 def trainable(groups: Sequence[Mapping[str, Any]]) -> Trainable:
@@ -77,10 +77,10 @@ def difference(groups: Sequence[Mapping[str, Any]], wanted: Layout, *, trained: 
         wanted: the layout.
         trained: whether the same ones have to be trained.
     """
-    found = layout(groups)
-    if len(found) != len(wanted):
-        return f"{len(wanted)} parameters there, {len(found)} here"
-    for (_, name, _), here, there in zip(named(groups), found, wanted, strict=True):
+    present = layout(groups)
+    if len(present) != len(wanted):
+        return f"{len(wanted)} parameters there, {len(present)} here"
+    for (_, name, _), here, there in zip(named(groups), present, wanted, strict=True):
         if here[: 3 + trained] != there[: 3 + trained]:
             return f"{name} is {_described(there)} there, {_described(here)} here"
     return None

@@ -166,17 +166,17 @@ class PertNN(nn.Module):
             blocks, options = blocks_from(card), options_from(card)
             weights, _ = read_tensors(folder / "pertnn.safetensors")
             wanted = _shapes(len(blocks), options.get("hidden", HIDDEN))
-            found = {name: (tuple(w.shape), w.dtype) for name, w in weights.items()}
-            if wanted != found:
-                raise ValueError(f"the card asks for {wanted}, but the file has {brief(found)}")
+            shapes = {name: (tuple(w.shape), w.dtype) for name, w in weights.items()}
+            if wanted != shapes:
+                raise ValueError(f"the card asks for {wanted}, but the file has {brief(shapes)}")
             if "weights" in card and card.pop("weights") != tensors_digest(weights):
                 raise ValueError("its weights are not those that the card was written for")
             if not all(w.isfinite().all() for w in weights.values()):
                 raise ValueError("a weight is not finite")
             pertnn = cls(blocks, **options)
         except ValueError as error:
-            told = brief(error, 500).rstrip(".")
-            raise ValueError(f"the PertNN in {folder} is damaged or its card is wrong: {told}.") from error
+            reason = brief(error, 500).rstrip(".")
+            raise ValueError(f"the PertNN in {folder} is damaged or its card is wrong: {reason}.") from error
         pertnn.load_state_dict(weights)
         pertnn.card = card
         return pertnn

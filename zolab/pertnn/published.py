@@ -176,11 +176,11 @@ def trace(pertnn: PertNN, seed: int = 42) -> dict[str, dict[str, float]]:
     return {name: dict(zip(columns, row, strict=True)) for name, row in zip(pertnn.blocks.names, rows, strict=True)}
 
 
-def summary(found: Mapping[str, Mapping[str, float]], seed: int = 42) -> str:
+def summary(entries: Mapping[str, Mapping[str, float]], seed: int = 42) -> str:
     """What `trace` found, in three lines."""
-    column = {key: [entry[key] for entry in found.values()] for key in ("draw", "distance", "other", "relative")}
+    column = {key: [entry[key] for entry in entries.values()] for key in ("draw", "distance", "other", "relative")}
     lines = (
-        f"{len(found)} networks, {len(set(column['draw']))} distinct draws of seed {seed}",
+        f"{len(entries)} networks, {len(set(column['draw']))} distinct draws of seed {seed}",
         f"median |W1 - draw|: at most {max(column['distance']):.1e}; to any other draw at least {min(column['other']):.1e}",
         f"relative change of a network: median {np.median(column['relative']):.1e}",
     )

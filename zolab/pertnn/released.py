@@ -59,16 +59,16 @@ def _unpacked(archive: zipfile.ZipFile, size: int, count: int) -> dict[str, Any]
         raise ValueError("its entries are compressed, which torch.save does not do")
     if sum(entry.file_size for entry in entries) > size:
         raise ValueError("its entries claim more bytes than the file has")
-    found = [entry for entry in entries if entry.filename.count("/") == 1 and entry.filename.endswith("/data.pkl")]
-    if len(found) != 1:
+    programs = [entry for entry in entries if entry.filename.count("/") == 1 and entry.filename.endswith("/data.pkl")]
+    if len(programs) != 1:
         raise ValueError("it has no data.pkl of its own, or several")
-    root = found[0].filename.removesuffix("data.pkl")
+    root = programs[0].filename.removesuffix("data.pkl")
     order = root + "byteorder"
     if order in archive.namelist() and archive.read(order) != b"little":
         raise ValueError("its numbers are not little-endian")
-    if found[0].file_size > count * PROGRAM[0] + PROGRAM[1]:
-        raise ValueError(f"its pickle has {found[0].file_size:,} bytes, more than {count} networks need")
-    networks = _Machine(archive, root).run(archive.read(found[0]))
+    if programs[0].file_size > count * PROGRAM[0] + PROGRAM[1]:
+        raise ValueError(f"its pickle has {programs[0].file_size:,} bytes, more than {count} networks need")
+    networks = _Machine(archive, root).run(archive.read(programs[0]))
     if not isinstance(networks, dict):
         raise ValueError(f"it holds no dictionary of networks but a {type(networks).__name__}")
     return networks
@@ -158,11 +158,11 @@ class _Machine:
         del self.stack[place:]
         return taken
 
-    def _storage(self, told: Any) -> np.ndarray:
+    def _storage(self, entry: Any) -> np.ndarray:
         """The numbers of an entry, which tensors are views of."""
-        if not isinstance(told, tuple) or len(told) != 5:
+        if not isinstance(entry, tuple) or len(entry) != 5:
             raise ValueError("it refers to what is no storage of floats")
-        tag, storage, key, _, count = told
+        tag, storage, key, _, count = entry
         if tag != "storage" or not isinstance(storage, np.dtype) or type(key) is not str or type(count) is not int:
             raise ValueError("it refers to what is no storage of floats")
         if key not in self.storages:

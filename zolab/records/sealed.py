@@ -93,10 +93,10 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
         raise FileNotFoundError(f"there is no file {path}.")
     try:
         with safe_open(path, "pt") as opened:
-            found = opened.metadata()
-        if found is not None and KEY not in found:
+            metadata = opened.metadata()
+        if metadata is not None and KEY not in metadata:
             raise ValueError("its metadata is not ours")
-        return unseal(parse_json(found[KEY].encode()), "its metadata") if found else {}
+        return unseal(parse_json(metadata[KEY].encode()), "its metadata") if metadata else {}
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}).") from error
 

@@ -49,5 +49,5 @@ def _misfit(value: Any, shape: Shape, place: str) -> str | None:
 
 
 def _first(parts: Any, shape_of: Callable[[Any], Shape], place: str) -> str | None:
-    found = (_misfit(part, shape_of(key), f"{place}.{key}") for key, part in parts)
-    return next((each for each in found if each is not None), None)
+    misfits = (_misfit(part, shape_of(key), f"{place}.{key}") for key, part in parts)
+    return next((each for each in misfits if each is not None), None)

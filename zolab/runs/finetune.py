@@ -153,8 +153,8 @@ class _Session:
         if self.config.calibrate and not self.log.of("calibration"):
             data = self.task, self.model, self.tokenizer, self.examples.train
             self.log.append("calibration", **self.ranks.from_first(partial(calibration, self.config, *data)))
-        for found in self.log.of("calibration"):
-            self.task.offsets = tuple(found["offsets"])
+        for entry in self.log.of("calibration"):
+            self.task.offsets = tuple(entry["offsets"])
 
     def _warm_up(self) -> None:
         """One forward pass that nobody sees: the first of a process may differ in the last bit while libraries set up."""
@@ -271,11 +271,11 @@ class _Session:
             self.ranks.check_same({"the steps so far": zlib.crc32(json.dumps(self.log.of("step")).encode())})
         try:
             data = self.task, self.model, self.tokenizer, examples, split, trained
-            found = self.ranks.from_first(partial(evaluation, *data))
+            measured = self.ranks.from_first(partial(evaluation, *data))
         except FloatingPointError as error:
             raise FloatingPointError(f"evaluation on {split} at step {step}: {error}") from error
-        self.log.append("evaluation", step=step, split=split, forwards=self._forwards(step), **found)
-        return found
+        self.log.append("evaluation", step=step, split=split, forwards=self._forwards(step), **measured)
+        return measured
 
     def _forwards(self, step: int) -> int:
         return forwards(self.config, step + len(self.log.of("overflow")), len(self.examples.train))

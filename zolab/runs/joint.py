@@ -56,7 +56,7 @@ def check_alike(ranks: Ranks, config: Config, known: Mapping[str, Any], more: Ma
         known: what its result rests on besides, of `zolab.runs.identity.identity`.
         more: what else must be the same.
     """
-    parts = {PARTS[name].rsplit(" ", 1)[0].removesuffix(" of {}"): found for name, found in known.items()}
+    parts = {PARTS[name].rsplit(" ", 1)[0].removesuffix(" of {}"): value for name, value in known.items()}
     ranks.check_same({**asdict(config), **parts, **more, "version of torch": torch.__version__})
 
 

@@ -32,12 +32,12 @@ class Check:
     Args:
         name: of what is compared.
         holds: whether it is as the record says; None where the record says nothing.
-        told: what was found, for people.
+        message: what was found, for people.
     """
 
     name: str
     holds: bool | None
-    told: str
+    message: str
 
 
 def finished(folder: Path, trajectory: Path | None = None) -> tuple[dict[str, Any], Trajectory]:
@@ -103,11 +103,11 @@ def _checks(folder: Path, record: dict[str, Any], steps: Trajectory, curve: bool
     dev = [e for e in record["evaluations"] if e["split"] == "dev" and e["step"] < result["best_step"]] if curve else []
     for claimed in (*dev, result["dev"]):
         optimizer.replay(steps.records[optimizer.steps : claimed["step"]])
-        found = task.evaluate(model, tokenizer, examples.dev)
-        yield _compared(f"dev, step {claimed['step']}", task, found, claimed, allowed)
+        evaluation = task.evaluate(model, tokenizer, examples.dev)
+        yield _compared(f"dev, step {claimed['step']}", task, evaluation, claimed, allowed)
     yield _weights(model, result)
-    found = task.evaluate(model, tokenizer, examples.test)
-    yield _compared(f"test, step {result['best_step']}", task, found, result["test"]["after"], allowed)
+    evaluation = task.evaluate(model, tokenizer, examples.test)
+    yield _compared(f"test, step {result['best_step']}", task, evaluation, result["test"]["after"], allowed)
 
 
 @contextmanager
@@ -139,19 +139,19 @@ def _same_place(record: dict[str, Any]) -> bool:
 
 
 def _weights(model: nn.Module, result: dict[str, Any]) -> Check:
-    found, claimed = trained_digest(model), result.get("weights")
-    steps = f"{result['best_step']} steps replayed, digest {found}"
+    digest, claimed = trained_digest(model), result.get("weights")
+    steps = f"{result['best_step']} steps replayed, digest {digest}"
     if claimed is None:
         return Check(
             "weights", None, f"{steps}; the record is older than digests of weights, and holds none to compare it with"
         )
-    return Check("weights", found == claimed, steps if found == claimed else f"{steps}, where the record says {claimed}")
+    return Check("weights", digest == claimed, steps if digest == claimed else f"{steps}, where the record says {claimed}")
 
 
-def _compared(name: str, task: Task, found: Evaluation, claimed: dict[str, Any], allowed: float) -> Check:
-    gap, far = abs(found.loss - claimed["loss"]), abs(found.metric - claimed["metric"])
-    holds = gap <= allowed and far <= (CLOSE if allowed else 0.0) and found.examples == claimed["examples"]
-    here = f"loss {found.loss:.6f}, {task.metric} {100 * found.metric:.1f} %, {found.examples} examples"
+def _compared(name: str, task: Task, evaluation: Evaluation, claimed: dict[str, Any], allowed: float) -> Check:
+    gap, far = abs(evaluation.loss - claimed["loss"]), abs(evaluation.metric - claimed["metric"])
+    holds = gap <= allowed and far <= (CLOSE if allowed else 0.0) and evaluation.examples == claimed["examples"]
+    here = f"loss {evaluation.loss:.6f}, {task.metric} {100 * evaluation.metric:.1f} %, {evaluation.examples} examples"
     there = f"the record says {claimed['loss']:.6f}, {100 * claimed['metric']:.1f} %, {claimed['examples']}"
     limit = f"allowed {allowed:g}" if allowed else "exactly" if holds else "allowed 0"
     return Check(name, holds, f"{here}; {there} (difference {gap:.2g}, {limit})")

@@ -92,9 +92,9 @@ class Actors(Workers):
     def run(self, cell: Cell) -> Tried:
         steps, tries = _steps(self.out / cell.name), 0
         while True:
-            found = outcome, error, seconds = self._try(cell)
+            attempt = outcome, error, seconds = self._try(cell)
             if outcome is not None or self.stopped:
-                return found
+                return attempt
             taken = _steps(self.out / cell.name)
             steps, tries = (taken, 1) if taken > steps else (steps, tries + 1)
             if tries > RETRIES:
@@ -116,13 +116,13 @@ class Actors(Workers):
         if self.stopped:
             return None, "stopped", 0.0
         try:
-            found = self.ray.get(ready.result().run.remote(cell))
+            attempt = self.ray.get(ready.result().run.remote(cell))
         except self.ray.exceptions.RayError as error:
             self._check_there(error)
             self._start()
             return None, f"its worker ended: {_brief(error)}", 0.0
         self.idle.put(ready)
-        return found
+        return attempt
 
     def _check_there(self, error: Exception) -> None:
         """Raise OSError if the whole cluster ended, and not a worker alone."""

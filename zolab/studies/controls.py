@@ -47,10 +47,10 @@ def check(plan: Plan) -> None:
 
 
 def names(plan: Plan) -> list[str]:
-    found = []
+    run_names = []
     for name in plan.methods:
-        found += [f"untrained{seed}" for seed in range(plan.options["untrained"])] if name == "untrained" else [name]
-    return found
+        run_names += [f"untrained{seed}" for seed in range(plan.options["untrained"])] if name == "untrained" else [name]
+    return run_names
 
 
 def prepare(plan: Plan, task: str, out: Path) -> Prepared:

@@ -50,8 +50,8 @@ def prepare(plan: Plan, task: str, out: Path) -> Prepared:
 
 def by_model(record: Record) -> dict[int, dict[str, dict[str, Any]]]:
     """`learnability.shares` of each model, by its seed and the task's plain name."""
-    found: dict[int, dict[str, dict[str, Any]]] = {}
+    by_seed: dict[int, dict[str, dict[str, Any]]] = {}
     for task, entry in learnability.shares(record).items():
         name, _, seed = task.rpartition("@")
-        found.setdefault(int(seed), {})[name] = entry
-    return found
+        by_seed.setdefault(int(seed), {})[name] = entry
+    return by_seed

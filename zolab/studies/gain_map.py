@@ -68,9 +68,9 @@ def gain_map(
                 print(line_of(point), flush=True)
     shared = {name: value for name, value in _settings(config, groups).items() if name != "task"}
     settings, points = {**shared, "tasks": list(begun), "steps": wanted}, [known[key] for key in files]
-    found = {"config": settings, "result": {"points": points}, **environment()}
-    save_record(found, record)
-    return found
+    content = {"config": settings, "result": {"points": points}, **environment()}
+    save_record(content, record)
+    return content
 
 
 def _start(config: Config, groups: int) -> tuple[Config, Task, Splits]:
@@ -103,9 +103,9 @@ def _points(
             began, running = time.perf_counter(), task.offsets
             if config.calibrate:
                 task.offsets = _offsets(config, task, model, tokenizer, examples, groups)
-            found = signal(model, task, tokenizer, examples.train, groups, seed=config.seed, balanced=config.balanced)
+            statistics = signal(model, task, tokenizer, examples.train, groups, seed=config.seed, balanced=config.balanced)
             more = {"dev": task.evaluate(model, tokenizer, examples.dev).loss, "offsets": list(task.offsets)}
-            point = {"task": config.task, "step": step, **known, **more, **_point(found, config)}
+            point = {"task": config.task, "step": step, **known, **more, **_point(statistics, config)}
             task.offsets = running
             yield step, {**point, "seconds": time.perf_counter() - began}
         if step < steps[-1]:
@@ -121,25 +121,25 @@ def _offsets(config: Config, task: Task, model: Any, tokenizer: Any, examples: S
     return tuple(fit_offsets(scores, np.array([example.answer for example in chosen])).tolist())
 
 
-def _point(found: Signal, config: Config) -> dict[str, Any]:
+def _point(statistics: Signal, config: Config) -> dict[str, Any]:
     """Numbers of one point, as JSON takes them."""
     return {
-        "examples": int(found.counts.sum()),
-        "noise_rank": noise_rank(found),
-        "agreement": {name: value if np.isfinite(value) else None for name, value in agreement(found).items()},
-        "gains": {way: asdict(one) for way, one in judged(found, config.batch_size, config.seed).items()},
-        "total": _rows(found.merged(lambda name: "all"))["all"],
-        **{name: _rows(found.merged(GROUPINGS[name])) for name in ("layer", "kind")},
-        "blocks": list(found.names),
-        "sizes": [int(size) for size in found.sizes],
-        "halves": [_short(half.estimates) for half in found.halves()],
+        "examples": int(statistics.counts.sum()),
+        "noise_rank": noise_rank(statistics),
+        "agreement": {name: value if np.isfinite(value) else None for name, value in agreement(statistics).items()},
+        "gains": {way: asdict(one) for way, one in judged(statistics, config.batch_size, config.seed).items()},
+        "total": _rows(statistics.merged(lambda name: "all"))["all"],
+        **{name: _rows(statistics.merged(GROUPINGS[name])) for name in ("layer", "kind")},
+        "blocks": list(statistics.names),
+        "sizes": [int(size) for size in statistics.sizes],
+        "halves": [_short(half.estimates) for half in statistics.halves()],
     }
 
 
-def _rows(found: Signal) -> dict[str, dict[str, Any]]:
+def _rows(statistics: Signal) -> dict[str, dict[str, Any]]:
     """Of each block its size, and G, V and t with their standard errors."""
-    values, errors = found.estimates.T, found.errors.T
-    rows = zip(found.names, found.sizes, values, errors, strict=True)
+    values, errors = statistics.estimates.T, statistics.errors.T
+    rows = zip(statistics.names, statistics.sizes, values, errors, strict=True)
     return {name: {"size": int(size), **_pairs(value, error)} for name, size, value, error in rows}
 
 

@@ -56,14 +56,14 @@ def configurations(plan: Plan) -> dict[str, MetaConfig]:
         ValueError: one has a wrong setting.
     """
     shared = {key: plan.base[key] for key in ("model", "device", "dtype") if key in plan.base}
-    found = {}
+    configs = {}
     for name, own in plan.options["finetuners"].items():
         try:
-            found[name] = MetaConfig(**{**shared, **own})
+            configs[name] = MetaConfig(**{**shared, **own})
         except TypeError as error:
             raise ValueError(f"the settings of the fine-tuner {name} are not a configuration ({error}).") from error
-        found[name].validate()
-    return found
+        configs[name].validate()
+    return configs
 
 
 def names(plan: Plan) -> list[str]:
@@ -72,12 +72,12 @@ def names(plan: Plan) -> list[str]:
 
 def planned(plan: Plan, task: str) -> dict[str, dict[str, Any]]:
     """Settings of the runs of a task's methods; MeZO stands for a fine-tuner that is still to be trained."""
-    found = {}
+    settings = {}
     for name, own in plan.methods.items():
         if task in own.get("only", plan.tasks):
             stand_in = {"optimizer": "mezo"} if "finetuner" in own else {}
-            found[name] = {key: value for key, value in own.items() if key not in OWN} | stand_in
-    return found
+            settings[name] = {key: value for key, value in own.items() if key not in OWN} | stand_in
+    return settings
 
 
 def prepare(plan: Plan, task: str, out: Path) -> Prepared:

@@ -54,12 +54,12 @@ def results(folder: Path) -> str:
 
 def track_page(folder: Path) -> str | None:
     """The page of the track, from the records of its plans in a folder; None without one."""
-    found = {
+    records = {
         path.stem: Record(content)
         for path in sorted(folder.glob("*.json"))
         if _of_track(content := json.loads(path.read_text()))
     }
-    return track(found, folder) if found else None
+    return track(records, folder) if records else None
 
 
 def _of_track(content: dict[str, Any]) -> bool:
@@ -147,17 +147,19 @@ def _cell(record: Record, task: str, name: str) -> str:
 
 
 def _beside(record: Record, name: str, family: list[str]) -> list[str]:
-    found = overall(record, name, family=family)
-    left_out = f"{found.without[0]:.2f} to {found.without[1]:.2f}" if found.tasks > 1 else "–"
-    decided = [f"{word} on {', '.join(tasks)}" for word, tasks in (("lower", found.lower), ("higher", found.higher)) if tasks]
-    few = found.forwards.n < found.forwards.least
-    word = "too few runs" if few else {"lower": "fewer", "higher": "more"}.get(found.forwards.word, "undecided")
+    comparison = overall(record, name, family=family)
+    left_out = f"{comparison.without[0]:.2f} to {comparison.without[1]:.2f}" if comparison.tasks > 1 else "–"
+    decided = [
+        f"{word} on {', '.join(tasks)}" for word, tasks in (("lower", comparison.lower), ("higher", comparison.higher)) if tasks
+    ]
+    few = comparison.forwards.n < comparison.forwards.least
+    word = "too few runs" if few else {"lower": "fewer", "higher": "more"}.get(comparison.forwards.word, "undecided")
     return [
         name,
-        f"{found.forwards.text()}: {word}",
+        f"{comparison.forwards.text()}: {word}",
         left_out,
-        found.final.text(3, sign=True),
-        f"{found.wins} of {found.tasks}",
+        comparison.final.text(3, sign=True),
+        f"{comparison.wins} of {comparison.tasks}",
         "; ".join(decided) or "nothing",
     ]
 
@@ -165,10 +167,10 @@ def _beside(record: Record, name: str, family: list[str]) -> list[str]:
 def _shares(record: Record) -> list[str]:
     """What MeZO recovers of Adam's gain, of one model or of several."""
     if record.plan["study"] == "draws":
-        found = draws.by_model(record)
-        names = list(next(iter(found.values())))
+        by_seed = draws.by_model(record)
+        names = list(next(iter(by_seed.values())))
         rows = []
-        for seed, tasks in found.items():
+        for seed, tasks in by_seed.items():
             perplexity = record.measured[f"{names[0]}@{seed}"]["perplexity"]["model"]["token"]
             cells = ("no gap" if tasks[name]["closed"] is None else f"{tasks[name]['closed']:.2f}" for name in names)
             rows.append([str(seed), f"{perplexity:.1f}", *cells])
@@ -187,12 +189,12 @@ def _shares(record: Record) -> list[str]:
 def _evaluation(content: dict[str, Any]) -> Section:
     config = content["config"]
     rows = []
-    for task, found in content["result"].items():
-        for metric, entry in found["metrics"].items():
+    for task, outcome in content["result"].items():
+        for metric, entry in outcome["metrics"].items():
             low, high = (100 * end for end in entry["interval"])
-            blind = ", ".join(f"{way} {100 * value:.1f}" for way, value in found["blind"].items())
+            blind = ", ".join(f"{way} {100 * value:.1f}" for way, value in outcome["blind"].items())
             number = f"{100 * entry['mean']:.1f} ({low:.1f} to {high:.1f})"
-            rows.append([task, metric, number, blind, f"{found['loss']:.3f}", str(found["examples"])])
+            rows.append([task, metric, number, blind, f"{outcome['loss']:.3f}", str(outcome["examples"])])
     head = ["task", "metric", "%", "without reading (%)", "loss", "examples"]
     return f"{config['model']} on {len(content['result'])} tasks, {config['shots']} demonstrations", table_of(head, rows)
 
@@ -201,17 +203,16 @@ def _blocks(content: dict[str, Any]) -> Section:
     from zolab.theory.measure import BlockStatistics
 
     result, config = content["result"], content["config"]
-    found = BlockStatistics.of(result["blocks"])
+    blocks = BlockStatistics.of(result["blocks"])
     head = ["kind of tensor", "weights", "G (squared gradient)", "G a weight", "V (example noise)", "t (trace of the Hessian)"]
     rows = [
         [kind, f"{int(e['size']):,}", *(f"{e[key]:.2e}" for key in ("square", "density", "variance", "trace"))]
-        for kind, e in sorted(found.by_kind().items(), key=lambda item: -item[1]["density"])
+        for kind, e in sorted(blocks.by_kind().items(), key=lambda item: -item[1]["density"])
     ]
-    near = int((np.abs(found.traces) < 2 * found.errors).sum())
-    message = (
-        f"{len(found.names)} blocks, {config['examples']} examples, {config['probes']} Hessian probes, {result['minutes']:.1f} "
-    )
-    message += f"minutes, {result['gigabytes']:.1f} GB; {near} of the traces lie within two standard errors of zero."
+    near = int((np.abs(blocks.traces) < 2 * blocks.errors).sum())
+    message = f"{len(blocks.names)} blocks, {config['examples']} examples, {config['probes']} Hessian probes, "
+    message += f"{result['minutes']:.1f} minutes, {result['gigabytes']:.1f} GB; "
+    message += f"{near} of the traces lie within two standard errors of zero."
     return f"Blocks of {config['model']} on {config['task']}", [message, "", *table_of(head, rows)]
 
 

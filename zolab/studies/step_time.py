@@ -32,14 +32,14 @@ def step_seconds(model: str, ways: Sequence[str], tokens: Tokens, repeats: int =
         tokens: of a batch.
         repeats: timed steps of each.
     """
-    found, loaded = {}, load_model(model)[0]
+    seconds, loaded = {}, load_model(model)[0]
     loss = loss_of(loaded, tokens.rows, tokens.length)
     for way in ways:
         with ExitStack() as around:
             step = _past_warm_up(loaded, way, loss) if way in METHODS else step_of(loaded, way, loss, around)
             taken, forward = in_turn(repeats, step, torch.no_grad()(loss))
-        found[way] = _parts(way, taken, forward, network_seconds(loaded) if way == "zo_finetuner" else 0.0)
-    return found
+        seconds[way] = _parts(way, taken, forward, network_seconds(loaded) if way == "zo_finetuner" else 0.0)
+    return seconds
 
 
 def direction_seconds(model: nn.Module, repeats: int = 3) -> float:
@@ -79,8 +79,8 @@ def _past_warm_up(model: nn.Module, way: str, loss: Callable[..., Any]) -> Calla
     optimizer = optimizer_of(model, way)
     past = range(optimizer.horizon + 1) if hasattr(optimizer, "horizon") else ()
     optimizer.skip([StepRecord(step, (1.0,), (1e-12,), (0.0,)) for step in past])
-    told = (lambda: loss("none")) if optimizer.per_example else loss
-    return lambda: optimizer.step(told)
+    closure = (lambda: loss("none")) if optimizer.per_example else loss
+    return lambda: optimizer.step(closure)
 
 
 def _parts(way: str, taken: float, forward: float, network: float) -> dict[str, float]:

@@ -140,13 +140,13 @@ class Task(ABC):
 
     def losses(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         """What each example adds to the training loss, float32 of shape (examples,); `loss` is the mean, up to rounding."""
-        found, count = self._losses(token_log_probs(model, batch, self.autocast), batch), len(batch.sizes)
+        losses, count = self._losses(token_log_probs(model, batch, self.autocast), batch), len(batch.sizes)
         if self.objective != "answer":
-            return found
-        sizes, right = (torch.tensor(part, device=found.device) for part in (batch.sizes, batch.right))
-        owners = torch.arange(count, device=found.device).repeat_interleave(sizes)[batch.options]
+            return losses
+        sizes, right = (torch.tensor(part, device=losses.device) for part in (batch.sizes, batch.right))
+        owners = torch.arange(count, device=losses.device).repeat_interleave(sizes)[batch.options]
         kept = owners[torch.isin(batch.options, right)]
-        return found.new_zeros(count).index_add(0, kept, found) * (count / len(found))
+        return losses.new_zeros(count).index_add(0, kept, losses) * (count / len(losses))
 
     def evaluate(self, model: PreTrainedModel, tokenizer, examples: Sequence[Example], batch_size: int = 32) -> Evaluation:
         """The training loss over all examples, and the mean of the task's metric; errors as for `score`."""
@@ -204,10 +204,10 @@ class Task(ABC):
         the same candidates: the best that a constant answer can do.
         """
         rights = [{e.answer, *e.also} for e in examples]
-        found = {"chance": float(np.mean([len(right) / len(e.candidates) for right, e in zip(rights, examples, strict=True)]))}
+        values = {"chance": float(np.mean([len(right) / len(e.candidates) for right, e in zip(rights, examples, strict=True)]))}
         if len({e.candidates for e in examples}) == 1:
-            found["majority"] = max(Counter(chain(*rights)).values()) / len(examples)
-        return found
+            values["majority"] = max(Counter(chain(*rights)).values()) / len(examples)
+        return values
 
     def _encode_all(self, tokenizer, examples: Sequence[Example], max_length: int, apart: bool = False) -> Batch:
         """With every candidate, whatever the objective."""

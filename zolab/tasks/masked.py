@@ -103,8 +103,8 @@ class MaskedTask(Task):
         masked = cast(Sequence[MaskedExample], examples)
         texts = [tuple(self._tokens(tokenizer, e.pieces))[:max_length] for e in masked]
         for text, example in zip(texts, examples, strict=True):
-            if (found := text.count(tokenizer.mask_token_id)) != 1:
-                raise ValueError(f"{example.prompt[:60]!r} has {found} masks in {max_length} tokens, not 1; change the text.")
+            if (masks := text.count(tokenizer.mask_token_id)) != 1:
+                raise ValueError(f"{example.prompt[:60]!r} has {masks} masks in {max_length} tokens, not 1; change the text.")
         candidates = [(text, words[word]) for text, e in zip(texts, examples, strict=True) for word in e.candidates]
         places = [[text.index(tokenizer.mask_token_id)] for text, _ in candidates]
         questions = [(e.prompt, e.candidates, e.answer) for e in examples]

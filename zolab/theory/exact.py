@@ -219,8 +219,8 @@ def _rows(outputs: Tensor, weights: Tensor, rows: int) -> np.ndarray:
     """The Jacobian of outputs, some rows at a time."""
     out = []
     for part in torch.eye(len(outputs), dtype=outputs.dtype).split(rows):
-        (found,) = torch.autograd.grad(outputs, weights, part, is_grads_batched=True, retain_graph=True)
-        out.append(found.double().numpy())
+        (slopes,) = torch.autograd.grad(outputs, weights, part, is_grads_batched=True, retain_graph=True)
+        out.append(slopes.double().numpy())
     return np.concatenate(out)
 
 

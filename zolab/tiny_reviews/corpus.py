@@ -119,8 +119,8 @@ def documents(reviews: Sequence[Review], rng: np.random.Generator) -> Iterator[D
         if judged != label or rng.random() < 0.5:
             yield comparison(rng, [excerpt(rng, part, 10, 22) for part in (text, other)], (label, judged))
         for find, topics in ((genre_of, KINDS), (number_of, DIGITS)):
-            if found := find(text, int(rng.integers(12, 30))):
-                yield Document(found[0] + question(rng, topics), f" {found[1]}\n", label)
+            if extracted := find(text, int(rng.integers(12, 30))):
+                yield Document(extracted[0] + question(rng, topics), f" {extracted[1]}\n", label)
 
 
 def train_tokenizer(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:

@@ -120,7 +120,7 @@ def _standing(place: Landscape, walks: dict[str, Descent], fixed: bool) -> tuple
         (f"two zeroth-order methods, each at its own rate, less than {GAP:g} {within}", GAP, 2),
     )
     levels = [
-        Level(goal, not fixed and sum(found < gap for found in gaps.values()) >= count, hint)
+        Level(goal, not fixed and sum(lowest < gap for lowest in gaps.values()) >= count, hint)
         for (goal, gap, count), hint in zip(goals, HINTS, strict=True)
     ]
     if not gaps:

@@ -34,8 +34,8 @@ def luck_of_many(probability: float) -> tuple[bool, str]:
     losses = rng.normal(size=(4000, METHODS + 1, SEEDS))  # MeZO comes first
     apart = losses[:, 1:] - losses[:, :1]
     t = apart.mean(-1) / (apart.std(-1, ddof=1) / SEEDS**0.5)
-    found = np.abs(t) > stats.t.ppf(0.975, SEEDS - 1)
-    measured, each = float(found.any(1).mean()), float(found.mean())
+    significant = np.abs(t) > stats.t.ppf(0.975, SEEDS - 1)
+    measured, each = float(significant.any(1).mean()), float(significant.mean())
     now = f"you say {probability:.2f}, 4,000 such studies say {measured:.2f}; a single comparison errs in {each:.1%}"
     return abs(probability - measured) < 0.05, now
 

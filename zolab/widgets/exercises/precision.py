@@ -31,13 +31,13 @@ def _share(sizes: list[float]) -> float:
 
 
 def unit_of_slopes(unit: Callable[[float, float], float]) -> tuple[bool, str]:
-    met, told = True, []
+    met, messages = True, []
     for loss, eps in ((0.3, 1e-3), (0.69, 1e-2), (5.0, 1e-3)):
         here = torch.tensor(loss, dtype=torch.float16)
         measured = float(torch.nextafter(here, torch.tensor(9.0, dtype=torch.float16)) - here) / (2 * eps)
         met &= abs(unit(loss, eps) / measured - 1) < 0.01
-        told.append(f"loss {loss:g}, eps {eps:g}: measured {measured:.3g}, you say {unit(loss, eps):.3g}")
-    return met, "; ".join(told)
+        messages.append(f"loss {loss:g}, eps {eps:g}: measured {measured:.3g}, you say {unit(loss, eps):.3g}")
+    return met, "; ".join(messages)
 
 
 def schedule_share(share: float) -> tuple[bool, str]:
