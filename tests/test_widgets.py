@@ -551,7 +551,10 @@ class TestDirections:
 
 class TestPrinted:
     def test_numbers_are_the_record_s_and_the_paper_s(self):
-        texts = [text.get_text() for text in printed_view(methods=("HiZOO",)).figure.axes[0].texts]
+        texts = [
+            text.get_text()
+            for text in printed_view("sentence beside boolq", model="Llama-3.2-1B", methods=("HiZOO",)).figure.axes[0].texts
+        ]
         study = Record.load(printed_module.RECORD)
         losses = np.array([cell["train_loss_last"] for cell in study.cells("sentence", "HiZOO")])
         assert f"{losses.mean():.3f} ± {losses.std(ddof=1):.3f} (10)" in texts
@@ -563,7 +566,7 @@ class TestPrinted:
 
     def test_the_picture_says_whose_model_is_ours(self):
         (heading,) = printed_view().figure.texts
-        assert heading.get_text() == "Ours: tiny-reviews on sentence. Printed: Llama-3.2-1B on boolq, arXiv 2510.00419."
+        assert heading.get_text() == "Ours: tiny-reviews on sentence. Printed: Llama-3.1-8B on cb, arXiv 2510.00419."
 
     def test_what_is_not_printed_is_said(self):
         view = printed_view(model="OPT-1.3B", methods=("HiZOO", "AdaMeZO"))
@@ -574,9 +577,9 @@ class TestPrinted:
         five = ("MeZO-Adam", "HiZOO", "LOZO", "ZO Fine-tuner")
         settings = (
             {},
-            {"cell": "sentence beside cb", "model": "Llama-3.1-8B", "methods": five},
-            {"model": "Qwen2.5-14B", "methods": ("HiZOO", "ZO Fine-tuner")},
-            {"cell": "sentence beside cb", "methods": five},
+            {"cell": "sentence beside boolq", "model": "Llama-3.2-1B"},
+            {"cell": "sentence beside boolq", "model": "Qwen2.5-14B", "methods": ("HiZOO", "ZO Fine-tuner")},
+            {"model": "Llama-3.2-1B", "methods": five},
         )
         assert [printed_view(**change).reached for change in settings] == [0, 1, 2, 3]
 
@@ -587,7 +590,7 @@ class TestPrinted:
             ({"measure": "loss"}, "measure must be one of training loss, test metric, got 'loss'"),
             ({"model": "GPT"}, "model must be one of Llama-3.2-1B"),
             ({"methods": ("MEAZO",)}, "methods must be of MeZO-Adam, .*, got 'MEAZO'"),
-            ({"record": "figures/records/06_tiny.json"}, "is not the record of a study"),
+            ({"record": "figures/records/bench_walks.json"}, "is not the record of a study"),
         ],
     )
     def test_bad_arguments(self, change, match):

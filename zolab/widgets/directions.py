@@ -6,9 +6,9 @@ from functools import partial
 import numpy as np
 from matplotlib.axes import Axes
 
-from zolab.plots import BLACK, BLUE, ORANGE, RED
+from zolab.plots import BLACK, BLUE, GREY, ORANGE, RED
 from zolab.widgets.controls import choice, log_number
-from zolab.widgets.drawing import canvas, decades, drawing, frame, goal_line
+from zolab.widgets.drawing import canvas, decades, drawing, frame
 from zolab.widgets.panel import Level, Panel, View, check_ranges, explore, settings
 
 MOST = 100_000  # directions; a mean of more than were measured is the formula's
@@ -51,22 +51,24 @@ def directions_view(
         ValueError: an argument is out of range, or shapes do not fit.
     """
     check_ranges(directions=(directions, 1, MOST))
-    found, squares = _found(samples, eps), np.abs(np.asarray(goal, float))
+    measured, squares = _of_eps(samples, eps), np.abs(np.asarray(goal, float))
     if part not in PARTS:
         raise ValueError(f"part must be one of {', '.join(PARTS)}, got {part!r}.")
-    if found.ndim != 2 or found.shape[1:] != squares.shape or len(squares) < 3 or not squares.all():
-        raise ValueError(f"samples and goal must have the same 3 blocks or more, none 0; got {found.shape}, {squares.shape}.")
+    if measured.ndim != 2 or measured.shape[1:] != squares.shape or len(squares) < 3 or not squares.all():
+        raise ValueError(
+            f"samples and goal must have the same 3 blocks or more, none 0; got {measured.shape}, {squares.shape}."
+        )
     n, blocks = round(directions), members(squares, part)
-    means = means_of(found, n)
-    here, predicted = cosines(means[:, blocks], goal[blocks]), float(formula(n, squares, blocks))
-    now = float(np.median(here)) if n <= len(found) else predicted
+    means = means_of(measured, n)
+    cosine, predicted = cosines(means[:, blocks], goal[blocks]), float(formula(n, squares, blocks))
+    now = float(np.median(cosine)) if n <= len(measured) else predicted
     everywhere = float(formula(n, squares, members(squares, PARTS[0])))
-    every = float(np.median(cosines(means, goal))) if n <= len(found) else everywhere
+    every = float(np.median(cosines(means, goal))) if n <= len(measured) else everywhere
     with drawing():
         figure = canvas(4.1)
-        _draw_cosines(figure.add_axes((0.075, 0.135, 0.46, 0.775)), found, goal, blocks, n, now)
-        shown = means[0] if n <= len(found) else found.mean(0)
-        _draw_blocks(figure.add_axes((0.63, 0.135, 0.35, 0.775)), shown, goal, blocks, min(n, len(found)))
+        _draw_cosines(figure.add_axes((0.075, 0.135, 0.46, 0.775)), measured, goal, blocks, n, now)
+        shown = means[0] if n <= len(measured) else measured.mean(0)
+        _draw_blocks(figure.add_axes((0.655, 0.135, 0.325, 0.775)), shown, goal, blocks, min(n, len(measured)))
     least = needed(squares, blocks)
     last = part == PARTS[2] and now >= CLOSE and n <= SPARE * least
     levels = (
@@ -74,7 +76,7 @@ def directions_view(
         Level(f"also {CLOSE:g} without the block that has the largest gradient", part != PARTS[0] and now >= CLOSE, HINTS[1]),
         Level(f"{CLOSE:g} for {PARTS[2]} of the blocks, with the fewest directions to within {SPARE - 1:.0%}", last, HINTS[2]),
     )
-    how = f"median of {len(means)} means, {predicted:.2f} predicted" if n <= len(found) else "predicted"
+    how = f"median of {len(means)} means, {predicted:.2f} predicted" if n <= len(measured) else "predicted"
     return View(figure, levels, f"{n:,} direction{'s' * (n > 1)}, cosine {now:.2f} ({how}) for {part}")
 
 
@@ -87,13 +89,13 @@ def directions_panel(samples: Mapping[float, np.ndarray] | None = None, goal: np
     """
     if samples is None or goal is None:
         samples, goal = drawn()
-    at, measured = settings(directions_view, start), [f"{eps:g}" for eps in samples]
-    view = partial(directions_view, {float(eps): found for eps, found in zip(measured, samples.values(), strict=True)}, goal)
+    at, radii = settings(directions_view, start), [f"{eps:g}" for eps in samples]
+    view = partial(directions_view, {float(eps): each for eps, each in zip(radii, samples.values(), strict=True)}, goal)
     return explore(
         view,
         directions=log_number("directions", at.directions, 1, MOST),
         part=choice("blocks", at.part, PARTS),
-        eps=choice("eps", f"{at.eps:g}", measured),
+        eps=choice("eps", f"{at.eps:g}", radii),
     )
 
 
@@ -138,27 +140,28 @@ def _noise(squares: np.ndarray, blocks: np.ndarray) -> float:
     return float(1 + squares.sum() * own.sum() / np.square(own).sum())
 
 
-def _found(samples: Mapping[float, np.ndarray], eps: float | str) -> np.ndarray:
+def _of_eps(samples: Mapping[float, np.ndarray], eps: float | str) -> np.ndarray:
     if float(eps) not in samples:
         raise ValueError(f"eps must be one of {', '.join(f'{each:g}' for each in samples)}, got {eps}.")
     return np.asarray(samples[float(eps)], float)
 
 
-def _draw_cosines(axes: Axes, found: np.ndarray, goal: np.ndarray, blocks: np.ndarray, n: int, now: float) -> None:
+def _draw_cosines(axes: Axes, measured: np.ndarray, goal: np.ndarray, blocks: np.ndarray, n: int, now: float) -> None:
     squares, grid = np.abs(goal), np.logspace(0, np.log10(MOST), 101)
     axes.plot(np.log10(grid), formula(grid, squares, blocks), color=BLACK, linewidth=1.5, label="formula")
     count = 1
-    while count <= len(found):
-        here = cosines(means_of(found, count)[:, blocks], goal[blocks])
+    while count <= len(measured):
+        cosine = cosines(means_of(measured, count)[:, blocks], goal[blocks])
         label = "means of n, measured" if count == 1 else None
-        axes.plot(np.full(len(here), np.log10(count)), here, "o", color=BLUE, alpha=0.5, markersize=5, label=label)
+        axes.plot(np.full(len(cosine), np.log10(count)), cosine, "o", color=BLUE, alpha=0.5, markersize=5, label=label)
         count *= 2
     axes.plot(np.log10(n), now, "D", color=RED, markeredgecolor=BLACK, markersize=9, linestyle="none", label="yours")
-    goal_line(axes, CLOSE)
+    axes.axhline(CLOSE, color=BLACK, linestyle=":", linewidth=1)
+    axes.text(0.99, CLOSE, "goal", fontsize=10, ha="right", va="top", transform=axes.get_yaxis_transform())
     axes.axhline(0, color=BLACK, linewidth=0.8)
     axes.set(xlim=(-0.1, np.log10(MOST) + 0.1), ylim=(-1.03, 1.06))
     axes.legend(fontsize=9.5, frameon=True, loc="lower right")
-    frame(axes, "cosine with the true meta-gradient", "directions n")
+    frame(axes, f"n = {n:,}: cosine {now:.2f} with the true meta-gradient", "directions n", "cosine")
     decades(axes.xaxis, 0, 5, 5)
 
 
@@ -169,13 +172,17 @@ def _draw_blocks(axes: Axes, mean: np.ndarray, goal: np.ndarray, blocks: np.ndar
     line = np.linspace(low, 0, 50)
     axes.plot(line, line, color=BLACK, linewidth=1.2, label="the truth")
     axes.plot(line, (line + np.log10((1 + 10**line) / n)) / 2, "--", color=ORANGE, linewidth=1.5, label="noise of the mean")
-    for chosen, marker, fill, label in ((right, "o", BLUE, "right sign"), (~right, "s", "white", "wrong sign")):
+    counts = np.isin(np.arange(len(goal)), blocks)
+    axes.plot(x[~counts], np.clip(size[~counts], low - 0.9, 0.9), ".", color=GREY, markersize=5)
+    for sign, marker, fill, label in ((right, "o", BLUE, "right sign"), (~right, "s", "white", "wrong sign")):
+        chosen = sign & counts
         colour = BLUE if marker == "o" else RED
         axes.plot(x[chosen], np.clip(size[chosen], low - 0.9, 0.9), marker, color=colour, markerfacecolor=fill, markersize=6,
                   linestyle="none", label=label)  # fmt: skip
     axes.set(xlim=(low - 0.1, 0.1), ylim=(low - 1, 1))
     axes.legend(fontsize=9.5, frameon=True, loc="lower right")
     wrong, of = int((~right[blocks]).sum()), len(blocks)
-    frame(axes, f"mean of {n}: {wrong} of {of} signs are wrong", "block's share of the squared gradient", "size in the mean")
+    frame(axes, f"n = {n}: {wrong} of {of} signs are wrong", "share of the squared gradient", "size in the mean")
+    axes.yaxis.set_label_coords(-0.55 / (axes.get_window_extent().width / axes.figure.dpi), 0.5)
     decades(axes.xaxis, low, 0)
     decades(axes.yaxis, low, 0)

@@ -1,7 +1,5 @@
 """How two blocks divide a budget: the best division depends on the learning rate at which a step is taken."""
 
-from functools import lru_cache
-
 import numpy as np
 from matplotlib.axes import Axes
 
@@ -23,7 +21,7 @@ FLOOR = -1.5  # of the left picture
 NEAR, HALF = 1.6, 0.5
 HINTS = (
     "A large step pays for curvature, and the steep block has it. Raise the rate at which the step is taken.",
-    "At small rates gradient alone counts. Learn a where it is largest, and use it far from there.",
+    "At small rates gradient alone counts. Learn a where it is largest, and use it far from that rate.",
     "Where does the right curve fall most steeply at rates near 1? Try less curvature, or noise with more of it.",
 )
 
@@ -32,7 +30,7 @@ def division_view(learned: float = 0.25, used: float = 0.25, curvatures: float =
     """The expected descent of a step over a, where raw sigma = (e^a, e^-a) is put on the budget; and the best a at each rate.
 
     Block 1 has 10 weights and most of the gradient, block 2 has 100. The expectation is that of `StepTerms`, exact on a
-    parabola. Learning rates are in units of that which is best for sigma = 1, a = 0; descents, of its descent there.
+    parabola. Learning rates are in units of that which is best for sigma = 1, a = 0; descents, of its descent at_learned.
 
     The goals: a rate at which the steep block should be damped; an a, learned at one rate, that gains less than a = 0 at
     another; then one that raises the loss there although the rates are within a factor of 1.6 and a = 0 still gains.
@@ -48,13 +46,13 @@ def division_view(learned: float = 0.25, used: float = 0.25, curvatures: float =
     """
     check_ranges(learned=(learned, *RATES), used=(used, *RATES))
     check_ranges(curvatures=(curvatures, *RATIOS), noise=(noise, 0, LARGEST_NOISE))
-    there, here = descents(curvatures, noise, learned), descents(curvatures, noise, used)
-    places = there.argmax(), here.argmax()
+    at_learned, at_used = descents(curvatures, noise, np.array([learned, used]))
+    places = at_learned.argmax(), at_used.argmax()
     chosen, best = GRID[list(places)]
-    carried, even = here[places[0]], here[len(GRID) // 2]
+    carried, even = at_used[places[0]], at_used[len(GRID) // 2]
     with drawing():
         figure = canvas(4.1)
-        _draw_descents(figure.add_axes((0.075, 0.135, 0.46, 0.775)), (learned, used), (there, here), places)
+        _draw_descents(figure.add_axes((0.075, 0.135, 0.46, 0.775)), (learned, used), (at_learned, at_used), places)
         _draw_best(figure.add_axes((0.615, 0.135, 0.365, 0.775)), (learned, used), (chosen, best), curvatures, noise)
     near = max(learned, used) <= NEAR * min(learned, used) * (1 + 1e-9)
     levels = (
@@ -66,8 +64,9 @@ def division_view(learned: float = 0.25, used: float = 0.25, curvatures: float =
             HINTS[2],
         ),
     )
-    now = f"the best a is {_written(best)} and gains {here.max():.2f}, a = 0 {even:.2f}"
-    return View(figure, levels, f"{now}, the learned {_written(chosen)} {carried:.2f}")
+    now = f"the best a is {_written(best)} and gains {at_used.max():.2f}, a = 0 {even:.2f}"
+    notes = ("At this rate every a raises the loss.",) if at_used.max() < 0 else ()
+    return View(figure, levels, f"{now}, the learned {_written(chosen)} {carried:.2f}", notes)
 
 
 def division_panel(**start) -> Panel:
@@ -89,12 +88,17 @@ def two_blocks(curvatures: float, noise: float) -> StepTerms:
     return StepTerms(SIZES, SQUARES, seconds, SIZES * curvature, curvature * seconds)
 
 
-@lru_cache(maxsize=512)
-def descents(curvatures: float, noise: float, rate: float) -> np.ndarray:
-    """Expected descent at each a of the grid, over that of sigma = 1 at its best rate; `rate` is in units of that."""
+def descents(curvatures: float, noise: float, rates: np.ndarray | float) -> np.ndarray:
+    """Expected descent at each a of the grid, over that of sigma = 1 at its best rate, shape (rates, 401).
+
+    Args:
+        curvatures, noise: as in `division_view`.
+        rates: in units of that best rate, shape (rates,), or one number.
+    """
     terms, one = two_blocks(curvatures, noise), np.ones(2)
     sigma = terms.on_budget(np.exp(np.stack([GRID, -GRID], -1)))
-    return terms.change(sigma, rate * terms.best_lr(one)) / terms.best_change(one)
+    lrs = np.asarray(rates)[..., None] * terms.best_lr(one)
+    return terms.change(sigma, lrs) / terms.best_change(one)
 
 
 def _written(a: float) -> str:
@@ -103,30 +107,31 @@ def _written(a: float) -> str:
 
 
 def _draw_descents(axes: Axes, rates: tuple[float, float], curves: tuple, places: tuple) -> None:
-    (learned, used), (there, here) = rates, curves
-    top = 1.45 * max(1.0, here.max(), there.max())
-    axes.plot(GRID, there, "--", color=BLUE, linewidth=1.5, label=f"where a is learned, rate {learned:.2g}")
-    axes.plot(GRID, here, color=GREEN, linewidth=2.4, label=f"where it is used, rate {used:.2g}")
-    axes.plot(GRID[places[0]], there.max(), "o", color=BLUE, markeredgecolor=BLACK, markersize=7)
-    axes.plot(GRID[places[1]], here.max(), "o", color=GREEN, markeredgecolor=BLACK, markersize=9)
-    carried = here[places[0]]
-    axes.plot([GRID[places[0]]] * 2, [there.max(), max(carried, FLOOR)], ":", color=RED, linewidth=1.3)
+    (learned, used), (at_learned, at_used) = rates, curves
+    top = FLOOR + (max(1.0, at_used.max(), at_learned.max()) - FLOOR) / 0.68  # the legend stands above the curves
+    axes.plot(GRID, at_learned, "--", color=BLUE, linewidth=1.5, label=f"where a is learned, rate {learned:.2g}")
+    axes.plot(GRID, at_used, color=GREEN, linewidth=2.4, label=f"where it is used, rate {used:.2g}")
+    axes.plot(GRID[places[0]], at_learned.max(), "o", color=BLUE, markeredgecolor=BLACK, markersize=7)
+    axes.plot(GRID[places[1]], at_used.max(), "o", color=GREEN, markeredgecolor=BLACK, markersize=9)
+    carried = at_used[places[0]]
+    axes.plot([GRID[places[0]]] * 2, [at_learned.max(), max(carried, FLOOR)], ":", color=RED, linewidth=1.3)
     mark = "D" if carried >= FLOOR else "v"
     axes.plot(GRID[places[0]], max(carried, FLOOR * 0.97), mark, color=RED, markeredgecolor=BLACK, markersize=8,
               linestyle="none", label="what the learned a gains")  # fmt: skip
     axes.axhline(0, color=BLACK, linewidth=0.8)
     axes.axvline(0, color=BLACK, linewidth=0.8)
-    axes.text(0.03, FLOOR + 0.02 * (top - FLOOR), "sigma = 1", fontsize=10)
+    axes.text(-0.04, FLOOR + 0.02 * (top - FLOOR), "sigma = 1", fontsize=10, ha="right")
     axes.set(xlim=(-EDGE - 0.05, EDGE + 0.05), ylim=(FLOOR, top))
     axes.legend(fontsize=9.5, frameon=True, loc="upper left")
-    frame(axes, "descent of a step / best of sigma = 1", "a (to the right, the steep block's sigma grows)")
+    title = f"the learned a gains {carried:.2f}, the best {at_used.max():.2f}"
+    frame(axes, title, "a (to the right, the steep block's sigma grows)", "descent / best of sigma = 1")
 
 
 def _draw_best(axes: Axes, rates: tuple[float, float], chosen: tuple, curvatures: float, noise: float) -> None:
     grid = np.geomspace(RATES[0], RATES[1], 33)
     curves = {f"noise {noise:g}": (noise, GREEN, 2.4)} | ({"no noise": (0.0, GREY, 1.2)} if noise else {})
     for label, (level, colour, width) in curves.items():
-        best = [GRID[descents(curvatures, level, float(rate)).argmax()] for rate in grid]
+        best = GRID[descents(curvatures, level, grid).argmax(1)]
         axes.plot(np.log10(grid), best, color=colour, linewidth=width, label=label)
     for rate, a, colour, size in zip(rates, chosen, (BLUE, GREEN), (7, 9), strict=True):
         axes.plot(np.log10(rate), a, "o", color=colour, markeredgecolor=BLACK, markersize=size)

@@ -32,6 +32,8 @@ CELLS = {f"{ours} beside {theirs}": (ours, theirs) for ours, their in KINDS.item
 MEASURES = {"training loss": ("train_loss",), "test metric": ("accuracy", "f1")}
 KEYS = {"training loss": "train_loss_last", "test metric": "test_after"}
 METHODS = ("MeZO-Adam", "MeZO-AdamU", "HiZOO", "LOZO", "ZO Fine-tuner", "AdaMeZO")
+LEFT, ACROSS = 0.15, 0.36  # of the picture's width
+COLUMNS = {0.63: "● ours ± sd (n)", 0.79: "◆ printed", 0.92: "apart, in sd"}
 MANY = 4  # methods beside MeZO, so that there are ten pairs
 HINTS = (
     "Methods that hardly differ change places easily. Show more of them, and try other models and tasks.",
@@ -57,9 +59,9 @@ class Row:
 
 
 def printed_view(
-    cell: str = "sentence beside boolq",
+    cell: str = "sentence beside cb",
     measure: str = "training loss",
-    model: str = "Llama-3.2-1B",
+    model: str = "Llama-3.1-8B",
     methods: tuple[str, ...] = ("HiZOO", "LOZO", "ZO Fine-tuner"),
     record: str | os.PathLike = RECORD,
 ) -> View:
@@ -88,33 +90,34 @@ def printed_view(
         raise ValueError(f"methods must be of {', '.join(METHODS)}, got {unknown[0]!r}.")
     own, theirs = CELLS[cell]
     rows = [_row(os.fspath(record), name, own, theirs, measure, model) for name in (BASE, *methods)]
-    here = [row for row in rows if np.isfinite([*row.ours, row.value]).all()]
-    pairs = {pair: difference(pair[0].ours, pair[1].ours) for pair in combinations(here, 2)}
+    comparable = [row for row in rows if np.isfinite([*row.ours, row.value]).all()]
+    pairs = {pair: difference(pair[0].ours, pair[1].ours) for pair in combinations(comparable, 2)}
     adjusted = dict(zip(pairs, holm([gap.p for gap in pairs.values()]), strict=True))
     turned = [pair for pair, gap in pairs.items() if gap.value * (pair[0].value - pair[1].value) < 0]
-    sure = [pair for pair in turned if pairs[pair].word != "undecided"]
-    left = [pair for pair in sure if adjusted[pair] < ERROR]
+    clear = [pair for pair in turned if pairs[pair].word != "undecided"]
+    corrected = [pair for pair in clear if adjusted[pair] < ERROR]
     ours = _study(os.fspath(record)).plan["base"]["model"]
     height = 1.75 + 0.33 * len(rows)
     with drawing():
         figure = canvas(height)
         heading = f"Ours: {ours} on {own}. Printed: {model} on {theirs}, arXiv {TABLES[model][0]}."
         figure.text(0.02, 1 - 0.1 / height, heading, fontsize=11, va="top", weight="bold")
-        _draw(figure.add_axes((0.15, 0.62 / height, 0.4, 1 - 1.37 / height)), rows, measure)
+        axes = figure.add_axes((LEFT, 0.62 / height, ACROSS, 1 - 1.37 / height))
+        _draw(axes, rows, measure, f"{len(turned)} of {len(pairs)} pairs in another order")
     levels = (
         Level("two methods that ours and the paper put in another order", bool(turned), HINTS[0]),
-        Level("two of which the 95 % interval of our seeds leaves out zero", bool(sure), HINTS[1]),
+        Level("two of which the 95 % interval of our seeds leaves out zero", bool(clear), HINTS[1]),
         Level(
             f"two that are left after Holm's correction, with {MANY} methods beside MeZO or more",
-            bool(left) and len(here) > MANY,
+            bool(corrected) and len(comparable) > MANY,
             HINTS[2],
         ),
     )
-    told = ", ".join(f"{a.method} and {b.method}" for a, b in (left or sure or turned)[:1])
-    now = f"{len(turned)} of {len(pairs)} pairs in another order, {len(sure)} of them sure, {len(left)} after correction"
-    lacking = [row.method for row in rows if row not in here]
+    example = ", ".join(f"{a.method} and {b.method}" for a, b in (corrected or clear or turned)[:1])
+    now = f"{len(turned)} of {len(pairs)} pairs in another order, {len(clear)} of them clear, {len(corrected)} after correction"
+    lacking = [row.method for row in rows if row not in comparable]
     notes = (f"Not run, diverged or not printed: {', '.join(lacking)}.",) if lacking else ()
-    return View(figure, levels, now + (f": {told}" if told else ""), notes)
+    return View(figure, levels, now + (f": {example}" if example else ""), notes)
 
 
 def printed_panel(record: str | os.PathLike = RECORD, **start) -> Panel:
@@ -143,8 +146,8 @@ def _study(record: str) -> Record:
 def _row(record: str, method: str, own: str, theirs: str, measure: str, model: str) -> Row:
     study, (paper, table) = _study(record), TABLES[model]
     settings, per = study.plan["methods"].get(method, {}), 1 if measure == "training loss" else 100
-    found = {cell["seed"]: cell.get(KEYS[measure]) for cell in study.cells(own, method)}
-    ours = per * np.array([found.get(seed) for seed in study.plan["seeds"]], float)
+    by_seed = {cell["seed"]: cell.get(KEYS[measure]) for cell in study.cells(own, method)}
+    ours = per * np.array([by_seed.get(seed) for seed in study.plan["seeds"]], float)
     rows = printed(paper=paper, table=table, model=model, task=theirs)
     rows = rows[(rows.method == settings.get("row", settings.get("optimizer"))) & rows.measure.isin(MEASURES[measure])]
     if not len(rows):
@@ -153,7 +156,7 @@ def _row(record: str, method: str, own: str, theirs: str, measure: str, model: s
     return Row(method, ours, to_percent * float(rows.value.iloc[0]), to_percent * float(rows.sd.iloc[0]))
 
 
-def _draw(axes: Axes, rows: list[Row], measure: str) -> None:
+def _draw(axes: Axes, rows: list[Row], measure: str, title: str) -> None:
     base, digits = rows[0], 3 if measure == "training loss" else 1
     for place, row in enumerate(rows):
         gaps, printed_gap = row.ours - base.ours, row.value - base.value
@@ -168,15 +171,15 @@ def _draw(axes: Axes, rows: list[Row], measure: str) -> None:
         theirs = ABSENT if np.isnan(row.value) else f"{row.value:.{digits - (digits == 3)}f}"
         theirs += "" if np.isnan(row.sd) else f" ± {row.sd:.1f}"
         ours = written(row.ours, digits) if np.isfinite(row.ours).all() else ABSENT
-        for at, text in zip((1.3, 1.72, 2.05), (ours, theirs, apart if place else ""), strict=True):
-            axes.text(at, place, text, fontsize=10, ha="center", va="center", transform=axes.get_yaxis_transform())
-    for at, text in zip((1.3, 1.72, 2.05), ("ours ± sd (n)", "printed", "apart, in sd"), strict=True):
-        axes.text(at, -0.9, text, fontsize=10, ha="center", va="center", transform=axes.get_yaxis_transform(), weight="bold")
+        for at, text in zip(COLUMNS, (ours, theirs, apart if place else ""), strict=True):
+            _say(axes, at, place, text)
+    for (at, text), colour in zip(COLUMNS.items(), (BLUE, RED, BLACK), strict=True):
+        _say(axes, at, -0.9, text, weight="bold", color=colour)
     axes.axvline(0, color=BLACK, linewidth=0.8)
     axes.margins(x=0.12)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     unit = "nats; lower is better" if measure == "training loss" else "percentage points; higher is better"
-    frame(axes, "ours (dot, bar 1 sd), printed (diamond)", f"minus {BASE}, {unit}")
+    frame(axes, title, f"minus {BASE}, {unit}")
     axes.set_yticks(range(len(rows)), [row.method for row in rows])
 
 
@@ -186,4 +189,10 @@ def _apart(gaps: np.ndarray, printed_gap: float, sd: float) -> str:
     if not np.isfinite([spread, printed_gap]).all() or not spread:
         return ABSENT
     apart = (gaps.mean() - printed_gap) / spread
-    return f"{apart:+.1f}" if abs(apart) < 100 else f"{'+' if apart > 0 else '−'}100 or more"
+    return f"{round(apart, 1) + 0.0:+.1f}" if abs(apart) < 100 else "> 100" if apart > 0 else "< -100"
+
+
+def _say(axes: Axes, at: float, place: float, text: str, **style) -> None:
+    """A text beside the axes, at a share of the picture's width and in a row."""
+    across = (at - LEFT) / ACROSS
+    axes.text(across, place, text, fontsize=10, ha="center", va="center", transform=axes.get_yaxis_transform(), **style)
