@@ -57,8 +57,8 @@ def timed(plan, count=None):
 
     with tempfile.TemporaryDirectory(prefix="zolab-cluster-") as folder:
         began = time.perf_counter()
-        made = clocked if count else None
-        record = run_study(plan, Path(folder) / "out", Path(folder) / "record.json", 1, progress=False, hire=made)
+        hirer = clocked if count else None
+        record = run_study(plan, Path(folder) / "out", Path(folder) / "record.json", 1, progress=False, hire=hirer)
         seconds = time.perf_counter() - began
     if record.failed:
         raise RuntimeError(f"{record.failed[0]['cell']} failed: {record.failed[0]['error']}")

@@ -44,7 +44,7 @@ def measured(way, options):
     with torch.no_grad():
         task.loss(model, batches[0])
     on_gpu = torch.device(options.device).type == "cuda"
-    held = torch.cuda.memory_allocated(options.device) if on_gpu else psutil.Process().memory_info().rss
+    before = torch.cuda.memory_allocated(options.device) if on_gpu else psutil.Process().memory_info().rss
     optimizer = make_optimizer(config, model)
     optimizer.step(lambda: task.loss(model, batches[0]))
     reset_peak_memory(options.device)
@@ -54,7 +54,7 @@ def measured(way, options):
         "step_seconds": statistics.median(times),
         "forwards": forwards(config, 1, config.batch_size),
         "peak_bytes": peak_memory(options.device),
-        "beyond_weights": (peak_memory(options.device) - held) / weights,
+        "beyond_weights": (peak_memory(options.device) - before) / weights,
         "weights_bytes": weights,
     }
 

@@ -71,8 +71,8 @@ def exactness(machine: Machine) -> Iterator[Row]:
             families = FAMILIES if name in ("mezo", "adamezo") else FAMILIES[:1]  # they run all kernels of a direction
             for family, through in product(families, (True,) if METHODS[name].per_example else (False, True)):
                 entry = exact(machine, name, dtype, through, {} if family == FAMILIES[0] else {"directions": family})
-                shown = name if family == FAMILIES[0] else f"{name}, {family}"
-                yield {"name": f"{shown}, {dtype}, {'through' if through else 'in place'}", **entry}
+                label = name if family == FAMILIES[0] else f"{name}, {family}"
+                yield {"name": f"{label}, {dtype}, {'through' if through else 'in place'}", **entry}
 
 
 def exact(machine: Machine, name: str, dtype: str, through: bool, settings: dict[str, Any]) -> Row:
@@ -162,10 +162,10 @@ def steps(machine: Machine, shape: str, dtype: str, batch: int, length: int) -> 
     bytes_of_weights = sum(p.numel() * p.element_size() for p in params)
     beyond = all_memory(machine, model, loss)
     with torch.no_grad():
-        made = {**ways(model, loss), "low rank": ways(model, loss, "lozo")["through"]}
-        times = interleaved(rounds(machine), **made)
-        memory = peaks(made, machine.device) if machine.device == "cuda" else {}
-        del made
+        actions = {**ways(model, loss), "low rank": ways(model, loss, "lozo")["through"]}
+        times = interleaved(rounds(machine), **actions)
+        memory = peaks(actions, machine.device) if machine.device == "cuda" else {}
+        del actions
         last = {"forwards": lambda: (float(loss()), float(loss())), "published": lambda: published_step(params, loss)}
         beside = interleaved(rounds(machine), **last)
         memory |= peaks({"published": last["published"]}, machine.device) if memory else {}

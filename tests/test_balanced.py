@@ -37,9 +37,9 @@ def questions(*counts):
 def test_batches_are_balanced_in_the_long_run_and_use_every_example(counts, size):
     examples = questions(*counts)
     for step in range(60):
-        seen = Counter(e.answer for at in range(step + 1) for e in batch_at(examples, size, 3, at, balanced=True))
-        assert sum(seen.values()) == size * (step + 1)
-        assert max(seen.values()) - min(seen[label] for label in range(len(counts))) <= 1
+        counts_by_class = Counter(e.answer for at in range(step + 1) for e in batch_at(examples, size, 3, at, balanced=True))
+        assert sum(counts_by_class.values()) == size * (step + 1)
+        assert max(counts_by_class.values()) - min(counts_by_class[label] for label in range(len(counts))) <= 1
     walked = [e for step in range(400) for e in batch_at(examples, size, 3, step, balanced=True)]
     for label, count in enumerate(counts):  # through permutations: no example comes again before the others came
         own = [e.prompt for e in walked if e.answer == label]

@@ -109,8 +109,8 @@ def wait_for(condition, seconds=120.0):
 def holder(log):
     """The process that holds a run's log."""
     inode = log.stat().st_ino
-    held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
-    return next((int(line[4]) for line in held if line[1] == "FLOCK" and int(line[5].split(":")[-1]) == inode), None)
+    locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return next((int(line[4]) for line in locks if line[1] == "FLOCK" and int(line[5].split(":")[-1]) == inode), None)
 
 
 def killed(out):
@@ -204,11 +204,11 @@ def test_a_cell_that_fails_on_a_local_ray_is_tried_again_and_listed(tmp_path):
 
 def test_what_cannot_be_had_is_refused_before_anything_starts(tmp_path, monkeypatch):
     def refused(*more):
-        shown = command(*words(tmp_path, SMALL, *more))
-        assert shown.status == 1
-        assert shown.errors.count("\n") == 1
+        completed = command(*words(tmp_path, SMALL, *more))
+        assert completed.status == 1
+        assert completed.errors.count("\n") == 1
         assert not (tmp_path / "out").exists()
-        return shown.errors
+        return completed.errors
 
     monkeypatch.setattr(cluster, "find_spec", lambda name: object())
     assert "no Ray cluster answers at 127.0.0.1:" in refused(f"--address=127.0.0.1:{free_port()}")
@@ -220,8 +220,8 @@ def test_what_cannot_be_had_is_refused_before_anything_starts(tmp_path, monkeypa
     assert "Ray itself shares out the runs" in refused("--share=0/2")
     monkeypatch.setattr(cluster, "find_spec", lambda name: None)
     assert "Ray is not installed, which is an extra: pip install 'zolab[cluster]'" in refused()
-    shown = command(*words(tmp_path, SMALL, "--runner=local", "--cpus=2"))
-    assert "--cpus is for runs on Ray: add --runner ray, or leave it out." in shown.errors
+    completed = command(*words(tmp_path, SMALL, "--runner=local", "--cpus=2"))
+    assert "--cpus is for runs on Ray: add --runner ray, or leave it out." in completed.errors
 
 
 def test_a_cell_declares_what_it_takes():

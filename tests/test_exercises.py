@@ -121,9 +121,9 @@ def test_a_notebook_asks_for_what_is_checked(notebook):
 
 def test_an_answer_that_is_none_is_said_in_a_sentence():
     assert str(check("03")).count("○") == 3
-    asked = check("03", 1)
-    assert not asked.met
-    assert str(asked).endswith('check("03", 1, h)')
+    answer = check("03", 1)
+    assert not answer.met
+    assert str(answer).endswith('check("03", 1, h)')
     for arguments, message in (
         (("97",), "no exercise of notebook '97' is checked; those of 00, 01"),
         (("03", 4), "has exercises 1 to 3, got 4"),

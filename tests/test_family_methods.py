@@ -202,12 +202,12 @@ def test_a_run_of_the_command_line_is_replayed_and_goes_on(tmp_path, monkeypatch
         stop_after(4, patch)
         assert command("finetune", *words, "--out", stopped).status != 0
     for out, more in zip(folders, (words, words, words[:-1]), strict=True):
-        shown = command("finetune", *more, "--out", out)
-        assert shown.status == 0, shown.errors
+        completed = command("finetune", *more, "--out", out)
+        assert completed.status == 0, completed.errors
     one, two, other = (json.loads((out / "record.json").read_text()) for out in folders)
     assert one["steps"] == two["steps"] != other["steps"]
-    shown = command("replay", whole, "--out", tmp_path / "model")
-    assert shown.status == 0, shown.errors
+    completed = command("replay", whole, "--out", tmp_path / "model")
+    assert completed.status == 0, completed.errors
     done = finetune(Config(**one["config"]), tmp_path / "again", progress=False)
     assert equal(weights(load_model(str(tmp_path / "model"))[0]), weights(done.model))
 

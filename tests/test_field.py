@@ -79,22 +79,22 @@ def test_the_tree_has_a_box_and_a_line_for_each():
 
 def test_what_methods_keep_is_what_their_files_say():
     methods = {name: settings_for(name, "tiny-reviews") for name in family()}
-    taken = timed(methods, BASE, steps=2)
-    kept = {name: cost.kept for name, cost in taken.items()}
-    small = [name for name, value in kept.items() if value < 0.1]
+    costs = timed(methods, BASE, steps=2)
+    stored = {name: cost.kept for name, cost in costs.items()}
+    small = [name for name, value in stored.items() if value < 0.1]
     assert set(small) == {
         *("mezo", "meazo", "adamezo", "zo_sign_sgd", "fzoo", "lozo", "lozo_m", "mezo_switch", "forward_gradient"),
         *("zo_finetuner", "sgd", "sgd_checkpointed", "sgd_fused"),
-    } | ({"grzo"} & set(kept))
-    assert {name: round(kept[name], 2) for name in kept if name not in small} == {
+    } | ({"grzo"} & set(stored))
+    assert {name: round(stored[name], 2) for name in stored if name not in small} == {
         **dict.fromkeys(("mezo_momentum", "zo_adamu", "hizoo", "mezo_svrg", "dizo"), 1.0),
         **dict.fromkeys(("mezo_adam", "helene", "adam"), 2.0),
     }
-    assert kept["lozo_m"] > 0
-    passes = {name: cost.forwards for name, cost in taken.items()}
+    assert stored["lozo_m"] > 0
+    passes = {name: cost.forwards for name, cost in costs.items()}
     assert [passes[name] for name in ("mezo", "hizoo", "fzoo", "sgd", "sgd_checkpointed")] == [2, 3, 9, 3, 4]
-    assert all(cost.seconds > 0 for cost in taken.values())
-    rows = cost_rows(taken, {"mezo": {"step_over_forwards": 1.25}}, {"MeZO": 0.01})
+    assert all(cost.seconds > 0 for cost in costs.values())
+    rows = cost_rows(costs, {"mezo": {"step_over_forwards": 1.25}}, {"MeZO": 0.01})
     assert [row[-2:] for row in rows if row[0] in ("MeZO", "DiZO")] == [["0.01", "1.25"], ["–", "–"]]
     assert len(written(rows).splitlines()) == len(rows) == len(family()) + 1
 

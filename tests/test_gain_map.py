@@ -28,7 +28,7 @@ SIZES = np.array([400, *[40] * 8])
 SLOPES = np.array([0.0, 0.0, 0.0, 0.3, 0.3, 0.0, 0.0, 0.0, 0.0])  # of a weight: the second layer alone has a signal
 
 
-def drawn(rng, examples, groups=8, slopes=SLOPES, spread=1.0):
+def simulated_signal(rng, examples, groups=8, slopes=SLOPES, spread=1.0):
     """A Signal of normal gradients, in weights of one size of noise."""
     of = np.repeat(np.arange(len(SIZES)), SIZES)
     gradients = slopes[of] + spread * rng.normal(size=(examples, len(of)))
@@ -41,7 +41,7 @@ def drawn(rng, examples, groups=8, slopes=SLOPES, spread=1.0):
 
 
 def test_larger_blocks_are_sums_of_smaller_ones():
-    statistics = drawn(np.random.default_rng(0), 64)
+    statistics = simulated_signal(np.random.default_rng(0), 64)
     merged = statistics.merged(lambda name: "all")
     assert merged.estimates[:, 0] == pytest.approx(statistics.estimates.sum(1))
     assert merged.sizes.tolist() == [SIZES.sum()]
@@ -51,7 +51,7 @@ def test_larger_blocks_are_sums_of_smaller_ones():
 
 
 def test_scales_follow_signal_to_noise_and_gain_on_the_other_half():
-    statistics = drawn(np.random.default_rng(1), 256)
+    statistics = simulated_signal(np.random.default_rng(1), 256)
     sigma = ratio_scales(statistics, lambda name: name.rsplit(".", 2)[0], batch=16)
     assert sigma[3] == sigma[4] > 3 * max(sigma[[0, 1, 2, 5, 6, 7, 8]])
     ways = judged(statistics, batch=16)
@@ -60,23 +60,26 @@ def test_scales_follow_signal_to_noise_and_gain_on_the_other_half():
     assert abs(permuted.other) < by_layer.other / 3
     assert ways["embedding frozen"].other > 1.5
     assert agreement(statistics)["layer"] > 0.9
-    assert noise_rank(drawn(np.random.default_rng(2), 400, slopes=0 * SLOPES)) == pytest.approx(SIZES.sum(), rel=0.8)
+    assert noise_rank(simulated_signal(np.random.default_rng(2), 400, slopes=0 * SLOPES)) == pytest.approx(SIZES.sum(), rel=0.8)
 
 
 def test_without_a_signal_a_promise_holds_in_sample_alone():
-    statistics = [drawn(np.random.default_rng(seed), 64, slopes=np.full(len(SIZES), 0.05)) for seed in range(30)]
+    statistics = [simulated_signal(np.random.default_rng(seed), 64, slopes=np.full(len(SIZES), 0.05)) for seed in range(30)]
     ways = [judged(one, batch=16)["signal to noise by tensor"] for one in statistics]
     assert np.median([way.own for way in ways]) > 1.3
     assert np.median([way.other for way in ways]) < 1.1
 
 
 def test_scales_along_which_the_loss_does_not_fall_gain_less_than_nothing():
-    statistics = drawn(np.random.default_rng(4), 512)
+    statistics = simulated_signal(np.random.default_rng(4), 512)
     halves = statistics.halves()
     quiet = np.where(halves[1].estimates[0] < 0, 1.0, 0.0)
     assert quiet.any()
     assert gain(halves[1].terms(16), quiet) < 0
-    assert all(np.isfinite(sigma).all() for sigma in chosen(drawn(np.random.default_rng(5), 8, slopes=0 * SLOPES), 16).values())
+    assert all(
+        np.isfinite(sigma).all()
+        for sigma in chosen(simulated_signal(np.random.default_rng(5), 8, slopes=0 * SLOPES), 16).values()
+    )
 
 
 def test_the_map_of_two_tasks_along_a_run_goes_on_where_it_stopped(tmp_path, capsys):
@@ -137,19 +140,19 @@ def test_the_map_of_two_tasks_along_a_run_goes_on_where_it_stopped(tmp_path, cap
 # --- carried over to other tasks
 
 
-def kept(statistics):
+def estimates_of(statistics):
     return Estimates(statistics.names, statistics.sizes, statistics.estimates)
 
 
 def test_kept_estimates_give_the_scales_and_gains_of_the_signal_itself():
-    statistics = drawn(np.random.default_rng(3), 256)
+    statistics = simulated_signal(np.random.default_rng(3), 256)
     for grouping in GROUPINGS.values():
-        ours, wanted = kept(statistics).merged(grouping), statistics.merged(grouping)
-        assert ours.names == wanted.names
-        np.testing.assert_allclose(ours.estimates, wanted.estimates, rtol=1e-12)
-        assert noise_scales(kept(statistics), grouping) == pytest.approx(noise_scales(statistics, grouping))
+        ours, expected = estimates_of(statistics).merged(grouping), statistics.merged(grouping)
+        assert ours.names == expected.names
+        np.testing.assert_allclose(ours.estimates, expected.estimates, rtol=1e-12)
+        assert noise_scales(estimates_of(statistics), grouping) == pytest.approx(noise_scales(statistics, grouping))
     sigma = noise_scales(statistics, GROUPINGS["layer"])
-    assert gain(kept(statistics).terms(16), sigma) == pytest.approx(statistics.gain(sigma, 16)[0])
+    assert gain(estimates_of(statistics).terms(16), sigma) == pytest.approx(statistics.gain(sigma, 16)[0])
 
 
 def test_where_noise_rules_a_step_gains_the_more_the_more_it_prefers_blocks_of_high_g_over_v():
@@ -166,7 +169,7 @@ def test_tasks_share_scales_where_the_same_layer_has_the_signal():
     """Two tasks whose signal lies in one layer, and one where it lies in another."""
     moved = np.roll(SLOPES, 2)
     pairs = [
-        tuple(map(kept, drawn(np.random.default_rng(seed), 512, slopes=slopes).halves()))
+        tuple(map(estimates_of, simulated_signal(np.random.default_rng(seed), 512, slopes=slopes).halves()))
         for seed, slopes in ((6, SLOPES), (7, SLOPES), (8, moved))
     ]
     gains = transferred(pairs, lambda half: noise_scales(half, GROUPINGS["layer"]), batch=16)

@@ -68,8 +68,8 @@ def call(graphs, body, x):
     graphs.capture(key, [x], (0,), lambda inputs: body(*inputs))
     if len(graphs.captured) == before:
         return out, "timed"
-    kept = graphs.captured[key]
-    Graph.latest.replay = lambda: kept.output.copy_(body(*kept.inputs))
+    captured = graphs.captured[key]
+    Graph.latest.replay = lambda: captured.output.copy_(body(*captured.inputs))
     return out, "captured"
 
 

@@ -94,11 +94,11 @@ def test_nothing_is_measured_where_nothing_is_lost_or_known(dtype, name, setting
 
 def test_it_is_measured_every_tenth_step():
     model = network(torch.bfloat16)
-    optimizer, seen = MeZO(model.parameters(), lr=1e-3, eps=1e-2, rounding="nearest"), []
+    optimizer, measured_at = MeZO(model.parameters(), lr=1e-3, eps=1e-2, rounding="nearest"), []
     for _ in range(2 * MEASURED + 1):
         stepped(optimizer, loss_of(model))
-        seen.append(optimizer.arrived is not None)
-    assert [step for step, measured in enumerate(seen) if measured] == [0, MEASURED, 2 * MEASURED]
+        measured_at.append(optimizer.arrived is not None)
+    assert [step for step, measured in enumerate(measured_at) if measured] == [0, MEASURED, 2 * MEASURED]
 
 
 # --- a run

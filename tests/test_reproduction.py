@@ -241,15 +241,15 @@ def test_a_run_that_stopped_early_stays_where_it_was():
 
 
 def test_costs_are_those_of_the_gpus_record():
-    frame = cost_tables(kept()).set_index(["table", "model", "method", "measure"]).ours
+    frame = cost_tables(stored_records()).set_index(["table", "model", "method", "measure"]).ours
     assert frame.loc["8", "Llama-3.1-8B", "meta_training", "peak_memory"] == "19.2"
-    rows = {row["name"]: row for row in kept()[evidence.GPU]["parts"]["methods 1b"]["rows"]}
+    rows = {row["name"]: row for row in stored_records()[evidence.GPU]["parts"]["methods 1b"]["rows"]}
     seconds = rows["zo_finetuner, llama-3.2-1b, bfloat16"]["seconds"]
     assert float(frame.loc["6", "Llama-3.2-1B", "zo_finetuner", "step:total"]) == pytest.approx(seconds, rel=1e-2)
     assert frame.loc["7", "OPT-30B", "mezo", "peak_memory"] == "–"
 
 
-def kept():
+def stored_records():
     return {path.stem: json.loads(path.read_text()) for path in RECORDS.glob("*.json")}
 
 
@@ -262,13 +262,13 @@ def test_without_records_nothing_is_claimed(tmp_path):
     assert claims_page(tmp_path) is None
     findings = {claim.key: claim.judge({}) for claim in CLAIMS}
     assert set(findings.values()) == {None}
-    page = claims.claims({"09_published": kept()["09_published"]})
+    page = claims.claims({"09_published": stored_records()["09_published"]})
     assert "| ZF12 | the released networks are learned | not seen |" in page
     assert page.count("not testable here |") == 15
 
 
 def test_verdicts_follow_the_numbers():
-    records = kept()
+    records = stored_records()
     gpu = records[evidence.GPU]
     rows = gpu["parts"]["methods 1b"]["rows"]
     tuner = next(row for row in rows if row["name"].startswith("zo_finetuner"))

@@ -28,7 +28,7 @@ class Tiny(nn.Module):
 BLOCKS = split(Tiny())
 
 
-def drawn(rng, examples, slope, spread):
+def random_gradients(rng, examples, slope, spread):
     """Gradients of a linear model with squared losses: of size `slope`, with normal noise of size `spread`, by block."""
     return [
         (1.0, [torch.from_numpy(m + s * rng.normal(size=n)) for m, s, n in zip(slope, spread, SIZES, strict=True)])
@@ -56,7 +56,7 @@ def pairwise(gradients):
 
 def test_estimates_are_those_of_pairs_with_and_without_each_example():
     rng = np.random.default_rng(0)
-    gradients = [(rng.normal(), tensors) for _, tensors in drawn(rng, 6, (1.0, 0.2, 3.0), (1.0, 2.0, 0.5))]
+    gradients = [(rng.normal(), tensors) for _, tensors in random_gradients(rng, 6, (1.0, 0.2, 3.0), (1.0, 2.0, 0.5))]
     statistics = signal_from(gradients)
     assert statistics.estimates == pytest.approx(pairwise(gradients))
     for i in range(6):
@@ -68,7 +68,7 @@ def test_estimates_are_those_of_pairs_with_and_without_each_example():
 
 def test_groups_give_the_same_estimates_and_those_of_a_part_of_the_examples():
     rng = np.random.default_rng(3)
-    gradients = drawn(rng, 14, (1.0, 0.2, 3.0), (1.0, 2.0, 0.5))
+    gradients = random_gradients(rng, 14, (1.0, 0.2, 3.0), (1.0, 2.0, 0.5))
     statistics = signal_from(gradients, groups=4)
     assert statistics.counts.tolist() == [4, 4, 3, 3]
     assert statistics.estimates == pytest.approx(pairwise(gradients))
@@ -85,7 +85,7 @@ def test_balanced_groups_leave_out_the_noise_of_the_classes_shares():
     rng, slope, spread, apart = np.random.default_rng(6), (0.4, 0.0, 1.0), (1.0, 2.0, 0.5), 3.0
     sizes, samples = np.array(SIZES), []
     for _ in range(200):
-        gradients = drawn(rng, 24, slope, spread)  # a class, and then the other: 4 groups get 3 of each
+        gradients = random_gradients(rng, 24, slope, spread)  # a class, and then the other: 4 groups get 3 of each
         for i, (_, tensors) in enumerate(gradients):
             tensors[1] += apart if i < 12 else -apart
         samples.append(signal_of(BLOCKS, ((1.0, tensors, np.zeros(3)) for _, tensors in gradients), 4, balanced=True).estimates)
@@ -108,7 +108,7 @@ def test_examples_are_dealt_so_that_each_group_has_as_many_of_each_class():
 
 def test_estimates_are_unbiased_and_error_bars_are_as_wide_as_they_say():
     rng, slope, spread = np.random.default_rng(1), np.array([0.5, 0.0, 1.0]), np.array([1.0, 2.0, 0.5])
-    samples = [signal_from(drawn(rng, 24, slope, spread)) for _ in range(400)]
+    samples = [signal_from(random_gradients(rng, 24, slope, spread)) for _ in range(400)]
     estimates = np.array([one.estimates for one in samples])
     sizes, stds = np.array(SIZES), estimates.std(0, ddof=1)
     known = [sizes * slope**2, sizes * spread**2, sizes * (slope**2 + spread**2)]
@@ -127,7 +127,7 @@ def test_a_gain_is_known_where_noise_rules_and_is_judged_by_other_examples():
     assert gain(terms, np.sqrt(s)) == pytest.approx(exact)
     assert gain(terms, np.ones(3)) == 1
     rng, slope, spread = np.random.default_rng(2), (0.3, 0.0, 0.0), (1.0, 2.0, 3.0)
-    first, second = (signal_from(drawn(rng, 200, slope, spread)) for _ in range(2))
+    first, second = (signal_from(random_gradients(rng, 200, slope, spread)) for _ in range(2))
     sigma = np.sqrt(np.maximum(first.estimates[0] / first.estimates[1], 0))
     value, error = second.gain(sigma, batch=8)
     signals, noises = sizes * np.square(slope), sizes * np.square(spread)
@@ -138,7 +138,7 @@ def test_a_gain_is_known_where_noise_rules_and_is_judged_by_other_examples():
 
 
 def test_few_examples_are_refused():
-    few = drawn(np.random.default_rng(0), 4, (1, 1, 1), (1, 1, 1))
+    few = random_gradients(np.random.default_rng(0), 4, (1, 1, 1), (1, 1, 1))
     with pytest.raises(ValueError, match="at least 3 groups of examples, got 2"):
         signal_from(few, groups=2)
     with pytest.raises(ValueError, match="5 groups need as many examples, got 4"):

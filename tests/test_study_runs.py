@@ -49,10 +49,10 @@ def finished(tmp_path_factory):
 def searched(start, losses, factor=2.0, extend=2, seeds=(0,)):
     """What the search finds where a rate has these losses, one for each seed."""
     walk = best_rate(start, factor, extend, seeds)
-    wanted = next(walk)
+    expected = next(walk)
     while True:
         try:
-            wanted = walk.send({(rate, seed): losses[rate][i] for rate, seed in wanted for i in [seeds.index(seed)]})
+            expected = walk.send({(rate, seed): losses[rate][i] for rate, seed in expected for i in [seeds.index(seed)]})
         except StopIteration as done:
             return done.value
 
@@ -156,9 +156,9 @@ def test_a_changed_plan_is_refused_by_its_key(finished):
 
 def test_more_seeds_are_taken_up_in_the_same_folder(tmp_path):
     first = run(tmp_path, seeds=[0])
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/record.json")}
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/record.json")}
     more = run(tmp_path, seeds=[0, 1])
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert {path: path.stat().st_mtime_ns for path in times} == times
     for name in first.methods():
         before, after = first.runs("short", name), more.runs("short", name)
         assert after.seeds == (0, 1)
@@ -216,13 +216,13 @@ def lasting(record):
 def test_the_jobs_of_an_array_give_the_same_record(finished, tmp_path):
     _, alone = finished
     path, out, record = written(tmp_path / "plan.yaml"), tmp_path / "out", tmp_path / "record.json"
-    shown = command("study", path, f"--out={out}", f"--record={record}", "--print-array")
-    assert shown.status == 0
-    assert len(shown.out.splitlines()) <= 25
-    assert "#SBATCH --array=0-1\n" in shown.out
-    assert "gpu" not in shown.out
-    assert subprocess.run(["bash", "-n"], input=shown.out, text=True, check=True).returncode == 0
-    (line,) = (line.removesuffix(" & child=$!") for line in shown.out.splitlines() if line.endswith("child=$!"))
+    completed = command("study", path, f"--out={out}", f"--record={record}", "--print-array")
+    assert completed.status == 0
+    assert len(completed.out.splitlines()) <= 25
+    assert "#SBATCH --array=0-1\n" in completed.out
+    assert "gpu" not in completed.out
+    assert subprocess.run(["bash", "-n"], input=completed.out, text=True, check=True).returncode == 0
+    (line,) = (line.removesuffix(" & child=$!") for line in completed.out.splitlines() if line.endswith("child=$!"))
     for number in ("1", "0"):
         words = shlex.split(line.replace("$SLURM_ARRAY_TASK_ID", number))
         done = command(*words[3:])
@@ -249,9 +249,9 @@ def test_shares_run_beside_each_other_but_not_beside_the_study(tmp_path):
     with pytest.raises(ValueError, match="workers"):
         run_share(plan, tmp_path / "other", (0, 2), workers=10_000)
     assert not (tmp_path / "other").exists()
-    shown = command("study", "plan.yaml", "--out=x", "--record=y", "--share=3/3")
-    assert shown.status == 2
-    assert "write K/N with K from 0 to N - 1" in shown.errors
+    completed = command("study", "plan.yaml", "--out=x", "--record=y", "--share=3/3")
+    assert completed.status == 2
+    assert "write K/N with K from 0 to N - 1" in completed.errors
 
 
 def test_more_workers_than_cores_are_refused(tmp_path):

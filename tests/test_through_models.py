@@ -176,14 +176,14 @@ def test_hooks_that_bring_inputs_to_a_modules_device(spare):
 @pytest.mark.parametrize("to_disk", [False, True])
 def test_weights_that_are_offloaded_are_refused(to_disk, tmp_path):
     model = tiny_model("llama")
-    wanted = loss_of(model)()
+    expected = loss_of(model)()
     if to_disk:
         disk_offload(model, tmp_path, execution_device="cpu")
     else:
         cpu_offload(model, execution_device="cpu")
     with pytest.raises(ValueError, match=r"embed_tokens\.weight is on the meta device, where offloading leaves .*device_map"):
         MeZO(model.named_parameters())
-    assert torch.equal(loss_of(model)(), wanted)
+    assert torch.equal(loss_of(model)(), expected)
 
 
 # --- checkpoints and compilers
@@ -200,15 +200,15 @@ def test_gradient_checkpointing(reentrant, spare):
     model = tiny_model("llama")
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     model.train()  # else transformers does not checkpoint; there is no dropout
-    seen = []
-    model.model.layers[0]._gradient_checkpointing_func = _noting(seen, model.model.layers[0]._gradient_checkpointing_func)
+    calls = []
+    model.model.layers[0]._gradient_checkpointing_func = _noting(calls, model.model.layers[0]._gradient_checkpointing_func)
     both(model, spare, steps=2)
-    assert len(seen) == 2 * 2 * 2, "two steps of two passes on both probes"
+    assert len(calls) == 2 * 2 * 2, "two steps of two passes on both probes"
 
 
-def _noting(seen, checkpoint):
+def _noting(calls, checkpoint):
     def noted(*args, **settings):
-        seen.append(args[0])
+        calls.append(args[0])
         return checkpoint(*args, **settings)
 
     return noted

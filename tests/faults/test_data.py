@@ -217,7 +217,7 @@ class Proxy(BaseHTTPRequestHandler):
     """Answers for every host, with the status that the server says."""
 
     def do_HEAD(self):
-        self.server.asked.append(self.path)
+        self.server.requests.append(self.path)
         self.send_response(self.server.status)
         self.end_headers()
 
@@ -228,7 +228,7 @@ class Proxy(BaseHTTPRequestHandler):
 @pytest.fixture
 def proxy(monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
-    server.asked, server.status = [], 200
+    server.requests, server.status = [], 200
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     for name in ("NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy", "HF_HUB_OFFLINE"):
@@ -246,7 +246,7 @@ def proxy(monkeypatch):
 
 def test_the_hub_is_asked_through_the_proxy(proxy):
     require_hub("a data set", "do without")
-    assert proxy.asked == ["http://hub.invalid/"]
+    assert proxy.requests == ["http://hub.invalid/"]
 
 
 @pytest.mark.parametrize("status", [407, 502])
@@ -263,4 +263,4 @@ def test_no_proxy_and_no_hub(proxy, monkeypatch):
     monkeypatch.delenv("ZOLAB_DATA", raising=False)
     with pytest.raises(OfflineError, match=r"hub\.invalid cannot be reached \(.+\); connect, or point ZOLAB_DATA"):
         Source("nothing", ("nobody/nothing", None), ("text",)).rows("train")
-    assert not proxy.asked
+    assert not proxy.requests

@@ -42,8 +42,8 @@ def test_what_is_planted_is_found(monkeypatch):
     contents = ("valid", "other", "plain", "", "key", "deep", "panic", "large", "hang", "crash", "valid")
     cases = [Case(planted, 0, number, content=("a.txt", content.encode())) for number, content in enumerate(contents)]
     kinds = [outcome.kind for outcome in Trials(planted).run(cases)]
-    wanted = ["same", "other", "refused", "bare", "traceback", "bare", "traceback", "memory", "hang", "crash", "same"]
-    assert kinds == wanted
+    expected = ["same", "other", "refused", "bare", "traceback", "bare", "traceback", "memory", "hang", "crash", "same"]
+    assert kinds == expected
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def tiny():
     return load_model("tiny-random-llama")
 
 
-def made(family, settings, dtype=torch.float32):
+def tiny_of(family, settings, dtype=torch.float32):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = AutoConfig.for_model(family, **(SIZES | settings))
@@ -106,7 +106,7 @@ def test_a_class_that_is_missing_has_no_auc():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", WITH_STATE)
 def test_a_model_with_a_state_is_refused(tiny, family, dtype):
-    model = made(family, WITH_STATE[family], dtype)
+    model = tiny_of(family, WITH_STATE[family], dtype)
     with pytest.raises(ValueError, match=rf"{type(model).__name__} cannot score several texts in one row.*; use a") as excinfo:
         option_log_probs(model, encode(tiny[1], QUESTIONS))
     assert len(str(excinfo.value)) < 300
@@ -117,7 +117,7 @@ def test_a_model_with_a_state_is_refused(tiny, family, dtype):
 def test_a_model_of_attention_scores_as_one_text_at_a_time(tiny, family):
     tokenizer = tiny[1]
     for dtype in (torch.bfloat16, torch.float32):
-        model = made(family, ATTENTION[family], dtype)
+        model = tiny_of(family, ATTENTION[family], dtype)
         log_probs = option_log_probs(model, encode(tokenizer, QUESTIONS))
     alone = []
     for prompt, candidates, _ in QUESTIONS:
@@ -129,7 +129,7 @@ def test_a_model_of_attention_scores_as_one_text_at_a_time(tiny, family):
 
 
 def test_a_model_is_looked_at_once_and_in_eval_mode(tiny):
-    model = made("gpt2", ATTENTION["gpt2"])  # it has dropout
+    model = tiny_of("gpt2", ATTENTION["gpt2"])  # it has dropout
     model.train()
     model.transformer.h[0].eval()
     modes, calls = [module.training for module in model.modules()], []
@@ -142,7 +142,7 @@ def test_a_model_is_looked_at_once_and_in_eval_mode(tiny):
 
 
 def test_attention_that_cannot_be_changed_asks_for_another_model(tiny):
-    model = made("bloom", {"n_layer": 2, "n_head": 4})
+    model = tiny_of("bloom", {"n_layer": 2, "n_head": 4})
     with pytest.raises(ValueError, match="BloomForCausalLM uses eager; use another model"):
         option_log_probs(model, encode(tiny[1], QUESTIONS))
 

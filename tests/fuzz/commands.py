@@ -58,10 +58,10 @@ def finished(command: str) -> Path:
 def _stopped(command: str, folder: Path, event: str, count: int) -> None:
     """Put into a folder what a command that was killed after some events of a kind leaves."""
     shutil.copytree(finished(command), folder, dirs_exist_ok=True)
-    lines, seen = [], 0
+    lines, count_of_kind = [], 0
     for line in (folder / "log.jsonl").read_bytes().splitlines(keepends=True):
-        seen += json.loads(line)["event"] == event
-        if seen > count:
+        count_of_kind += json.loads(line)["event"] == event
+        if count_of_kind > count:
             break
         lines.append(line)
     (folder / "log.jsonl").write_bytes(b"".join(lines))
@@ -90,10 +90,10 @@ def _replay(folder: Path, name: str) -> str:
 def _make_meta(folder: Path) -> None:
     finished("metatrain")
     output_of([*METATRAIN, f"--out={folder}"])
-    kept = folder / "log.jsonl"
-    lines = kept.read_bytes().splitlines(keepends=True)
+    log = folder / "log.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
     last = max(number for number, line in enumerate(lines) if json.loads(line)["event"] == "period")
-    kept.write_bytes(b"".join(lines[: last + 1]))
+    log.write_bytes(b"".join(lines[: last + 1]))
     for name in ("record.json", "card.json", "pertnn.safetensors"):
         (folder / name).unlink(missing_ok=True)
 

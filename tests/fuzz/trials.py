@@ -145,9 +145,9 @@ class Trials:
         Path("/proc/self/clear_refs").write_text("5")
         before = _status("VmRSS")
         outcome = self._loaded(folder, name, resealed)
-        taken = _status("VmHWM") - before - len(content)
-        if taken > MEMORY and outcome["kind"] in RIGHT:
-            return {"kind": "memory", "message": f"it took {taken / 1e6:.0f} MB; {outcome['message']}", "place": "memory"}
+        memory = _status("VmHWM") - before - len(content)
+        if memory > MEMORY and outcome["kind"] in RIGHT:
+            return {"kind": "memory", "message": f"it took {memory / 1e6:.0f} MB; {outcome['message']}", "place": "memory"}
         return outcome
 
     def _loaded(self, folder: Path, name: str, resealed: bool) -> dict[str, str]:

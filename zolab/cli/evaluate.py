@@ -57,13 +57,13 @@ def run(options: argparse.Namespace) -> None:
         ready(options.out)
     adapter = read_adapter(options.adapter) if options.adapter else None
     own = read_offsets(options.adapter or Path(options.model))
-    drawn, training = {}, {}
+    examples_of, training = {}, {}
     for name, size in zip(options.task, sizes * len(options.task), strict=False):
         task = load_task(name, options.autocast)
         examples = task.held_out(options.data_seed, size)
         if own and tuple(own["candidates"]) == shared_candidates(examples):
             task.offsets = tuple(own["offsets"])
-        drawn[name] = task, task.demonstrate(examples, options.shots, options.data_seed)
+        examples_of[name] = task, task.demonstrate(examples, options.shots, options.data_seed)
         if options.calibrate:
             solved = task.sample(options.data_seed, options.calibrate, 1, 1).train
             check_same_candidates(task, solved, examples)
@@ -72,10 +72,10 @@ def run(options: argparse.Namespace) -> None:
     if adapter:
         adapter.attach(model)
         fit_length(tokenizer, model)
-    known = identity(model, tokenizer, {name: examples for name, (_, examples) in drawn.items()})
+    known = identity(model, tokenizer, {name: examples for name, (_, examples) in examples_of.items()})
     with_adapter = f" with {options.adapter}" if options.adapter else ""
     manner, result = f"{options.shots} demonstrations" if options.shots else "zero-shot", {}
-    for name, (task, examples) in drawn.items():
+    for name, (task, examples) in examples_of.items():
         result[name] = outcome = _tested(task, model, tokenizer, examples, training.get(name))
         print(f"{options.model}{with_adapter} on {task.name}, {manner}, {len(examples)} examples: loss {outcome['loss']:.3f}")
         if task.offsets:

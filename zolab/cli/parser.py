@@ -27,8 +27,8 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         default = action.default
         if action.required or default is None or default is False or default in ("", argparse.SUPPRESS):
             return text
-        shown = "yes" if default is True else " ".join(map(str, default)) if isinstance(default, list) else str(default)
-        return f"{text} (default: {shown.replace('%', '%%')})"
+        default_text = "yes" if default is True else " ".join(map(str, default)) if isinstance(default, list) else str(default)
+        return f"{text} (default: {default_text.replace('%', '%%')})"
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)

@@ -77,8 +77,8 @@ def _hire(options: argparse.Namespace, plan: "Plan") -> "Hire | None":
     from zolab.runs.config import require
 
     if options.runner == "local":
-        given = [f"--{name}" for name in RAY if getattr(options, name) is not None]
-        require(not given, f"{' and '.join(given)} is for runs on Ray: add --runner ray, or leave it out.")
+        ray_options = [f"--{name}" for name in RAY if getattr(options, name) is not None]
+        require(not ray_options, f"{' and '.join(ray_options)} is for runs on Ray: add --runner ray, or leave it out.")
         return None
     alone = not options.share and not options.print_array
     require(alone, "Ray itself shares out the runs: leave out --share and --print_array, or --runner ray.")

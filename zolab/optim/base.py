@@ -234,10 +234,12 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything of a run, for copies and pickles; not what belongs to this process, such as hooks and `look_through`."""
-        kept = {
-            name: value for name, value in vars(self).items() if not name.startswith("_") and name not in ("step", "spread")
+        state = {
+            name: value
+            for name, value in vars(self).items()
+            if not name.startswith("_") and name not in ("step", "spread", "sides_apart")
         }
-        return {**kept, "viewed": None, "changes": None}
+        return {**state, "viewed": None, "changes": None}
 
     def trained(self) -> Trainable:
         """What is trained. Raises ValueError if it is not what was trained in the steps so far."""

@@ -98,10 +98,10 @@ class Changes:
         """Give tensors back the memory that something took from them; returns the name of one."""
         if [tensor.data_ptr() for tensor in self.tensors] == self.addresses:
             return None
-        gone = [j for j, tensor in enumerate(self.tensors) if tensor.data_ptr() != self.addresses[j]]
-        for j in gone:
+        moved = [j for j, tensor in enumerate(self.tensors) if tensor.data_ptr() != self.addresses[j]]
+        for j in moved:
             self.tensors[j].data = self.homes[j]
-        return self.names[gone[0]]
+        return self.names[moved[0]]
 
     def _look(self) -> np.ndarray:
         if self.at_hand:

@@ -69,26 +69,26 @@ def layout(groups: Sequence[Mapping[str, Any]]) -> Layout:
     return [[tensor.numel(), str(tensor.dtype)[6:], g, tensor.requires_grad] for g, _, tensor in named(groups)]
 
 
-def difference(groups: Sequence[Mapping[str, Any]], wanted: Layout, *, trained: bool = True) -> str | None:
+def difference(groups: Sequence[Mapping[str, Any]], expected: Layout, *, trained: bool = True) -> str | None:
     """The first difference between parameters and a layout, for an error; None if they fit.
 
     Args:
         groups: the parameters.
-        wanted: the layout.
+        expected: the layout.
         trained: whether the same ones have to be trained.
     """
     present = layout(groups)
-    if len(present) != len(wanted):
-        return f"{len(wanted)} parameters there, {len(present)} here"
-    for (_, name, _), here, there in zip(named(groups), present, wanted, strict=True):
+    if len(present) != len(expected):
+        return f"{len(expected)} parameters there, {len(present)} here"
+    for (_, name, _), here, there in zip(named(groups), present, expected, strict=True):
         if here[: 3 + trained] != there[: 3 + trained]:
             return f"{name} is {_described(there)} there, {_described(here)} here"
     return None
 
 
-def check_same(groups: Sequence[Mapping[str, Any]], wanted: Layout | None) -> None:
+def check_same(groups: Sequence[Mapping[str, Any]], expected: Layout | None) -> None:
     """Raise ValueError unless the parameters are those of the steps so far, if there were any."""
-    if wanted and (other := difference(groups, wanted)):
+    if expected and (other := difference(groups, expected)):
         raise ValueError(
             f"the parameters are not those of the steps so far ({other}, there being the first step); change them back, or "
             "begin a new optimizer."

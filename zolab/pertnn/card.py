@@ -72,13 +72,13 @@ def options_from(card: dict[str, Any]) -> dict[str, Any]:
 def blocks_from(card: dict[str, Any]) -> Blocks:
     """The blocks of a card. Raises ValueError if something is missing or sizes are not those of the tensors."""
     blocks = _part(card, "blocks")
-    held, tensors, ties = (_part(blocks, key) for key in ("sizes", "tensors", "ties"))
+    size_of, tensors, ties = (_part(blocks, key) for key in ("sizes", "tensors", "ties"))
     entries = list(tensors.values())
     if not all(isinstance(entry, dict) and isinstance(entry.get("block"), str) for entry in entries):
         raise ValueError("a tensor has no block")
     if not all(isinstance(others, list) and all(isinstance(name, str) for name in others) for others in ties.values()):
         raise ValueError("its ties are not lists of names")
-    names, sizes, numels = tuple(held), tuple(held.values()), tuple(entry.get("size") for entry in entries)
+    names, sizes, numels = tuple(size_of), tuple(size_of.values()), tuple(entry.get("size") for entry in entries)
     if not all(type(size) is int and 0 <= size < LIMIT for size in (*sizes, *numels)) or not sizes:
         raise ValueError("its sizes are not whole numbers")
     totals = dict.fromkeys(names, 0)
@@ -86,7 +86,7 @@ def blocks_from(card: dict[str, Any]) -> Blocks:
         if entry["block"] not in totals:
             raise ValueError(f"the tensor {brief(name)} is of the block {brief(entry['block'])!r}, which has no size")
         totals[entry["block"]] += entry["size"]
-    for name, size in held.items():
+    for name, size in size_of.items():
         if totals[name] != size:
             message = f"said to have {size:,} weights, but its tensors have {totals[name]:,}"
             raise ValueError(f"the block {brief(name)} is {message}")

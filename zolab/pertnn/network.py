@@ -165,10 +165,10 @@ class PertNN(nn.Module):
             card = read_card(folder / "card.json")
             blocks, options = blocks_from(card), options_from(card)
             weights, _ = read_tensors(folder / "pertnn.safetensors")
-            wanted = _shapes(len(blocks), options.get("hidden", HIDDEN))
+            expected = _shapes(len(blocks), options.get("hidden", HIDDEN))
             shapes = {name: (tuple(w.shape), w.dtype) for name, w in weights.items()}
-            if wanted != shapes:
-                raise ValueError(f"the card asks for {wanted}, but the file has {brief(shapes)}")
+            if expected != shapes:
+                raise ValueError(f"the card asks for {expected}, but the file has {brief(shapes)}")
             if "weights" in card and card.pop("weights") != tensors_digest(weights):
                 raise ValueError("its weights are not those that the card was written for")
             if not all(w.isfinite().all() for w in weights.values()):
@@ -225,7 +225,7 @@ def folder_of(name: str | os.PathLike) -> Path:
     """Where a shipped PertNN, or the one in a folder, lies. Raises FileNotFoundError, naming those that are there."""
     folder = SHIPPED_FINETUNERS.get(str(name), Path(name).expanduser())
     if len(str(folder)) > LONGEST or not folder.is_dir():
-        there = [shipped for shipped, place in SHIPPED_FINETUNERS.items() if place.is_dir()]
-        here = f"the shipped ones are {', '.join(there)}" if there else "none is shipped"
-        raise FileNotFoundError(f"no folder and no shipped PertNN is called {brief(name)!r}; {here}.")
+        names = [shipped for shipped, place in SHIPPED_FINETUNERS.items() if place.is_dir()]
+        choices = f"the shipped ones are {', '.join(names)}" if names else "none is shipped"
+        raise FileNotFoundError(f"no folder and no shipped PertNN is called {brief(name)!r}; {choices}.")
     return folder

@@ -124,13 +124,13 @@ def find_init(pertnn: PertNN, seed: int = 42, count: int | None = None) -> Init:
         seed: given to `torch.manual_seed`; 42 in the released ones.
         count: draws to compare with, by default one for each network.
     """
-    made = [_drawn(pertnn.hidden, seed, 4 * OFFSETS * i) for i in range(count or len(pertnn.blocks))]
-    w1 = np.stack([weights["w1"] for weights in made])
+    inits = [_drawn(pertnn.hidden, seed, 4 * OFFSETS * i) for i in range(count or len(pertnn.blocks))]
+    w1 = np.stack([weights["w1"] for weights in inits])
     table = np.stack([np.median(np.abs(w1 - w), axis=(1, 2)) for w in pertnn.w1.detach().cpu().numpy()])
     draws = table.argmin(1)
     distances, others = np.sort(table, axis=1)[:, :2].T
     drawn = PertNN(pertnn.blocks, pertnn.hidden, input_scaling=pertnn.input_scaling, normalise=None)
-    drawn.load_state_dict({name: torch.from_numpy(np.stack([made[i][name] for i in draws])) for name in made[0]})
+    drawn.load_state_dict({name: torch.from_numpy(np.stack([inits[i][name] for i in draws])) for name in inits[0]})
     now, then = (np.concatenate([w.detach().cpu().reshape(len(draws), -1) for w in p.parameters()], 1) for p in (pertnn, drawn))
     relative = np.linalg.norm(now - then, axis=1) / np.linalg.norm(then, axis=1)
     return Init(draws, distances, others, relative, drawn)

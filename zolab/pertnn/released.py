@@ -81,10 +81,10 @@ class _Module:
         self.kind, self.state = kind, {}
 
     def part(self, name: str) -> dict[str, Any]:
-        held = self.state.get(name)
-        if not isinstance(held, dict):
+        entry = self.state.get(name)
+        if not isinstance(entry, dict):
             raise ValueError(f"a {self.kind} has no {name}")
-        return held
+        return entry
 
 
 class _Machine:
@@ -134,10 +134,10 @@ class _Machine:
             case "BINPERSID":
                 stack.append(self._storage(stack.pop()))
             case "NEWOBJ":
-                made, values = self._last(2)
-                if not isinstance(made, str) or made not in NETWORK or values != ():
+                kind, values = self._last(2)
+                if not isinstance(kind, str) or kind not in NETWORK or values != ():
                     raise ValueError("it makes something that is no module")
-                stack.append(_Module(made))
+                stack.append(_Module(kind))
             case "REDUCE":
                 stack.append(_made(*self._last(2)))
             case "BUILD":
@@ -154,9 +154,9 @@ class _Machine:
         return self._since(len(self.stack) - count)
 
     def _since(self, place: int) -> list[Any]:
-        taken = self.stack[place:]
+        values = self.stack[place:]
         del self.stack[place:]
-        return taken
+        return values
 
     def _storage(self, entry: Any) -> np.ndarray:
         """The numbers of an entry, which tensors are views of."""
@@ -167,10 +167,10 @@ class _Machine:
             raise ValueError("it refers to what is no storage of floats")
         if key not in self.storages:
             self.storages[key] = np.frombuffer(self.archive.read(f"{self.root}data/{key}"), np.uint8)
-        held, wanted = self.storages[key], count * storage.itemsize
-        if len(held) != wanted:
-            raise ValueError(f"the storage {brief(key)} has {len(held)} bytes, but {count} numbers need {wanted}")
-        return held.view(storage)
+        numbers, expected = self.storages[key], count * storage.itemsize
+        if len(numbers) != expected:
+            raise ValueError(f"the storage {brief(key)} has {len(numbers)} bytes, but {count} numbers need {expected}")
+        return numbers.view(storage)
 
 
 def _known(place: str) -> Any:
@@ -238,12 +238,12 @@ def _layers(network: Any) -> dict[str, np.ndarray]:
     parts = list(network.part("_modules").values()) if isinstance(network, _Module) else []
     if [part.kind if isinstance(part, _Module) else None for part in (network, *parts)] != [*NETWORK]:
         raise ValueError("a network is not a Linear, a Tanh and a Linear")
-    held = [part.part("_parameters").get(name) for part in parts[::2] for name in ("weight", "bias")]
-    shapes = [w.shape if isinstance(w, np.ndarray) else None for w in held]
+    parameters = [part.part("_parameters").get(name) for part in parts[::2] for name in ("weight", "bias")]
+    shapes = [w.shape if isinstance(w, np.ndarray) else None for w in parameters]
     hidden = shapes[1][0] if shapes[1] else 0
     if shapes != [(hidden, len(FEATURES)), (hidden,), (1, hidden), (1,)] or not hidden:
         raise ValueError(f"a network has weights of shapes {shapes}")
-    w1, b1, w2, b2 = held
+    w1, b1, w2, b2 = parameters
     return {"w1": w1, "b1": b1, "w2": w2[0], "b2": b2[0]}
 
 

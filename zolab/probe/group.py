@@ -104,8 +104,8 @@ class ThroughGroup(ThroughLowRank):
         if self.low_rank:
             u, v = self.factors[weight.number]
             return functional.embedding(x, u) @ v
-        named, places = x.unique(return_inverse=True)
-        return functional.embedding(places, torch.cat([self._rows(weight, slice(row, row + 1)) for row in named.tolist()]))
+        ids, places = x.unique(return_inverse=True)
+        return functional.embedding(places, torch.cat([self._rows(weight, slice(row, row + 1)) for row in ids.tolist()]))
 
     def _rows(self, weight: Part, rows: slice) -> Tensor:
         tensor = weight.weight

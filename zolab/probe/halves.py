@@ -55,11 +55,11 @@ def linear(module: nn.Linear, x: Tensor, half: int, moved: Moved) -> Tensor | No
     out = x.new_empty(*x.shape[:-1], module.out_features)
     for side, part in ((1, slice(None, half)), (-1, slice(half, None))):
         show(moved, side)
-        rows, there = x[part].view(-1, module.in_features), out[part].view(-1, module.out_features)
+        rows, target = x[part].view(-1, module.in_features), out[part].view(-1, module.out_features)
         if module.bias is None:
-            torch.mm(rows, module.weight.t(), out=there)
+            torch.mm(rows, module.weight.t(), out=target)
         else:
-            torch.addmm(module.bias, rows, module.weight.t(), out=there)
+            torch.addmm(module.bias, rows, module.weight.t(), out=target)
     return out
 
 

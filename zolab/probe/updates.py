@@ -92,13 +92,13 @@ class Update:
         blocks, matrices, vectors, others = self.sources.blocks, [], [], []
         for piece in pieces:
             tensor, kernels = direction.tensors[blocks[piece.tensor]], piece.kernels
-            taken = kernels.THREADED or len(piece.data) == tensor.numel() < 2**31
-            taken = taken and hasattr(kernels, "update_product")
-            (vectors if not is_matrix(tensor) else matrices if taken else others).append(piece)
+            fused = kernels.THREADED or len(piece.data) == tensor.numel() < 2**31
+            fused = fused and hasattr(kernels, "update_product")
+            (vectors if not is_matrix(tensor) else matrices if fused else others).append(piece)
         if any(piece.tensor not in self.factors for piece in matrices):
             numbers = sorted({piece.tensor for piece in matrices})
-            made = direction.factors([blocks[number] for number in numbers])
-            self.factors = dict(zip(numbers, made, strict=True))
+            factors = direction.factors([blocks[number] for number in numbers])
+            self.factors = dict(zip(numbers, factors, strict=True))
 
         def work(i: int) -> None:
             piece = matrices[i]

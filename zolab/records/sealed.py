@@ -76,10 +76,10 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | os.PathLike, metada
     Raises:
         OSError: it could not be written; an earlier file is intact.
     """
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    sealed = seal({**metadata, "tensors": tensors_digest(held)})
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    sealed = seal({**metadata, "tensors": tensors_digest(contiguous)})
     with replacing(path) as temporary:
-        save_file(held, temporary, metadata={KEY: json.dumps(sealed)})
+        save_file(contiguous, temporary, metadata={KEY: json.dumps(sealed)})
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, Any]:

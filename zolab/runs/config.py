@@ -123,8 +123,8 @@ class Config:
     parallel: str = option(
         "batch",
         "what the processes of a run share, if torchrun or accelerate launch started several, each with the whole model: batch "
-        "gives each a part of each batch, directions a part of a step's samples; they exchange losses alone, and the result is "
-        "that of one process, of batch up to rounding",
+        "gives each a part of each batch, directions a part of a step's samples or of their sides; they exchange losses alone; "
+        "the result is that of one process, of batch up to rounding",
         PARALLEL,
     )
 

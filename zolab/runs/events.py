@@ -73,9 +73,9 @@ def same_configuration(config: Config, log: RunLog) -> Config:
         for name in OLDER.keys() - started["config"].keys():  # what was not chosen stays as it was then
             if getattr(config, name) == type(config).__dataclass_fields__[name].default:
                 config = replace(config, **{name: OLDER[name]})
-        wanted = asdict(config)
-        different = [name for name in wanted if wanted[name] != known.get(name)]
-        changes = ", ".join(f"{name} {known.get(name)!r} there, {wanted[name]!r} here" for name in different)
+        settings = asdict(config)
+        different = [name for name in settings if settings[name] != known.get(name)]
+        changes = ", ".join(f"{name} {known.get(name)!r} there, {settings[name]!r} here" for name in different)
         message = f"{log.path.parent} holds another run ({changes}); choose another folder, or overwrite it."
         require(not different, message)
     return config

@@ -7,7 +7,9 @@ Both start processes, the ranks, and tell each its place in the same variables (
 Directions are addressed, so that every rank makes the same ones, and a step takes nothing but losses. `--parallel batch` gives
 each rank a share of each batch, and a loss is the mean over all shares: in float32 it is within 4e-7 of itself of that in one
 process, by rounding alone, and a slope within that over eps. `--parallel directions` gives each rank some of a step's `samples`
-on the whole batch: the same bits as in one process. Either way a stopped run may go on with another number of ranks.
+on the whole batch, or, where they cannot be shared evenly, some of their sides, so that two ranks take one side each: the same
+bits as in one process (on a GPU up to rounding, if that one looks at both sides at once). A stopped run may go on with another
+number of ranks.
 
 All ranks compute with the same numbers, in the same order, so that their weights are the same to the bit. Numbers lie in main
 memory wherever the model is, so that gloo exchanges them, on GPU machines, too. The first rank alone writes the run's folder

@@ -56,12 +56,12 @@ def finished(folder: Path, trajectory: Path | None = None) -> tuple[dict[str, An
     record = load_record(folder / "record.json", RECORD)
     best = record["result"]["best_step"]
     if Config(optimizer=record["config"].get("optimizer", "mezo")).first_order:
-        kept = f"the weights of its best step are in {folder}, weights-{best}.safetensors"
-        raise ValueError(f"{folder} is a first-order run, which keeps no trajectory to replay; {kept}.")
+        where = f"the weights of its best step are in {folder}, weights-{best}.safetensors"
+        raise ValueError(f"{folder} is a first-order run, which keeps no trajectory to replay; {where}.")
     path = trajectory or folder / "trajectory.npz"
     steps = Trajectory.load(path)
-    taken = [list(step.projected_grads) for step in steps.records]
-    if len(taken) != best or taken != [step["projected_grads"] for step in record["steps"][:best]]:
+    grads = [list(step.projected_grads) for step in steps.records]
+    if len(grads) != best or grads != [step["projected_grads"] for step in record["steps"][:best]]:
         raise ValueError(f"{path} is not of the run that record.json tells of; restore one of them.")
     return record, steps
 
@@ -113,9 +113,9 @@ def _checks(folder: Path, record: dict[str, Any], steps: Trajectory, curve: bool
 @contextmanager
 def _threads_of(record: dict[str, Any]) -> Iterator[None]:
     """As many threads as the run had, on which last bits depend, where this machine has so many cores."""
-    before, wanted = torch.get_num_threads(), record.get("machine", {}).get("threads")
-    fits = type(wanted) is int and 0 < wanted <= (os.cpu_count() or 1)
-    torch.set_num_threads(wanted if fits else before)
+    before, recorded = torch.get_num_threads(), record.get("machine", {}).get("threads")
+    fits = type(recorded) is int and 0 < recorded <= (os.cpu_count() or 1)
+    torch.set_num_threads(recorded if fits else before)
     try:
         yield
     finally:
@@ -133,9 +133,9 @@ def _configuration(record: dict[str, Any], folder: Path) -> Config:
 
 def _same_place(record: dict[str, Any]) -> bool:
     """Whether this process must give the bits that the run's gave."""
-    here = environment()
-    there, now = ({**e.get("machine", {}), **e.get("versions", {})} for e in (record, here))
-    return all(now[key] == there.get(key) for key in ("processor", "gpu", "threads", "torch"))
+    current = environment()
+    recorded, now = ({**e.get("machine", {}), **e.get("versions", {})} for e in (record, current))
+    return all(now[key] == recorded.get(key) for key in ("processor", "gpu", "threads", "torch"))
 
 
 def _weights(model: nn.Module, result: dict[str, Any]) -> Check:
@@ -151,7 +151,7 @@ def _weights(model: nn.Module, result: dict[str, Any]) -> Check:
 def _compared(name: str, task: Task, evaluation: Evaluation, claimed: dict[str, Any], allowed: float) -> Check:
     gap, far = abs(evaluation.loss - claimed["loss"]), abs(evaluation.metric - claimed["metric"])
     holds = gap <= allowed and far <= (CLOSE if allowed else 0.0) and evaluation.examples == claimed["examples"]
-    here = f"loss {evaluation.loss:.6f}, {task.metric} {100 * evaluation.metric:.1f} %, {evaluation.examples} examples"
-    there = f"the record says {claimed['loss']:.6f}, {100 * claimed['metric']:.1f} %, {claimed['examples']}"
+    measured = f"loss {evaluation.loss:.6f}, {task.metric} {100 * evaluation.metric:.1f} %, {evaluation.examples} examples"
+    recorded = f"the record says {claimed['loss']:.6f}, {100 * claimed['metric']:.1f} %, {claimed['examples']}"
     limit = f"allowed {allowed:g}" if allowed else "exactly" if holds else "allowed 0"
-    return Check(name, holds, f"{here}; {there} (difference {gap:.2g}, {limit})")
+    return Check(name, holds, f"{measured}; {recorded} (difference {gap:.2g}, {limit})")

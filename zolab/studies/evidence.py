@@ -107,7 +107,7 @@ def memory(records: Records) -> Finding | None:
 
 
 def time(records: Records) -> Finding | None:
-    steps, said = steps_on_gpu(records), 0.034
+    steps, published = steps_on_gpu(records), 0.034
     if not {"mezo", "zo_finetuner"} <= set(steps):
         return None
     total, mezo = (steps[name]["seconds"] for name in ("zo_finetuner", "mezo"))
@@ -117,7 +117,7 @@ def time(records: Records) -> Finding | None:
         f"The paper's step takes {1e3 * row['step:total']:.0f} ms, and its scales {1e3 * row['step:sigma']:.0f} ms: a share is "
         "small where the rest is slow",
     ]
-    return Finding(HOLDS if share < said else NOT_SEEN, "a step of LLaMA-3.2-1B's shape on an H100", numbers, [GPU])
+    return Finding(HOLDS if share < published else NOT_SEEN, "a step of LLaMA-3.2-1B's shape on an H100", numbers, [GPU])
 
 
 def theory(records: Records) -> Finding | None:

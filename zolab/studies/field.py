@@ -218,11 +218,11 @@ def settings_text(record: Record, task: str, source: str, key: str, notebook: st
     for method, own in chosen(record, task).items():
         search = record.search(task, method)
         values = ", ".join(f"{k}: {_yaml(v)}" for k, v in own.items())
-        lines.append(f"  {method}: {{{values}}}  # {_how_found(search)}")
+        lines.append(f"  {method}: {{{values}}}  # {_origin_of_rate(search)}")
     return "\n".join(lines) + "\n"
 
 
-def _how_found(search: Mapping[str, Any]) -> str:
+def _origin_of_rate(search: Mapping[str, Any]) -> str:
     """Of a method's rate: from which rates and seeds, if it was searched."""
     last = search["rounds"][-1]
     tried = sorted(map(float, last["losses"]))

@@ -187,8 +187,8 @@ def rate_sensitivity(record: Record, task: str, title: str) -> Figure:
     order = np.argsort([-_tolerance(row, places) for row in losses], kind="stable")
     with look():
         figure, axes = plt.subplots(figsize=(1.2 + 0.72 * len(places) + 1.6, 0.29 * len(names) + 1.7))
-        shown = np.ma.masked_invalid(losses[order])
-        axes.imshow(shown, cmap="cividis_r", vmin=0, vmax=0.1, aspect="auto")
+        tiles = np.ma.masked_invalid(losses[order])
+        axes.imshow(tiles, cmap="cividis_r", vmin=0, vmax=0.1, aspect="auto")
         for (row, column), loss in np.ndenumerate(losses[order]):
             if not np.isnan(loss):
                 text, dark = ("diverged", False) if np.isinf(loss) else (_excess(loss), loss > 0.05)

@@ -104,8 +104,8 @@ def beside_base(record: Record, title: str, methods: Sequence[str] | None = None
                 shift = place + (0.5 * (number / (len(tasks) - 1) - 0.5) if len(tasks) > 1 else 0)
                 left.plot(row.forwards.value, shift, linestyle="", **_mark(number, hollow=bool(row.forwards.bound)))
                 seeds = np.subtract(*(runs.final for runs in record.pairs(name, base)[row.task]))
-                shown = seeds if len(tasks) == 1 else [row.final.value]
-                right.plot(shown, [shift] * len(shown), linestyle="", **_mark(number))
+                values = seeds if len(tasks) == 1 else [row.final.value]
+                right.plot(values, [shift] * len(values), linestyle="", **_mark(number))
         for number, task in enumerate(tasks):
             left.plot([], [], linestyle="", label=task if len(tasks) > 1 else f"{task}; right: a seed", **_mark(number))
         left.plot([], [], "|", color=BLACK, markersize=12, markeredgewidth=3, label="mean, 95 % interval")

@@ -48,12 +48,12 @@ def pair(records: Records, stem: str, ours: str, theirs: str, numbers: Sequence[
 def of_tasks(record: Record, tasks: Sequence[str], methods: Sequence[str] | None = None) -> Record:
     """A record of some of its tasks, and methods, alone."""
     result = record.content["result"]
-    kept = {
+    searches = {
         task: {name: search for name, search in result["search"].get(task, {}).items() if methods is None or name in methods}
         for task in tasks
     }
-    cells = [cell for cell in result["cells"] if cell["method"] in kept.get(cell["task"], {})]
-    return Record({**record.content, "result": {**result, "search": kept, "cells": cells}})
+    cells = [cell for cell in result["cells"] if cell["method"] in searches.get(cell["task"], {})]
+    return Record({**record.content, "result": {**result, "search": searches, "cells": cells}})
 
 
 def tuners(records: Records) -> list[tuple[str, Record, str]]:

@@ -49,25 +49,25 @@ def gain_map(
         ValueError: a setting is wrong, or the folder holds points of other settings. Nothing was measured then.
         OSError: another process measures in the folder, data or model cannot be had, or a file cannot be written.
     """
-    wanted = sorted(set(steps))
+    at_steps = sorted(set(steps))
     require(bool(tasks), "tasks must name at least one task.")
-    require(bool(wanted) and wanted[0] >= 0, f"steps must be 0 or more, got {list(steps)}.")
+    require(bool(at_steps) and at_steps[0] >= 0, f"steps must be 0 or more, got {list(steps)}.")
     sentence = f"groups must be between 6 and the {config.train} examples, got {groups}."
     require(config.train is not None and 6 <= groups <= config.train, sentence)
-    begun = {task: _start(replace(config, task=task, steps=max(wanted[-1], 1)), groups) for task in dict.fromkeys(tasks)}
+    begun = {task: _start(replace(config, task=task, steps=max(at_steps[-1], 1)), groups) for task in dict.fromkeys(tasks)}
     ready(record)
     with holding(out):
         sweep(out)
-        files = {(task, step): out / f"{_slug(task)}-{step}.json" for task in begun for step in wanted}
+        files = {(task, step): out / f"{_slug(task)}-{step}.json" for task in begun for step in at_steps}
         known = {key: _known(path, _settings(begun[key[0]][0], groups)) for key, path in files.items() if path.exists()}
         for task, start in begun.items():
-            missing = [step for step in wanted if (task, step) not in known]
+            missing = [step for step in at_steps if (task, step) not in known]
             for step, point in _points(*start, missing, groups):
                 known[task, step] = point
                 write_json(files[task, step], seal({"settings": _settings(start[0], groups), "point": point}))
                 print(line_of(point), flush=True)
     shared = {name: value for name, value in _settings(config, groups).items() if name != "task"}
-    settings, points = {**shared, "tasks": list(begun), "steps": wanted}, [known[key] for key in files]
+    settings, points = {**shared, "tasks": list(begun), "steps": at_steps}, [known[key] for key in files]
     content = {"config": settings, "result": {"points": points}, **environment()}
     save_record(content, record)
     return content
@@ -164,15 +164,15 @@ def _settings(config: Config, groups: int) -> dict[str, Any]:
     """What a point depends on; the number of steps matters only where the learning rate follows a schedule of them."""
     names = ("model", "task", "dtype", "optimizer", "optim_args", "lr", "eps", "batch_size", "balanced", "calibrate", "seed")
     names += ("data_seed", "train", "dev", "test", "schedule")
-    kept = {name: getattr(config, name) for name in names}
-    return {**kept, "groups": groups, **({} if config.schedule == "constant" else {"steps": config.steps})}
+    own = {name: getattr(config, name) for name in names}
+    return {**own, "groups": groups, **({} if config.schedule == "constant" else {"steps": config.steps})}
 
 
 def _known(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    held = unseal(read_json(path), str(path))
-    other = [name for name, value in settings.items() if held.get("settings", {}).get(name) != value]
+    content = unseal(read_json(path), str(path))
+    other = [name for name, value in settings.items() if content.get("settings", {}).get(name) != value]
     require(not other, f"{path} was measured with other settings ({', '.join(other)}); choose another folder.")
-    return held["point"]
+    return content["point"]
 
 
 def _slug(task: str) -> str:

@@ -99,7 +99,7 @@ def single_changes(recipes: Mapping[str, Mapping[str, Any]]) -> dict[str, list[t
     for a, b in combinations(full, 2):
         keys = [key for key in full[a] if full[a][key] != full[b].get(key)]
         how = ", ".join(f"{key} {full[a][key]} -> {full[b].get(key)}" for key in keys)
-        for question, (asked, *beside) in QUESTIONS.items():
-            if asked in keys and set(keys) <= {asked, *beside}:
+        for question, (changed, *beside) in QUESTIONS.items():
+            if changed in keys and set(keys) <= {changed, *beside}:
                 pairs[question].append((a, b, how))
     return pairs

@@ -116,13 +116,13 @@ def narrowed(
     Raises:
         ValueError: the plan has no task or method of a name that is to be kept.
     """
-    kept = {"tasks": tasks or list(content["tasks"]), "methods": methods or list(content["methods"])}
-    for group, names in kept.items():
+    chosen = {"tasks": tasks or list(content["tasks"]), "methods": methods or list(content["methods"])}
+    for group, names in chosen.items():
         unknown = [name for name in names if name not in content[group]]
         require(not unknown, f"the plan has no {group} called {', '.join(unknown)}; it has {', '.join(content[group])}.")
     new = {key: value for key, value in base.items() if value} | ({"lr": list(rates)} if rates else {})
-    plain = {task: {k: v for k, v in (content["tasks"][task] or {}).items() if k not in new} for task in kept["tasks"]}
-    ways = {name: {k: v for k, v in content["methods"][name].items() if k not in new} for name in kept["methods"]}
+    plain = {task: {k: v for k, v in (content["tasks"][task] or {}).items() if k not in new} for task in chosen["tasks"]}
+    ways = {name: {k: v for k, v in content["methods"][name].items() if k not in new} for name in chosen["methods"]}
     for own in ways.values():
         if "only" in own:
             own["only"] = [task for task in own["only"] if task in plain]

@@ -9,6 +9,7 @@ import numpy as np
 
 from zolab.runs.config import Config
 from zolab.studies import draws, learnability
+from zolab.studies.commands import todays
 from zolab.studies.compare import LEARNED_HEAD, how_searched, learned_rows, overall
 from zolab.studies.outcomes import FORMAT, Record
 from zolab.studies.plan import BASE
@@ -25,8 +26,10 @@ Written by `python -m zolab results` from the records in this folder; a test fai
   interval draws tasks and seeds anew. Fewer than six runs of one task decide nothing.
 - *Final loss*: differences paired by seed, with t intervals. *Decided*: after Holm's correction for all comparisons of the
   section. An asterisk marks a best learning rate at the edge of its grid.
-- Every section names the command that made it, at its commit, and the machine; plans of today are in `notebooks/plans/`. Rates
-  were searched on reported seeds in records older than the rule that forbids it. A processor's last bits change a run.
+- Every section begins with the command that makes its record today, and names the commit and the machine that made it. Where
+  the command had another name at that commit, the older one is quoted.
+- Studies whose command is older searched rates on seeds that they report. Their plans of today search on others, and some
+  evaluate more often or report more seeds. A processor's last bits change a run.
 """
 
 
@@ -76,12 +79,13 @@ def _section(path: Path, content: dict[str, Any]) -> Section:
 
 
 def _origin(path: Path, content: dict[str, Any]) -> str:
-    """File, command, commit, machine, and the number of threads."""
-    machine = content["machine"]
+    """Command, file, commit, machine, and the number of threads."""
+    machine, command = content["machine"], todays(content, path.stem)
     place = machine.get("gpu") or machine["processor"]
     commit = (content["commit"] or "unknown")[:7]
-    message = f"`{content['command']}`\n\n" if content.get("command") else ""
-    return f"{message}Record [`{path.name}`](records/{path.name}); commit {commit}; {place}, {machine['threads']} threads."
+    then = f", where it was `{content['command']}`" if content.get("command", command) != command else ""
+    threads = f"{machine['threads']} thread{'s' * (machine['threads'] != 1)}"
+    return f"`{command}`\n\nRecord [`{path.name}`](records/{path.name}); commit {commit}{then}; {place}, {threads}."
 
 
 def _runs(runs: list[tuple[Path, dict[str, Any]]]) -> list[str]:
@@ -248,6 +252,7 @@ def _benchmark(content: dict[str, Any]) -> Section:
     for key, table in result.items():
         if isinstance(table, dict) and all(isinstance(row, dict) for row in table.values() or [0]):  # such as a row a method
             head = [key, *(column.replace("_", " ") for column in next(iter(table.values())))]
+            lines += [""] * bool(lines)  # without it the table would go on
             lines += table_of(head, [[name, *(f"{number:.3g}" for number in row.values())] for name, row in table.items()])
     return f"Benchmark: {name}", lines
 

@@ -127,10 +127,10 @@ def _check_plan(plan: Plan, out: Path) -> None:
     """
     path, ours = out / PLAN, plan.record()
     if path.exists():
-        held = unseal(read_json(path), str(path))
-        there = held.get("seeds", [])
-        grown = set(there) < set(ours["seeds"])
-        changed = list(differences({**ours, "seeds": there} if grown else ours, held))
+        earlier = unseal(read_json(path), str(path))
+        seeds = earlier.get("seeds", [])
+        grown = set(seeds) < set(ours["seeds"])
+        changed = list(differences({**ours, "seeds": seeds} if grown else ours, earlier))
         require(not changed, f"{out} holds cells of another plan ({'; '.join(changed[:3])}); choose another folder.")
     write_json(path, seal(ours))
 
@@ -173,14 +173,16 @@ class _Session:
             fresh = self.plan.kind.prepare(self.plan, task, self.out)
             rests_on = _rests_on(self.plan, task, fresh)
             write_json(path, seal({"methods": fresh.methods, "measured": fresh.measured, "identity": rests_on}))
-        held = unseal(read_json(path), str(path))
-        check_shape(held, {"methods": {str: dict}, "measured": dict, "identity?": dict}, str(path))
-        check_named("methods", held["methods"])
-        prepared = Prepared(held["methods"], held["measured"])
+        content = unseal(read_json(path), str(path))
+        check_shape(content, {"methods": {str: dict}, "measured": dict, "identity?": dict}, str(path))
+        check_named("methods", content["methods"])
+        prepared = Prepared(content["methods"], content["measured"])
         for own in prepared.methods.values():
             check_run(self.plan, task, own)
-        if not fresh and "identity" in held:
-            check_same(_rests_on(self.plan, task, prepared), held["identity"], path, "bring it back, or choose another folder")
+        if not fresh and "identity" in content:
+            check_same(
+                _rests_on(self.plan, task, prepared), content["identity"], path, "bring it back, or choose another folder"
+            )
         return prepared
 
     def _walk(self, task: str, name: str, own: dict[str, Any]) -> Walk:
@@ -213,11 +215,11 @@ class _Session:
     def _at_once(self, walks: list[Walk], workers: Workers) -> None:
         """Let every walk go on as soon as the cells that it waits for are there."""
         waiting: dict[Future, tuple[Walk, Cell]] = {}
-        wanted: dict[Walk, int] = {}
+        sizes: dict[Walk, int] = {}
         known: dict[Walk, dict[str, dict[str, Any] | None]] = {}
 
         def begin(walk: Walk, cells: list[Cell]) -> None:
-            wanted[walk], known[walk] = len(cells), {}
+            sizes[walk], known[walk] = len(cells), {}
             waiting.update({workers.submit(cell): (walk, cell) for cell in cells})
 
         for walk in walks:
@@ -226,7 +228,7 @@ class _Session:
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                 walk, cell = waiting.pop(future)
                 known[walk][cell.name] = self._note(cell, *future.result())
-                if len(known[walk]) == wanted[walk]:
+                if len(known[walk]) == sizes[walk]:
                     begin(walk, _next_cells(walk, known[walk]))
 
     def _note(self, cell: Cell, outcome: dict[str, Any] | None, error: str | None, seconds: float) -> dict[str, Any] | None:
@@ -268,11 +270,11 @@ class _Session:
 def _searched(search: Search, cell: Callable[[float, int], Cell]) -> Generator[list[Cell], dict[str, Any], SearchResult]:
     """The cells that a search of a learning rate asks for."""
     try:
-        wanted = next(search)
+        pairs = next(search)
         while True:
-            cells = {pair: cell(*pair) for pair in wanted}
+            cells = {pair: cell(*pair) for pair in pairs}
             outcomes = yield list(cells.values())
-            wanted = search.send({pair: final_loss(outcomes[c.name]) for pair, c in cells.items()})
+            pairs = search.send({pair: final_loss(outcomes[c.name]) for pair, c in cells.items()})
     except StopIteration as done:
         return done.value
 

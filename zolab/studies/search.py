@@ -77,13 +77,13 @@ def best_rate(start: float, factor: float, extend: int, seeds: tuple[int, ...]) 
     def rate(place: int) -> float:
         return float(rate_name(start * factor**place))
 
-    wanted = [-1, 0, 1]
+    places = [-1, 0, 1]
     for _ in range(extend + 1):
-        losses = yield [(rate(place), seed) for place in wanted for seed in seeds]
-        means |= {place: sum(losses[rate(place), seed] for seed in seeds) / len(seeds) for place in wanted}
+        losses = yield [(rate(place), seed) for place in places for seed in seeds]
+        means |= {place: sum(losses[rate(place), seed] for seed in seeds) / len(seeds) for place in places}
         best = min(sorted(means), key=means.__getitem__)
         if min(means) < best < max(means):
             break
-        wanted = [best - 1 if best == min(means) else best + 1]
+        places = [best - 1 if best == min(means) else best + 1]
     losses_by_rate = {rate_name(rate(place)): means[place] if math.isfinite(means[place]) else None for place in sorted(means)}
     return SearchResult(rate(best), losses_by_rate, not min(means) < best < max(means))

@@ -202,8 +202,8 @@ def across(measures: Sequence[Callable[[np.ndarray], np.ndarray]], counts: Seque
     point = float(np.mean([measure(np.arange(n)) for measure, n in zip(measures, counts, strict=True)]))
     values = [m(rng.integers(n, size=(draws, tasks, n))) for m, n in zip(measures, counts, strict=True)]
     chosen = rng.integers(tasks, size=(draws, tasks))
-    drawn = np.take_along_axis(np.stack(values, -1), chosen[..., None], axis=-1)[..., 0].mean(1)
-    return Estimate(point, *_interval(drawn), n=tasks, least=FEWEST)
+    resampled = np.take_along_axis(np.stack(values, -1), chosen[..., None], axis=-1)[..., 0].mean(1)
+    return Estimate(point, *_interval(resampled), n=tasks, least=FEWEST)
 
 
 def geometric_ratio(ratios: Sequence[Ratio], draws: int = DRAWS) -> Estimate:

@@ -73,10 +73,10 @@ def keep(record: Record, out: Path, path: Path) -> None:
             names = [Cell(escape(task), escape(method), first, label).name for label in ("", "~*")]  # alone, or best of a grid
             for folder in (folder for name in names for folder in out.glob(name)):
                 if (folder / RECORD).exists() and (folder / TRAJECTORY).exists():
-                    kept = path.with_suffix("") / f"{task}-{method}"
-                    kept.mkdir(parents=True, exist_ok=True)
-                    write_json(kept / RECORD, read_json(folder / RECORD), indent=None)
-                    write_atomically(kept / TRAJECTORY, read_bytes(folder / TRAJECTORY))
+                    destination = path.with_suffix("") / f"{task}-{method}"
+                    destination.mkdir(parents=True, exist_ok=True)
+                    write_json(destination / RECORD, read_json(folder / RECORD), indent=None)
+                    write_atomically(destination / TRAJECTORY, read_bytes(folder / TRAJECTORY))
 
 
 def track(records: Mapping[str, Record], folder: Path) -> str:

@@ -230,8 +230,8 @@ def _from_log(path: Path, name: str, held: set[int]) -> Progress:
     seconds, steps = known.get("time", {}).get("seconds", 0.0), known.get("start", {}).get("config", {}).get("steps", 0)
     passes = [event for event in last if event.get("event") == "evaluation" and event.get("step") and event.get("forwards")]
     a_step = passes[-1]["forwards"] / passes[-1]["step"] if passes else 0.0
-    there, patience = path.stat(), max(QUIET, 20 * seconds / step if step else 0.0)
-    runs = there.st_ino in held or time.time() - there.st_mtime < patience
+    stat, patience = path.stat(), max(QUIET, 20 * seconds / step if step else 0.0)
+    runs = stat.st_ino in held or time.time() - stat.st_mtime < patience
     ended = "end" in known or (path.parent / "record.json").exists()
     state = "done" if ended else "running" if runs else "stopped"
     train, dev = known.get("step", {}).get("loss"), known.get("evaluation dev", {}).get("loss")

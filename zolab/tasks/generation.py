@@ -107,5 +107,5 @@ def generate(model: PreTrainedModel, tokenizer, prompts: Sequence[str], max_new_
 
 def _end_tokens(model: PreTrainedModel, tokenizer) -> set[int]:
     """Instruction-tuned models name several, of which the tokenizer knows one."""
-    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    return {tokenizer.eos_token_id, *(named if isinstance(named, list | tuple) else [named])} - {None}
+    ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return {tokenizer.eos_token_id, *(ids if isinstance(ids, list | tuple) else [ids])} - {None}

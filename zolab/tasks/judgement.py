@@ -172,7 +172,7 @@ def auc_change(before: np.ndarray, after: np.ndarray, labels: np.ndarray, draws:
     classes = [np.flatnonzero(labels == label) for label in (0, 1)]
     changes = []
     for _ in range(draws):
-        drawn = np.concatenate([rng.choice(members, len(members)) for members in classes])
-        changes.append(auc(after[drawn], labels[drawn]) - auc(before[drawn], labels[drawn]))
+        resampled = np.concatenate([rng.choice(members, len(members)) for members in classes])
+        changes.append(auc(after[resampled], labels[resampled]) - auc(before[resampled], labels[resampled]))
     low, high = np.quantile(changes, [0.025, 0.975])
     return auc(after, labels) - auc(before, labels), float(low), float(high)

@@ -70,11 +70,11 @@ class MaskedTask(Task):
         pool = self.source.rows("train")
         order, labels = np.random.RandomState(seed).permutation(len(pool)), pool.classes()
         classes = [order[labels[order] == label] for label in self.source.labels]
-        drawn: Iterator[list[Example]] = (
+        samples: Iterator[list[Example]] = (
             [self._example(pool, int(i)) for rows in classes for i in rows[part]]
             for part in (slice(train), slice(train, train + dev))
         )
-        learned, checked = drawn
+        learned, checked = samples
         if not checked:
             raise ValueError(f"{self.name} has no class of more than {train} examples, so that none are left for dev.")
         return Splits(learned, checked, self.held_out(seed, test))

@@ -157,9 +157,9 @@ def gauss_newton_terms(
         raise ValueError(f"the Gauss-Newton matrix is that of a task with options, and {task.name} has none; use another.")
     blocks, params = split(model, rule), weights_of(model)
     order = np.random.default_rng(seed)
-    drawn: list[Sequence[Example]] = [examples]
-    drawn += [[examples[i] for i in order.choice(len(examples), batch)] for _ in range(minibatches)]
-    gradients = [_mean_gradient(model, task, tokenizer, chosen, params) for chosen in drawn]
+    batches: list[Sequence[Example]] = [examples]
+    batches += [[examples[i] for i in order.choice(len(examples), batch)] for _ in range(minibatches)]
+    gradients = [_mean_gradient(model, task, tokenizer, chosen, params) for chosen in batches]
     seconds = np.array([squares(gradient) for gradient in gradients])
     slopes, trace = [], np.zeros(len(params))
     for weight, row in score_gradients(model, task, tokenizer, examples, params):

@@ -85,8 +85,8 @@ def options(rng: np.random.Generator, pair: Sequence[str]) -> str:
 
 def opinion(rng: np.random.Generator, text: str, label: int) -> Document:
     pair = pick(rng, PAIRS)
-    asked = question(rng, TOPICS) if rng.random() < 0.7 else pick(rng, (" ", "\n")) + pick(rng, SAYINGS)
-    return Document(f"{pick(rng, HEADS)}{text}{options(rng, pair)}{asked}", f" {pair[label]}", label)
+    closing = question(rng, TOPICS) if rng.random() < 0.7 else pick(rng, (" ", "\n")) + pick(rng, SAYINGS)
+    return Document(f"{pick(rng, HEADS)}{text}{options(rng, pair)}{closing}", f" {pair[label]}", label)
 
 
 def comparison(rng: np.random.Generator, texts: Sequence[str], labels: Sequence[int]) -> Document:

@@ -142,7 +142,7 @@ def lay(
         rng: decides which rows are plain text alone.
     """
     full = tokenizer([page.text + page.answer for page in pages])["input_ids"]
-    asked = map(len, tokenizer([page.text for page in pages])["input_ids"])
+    text_lengths = map(len, tokenizer([page.text for page in pages])["input_ids"])
     rows: list[tuple[list[int], ...]] = [([], [], [], [])]
 
     def add(ids: list[int], learned: list[int], label: int) -> None:
@@ -157,7 +157,7 @@ def lay(
             add(ids, [1] * (len(ids) - 1) + [0], label)
         rows.append(([], [], [], []))
 
-    for page, ids, start in zip(pages, full, asked, strict=True):
+    for page, ids, start in zip(pages, full, text_lengths, strict=True):
         if len(ids) > recipe.row:
             continue
         if len(rows[-1][0]) + len(ids) > recipe.row:

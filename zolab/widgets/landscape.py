@@ -125,8 +125,8 @@ def _standing(place: Landscape, walks: dict[str, Descent], fixed: bool) -> tuple
     ]
     if not gaps:
         return levels, "no zeroth-order method is chosen"
-    came = [f"{method} came to {gap:.2g}" for method, gap in sorted(gaps.items(), key=itemgetter(1))]
-    return levels, ", ".join(came) + (", in two directions" if fixed else "")
+    gaps_text = [f"{method} came to {gap:.2g}" for method, gap in sorted(gaps.items(), key=itemgetter(1))]
+    return levels, ", ".join(gaps_text) + (", in two directions" if fixed else "")
 
 
 def _draw_frames(figure: Figure, landscape: str) -> None:

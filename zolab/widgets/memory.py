@@ -87,8 +87,8 @@ def memory_panel(**start) -> Panel:
 
 
 def _draw(axes, rows: Mapping[str, Mapping[str, float]], model: str) -> None:
-    shown = {name: {part: size / 1e9 for part, size in row.items()} for name, row in rows.items()}
-    stacked_bars(shown, PART_COLOURS, "GB", f"{model.partition('/')[2] or model}: peak memory of a step", axes=axes)
+    gigabytes = {name: {part: size / 1e9 for part, size in row.items()} for name, row in rows.items()}
+    stacked_bars(gigabytes, PART_COLOURS, "GB", f"{model.partition('/')[2] or model}: peak memory of a step", axes=axes)
     right = axes.get_xlim()[1]
     for card in CARDS:
         if card < right:

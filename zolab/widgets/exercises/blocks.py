@@ -38,9 +38,9 @@ def best_rate(rate: Callable[[np.ndarray, np.ndarray, np.ndarray], float]) -> tu
         u = rng.normal(size=(400_000, 4)) * np.sqrt(scales)
         slope = u @ g
         measured = (slope**2).mean() / (slope**2 * np.einsum("ni,ij,nj->n", u, hessian, u)).mean()
-        said = rate(g, hessian, scales)
-        met &= bool(abs(said / measured - 1) < 0.03)
-        messages.append(f"you say {said:.4f}, 400,000 steps say {measured:.4f}")
+        answer = rate(g, hessian, scales)
+        met &= bool(abs(answer / measured - 1) < 0.03)
+        messages.append(f"you say {answer:.4f}, 400,000 steps say {measured:.4f}")
     return met, "; ".join(messages)
 
 
@@ -61,8 +61,8 @@ def held_constant(ratio: float) -> tuple[bool, str]:
     hessian, theta, z = np.diag([3.0, 1.0, 0.2]), rng.normal(size=3), rng.normal(size=3)
 
     def after(sigma: np.ndarray, p: float) -> float:
-        there = theta - lr * p * sigma * z
-        return float(there @ hessian @ there / 2)
+        moved = theta - lr * p * sigma * z
+        return float(moved @ hessian @ moved / 2)
 
     def slope(follows: bool) -> np.ndarray:
         ends, fixed = [], float(theta @ hessian @ z)

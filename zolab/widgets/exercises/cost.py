@@ -23,11 +23,11 @@ def largest_batch(batch: int) -> tuple[bool, str]:
 def state_bytes(mezo_adam: float, hizoo: float, adam: float, adamezo: float) -> tuple[bool, str]:
     """Bytes for each weight."""
     met, messages = True, []
-    for way, said in zip(STATES, (mezo_adam, hizoo, adam, adamezo), strict=True):
+    for way, answer in zip(STATES, (mezo_adam, hizoo, adam, adamezo), strict=True):
         parts = expected("tiny-reviews", way, Tokens(1, 8), dtype="bfloat16", device="cuda").parts
         measured = parts.get("states", 0.0) / (parts["weights"] / 2)
-        met &= abs(said - measured) < 0.1
-        messages.append(f"{LABELS[way]} {measured:.1f}, you say {said:g}")
+        met &= abs(answer - measured) < 0.1
+        messages.append(f"{LABELS[way]} {measured:.1f}, you say {answer:g}")
     return met, "bytes a weight: " + "; ".join(messages)
 
 

@@ -45,9 +45,9 @@ def holm_by_hand(adjust: Callable[[np.ndarray], Sequence[float]]) -> tuple[bool,
     rng, off = np.random.default_rng(0), 0.0
     for count in (1, 2, 5, 20):
         values = rng.uniform(size=count) ** 3
-        said = np.asarray(adjust(values.copy()), float)
-        need(said.shape == values.shape, f"{count} p-values go in, an array of shape {said.shape} comes out.")
-        off = max(off, float(np.abs(said - holm(values.tolist())).max()))
+        answer = np.asarray(adjust(values.copy()), float)
+        need(answer.shape == values.shape, f"{count} p-values go in, an array of shape {answer.shape} comes out.")
+        off = max(off, float(np.abs(answer - holm(values.tolist())).max()))
     return off < 1e-9, f"on families of 1 to 20 comparisons you are off by at most {off:.2g}"
 
 
