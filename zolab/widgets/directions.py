@@ -180,7 +180,7 @@ def _draw_blocks(axes: Axes, mean: np.ndarray, goal: np.ndarray, blocks: np.ndar
         axes.plot(x[chosen], np.clip(size[chosen], low - 0.9, 0.9), marker, color=colour, markerfacecolor=fill, markersize=6,
                   linestyle="none", label=label)  # fmt: skip
     axes.set(xlim=(low - 0.1, 0.1), ylim=(low - 1, 1))
-    axes.legend(fontsize=9.5, frameon=True, loc="lower right")
+    axes.legend(fontsize=9.5, frameon=True, loc="upper left")
     wrong, of = int((~right[blocks]).sum()), len(blocks)
     frame(axes, f"n = {n}: {wrong} of {of} signs are wrong", "share of the squared gradient", "size in the mean")
     axes.yaxis.set_label_coords(-0.55 / (axes.get_window_extent().width / axes.figure.dpi), 0.5)
