@@ -4,12 +4,15 @@ from zolab.widgets.answers import Checked, check
 from zolab.widgets.block_scales import block_scales_panel, block_scales_view
 from zolab.widgets.bounds import bounds_panel, bounds_view
 from zolab.widgets.controls import choice, extremes, log_number, number, rates, several, switch, whole
+from zolab.widgets.directions import directions_panel, directions_view
+from zolab.widgets.division import division_panel, division_view
 from zolab.widgets.gain import gain_panel, gain_view
 from zolab.widgets.horizon import horizon_panel, horizon_view, mass_kept
 from zolab.widgets.landscape import landscape_panel, landscape_view
 from zolab.widgets.memory import memory_panel, memory_view
 from zolab.widgets.panel import Level, Panel, View, explore
 from zolab.widgets.precision import precision_panel, precision_view
+from zolab.widgets.printed import printed_panel, printed_view
 from zolab.widgets.threshold import threshold_panel, threshold_view
 from zolab.widgets.two_point import two_point_panel, two_point_view
 from zolab.widgets.verdict import verdict_panel, verdict_view
@@ -25,6 +28,9 @@ PANELS = {
     "precision": precision_panel,
     "threshold": threshold_panel,
     "verdict": verdict_panel,
+    "division": division_panel,
+    "directions": directions_panel,
+    "printed": printed_panel,
 }
 
 __all__ = [
@@ -39,6 +45,10 @@ __all__ = [
     "bounds_view",
     "check",
     "choice",
+    "directions_panel",
+    "directions_view",
+    "division_panel",
+    "division_view",
     "explore",
     "extremes",
     "gain_panel",
@@ -54,6 +64,8 @@ __all__ = [
     "number",
     "precision_panel",
     "precision_view",
+    "printed_panel",
+    "printed_view",
     "rates",
     "several",
     "switch",
