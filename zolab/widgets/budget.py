@@ -27,7 +27,7 @@ EXCESS = 0.1  # nats above the best rate's loss, the most that is shown
 Sides = dict[str, tuple[Estimate, str]]
 HINTS = (
     "Steps at a high rate pay at once: look at a budget of 100. Each ticked method is one comparison more.",
-    "The end is at the right of the middle picture, hollow. Many who are ahead at 100 passes are not there.",
+    "Hollow marks are the end. Many methods that are ahead at 100 passes are level with MeZO there.",
     "Few leads are decided between 300 passes and the end, and only without further comparisons: tick DiZO alone.",
 )
 
