@@ -46,10 +46,10 @@ def main() -> int:
         print(done.stdout, end="", flush=True)
         if done.returncode:
             return done.returncode
-        found = json.loads(done.stdout.splitlines()[-1])
-        origin = {key: found.pop(key) for key in ORIGIN}
+        result = json.loads(done.stdout.splitlines()[-1])
+        origin = {key: result.pop(key) for key in ORIGIN}
         config = {"benchmark": name, "options": shlex.join(more)}
-        record = {"command": shlex.join(command), "config": config, "result": found, **origin}
+        record = {"command": shlex.join(command), "config": config, "result": result, **origin}
         save_record(record, options.records / f"bench_{name}.json")
     return 0
 

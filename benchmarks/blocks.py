@@ -22,9 +22,9 @@ def main():
     examples = task.sample(0, options.examples, 2, 2).train
     reset_peak_memory()
     start = time.perf_counter()
-    found = block_statistics(model.eval(), task, tokenizer, examples, options.probes)
+    statistics = block_statistics(model.eval(), task, tokenizer, examples, options.probes)
     spent = {"block_statistics_minutes": (time.perf_counter() - start) / 60, "block_statistics_gb": peak_memory() / 1e9}
-    print(f"{options.model}, {len(found.names)} blocks, {options.examples} examples, {options.probes} probes")
+    print(f"{options.model}, {len(statistics.names)} blocks, {options.examples} examples, {options.probes} probes")
     for key, value in spent.items():
         print(f"  {key:44} {value:.3g}")
     if options.json:

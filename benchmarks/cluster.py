@@ -48,17 +48,17 @@ def timed(plan, count=None):
 
         def on_clock(cell):
             began = time.perf_counter()
-            found = run(cell)
+            outcome = run(cell)
             cells.append(time.perf_counter() - began)
-            return found
+            return outcome
 
         workers.run = on_clock
         return workers
 
     with tempfile.TemporaryDirectory(prefix="zolab-cluster-") as folder:
         began = time.perf_counter()
-        made = clocked if count else None
-        record = run_study(plan, Path(folder) / "out", Path(folder) / "record.json", 1, progress=False, hire=made)
+        hirer = clocked if count else None
+        record = run_study(plan, Path(folder) / "out", Path(folder) / "record.json", 1, progress=False, hire=hirer)
         seconds = time.perf_counter() - began
     if record.failed:
         raise RuntimeError(f"{record.failed[0]['cell']} failed: {record.failed[0]['error']}")

@@ -44,7 +44,7 @@ def measured(way, options):
     with torch.no_grad():
         task.loss(model, batches[0])
     on_gpu = torch.device(options.device).type == "cuda"
-    held = torch.cuda.memory_allocated(options.device) if on_gpu else psutil.Process().memory_info().rss
+    before = torch.cuda.memory_allocated(options.device) if on_gpu else psutil.Process().memory_info().rss
     optimizer = make_optimizer(config, model)
     optimizer.step(lambda: task.loss(model, batches[0]))
     reset_peak_memory(options.device)
@@ -54,7 +54,7 @@ def measured(way, options):
         "step_seconds": statistics.median(times),
         "forwards": forwards(config, 1, config.batch_size),
         "peak_bytes": peak_memory(options.device),
-        "beyond_weights": (peak_memory(options.device) - held) / weights,
+        "beyond_weights": (peak_memory(options.device) - before) / weights,
         "weights_bytes": weights,
     }
 
@@ -74,22 +74,20 @@ def main():
         print(json.dumps(measured(options.way, options)))
         return
     given = [f"--{name}={value}" for name, value in vars(options).items() if name not in ("json", "way")]
-    found = {}
+    rows = {}
     for way in WAYS:
         command = [sys.executable, "-m", "benchmarks.first_order", *given, f"--way={way}"]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        found[way] = json.loads(done.stdout.splitlines()[-1])
+        rows[way] = json.loads(done.stdout.splitlines()[-1])
     where = f"{options.task}, batch {options.batch}, {options.steps} steps, {options.dtype}, {options.device}"
-    print(f"{options.model}, weights {found['mezo']['weights_bytes'] / 1e6:.1f} MB; {where}")
+    print(f"{options.model}, weights {rows['mezo']['weights_bytes'] / 1e6:.1f} MB; {where}")
     print(f"  {'':24}{'s a step':>10}{'forwards':>10}{'peak MB':>10}{'beyond the weights':>20}")
-    for way, row in found.items():
+    for way, row in rows.items():
         numbers = f"{row['step_seconds']:10.3f}{row['forwards']:10}{row['peak_bytes'] / 1e6:10.0f}{row['beyond_weights']:20.2f}"
         print(f"  {way:24}{numbers}")
     if options.json:
-        result = {
-            f"{way}_{name}": value for way, row in found.items() for name, value in row.items() if name != "weights_bytes"
-        }
-        print(json.dumps({**result, "weights_bytes": found["mezo"]["weights_bytes"], **environment()}))
+        result = {f"{way}_{name}": value for way, row in rows.items() for name, value in row.items() if name != "weights_bytes"}
+        print(json.dumps({**result, "weights_bytes": rows["mezo"]["weights_bytes"], **environment()}))
 
 
 if __name__ == "__main__":

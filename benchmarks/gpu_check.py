@@ -72,7 +72,7 @@ def native_tests(cuda):
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def told(process, seconds):
+def last_line(process, seconds):
     """The last line of the tests, or that they did not finish."""
     if process is None:
         return "not run: they need a GPU and pytest"
@@ -144,7 +144,7 @@ def main():
             record["parts"][name] = measured(name, part, machine)
             parts.forget()
         save_record(record, path)
-    record["native_tests"] = told(tests, options.seconds - (time.monotonic() - begun))
+    record["native_tests"] = last_line(tests, options.seconds - (time.monotonic() - begun))
     record["seconds"] = time.monotonic() - begun
     save_record(record, path)
     print(f"kernels' native tests: {record['native_tests']}\n{record['seconds']:.0f} s; written to {path.name}")

@@ -70,9 +70,9 @@ def exactness(machine: Machine) -> Iterator[Row]:
         for name in names:
             families = FAMILIES if name in ("mezo", "adamezo") else FAMILIES[:1]  # they run all kernels of a direction
             for family, through in product(families, (True,) if METHODS[name].per_example else (False, True)):
-                found = exact(machine, name, dtype, through, {} if family == FAMILIES[0] else {"directions": family})
-                shown = name if family == FAMILIES[0] else f"{name}, {family}"
-                yield {"name": f"{shown}, {dtype}, {'through' if through else 'in place'}", **found}
+                entry = exact(machine, name, dtype, through, {} if family == FAMILIES[0] else {"directions": family})
+                label = name if family == FAMILIES[0] else f"{name}, {family}"
+                yield {"name": f"{label}, {dtype}, {'through' if through else 'in place'}", **entry}
 
 
 def exact(machine: Machine, name: str, dtype: str, through: bool, settings: dict[str, Any]) -> Row:
@@ -162,10 +162,10 @@ def steps(machine: Machine, shape: str, dtype: str, batch: int, length: int) -> 
     bytes_of_weights = sum(p.numel() * p.element_size() for p in params)
     beyond = all_memory(machine, model, loss)
     with torch.no_grad():
-        made = {**ways(model, loss), "low rank": ways(model, loss, "lozo")["through"]}
-        times = interleaved(rounds(machine), **made)
-        memory = peaks(made, machine.device) if machine.device == "cuda" else {}
-        del made
+        actions = {**ways(model, loss), "low rank": ways(model, loss, "lozo")["through"]}
+        times = interleaved(rounds(machine), **actions)
+        memory = peaks(actions, machine.device) if machine.device == "cuda" else {}
+        del actions
         last = {"forwards": lambda: (float(loss()), float(loss())), "published": lambda: published_step(params, loss)}
         beside = interleaved(rounds(machine), **last)
         memory |= peaks({"published": last["published"]}, machine.device) if memory else {}
@@ -197,9 +197,9 @@ def all_memory(machine: Machine, model: nn.Module, loss: Callable) -> float | No
         return weights + torch.cuda.max_memory_allocated() - before
 
     alone = peak(loss, 1)
-    found = peak(partial(optimizer_of("mezo", model, True).step, loss), 4) / alone
+    ratio = peak(partial(optimizer_of("mezo", model, True).step, loss), 4) / alone
     forget()
-    return found
+    return ratio
 
 
 def methods(machine: Machine, shape: str, dtype: str, batch: int, length: int, names=tuple(METHODS)) -> Iterator[Row]:
@@ -214,12 +214,12 @@ def methods(machine: Machine, shape: str, dtype: str, batch: int, length: int, n
             optimizer.skip([StepRecord(step, (1.0 + step,), (LR,), (0.0,)) for step in range(3 if machine.small else 11)])
         if machine.device == "cuda":
             before = torch.cuda.memory_allocated()
-        told = partial(loss, "none") if optimizer.per_example else loss
-        time = interleaved(rounds(machine), it=partial(optimizer.step, told))["it"]
+        closure = partial(loss, "none") if optimizer.per_example else loss
+        time = interleaved(rounds(machine), it=partial(optimizer.step, closure))["it"]
         peak = None
         if machine.device == "cuda":  # state that a method keeps counts, so what was there before it is what is taken off
             torch.cuda.reset_peak_memory_stats()
-            optimizer.step(told)
+            optimizer.step(closure)
             peak = (torch.cuda.max_memory_allocated() - before) / bytes_of_weights
         mezo = mezo or time
         yield {"name": f"{name}, {shape}, {dtype}", "seconds": time, "over_mezo": time / mezo, "peak_over_weights": peak}

@@ -26,19 +26,19 @@ def main():
     parser.add_argument("--ways", nargs="+", choices=LABELS, default=list(WAYS), metavar="WAY", help="methods to measure")
     parser.add_argument("--json", action="store_true", help="last line: one JSON object")
     options = parser.parse_args()
-    found = {}
+    rows = {}
     for model in options.models:
         tokens = SIZES[model]
         print(f"{model}, {tokens.rows} texts of {tokens.length} tokens, float32")
         print(f"{'':22}{'peak MB':>10}{'predicted':>12}{'off':>6}")
         peaks = measured(model, options.ways, tokens)
         for way, row in peaks.items():
-            told = expected(model, way, tokens).total
-            print(f"{way:22}{row.peak / 1e6:10.1f}{told / 1e6:12.1f}{100 * (told / row.peak - 1):+5.0f} %", flush=True)
+            estimate = expected(model, way, tokens).total
+            print(f"{way:22}{row.peak / 1e6:10.1f}{estimate / 1e6:12.1f}{100 * (estimate / row.peak - 1):+5.0f} %", flush=True)
         size = {"texts": tokens.rows, "length": tokens.length}
-        found[model] = {way: {**size, **asdict(row)} for way, row in peaks.items()}
+        rows[model] = {way: {**size, **asdict(row)} for way, row in peaks.items()}
     if options.json:
-        print(json.dumps({**found, **environment()}))
+        print(json.dumps({**rows, **environment()}))
 
 
 if __name__ == "__main__":

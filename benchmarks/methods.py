@@ -33,7 +33,7 @@ def stepping(name, model, options):
     return optimizer
 
 
-def taken(optimizer, loss, several):
+def repeated(optimizer, loss, several):
     """So many steps."""
     for _ in range(several):
         optimizer.step(partial(loss, "none") if optimizer.per_example else loss)
@@ -48,14 +48,14 @@ def load_kernels(options):
     """Step a tiny model by every method: kernels that were never compiled on this machine are, and all are in memory then."""
     small = torch.nn.Sequential(torch.nn.Embedding(4, 4), torch.nn.Linear(4, 4))
     for name in METHODS:
-        taken(stepping(name, small, options), partial(tiny_loss, small), 1)
+        repeated(stepping(name, small, options), partial(tiny_loss, small), 1)
 
 
 def memory_of(part, options):
     """Print the peak memory of three steps of a method, or of as many forward passes."""
     model, loss = setting_of(options)
     load_kernels(options)  # in any process, so that no method is charged with them
-    action = loss if part == "forwards" else partial(taken, stepping(part, model, options), loss, 1)
+    action = loss if part == "forwards" else partial(repeated, stepping(part, model, options), loss, 1)
     reset_peak_memory()
     for _ in range(3):
         action()
@@ -80,14 +80,14 @@ def main():
     with torch.no_grad():
         for name in options.methods:  # one method's state at a time, beside forward passes of the same minute
             optimizer, several = stepping(name, model, options), ROUND.get(name, 1)
-            actions = {"direction": partial(direction_pass, params, 1e-9), "round": partial(taken, optimizer, loss, several)}
-            found = interleaved(options.repeats, forward=loss, **actions)
+            actions = {"direction": partial(direction_pass, params, 1e-9), "round": partial(repeated, optimizer, loss, several)}
+            seconds = interleaved(options.repeats, forward=loss, **actions)
             count = METHODS[name].forwards(several, samples=optimizer.trajectory.samples) / several
-            steps[name] = found["round"] / several
+            steps[name] = seconds["round"] / several
             over[name] = {
                 "forwards": count,
-                "step_over_forwards": steps[name] / (count * found["forward"]),
-                "direction_passes": (steps[name] - count * found["forward"]) / found["direction"],
+                "step_over_forwards": steps[name] / (count * seconds["forward"]),
+                "direction_passes": (steps[name] - count * seconds["forward"]) / seconds["direction"],
                 "stored_weights": (memory[name] - memory["forwards"]) / weights,
                 "memory_over_forwards": memory[name] / memory["forwards"],
             }

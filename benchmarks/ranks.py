@@ -19,9 +19,9 @@ from benchmarks.step import seconds
 from zolab.models import load_model
 from zolab.records import environment
 from zolab.runs.batches import batch_at
-from zolab.runs.config import Config, make_optimizer
+from zolab.runs.config import PARALLEL, Config, make_optimizer
 from zolab.runs.objectives import closure
-from zolab.runs.ranks import Ranks
+from zolab.runs.ranks import ALONE, Ranks
 from zolab.tasks import load_task
 
 
@@ -33,10 +33,13 @@ def measured(options):
     task, (model, tokenizer) = load_task(config.task), load_model(config.model)
     examples = task.sample(0, options.batch * (options.steps + 1), 1, 1).train
     optimizer = make_optimizer(config, model)
+    sharing = ranks if options.parallel == "batch" else ALONE
+    if sharing is not ranks:
+        optimizer.spread, optimizer.sides_apart = ranks.map, ranks.count > 1
 
     def step(number):
-        batch = ranks.share(batch_at(examples, options.batch, 0, number))
-        return optimizer.step(closure("loss", task, model, tokenizer, batch, ranks=ranks))
+        batch = sharing.share(batch_at(examples, options.batch, 0, number))
+        return optimizer.step(closure("loss", task, model, tokenizer, batch, ranks=sharing))
 
     step(0)
     ranks.exchanged = 0
@@ -46,10 +49,10 @@ def measured(options):
 
 def together(count, options):
     """What the first of so many processes measured."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(found.getsockname()[1]), "WORLD_SIZE": str(count)}
-    given = [f"--{name}={getattr(options, name)}" for name in ("model", "task", "batch", "steps")]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(listener.getsockname()[1]), "WORLD_SIZE": str(count)}
+    given = [f"--{name}={getattr(options, name)}" for name in ("model", "task", "batch", "steps", "parallel")]
     command = [sys.executable, "-m", "benchmarks.ranks", *given, "--one"]
     started = [
         subprocess.Popen(
@@ -73,6 +76,7 @@ def main():
     parser.add_argument("--batch", type=int, default=32, help="examples, of all processes together")
     parser.add_argument("--steps", type=int, default=12, help="that are timed in each process")
     parser.add_argument("--ranks", type=int, default=2, help="processes")
+    parser.add_argument("--parallel", choices=PARALLEL, help="what they share; both, one after the other, by default")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="last line: one JSON object")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
@@ -80,20 +84,30 @@ def main():
     if options.one:
         print(json.dumps(measured(options)))
         return
-    times, exchanged = {1: [], options.ranks: []}, 0.0
+    ways = [options.parallel] if options.parallel else list(PARALLEL)
+    times, exchanged = {way: [] for way in ("alone", *ways)}, {}
     for _ in range(options.repeats):
-        for count in times:
-            found = together(count, options)
-            times[count] += found["times"]
-            exchanged = found["bytes"]
-    alone, shared = (statistics.median(times[count]) for count in (1, options.ranks))
+        for way in times:
+            options.parallel = ways[0] if way == "alone" else way
+            measurement = together(1 if way == "alone" else options.ranks, options)
+            times[way] += measurement["times"]
+            exchanged[way] = measurement["bytes"]
+    alone = statistics.median(times.pop("alone"))
+    shared = {way: statistics.median(times[way]) for way in ways}
     print(f"{options.model}, {options.task}, batch {options.batch}, one thread a process")
-    print(f"  1 process    {1 / alone:8.3f} steps a second")
-    print(f"  {options.ranks} processes  {1 / shared:8.3f} steps a second, {alone / shared:.2f} times as many")
-    print(f"  {exchanged:.0f} bytes exchanged a step")
+    print(f"  1 process               {1 / alone:8.3f} steps a second")
+    for way, time in shared.items():
+        print(
+            f"  {options.ranks} processes, {way:10} {1 / time:8.3f} steps a second, {alone / time:.2f} times as many", end=", "
+        )
+        print(f"{exchanged[way]:.0f} bytes exchanged a step")
     if options.json:
-        result = {"alone_seconds": alone, "shared_seconds": shared, "speedup": alone / shared, "bytes_a_step": exchanged}
-        print(json.dumps({**result, "ranks": options.ranks, **environment()}))
+        result = {
+            f"{way}_{name}": value
+            for way, time in shared.items()
+            for name, value in (("seconds", time), ("speedup", alone / time), ("bytes_a_step", exchanged[way]))
+        }
+        print(json.dumps({"alone_seconds": alone, **result, "ranks": options.ranks, **environment()}))
 
 
 if __name__ == "__main__":

@@ -160,15 +160,15 @@ def setting_of(options):
 
 def peaks(steps, device):
     """Bytes that each step takes beyond what was allocated before it, on a GPU."""
-    found = {}
+    bytes_of = {}
     for name, step in steps.items():
         step()
         synchronize()
         before = torch.cuda.memory_allocated(device)
         reset_peak_memory(device)
         step()
-        found[name] = peak_memory(device) - before
-    return found
+        bytes_of[name] = peak_memory(device) - before
+    return bytes_of
 
 
 def family_of(options):

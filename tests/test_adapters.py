@@ -71,8 +71,8 @@ def logits_of(model, texts=TEXTS):
     """Logits at the last token of each text, laid together."""
     packs, homes = pack(texts, [[len(text) - 1] for text in texts], causal=True)
     with torch.no_grad():
-        found = [causal_logits(model, part) for part in packs]
-    return torch.stack([found[number][rows[0]] for number, rows in homes])
+        logits = [causal_logits(model, part) for part in packs]
+    return torch.stack([logits[number][rows[0]] for number, rows in homes])
 
 
 def last_logits(model, text, before=()):
@@ -268,14 +268,14 @@ def test_what_peft_saves_is_read(tmp_path):
     ours = tiny_model("llama")
     read_adapter(tmp_path / "plain").attach(ours)
     assert torch.allclose(last_logits(ours, TEXTS[0]), last_logits(model, TEXTS[0]), atol=1e-6)
-    told = json.loads((tmp_path / "plain" / "adapter_config.json").read_text())
+    config = json.loads((tmp_path / "plain" / "adapter_config.json").read_text())
     for change, sentence in (
         ({"use_rslora": True}, "its use_rslora is True, where only False is known here"),
         ({"peft_type": "IA3"}, "an adapter of kind 'IA3'; LORA and PREFIX_TUNING can be used"),
         ({"r": 0}, "r must be a whole number of at least 1, got 0"),
         ({"target_modules": ".*q_proj"}, "targets must be a list of names of modules"),
     ):
-        (tmp_path / "plain" / "adapter_config.json").write_text(json.dumps({**told, **change}))
+        (tmp_path / "plain" / "adapter_config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(ValueError, match=sentence):
             read_adapter(tmp_path / "plain")
 
@@ -377,9 +377,9 @@ def test_a_model_without_a_plain_cache_cannot_take_a_prefix(monkeypatch):
     forward = type(model).forward
 
     def without(self, *args, **inputs):
-        found = forward(self, *args, **inputs)
-        found.past_key_values.layers[1].keys = found.past_key_values.layers[1].keys[..., :4]
-        return found
+        output = forward(self, *args, **inputs)
+        output.past_key_values.layers[1].keys = output.past_key_values.layers[1].keys[..., :4]
+        return output
 
     monkeypatch.setattr(type(model), "forward", without)
     with pytest.raises(ValueError, match="cannot take a prefix: its layers keep no keys and values of one shape; use lora"):
@@ -435,23 +435,23 @@ def test_a_run_trains_and_keeps_its_adapter(finished_adapter):
 
 def test_verify_makes_the_adapter_again_and_notices_another(finished_adapter, tmp_path):
     _, out, _ = finished_adapter
-    shown = command("verify", out)
-    assert shown.status == 0, shown.errors
-    assert "weights          ok" in shown.out
+    completed = command("verify", out)
+    assert completed.status == 0, completed.errors
+    assert "weights          ok" in completed.out
     record = load_record(out / "record.json")
     record["result"]["weights"] = record["base"]  # what every adapter has in common
     save_record(record, tmp_path / "record.json")
     (tmp_path / "trajectory.npz").write_bytes((out / "trajectory.npz").read_bytes())
-    shown = command("verify", tmp_path)
-    assert shown.status == 1
-    assert "weights          differs" in shown.out
+    completed = command("verify", tmp_path)
+    assert completed.status == 1
+    assert "weights          differs" in completed.out
 
 
 def test_replay_writes_the_adapter_again(finished_adapter, tmp_path):
     _, out, _ = finished_adapter
-    shown = command("replay", out, f"--out={tmp_path / 'again'}")
-    assert shown.status == 0, shown.errors
-    assert "the adapter is in" in shown.out
+    completed = command("replay", out, f"--out={tmp_path / 'again'}")
+    assert completed.status == 0, completed.errors
+    assert "the adapter is in" in completed.out
     assert bits(tmp_path / "again") == bits(out / "adapter")
 
 
@@ -482,8 +482,8 @@ def test_a_finished_run_makes_a_lost_adapter_again_and_another_adapter_is_anothe
 def test_an_adapter_is_evaluated(finished_adapter, tmp_path):
     config, out, done = finished_adapter
     arguments = (f"--model={config.model}", "--task=rotten_tomatoes", "--test=6", f"--out={tmp_path / 'numbers.json'}")
-    shown = command("evaluate", *arguments, f"--adapter={out / 'adapter'}")
-    assert shown.status == 0, shown.errors
+    completed = command("evaluate", *arguments, f"--adapter={out / 'adapter'}")
+    assert completed.status == 0, completed.errors
     record = load_record(tmp_path / "numbers.json")
     assert record["result"]["rotten_tomatoes"]["loss"] == done.record["result"]["test"]["after"]["loss"]
     assert record["adapter"] == adapter_digest(done.model)
@@ -515,6 +515,6 @@ def test_a_run_that_is_older_than_the_setting_goes_on(tmp_path):
     again = run(config, tmp_path / "old")
     assert again.record["steps"] == done.record["steps"]
     assert "trained" not in again.record
-    shown = command("replay", tmp_path / "old", f"--out={tmp_path / 'model'}")
-    assert shown.status == 0, shown.errors
+    completed = command("replay", tmp_path / "old", f"--out={tmp_path / 'model'}")
+    assert completed.status == 0, completed.errors
     assert equal(list(load_model(str(tmp_path / "model"))[0].parameters()), list(done.model.parameters()))

@@ -37,9 +37,9 @@ def questions(*counts):
 def test_batches_are_balanced_in_the_long_run_and_use_every_example(counts, size):
     examples = questions(*counts)
     for step in range(60):
-        seen = Counter(e.answer for at in range(step + 1) for e in batch_at(examples, size, 3, at, balanced=True))
-        assert sum(seen.values()) == size * (step + 1)
-        assert max(seen.values()) - min(seen[label] for label in range(len(counts))) <= 1
+        counts_by_class = Counter(e.answer for at in range(step + 1) for e in batch_at(examples, size, 3, at, balanced=True))
+        assert sum(counts_by_class.values()) == size * (step + 1)
+        assert max(counts_by_class.values()) - min(counts_by_class[label] for label in range(len(counts))) <= 1
     walked = [e for step in range(400) for e in batch_at(examples, size, 3, step, balanced=True)]
     for label, count in enumerate(counts):  # through permutations: no example comes again before the others came
         own = [e.prompt for e in walked if e.answer == label]
@@ -64,9 +64,9 @@ def test_offsets_join_loss_answers_and_probabilities_alike():
     answers = [e.answer for e in examples]
     losses = -shifted[range(12), answers]
     assert task.loss(model, task.encode(tokenizer, examples)).item() == pytest.approx(losses.mean().item(), rel=1e-5)
-    found = task.evaluate(model, tokenizer, examples)
-    assert found.loss == pytest.approx(losses.mean().item(), rel=1e-5) != plain.loss
-    assert found.metric == (shifted.argmax(1).numpy() == answers).mean()
+    evaluation = task.evaluate(model, tokenizer, examples)
+    assert evaluation.loss == pytest.approx(losses.mean().item(), rel=1e-5) != plain.loss
+    assert evaluation.metric == (shifted.argmax(1).numpy() == answers).mean()
     assert task.predict(model, tokenizer, examples).numpy() == pytest.approx(shifted.exp().numpy(), abs=1e-5)
     assert np.array_equal(task.compare(model, tokenizer, examples)[1], scores)
 
@@ -83,18 +83,18 @@ def lasting(record):
 
 def test_a_run_fits_its_offsets_first_and_counts_them(finished):
     out, done = finished
-    found, (model, tokenizer) = done.record["calibration"], load_model(CONFIG.model)
+    calibration, (model, tokenizer) = done.record["calibration"], load_model(CONFIG.model)
     chosen = batch_at(done.examples.train, 10, 0, 0, balanced=True)
     _, scores = load_task(CONFIG.task).compare(model, tokenizer, chosen, 4)
-    assert found["offsets"] == pytest.approx(fit_offsets(scores, np.array([e.answer for e in chosen])).tolist())
-    assert (found["examples"], found["forwards"]) == (10, 3)
+    assert calibration["offsets"] == pytest.approx(fit_offsets(scores, np.array([e.answer for e in chosen])).tolist())
+    assert (calibration["examples"], calibration["forwards"]) == (10, 3)
     assert done.record["result"]["forwards"] == forwards(CONFIG, 8, 40) == 3 + 16
-    assert done.task.offsets == tuple(found["offsets"])
+    assert done.task.offsets == tuple(calibration["offsets"])
     first = done.record["evaluations"][0]
     plain = load_task(CONFIG.task).evaluate(model, tokenizer, done.examples.train[:16])
     assert first["judgement"]["loss"] == pytest.approx(plain.loss, rel=1e-5)
     assert first["loss"] == pytest.approx(done.task.evaluate(model, tokenizer, done.examples.train[:16]).loss)
-    assert json.loads((out / "offsets.json").read_text())["offsets"] == found["offsets"]
+    assert json.loads((out / "offsets.json").read_text())["offsets"] == calibration["offsets"]
     assert all(check.holds for check in verify(out, curve=True))
 
 
@@ -117,13 +117,13 @@ def test_halves_calibrate_each_other():
     rng = np.random.default_rng(0)
     answers = rng.integers(0, 2, 400)
     scores = np.stack([rng.normal(size=400), 3 + 2 * answers + rng.normal(size=400)], 1)
-    found = judged_by_halves(scores, answers)
-    assert found.accuracy < 0.6 < 0.75 < found.calibrated_accuracy
-    assert found.calibrated_loss < found.loss
+    judgement = judged_by_halves(scores, answers)
+    assert judgement.accuracy < 0.6 < 0.75 < judgement.calibrated_accuracy
+    assert judgement.calibrated_loss < judgement.loss
     odd = scores[1::2] + fit_offsets(scores[::2], answers[::2])
     even = scores[::2] + fit_offsets(scores[1::2], answers[1::2])
     right = (odd.argmax(1) == answers[1::2]).sum() + (even.argmax(1) == answers[::2]).sum()
-    assert found.calibrated_accuracy == right / 400
+    assert judgement.calibrated_accuracy == right / 400
     assert judged_by_halves(scores, np.arange(400) % 2) is None  # each half lacks a class
 
 
@@ -151,9 +151,9 @@ def test_the_offsets_follow_the_weights(finished, tmp_path, capsys):
     tasks = ["--task", "reviews_sentence", "reviews_writer", "--test", "16", "--out", str(record)]
     main(["evaluate", "--model", str(tmp_path / "model"), *tasks])
     assert "with the offsets of its run" in capsys.readouterr().out
-    found = load_record(record)["result"]
-    assert found["reviews_sentence"]["loss"] == pytest.approx(done.record["result"]["test"]["after"]["loss"], rel=1e-6)
-    assert "offsets" not in found["reviews_writer"]  # other candidates
+    result = load_record(record)["result"]
+    assert result["reviews_sentence"]["loss"] == pytest.approx(done.record["result"]["test"]["after"]["loss"], rel=1e-6)
+    assert "offsets" not in result["reviews_writer"]  # other candidates
     path = tmp_path / "model" / "offsets.json"
     path.write_text(path.read_text().replace("candidates", "candidate"))
     assert main(["evaluate", "--model", str(tmp_path / "model"), *tasks]) == 1
@@ -169,7 +169,7 @@ def test_an_adapter_keeps_its_offsets(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"task": "reviews_number"}, "balanced needs classes"),
         ({"task": "reviews_number", "balanced": False}, "calibrate needs classes"),
@@ -179,8 +179,8 @@ def test_an_adapter_keeps_its_offsets(tmp_path):
         ({"train": 4, "calibrate": 2}, "of the 4 training examples of reviews_sentence are"),
     ],
 )
-def test_what_cannot_be_is_refused_before_any_work(tmp_path, settings, told):
-    with pytest.raises(ValueError, match=told):
+def test_what_cannot_be_is_refused_before_any_work(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
         finetune(replace(CONFIG, **settings), tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "log.jsonl").exists() or not (tmp_path / "run" / "log.jsonl").read_bytes()
 

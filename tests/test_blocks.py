@@ -71,9 +71,9 @@ def test_moments_are_those_of_the_weights(dtype, sizes):
 def test_the_budget_is_the_squared_length_of_mezos_direction(llama):
     blocks = split(llama)
     sigma = np.random.default_rng(0).uniform(0.1, 3, len(blocks))
-    kept = blocks.budgeted(sigma)
-    assert kept**2 @ blocks.sizes == pytest.approx(sum(blocks.sizes))
-    np.testing.assert_allclose(kept / sigma, kept[0] / sigma[0])
+    budgeted = blocks.budgeted(sigma)
+    assert budgeted**2 @ blocks.sizes == pytest.approx(sum(blocks.sizes))
+    np.testing.assert_allclose(budgeted / sigma, budgeted[0] / sigma[0])
     np.testing.assert_array_equal(blocks.budgeted(np.ones(len(blocks))), np.ones(len(blocks)))
 
 

@@ -30,10 +30,10 @@ def refused(capsys, words):
         status = main(words)
     except SystemExit as end:
         status = end.code
-    shown = capsys.readouterr()
-    assert shown.err.count("\n") == 1, shown.err
-    assert shown.err.startswith("error: ")
-    return status, shown.err
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1, captured.err
+    assert captured.err.startswith("error: ")
+    return status, captured.err
 
 
 def python(code, *, check=True):
@@ -45,10 +45,10 @@ def python(code, *, check=True):
 
 def test_without_a_command_the_commands_are_listed(capsys):
     assert main([]) == 0
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     for name in COMMANDS:
-        assert f"  {name} " in shown
-        assert sentence_of(name) in shown
+        assert f"  {name} " in output
+        assert sentence_of(name) in output
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -56,15 +56,15 @@ def test_the_help_has_a_sentence_defaults_and_an_example_that_parses(name, capsy
     with pytest.raises(SystemExit) as end:
         main([name, "--help"])
     assert end.value.code == 0
-    shown = capsys.readouterr().out
-    assert shown.startswith(f"usage: python -m zolab {name}")
-    assert sentence_of(name) in shown
+    output = capsys.readouterr().out
+    assert output.startswith(f"usage: python -m zolab {name}")
+    assert sentence_of(name) in output
     assert sentence_of(name).endswith(".")
     assert len(sentence_of(name)) <= 128
-    program, example = shown.rstrip().splitlines()[-1].split(f"zolab {name} ")
+    program, example = output.rstrip().splitlines()[-1].split(f"zolab {name} ")
     assert program == "  python -m "
     assert parser_of(name).parse_args(shlex.split(example))
-    flat = " ".join(shown.split())
+    flat = " ".join(output.split())
     for action in parser_of(name)._actions:
         assert action.help
         if isinstance(action.default, str) and action.default != argparse.SUPPRESS:
@@ -128,8 +128,8 @@ def test_type_checkers_see_every_lazy_name(package):
     import ast
 
     source = Path(import_module(package).__file__).read_text()
-    (seen,) = (node for node in ast.parse(source).body if isinstance(node, ast.If))
-    names = {alias.name for node in seen.body for alias in node.names}
+    (block,) = (node for node in ast.parse(source).body if isinstance(node, ast.If))
+    names = {alias.name for node in block.body for alias in node.names}
     assert names == set(import_module(package).__all__)
 
 
@@ -191,8 +191,8 @@ def test_listed_names_are_those_of_the_tables():
 def test_a_refusal_is_one_sentence(words, status, sentence, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    found, told = refused(capsys, words)
-    assert (found, sentence in told) == (status, True), told
+    exit_status, message = refused(capsys, words)
+    assert (exit_status, sentence in message) == (status, True), message
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

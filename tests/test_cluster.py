@@ -64,9 +64,9 @@ def started(tmp_path, plan, *more):
 
 
 def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 @contextmanager
@@ -96,11 +96,11 @@ def head(folder, port):
             each.wait()
 
 
-def wait_for(found, seconds=120.0):
+def wait_for(condition, seconds=120.0):
     """What a function finds, as soon as it finds something."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if value := found():
+        if value := condition():
             return value
         time.sleep(0.05)
     raise AssertionError("it did not come about in time")
@@ -109,8 +109,8 @@ def wait_for(found, seconds=120.0):
 def holder(log):
     """The process that holds a run's log."""
     inode = log.stat().st_ino
-    held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
-    return next((int(line[4]) for line in held if line[1] == "FLOCK" and int(line[5].split(":")[-1]) == inode), None)
+    locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return next((int(line[4]) for line in locks if line[1] == "FLOCK" and int(line[5].split(":")[-1]) == inode), None)
 
 
 def killed(out):
@@ -163,8 +163,8 @@ def test_60_cells_a_killed_worker_and_a_killed_head_give_the_record_of_any_other
         wait_for(lambda: len(outcomes(out)) >= 30)
     printed, errors = driver.communicate(timeout=240)
     assert driver.returncode == 1, errors
-    told = r"error: the Ray cluster at \S+ ended: the same command goes on when there is one again\."
-    assert re.fullmatch(told, last(errors)), errors
+    message = r"error: the Ray cluster at \S+ ended: the same command goes on when there is one again\."
+    assert re.fullmatch(message, last(errors)), errors
     assert "failed" not in printed
     done = outcomes(out)
     assert 30 <= len(done) < 60
@@ -204,11 +204,11 @@ def test_a_cell_that_fails_on_a_local_ray_is_tried_again_and_listed(tmp_path):
 
 def test_what_cannot_be_had_is_refused_before_anything_starts(tmp_path, monkeypatch):
     def refused(*more):
-        shown = command(*words(tmp_path, SMALL, *more))
-        assert shown.status == 1
-        assert shown.errors.count("\n") == 1
+        completed = command(*words(tmp_path, SMALL, *more))
+        assert completed.status == 1
+        assert completed.errors.count("\n") == 1
         assert not (tmp_path / "out").exists()
-        return shown.errors
+        return completed.errors
 
     monkeypatch.setattr(cluster, "find_spec", lambda name: object())
     assert "no Ray cluster answers at 127.0.0.1:" in refused(f"--address=127.0.0.1:{free_port()}")
@@ -220,8 +220,8 @@ def test_what_cannot_be_had_is_refused_before_anything_starts(tmp_path, monkeypa
     assert "Ray itself shares out the runs" in refused("--share=0/2")
     monkeypatch.setattr(cluster, "find_spec", lambda name: None)
     assert "Ray is not installed, which is an extra: pip install 'zolab[cluster]'" in refused()
-    shown = command(*words(tmp_path, SMALL, "--runner=local", "--cpus=2"))
-    assert "--cpus is for runs on Ray: add --runner ray, or leave it out." in shown.errors
+    completed = command(*words(tmp_path, SMALL, "--runner=local", "--cpus=2"))
+    assert "--cpus is for runs on Ray: add --runner ray, or leave it out." in completed.errors
 
 
 def test_a_cell_declares_what_it_takes():
@@ -267,12 +267,12 @@ def test_so_many_workers_as_have_room():
 def test_a_machine_without_the_folder_or_with_other_versions_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # a worker goes there; the tests after this one must not
     here = environment()
-    told = Actor().begin(str(tmp_path), str(tmp_path), "a plan", 1, here)
-    assert "they must lie on a disk that all share" in told
+    message = Actor().begin(str(tmp_path), str(tmp_path), "a plan", 1, here)
+    assert "they must lie on a disk that all share" in message
     (tmp_path / "plan.json").write_text("a plan")
     other = {**here, "versions": {**here["versions"], "torch": "1.0"}, "commit": "0"}
-    told = Actor().begin(str(tmp_path), str(tmp_path), "a plan", 1, other)
-    assert "has other versions of torch, zolab's source than this machine: install the same on all" in told
+    message = Actor().begin(str(tmp_path), str(tmp_path), "a plan", 1, other)
+    assert "has other versions of torch, zolab's source than this machine: install the same on all" in message
 
 
 def test_a_kept_model_is_the_one_that_would_be_loaded(monkeypatch):

@@ -52,21 +52,21 @@ def test_losses_and_slopes_are_those_of_one_side_after_the_other(reviews, passes
         slopes.append([record.projected_grads[0] for record in optimizer.trajectory.records])
     assert len(passes) == 4
     assert optimizer.viewed.doubles
-    for ours, wanted in zip(losses[1], losses[0], strict=True):
-        assert math.isclose(ours, wanted, rel_tol=slack)
-    for ours, wanted in zip(slopes[1], slopes[0], strict=True):
-        assert math.isclose(ours, wanted, abs_tol=100 * slack)  # the loss by 2 eps
+    for ours, expected in zip(losses[1], losses[0], strict=True):
+        assert math.isclose(ours, expected, rel_tol=slack)
+    for ours, expected in zip(slopes[1], slopes[0], strict=True):
+        assert math.isclose(ours, expected, abs_tol=100 * slack)  # the loss by 2 eps
     assert hooks(model) == 1  # the task's own
 
 
-def test_told_the_same_losses_the_steps_are_the_same_to_the_bit(reviews):
+def test_with_the_same_losses_the_steps_are_the_same_to_the_bit(reviews):
     first, task, batch = reviews
     models = [copy.deepcopy(first) for _ in range(2)]
     for model, doubles in zip(models, (False, True), strict=True):
-        told = iter([0.5, 0.4, 0.1, 0.3])
+        given_losses = iter([0.5, 0.4, 0.1, 0.3])
         optimizer = optimizer_of(model, doubles, lr=1e-3)
         for _ in range(2):
-            optimizer.step(lambda model=model, told=told: task.loss(model, batch) * 0 + next(told))
+            optimizer.step(lambda model=model, given_losses=given_losses: task.loss(model, batch) * 0 + next(given_losses))
     assert equal(weights(models[0]), weights(models[1]))
     assert not equal(weights(models[0]), weights(first))
 
@@ -99,15 +99,15 @@ def test_biases_embeddings_and_heads(passes, frozen):
     model, x = Biased(), torch.randint(9, (6, 5))
     for name, p in model.named_parameters():
         p.requires_grad_(name not in frozen)
-    seen = []
+    both = []
     for doubles in (False, True):
         outputs = []
         optimizer_of(model, doubles, rank=2).step(lambda outputs=outputs: outputs.append(model(x).clone()) or 0.0)
-        seen.append(outputs)
+        both.append(outputs)
     assert len(passes) == 1
-    for ours, wanted in zip(seen[1], seen[0], strict=True):
-        torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(*seen[1], rtol=1e-5, atol=1e-5)
+    for ours, expected in zip(both[1], both[0], strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(*both[1], rtol=1e-5, atol=1e-5)
 
 
 class Flat(Body):
@@ -123,8 +123,8 @@ def test_a_body_that_mixes_rows_runs_one_side_after_the_other(passes):
     optimizer = optimizer_of(model, True)
     other = optimizer_of(model, False)
     for _ in range(2):
-        ours, wanted = (one.step(lambda: model(x).square().mean()) for one in (optimizer, other))
-        assert math.isclose(ours, wanted, rel_tol=1e-6)
+        ours, expected = (one.step(lambda: model(x).square().mean()) for one in (optimizer, other))
+        assert math.isclose(ours, expected, rel_tol=1e-6)
     assert not optimizer.viewed.doubles
     assert len(passes) == 1
 
@@ -151,8 +151,8 @@ def test_a_matrix_whose_module_has_a_hook(reads, kind):
     optimizer, other = optimizer_of(model, True), optimizer_of(model, False)
     blocks = tuple(range(len(optimizer.viewed.tensors)))
     assert type(optimizer.viewed.probe(blocks, optimizer.direction(0), [1e-3] * len(blocks), both=True)) is kind
-    ours, wanted = (one.step(lambda: model(x).square().mean()) for one in (optimizer, other))
-    assert math.isclose(ours, wanted, rel_tol=1e-6)
+    ours, expected = (one.step(lambda: model(x).square().mean()) for one in (optimizer, other))
+    assert math.isclose(ours, expected, rel_tol=1e-6)
 
 
 @pytest.mark.parametrize("call", [1, 2])

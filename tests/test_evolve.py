@@ -153,8 +153,8 @@ def test_command(tmp_path, capsys):
         "bfloat16",
     ]
     assert main(["evolve", "--out", str(tmp_path), *words]) == 0
-    told = capsys.readouterr().out
-    assert "1 pairs of 1 steps on reviews_sentence" in told
+    output = capsys.readouterr().out
+    assert "1 pairs of 1 steps on reviews_sentence" in output
     card = json.loads((tmp_path / "card.json").read_text())
     assert len(card["metrics"]["sigma"]) == 11
     assert card["metrics"]["settings"]["steps"] == 1

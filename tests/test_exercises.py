@@ -93,10 +93,10 @@ def wrong(notebook, number, right):
 def test_a_solution_reaches_the_goal_and_a_wrong_answer_gets_a_hint(notebook, number):
     torch.manual_seed(0)
     exercise, right = exercises(notebook)[number - 1], solutions(notebook)[number]()
-    found = check(notebook, number, *right)
-    assert found.met, found
-    assert str(found).startswith(f"✓ Goal met: {exercise.goal}. Now: ")
-    assert "Hint" not in str(found)
+    answer = check(notebook, number, *right)
+    assert answer.met, answer
+    assert str(answer).startswith(f"✓ Goal met: {exercise.goal}. Now: ")
+    assert "Hint" not in str(answer)
     missed = check(notebook, number, *wrong(notebook, number, right))
     assert not missed.met, missed
     assert str(missed).startswith(f"○ Goal: {exercise.goal}. Now: ")
@@ -118,10 +118,10 @@ def test_a_notebook_asks_for_what_is_checked(notebook):
 
 def test_an_answer_that_is_none_is_said_in_a_sentence():
     assert str(check("03")).count("○") == 3
-    asked = check("03", 1)
-    assert not asked.met
-    assert str(asked).endswith('check("03", 1, h)')
-    for arguments, told in (
+    answer = check("03", 1)
+    assert not answer.met
+    assert str(answer).endswith('check("03", 1, h)')
+    for arguments, message in (
         (("97",), "no exercise of notebook '97' is checked; those of 00, 01"),
         (("03", 4), "has exercises 1 to 3, got 4"),
         (("03", 1, 2, 3), r'exercise 1 takes check\("03", 1, h\); it got 2'),
@@ -136,5 +136,5 @@ def test_an_answer_that_is_none_is_said_in_a_sentence():
         (("07", 1, None, 32, 21.0), "a share between 0 and 1"),
         (("00", 3, None, "a b c", "a c"), "the sentences differ in 2 words"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             check(*arguments)

@@ -123,7 +123,7 @@ def test_weights_come_back_to_the_bit(dtype, eps):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_an_update_while_leaving_is_that_alone_and_that_of_the_values(dtype):
     tensors = weights(dtype)
-    alone, told = ([t.clone() for t in tensors] for _ in range(2))
+    alone, by_values = ([t.clone() for t in tensors] for _ in range(2))
     blocks, directions = tuple(range(len(tensors))), [NAME, SIGNS(0, 3, 1)]
     rows, decays = [[-1e-3] * len(tensors), [2e-3] * len(tensors)], [0.99] * len(tensors)
     moved = Perturbation(tensors, blocks, directions[0], [1e-3] * len(tensors))
@@ -133,23 +133,23 @@ def test_an_update_while_leaving_is_that_alone_and_that_of_the_values(dtype):
     apply(alone, Update(blocks, directions, rows, decays))
     assert same(tensors, alone)
     values = [GivenDirection([noise.direction(name, j, t.shape) for j, t in enumerate(tensors)]) for name in directions]
-    apply(told, Update(blocks, values, rows, decays))
-    assert same(tensors, told)
+    apply(by_values, Update(blocks, values, rows, decays))
+    assert same(tensors, by_values)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_moments_are_those_of_the_values(dtype, count):
-    made, told = weights(dtype), weights(dtype)
-    blocks, names = tuple(range(len(made))), [SIGNS(0, step) for step in range(count)]
-    values = [GivenDirection([noise.direction(name, j, t.shape) for j, t in enumerate(made)]) for name in names]
-    first, second = ([[scale * (k + 1)] * len(made) for k in range(count)] for scale in (1e-3, 0.5))
+    by_keys, by_values = weights(dtype), weights(dtype)
+    blocks, names = tuple(range(len(by_keys))), [SIGNS(0, step) for step in range(count)]
+    values = [GivenDirection([noise.direction(name, j, t.shape) for j, t in enumerate(by_keys)]) for name in names]
+    first, second = ([[scale * (k + 1)] * len(by_keys) for k in range(count)] for scale in (1e-3, 0.5))
     lengths = []
-    for tensors, directions in ((made, names), (told, values)):
-        update = MomentsUpdate(blocks, directions, first, second, [0.99] * len(made), inside=1e-8)
+    for tensors, directions in ((by_keys, names), (by_values, values)):
+        update = MomentsUpdate(blocks, directions, first, second, [0.99] * len(by_keys), inside=1e-8)
         apply(tensors, update)
         lengths.append(update.length())
-    assert same(made, told)
+    assert same(by_keys, by_values)
     assert lengths[0] == lengths[1]
 
 
@@ -205,8 +205,8 @@ def test_the_estimate_is_unbiased_and_varies_as_algebra_says(family):
     fourth = {"gaussian": 3.0, "rademacher": 1.0}[family]
     assert float((z**4).mean()) == pytest.approx(fourth, abs=4.5 * math.sqrt(96 / (4 * draws)) if fourth == 3 else 0)
     squares = (estimates - g).square().sum(1)
-    wanted = (len(g) - 2 + fourth) * float(g @ g)
-    assert abs(float(squares.mean()) - wanted) < 4.5 * float(squares.std()) / math.sqrt(draws)
+    expected = (len(g) - 2 + fourth) * float(g @ g)
+    assert abs(float(squares.mean()) - expected) < 4.5 * float(squares.std()) / math.sqrt(draws)
 
 
 def test_one_update_has_one_family():

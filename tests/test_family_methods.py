@@ -106,15 +106,15 @@ def test_adamu_is_its_reference_through_every_phase(monkeypatch):
 
 
 def test_zo_finetuner_is_mezo_with_the_scales_that_it_proposes():
-    model, told = network(), network()
+    model, scaled = network(), network()
     optimizer = METHODS["zo_finetuner"](model.named_parameters(), PertNN(split(model)), lr=1e-3, directions="rademacher")
     for _ in range(5):
         optimizer.step(loss_of(model))
         sigma = optimizer.scales(optimizer.trajectory.records[-1].sigmas, (0, 1, 2, 3))
-        mezo = MeZO(told.parameters(), lr=1e-3, sigma=sigma, directions="rademacher")
+        mezo = MeZO(scaled.parameters(), lr=1e-3, sigma=sigma, directions="rademacher")
         mezo.steps = optimizer.steps - 1
-        mezo.step(loss_of(told))
-        assert equal(weights(told), weights(model))
+        mezo.step(loss_of(scaled))
+        assert equal(weights(scaled), weights(model))
 
 
 def test_with_the_budget_kept_a_step_has_exactly_mezos_length():
@@ -180,9 +180,9 @@ def test_normal_directions_are_the_default_and_older_files_mean_them():
     steps(optimizer, model, 2)
     assert optimizer.directions == "gaussian"
     assert "directions" not in optimizer.trajectory.settings
-    told = network()
-    steps(MeZO(told.parameters(), lr=1e-3, directions="gaussian"), told, 2)
-    assert equal(weights(told), weights(model))
+    explicit = network()
+    steps(MeZO(explicit.parameters(), lr=1e-3, directions="gaussian"), explicit, 2)
+    assert equal(weights(explicit), weights(model))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -202,12 +202,12 @@ def test_a_run_of_the_command_line_is_replayed_and_goes_on(tmp_path, monkeypatch
         stop_after(4, patch)
         assert command("finetune", *words, "--out", stopped).status != 0
     for out, more in zip(folders, (words, words, words[:-1]), strict=True):
-        shown = command("finetune", *more, "--out", out)
-        assert shown.status == 0, shown.errors
+        completed = command("finetune", *more, "--out", out)
+        assert completed.status == 0, completed.errors
     one, two, other = (json.loads((out / "record.json").read_text()) for out in folders)
     assert one["steps"] == two["steps"] != other["steps"]
-    shown = command("replay", whole, "--out", tmp_path / "model")
-    assert shown.status == 0, shown.errors
+    completed = command("replay", whole, "--out", tmp_path / "model")
+    assert completed.status == 0, completed.errors
     done = finetune(Config(**one["config"]), tmp_path / "again", progress=False)
     assert equal(weights(load_model(str(tmp_path / "model"))[0]), weights(done.model))
 

@@ -53,8 +53,8 @@ def record(finals=FINALS):
 
 
 def test_every_method_has_a_place_and_a_parent_before_it():
-    found = family()
-    assert set(found) == {*METHODS, *FIRST_ORDER}
+    members = family()
+    assert set(members) == {*METHODS, *FIRST_ORDER}
     names = list(FAMILY)
     assert [name for name in names if not FAMILY[name].parent] == ["sgd"]
     assert all(names.index(member.parent) < names.index(name) for name, member in FAMILY.items() if member.parent)
@@ -79,41 +79,41 @@ def test_the_tree_has_a_box_and_a_line_for_each():
 
 def test_what_methods_keep_is_what_their_files_say():
     methods = {name: settings_for(name, "tiny-reviews") for name in family()}
-    taken = timed(methods, BASE, steps=2)
-    kept = {name: found.kept for name, found in taken.items()}
-    small = [name for name, value in kept.items() if value < 0.1]
+    costs = timed(methods, BASE, steps=2)
+    stored = {name: cost.kept for name, cost in costs.items()}
+    small = [name for name, value in stored.items() if value < 0.1]
     assert set(small) == {
         *("mezo", "meazo", "adamezo", "zo_sign_sgd", "fzoo", "lozo", "lozo_m", "mezo_switch", "forward_gradient"),
         *("zo_finetuner", "sgd", "sgd_checkpointed", "sgd_fused"),
-    } | ({"grzo"} & set(kept))
-    assert {name: round(kept[name], 2) for name in kept if name not in small} == {
+    } | ({"grzo"} & set(stored))
+    assert {name: round(stored[name], 2) for name in stored if name not in small} == {
         **dict.fromkeys(("mezo_momentum", "zo_adamu", "hizoo", "mezo_svrg", "dizo"), 1.0),
         **dict.fromkeys(("mezo_adam", "helene", "adam"), 2.0),
     }
-    assert kept["lozo_m"] > 0
-    passes = {name: found.forwards for name, found in taken.items()}
+    assert stored["lozo_m"] > 0
+    passes = {name: cost.forwards for name, cost in costs.items()}
     assert [passes[name] for name in ("mezo", "hizoo", "fzoo", "sgd", "sgd_checkpointed")] == [2, 3, 9, 3, 4]
-    assert all(found.seconds > 0 for found in taken.values())
-    rows = cost_rows(taken, {"mezo": {"step_over_forwards": 1.25}}, {"MeZO": 0.01})
+    assert all(cost.seconds > 0 for cost in costs.values())
+    rows = cost_rows(costs, {"mezo": {"step_over_forwards": 1.25}}, {"MeZO": 0.01})
     assert [row[-2:] for row in rows if row[0] in ("MeZO", "DiZO")] == [["0.01", "1.25"], ["–", "–"]]
     assert len(written(rows).splitlines()) == len(rows) == len(family()) + 1
 
 
 def test_memory_comes_from_both_benchmarks():
     first = {"mezo_peak_bytes": 1000, "sgd_peak_bytes": 1500, "sgd_fused_checkpointed_peak_bytes": 1100, "weights_bytes": 500}
-    found = memory_beyond({"methods": {"mezo": {"stored_weights": 0.02}, "hizoo": {"stored_weights": 1.0}}}, first)
-    assert found == {"MeZO": 0.02, "HiZOO": 1.0, "SGD": 1.0, BOTH: 0.2}
+    multiples = memory_beyond({"methods": {"mezo": {"stored_weights": 0.02}, "hizoo": {"stored_weights": 1.0}}}, first)
+    assert multiples == {"MeZO": 0.02, "HiZOO": 1.0, "SGD": 1.0, BOTH: 0.2}
 
 
 def test_runs_at_given_rates_are_a_study(tmp_path):
     methods = {"MeZO": {"optimizer": "mezo", "lr": 1e-4}, "SGD": {"optimizer": "sgd", "lr": 1e-3}}
     base = {**BASE, "forwards": 6, "evaluations": 1}
-    found = ran(methods, base, [0, 1], tmp_path)
-    assert found.methods("reviews_sentence") == ["MeZO", "SGD"]
-    assert [found.runs("reviews_sentence", name).forwards[-1] for name in methods] == [6, 6]
-    assert chosen(found, "reviews_sentence") == methods
+    study = ran(methods, base, [0, 1], tmp_path)
+    assert study.methods("reviews_sentence") == ["MeZO", "SGD"]
+    assert [study.runs("reviews_sentence", name).forwards[-1] for name in methods] == [6, 6]
+    assert chosen(study, "reviews_sentence") == methods
     again = ran(methods, base, [0, 1], tmp_path)
-    assert again.content["result"] == found.content["result"]
+    assert again.content["result"] == study.content["result"]
     with pytest.raises(ValueError, match="holds cells of another plan"):
         ran(methods, {**base, "forwards": 9}, [0, 1], tmp_path)
 
@@ -138,10 +138,10 @@ def test_settings_are_the_records_and_say_how_they_were_found():
 def test_a_record_gets_the_labels_of_the_family():
     plain = record({"MeZO": [0.6, 0.6], "HiZOO": [0.7, 0.7]})
     plain.plan["methods"]["HiZOO"]["optimizer"] = "zo_adamu"
-    found = field.labelled(plain)
-    assert found.methods("t") == ["MeZO", "ZO-AdaMU"]
-    assert list(found.runs("t", "ZO-AdaMU").final) == [0.7, 0.7]
-    assert found.search("t", "ZO-AdaMU")["lr"] == 0.00215
+    labelled_record = field.labelled(plain)
+    assert labelled_record.methods("t") == ["MeZO", "ZO-AdaMU"]
+    assert list(labelled_record.runs("t", "ZO-AdaMU").final) == [0.7, 0.7]
+    assert labelled_record.search("t", "ZO-AdaMU")["lr"] == 0.00215
     plain.plan["methods"]["HiZOO"]["optimizer"] = "mezo"
     with pytest.raises(ValueError, match="different members of the family, got mezo, mezo"):
         field.labelled(plain)
@@ -153,8 +153,8 @@ def test_rates_follow_those_of_the_two_guides():
     rates = {"MeZO": 0.00215 / 10, "MEAZO": 0.00215 / 2, "HiZOO": 5.0}
     for name, lr in rates.items():
         few.content["result"]["search"]["t"][name]["lr"] = lr
-    found = {name: own["lr"] for name, own in carried(here, "t", few, "t").items()}
-    assert found == pytest.approx({**rates, "Adam": 0.00215 / 2, "FZOO": 0.00215 / 2})
+    lrs = {name: own["lr"] for name, own in carried(here, "t", few, "t").items()}
+    assert lrs == pytest.approx({**rates, "Adam": 0.00215 / 2, "FZOO": 0.00215 / 2})
 
 
 def test_rates_are_in_steps_of_the_grid():

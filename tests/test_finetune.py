@@ -173,19 +173,19 @@ def test_another_base_model_is_refused(tmp_path):
     base.save_pretrained(tmp_path / "base")
     with pytest.raises(ValueError, match=r"the base model's weights are no longer what .* was started with"):
         run(config, tmp_path / "run")
-    shown = command("replay", tmp_path / "run", f"--out={tmp_path / 'model'}")
-    assert shown.status == 1
-    assert "the base model's weights are no longer" in shown.errors
+    completed = command("replay", tmp_path / "run", f"--out={tmp_path / 'model'}")
+    assert completed.status == 1
+    assert "the base model's weights are no longer" in completed.errors
     assert not (tmp_path / "model").exists()
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path):
     from zolab.records.log import RunLog
 
-    held = RunLog(tmp_path / "log.jsonl")
+    log = RunLog(tmp_path / "log.jsonl")
     with pytest.raises(OSError, match="another process"):
         run(CONFIG, tmp_path)
-    held.close()
+    log.close()
 
 
 def test_a_damaged_log_checkpoint_or_record_is_named(finished, tmp_path):
@@ -264,10 +264,10 @@ def test_bad_settings_are_refused(tmp_path, change, message):
 
 
 def test_the_command_line_explains_every_option():
-    shown = " ".join(command("finetune", "--help").out.split())
+    help_text = " ".join(command("finetune", "--help").out.split())
     for name, field in Config.__dataclass_fields__.items():
-        assert f"--{name}" in shown
-        assert " ".join(field.metadata["help"].split())[:40] in shown
+        assert f"--{name}" in help_text
+        assert " ".join(field.metadata["help"].split())[:40] in help_text
     assert "replay" in command("--help").out
 
 
@@ -293,17 +293,17 @@ def test_replay_says_what_is_in_its_way(finished, tmp_path):
 
 def test_the_command_line_replays_a_run(finished, tmp_path):
     out, done = finished
-    shown = command("replay", str(out), f"--out={tmp_path / 'model'}")
-    assert shown.status == 0, shown.errors
+    completed = command("replay", str(out), f"--out={tmp_path / 'model'}")
+    assert completed.status == 0, completed.errors
     model, _ = load_model(str(tmp_path / "model"))
     assert equal(weights(model), weights(done.model))
 
 
 def test_progress_is_one_line_that_counts_steps(tmp_path, capfd):
     finetune(replace(CONFIG, steps=3), tmp_path)
-    shown = capfd.readouterr()
-    assert "3/3" in shown.out + shown.err
-    assert "accuracy" in shown.out + shown.err
+    captured = capfd.readouterr()
+    assert "3/3" in captured.out + captured.err
+    assert "accuracy" in captured.out + captured.err
 
 
 def test_no_absolute_paths_in_the_record(finished):

@@ -39,7 +39,7 @@ def plain_loop(config):
     examples = task.sample(config.data_seed, config.train, config.dev, config.test)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
     shape = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / WARM_UP, 1 - step / config.steps))
-    losses, dev, kept = [], {0: task.evaluate(model, tokenizer, examples.dev).loss}, weights(model)
+    losses, dev, best = [], {0: task.evaluate(model, tokenizer, examples.dev).loss}, weights(model)
     for step in range(1, config.steps + 1):
         batch = task.encode(tokenizer, batch_at(examples.train, config.batch_size, config.seed, step - 1))
         optimizer.zero_grad()
@@ -50,21 +50,21 @@ def plain_loop(config):
         losses.append(loss.item())
         if step % config.eval_every == 0:
             dev[step] = task.evaluate(model, tokenizer, examples.dev).loss
-            kept = weights(model) if dev[step] == min(dev.values()) else kept
-    return losses, dev, kept
+            best = weights(model) if dev[step] == min(dev.values()) else best
+    return losses, dev, best
 
 
 def test_adam_gives_the_numbers_of_a_plain_loop(finished):
     _, done = finished
-    losses, dev, kept = plain_loop(CONFIG)
+    losses, dev, best = plain_loop(CONFIG)
     assert [step["loss"] for step in done.record["steps"]] == losses
     assert {e["step"]: e["loss"] for e in done.record["evaluations"] if e["split"] == "dev"} == dev
     assert dev[0] > min(dev.values())
-    assert equal(weights(done.model), kept)
+    assert equal(weights(done.model), best)
 
 
 @pytest.fixture(scope="module")
-def asked():
+def setting():
     """A task, its tokenizer's batch, and how to get the model that answers it."""
     model, tokenizer = load_model("tiny-random-llama")
     task = load_task("rotten_tomatoes")
@@ -80,8 +80,8 @@ def asked():
         ("adam", "adam", {"fused": True, "recompute": True}, 4),
     ],
 )
-def test_less_memory_is_the_same_bits(asked, one, other, own, count):
-    task, batch, base = asked
+def test_less_memory_is_the_same_bits(setting, one, other, own, count):
+    task, batch, base = setting
     stepped = []
     for name, settings in ((one, {}), (other, own)):
         model = copy.deepcopy(base)
@@ -102,20 +102,20 @@ def test_less_memory_is_the_same_bits(asked, one, other, own, count):
 def test_a_fused_step_holds_one_gradient_at_a_time(fused):
     model = network()
     optimizer = first_order("sgd_fused", model, lr=0.1, fused=fused)
-    held, take = [], optimizer._take
+    counts, take = [], optimizer._take
 
     def taking(rule):
-        held.append(sum(p.grad is not None for p in model.parameters()))
+        counts.append(sum(p.grad is not None for p in model.parameters()))
         take(rule)
 
     optimizer._take = taking
     optimizer.step(loss_of(model))
-    assert held == ([1, 1, 1, 1] if fused else [4])
+    assert counts == ([1, 1, 1, 1] if fused else [4])
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_recomputation_calls_each_layer_twice(asked):
-    task, batch, base = asked
+def test_recomputation_calls_each_layer_twice(setting):
+    task, batch, base = setting
     model, calls = copy.deepcopy(base), {"sgd": 0, "sgd_checkpointed": 0}
     task.loss(model, batch)  # a model's first pass is checked with more of them
     for name in calls:
@@ -189,7 +189,7 @@ def test_the_best_step_may_be_none_and_patience_counts(tmp_path):
     assert equal(weights(still.model), weights(load_model(CONFIG.model)[0]))
 
 
-def test_lost_weights_are_told(tmp_path):
+def test_lost_weights_are_reported(tmp_path):
     config = replace(CONFIG, steps=2)
     best = run(config, tmp_path).record["result"]["best_step"]
     (tmp_path / f"weights-{best}.safetensors").unlink()
@@ -199,9 +199,9 @@ def test_lost_weights_are_told(tmp_path):
 
 def test_there_is_nothing_to_replay(finished, tmp_path):
     out, _ = finished
-    shown = command("replay", out, f"--out={tmp_path / 'model'}")
-    assert shown.status == 1
-    assert "is a first-order run, which keeps no trajectory to replay; the weights of its best step are in" in shown.errors
+    completed = command("replay", out, f"--out={tmp_path / 'model'}")
+    assert completed.status == 1
+    assert "is a first-order run, which keeps no trajectory to replay; the weights of its best step are in" in completed.errors
     with pytest.raises(ValueError, match="does not give them"):
         first_order("sgd", network(), lr=0.1).trajectory.save(tmp_path / "trajectory.npz")
 
@@ -215,7 +215,7 @@ def test_a_cell_keeps_no_weights(tmp_path):
     assert cell.run(tmp_path) == outcome
 
 
-def test_a_loss_that_is_not_finite_is_told(tmp_path):
+def test_a_loss_that_is_not_finite_is_reported(tmp_path):
     with pytest.raises(FloatingPointError, match=r"step \d: the loss is nan; lower lr"):
         run(replace(CONFIG, optimizer="sgd", lr=1e30, schedule="constant", eval_every=8), tmp_path)
 
@@ -273,7 +273,7 @@ def test_frozen_parameters_stay(tmp_path):
 @pytest.mark.parametrize("name", FIRST_ORDER)
 def test_every_name_is_a_method_of_the_command_line(name, tmp_path):
     words = ["--model=tiny-random-llama", "--steps=1", "--batch_size=2", "--train=4", "--dev=2", "--test=2", "--lr=1e-3"]
-    shown = command("finetune", *words, f"--optimizer={name}", f"--out={tmp_path}")
-    assert shown.status == 0, shown.errors
-    assert f"{4 if name == 'sgd_checkpointed' else 3} forward passes" in shown.out
+    completed = command("finetune", *words, f"--optimizer={name}", f"--out={tmp_path}")
+    assert completed.status == 0, completed.errors
+    assert f"{4 if name == 'sgd_checkpointed' else 3} forward passes" in completed.out
     assert isinstance(first_order(name, load_model("tiny-random-llama")[0], lr=1e-3), FirstOrder)

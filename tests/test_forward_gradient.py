@@ -44,11 +44,11 @@ def test_the_slope_on_a_language_model_is_exact(name):
     task = load_task("reviews_sentence")
     batch = task.encode(tokenizer, task.sample(0, 4, 4, 4).train)
     before = weights(model)
-    wanted = gradient(model, lambda: task.loss(model, batch))
+    expected = gradient(model, lambda: task.loss(model, batch))
     optimizer = ForwardGradient(model.named_parameters(), lr=0.0)
     optimizer.step(lambda: task.loss(model, batch))
     z = [direction(Direction(0, 0), j, p.shape) for j, p in enumerate(model.parameters())]
-    p = float(sum((g.double() * z_j).sum() for g, z_j in zip(wanted, z, strict=True)))
+    p = float(sum((g.double() * z_j).sum() for g, z_j in zip(expected, z, strict=True)))
     assert optimizer.trajectory.records[0].projected_grads == (pytest.approx(p, rel=1e-3, abs=1e-4),)
     assert equal(weights(model), before)
 
@@ -114,19 +114,19 @@ def test_a_tied_and_a_frozen_weight():
         return (model(ids) * model.scale).logsumexp(-1).mean()
 
     with torch.enable_grad():
-        (wanted,) = torch.autograd.grad(loss(), [model[0].weight])
+        (expected,) = torch.autograd.grad(loss(), [model[0].weight])
     optimizer = ForwardGradient(model.named_parameters(), lr=0.0)
     optimizer.step(loss)
     (_, block), *_ = zip(optimizer.trained().names, optimizer.trained().blocks, strict=True)
     z = direction(Direction(0, 0), block, (7, 5))
-    assert optimizer.trajectory.records[0].projected_grads[0] == pytest.approx(float((wanted * z).sum()), rel=1e-4)
+    assert optimizer.trajectory.records[0].projected_grads[0] == pytest.approx(float((expected * z).sum()), rel=1e-4)
 
 
 def test_the_command_line_counts_two_forward_passes_a_step(tmp_path):
     words = ["--model=tiny-random-llama", "--task=reviews_sentence", "--train=12", "--dev=4", "--test=4", "--batch_size=4"]
     words += ["--eval_every=2", "--lr=1e-3", "--steps=3", "--optimizer=forward_gradient"]
-    shown = command("finetune", *words, "--out", tmp_path / "run")
-    assert (shown.status, shown.errors) == (0, "")
+    completed = command("finetune", *words, "--out", tmp_path / "run")
+    assert (completed.status, completed.errors) == (0, "")
     record = load_record(tmp_path / "run" / "record.json")
     assert record["result"]["forwards"] == 6
     assert all(len(step["losses"]) == 1 for step in record["steps"])

@@ -28,7 +28,7 @@ SIZES = np.array([400, *[40] * 8])
 SLOPES = np.array([0.0, 0.0, 0.0, 0.3, 0.3, 0.0, 0.0, 0.0, 0.0])  # of a weight: the second layer alone has a signal
 
 
-def drawn(rng, examples, groups=8, slopes=SLOPES, spread=1.0):
+def simulated_signal(rng, examples, groups=8, slopes=SLOPES, spread=1.0):
     """A Signal of normal gradients, in weights of one size of noise."""
     of = np.repeat(np.arange(len(SIZES)), SIZES)
     gradients = slopes[of] + spread * rng.normal(size=(examples, len(of)))
@@ -41,42 +41,45 @@ def drawn(rng, examples, groups=8, slopes=SLOPES, spread=1.0):
 
 
 def test_larger_blocks_are_sums_of_smaller_ones():
-    found = drawn(np.random.default_rng(0), 64)
-    merged = found.merged(lambda name: "all")
-    assert merged.estimates[:, 0] == pytest.approx(found.estimates.sum(1))
+    statistics = simulated_signal(np.random.default_rng(0), 64)
+    merged = statistics.merged(lambda name: "all")
+    assert merged.estimates[:, 0] == pytest.approx(statistics.estimates.sum(1))
     assert merged.sizes.tolist() == [SIZES.sum()]
-    layers = found.merged(lambda name: name.split(".")[2])
+    layers = statistics.merged(lambda name: name.split(".")[2])
     assert layers.names == ("weight", "0", "1", "2", "3")
-    assert layers.estimates[0, 2] == pytest.approx(found.estimates[0, 3:5].sum())
+    assert layers.estimates[0, 2] == pytest.approx(statistics.estimates[0, 3:5].sum())
 
 
 def test_scales_follow_signal_to_noise_and_gain_on_the_other_half():
-    found = drawn(np.random.default_rng(1), 256)
-    sigma = ratio_scales(found, lambda name: name.rsplit(".", 2)[0], batch=16)
+    statistics = simulated_signal(np.random.default_rng(1), 256)
+    sigma = ratio_scales(statistics, lambda name: name.rsplit(".", 2)[0], batch=16)
     assert sigma[3] == sigma[4] > 3 * max(sigma[[0, 1, 2, 5, 6, 7, 8]])
-    ways = judged(found, batch=16)
+    ways = judged(statistics, batch=16)
     by_layer, permuted = ways["signal to noise by layer"], ways["the same, permuted"]
     assert by_layer.other > 3
     assert abs(permuted.other) < by_layer.other / 3
     assert ways["embedding frozen"].other > 1.5
-    assert agreement(found)["layer"] > 0.9
-    assert noise_rank(drawn(np.random.default_rng(2), 400, slopes=0 * SLOPES)) == pytest.approx(SIZES.sum(), rel=0.8)
+    assert agreement(statistics)["layer"] > 0.9
+    assert noise_rank(simulated_signal(np.random.default_rng(2), 400, slopes=0 * SLOPES)) == pytest.approx(SIZES.sum(), rel=0.8)
 
 
 def test_without_a_signal_a_promise_holds_in_sample_alone():
-    found = [drawn(np.random.default_rng(seed), 64, slopes=np.full(len(SIZES), 0.05)) for seed in range(30)]
-    ways = [judged(one, batch=16)["signal to noise by tensor"] for one in found]
+    statistics = [simulated_signal(np.random.default_rng(seed), 64, slopes=np.full(len(SIZES), 0.05)) for seed in range(30)]
+    ways = [judged(one, batch=16)["signal to noise by tensor"] for one in statistics]
     assert np.median([way.own for way in ways]) > 1.3
     assert np.median([way.other for way in ways]) < 1.1
 
 
 def test_scales_along_which_the_loss_does_not_fall_gain_less_than_nothing():
-    found = drawn(np.random.default_rng(4), 512)
-    halves = found.halves()
+    statistics = simulated_signal(np.random.default_rng(4), 512)
+    halves = statistics.halves()
     quiet = np.where(halves[1].estimates[0] < 0, 1.0, 0.0)
     assert quiet.any()
     assert gain(halves[1].terms(16), quiet) < 0
-    assert all(np.isfinite(sigma).all() for sigma in chosen(drawn(np.random.default_rng(5), 8, slopes=0 * SLOPES), 16).values())
+    assert all(
+        np.isfinite(sigma).all()
+        for sigma in chosen(simulated_signal(np.random.default_rng(5), 8, slopes=0 * SLOPES), 16).values()
+    )
 
 
 def test_the_map_of_two_tasks_along_a_run_goes_on_where_it_stopped(tmp_path, capsys):
@@ -137,27 +140,27 @@ def test_the_map_of_two_tasks_along_a_run_goes_on_where_it_stopped(tmp_path, cap
 # --- carried over to other tasks
 
 
-def kept(found):
-    return Estimates(found.names, found.sizes, found.estimates)
+def estimates_of(statistics):
+    return Estimates(statistics.names, statistics.sizes, statistics.estimates)
 
 
 def test_kept_estimates_give_the_scales_and_gains_of_the_signal_itself():
-    found = drawn(np.random.default_rng(3), 256)
+    statistics = simulated_signal(np.random.default_rng(3), 256)
     for grouping in GROUPINGS.values():
-        ours, wanted = kept(found).merged(grouping), found.merged(grouping)
-        assert ours.names == wanted.names
-        np.testing.assert_allclose(ours.estimates, wanted.estimates, rtol=1e-12)
-        assert noise_scales(kept(found), grouping) == pytest.approx(noise_scales(found, grouping))
-    sigma = noise_scales(found, GROUPINGS["layer"])
-    assert gain(kept(found).terms(16), sigma) == pytest.approx(found.gain(sigma, 16)[0])
+        ours, expected = estimates_of(statistics).merged(grouping), statistics.merged(grouping)
+        assert ours.names == expected.names
+        np.testing.assert_allclose(ours.estimates, expected.estimates, rtol=1e-12)
+        assert noise_scales(estimates_of(statistics), grouping) == pytest.approx(noise_scales(statistics, grouping))
+    sigma = noise_scales(statistics, GROUPINGS["layer"])
+    assert gain(estimates_of(statistics).terms(16), sigma) == pytest.approx(statistics.gain(sigma, 16)[0])
 
 
 def test_where_noise_rules_a_step_gains_the_more_the_more_it_prefers_blocks_of_high_g_over_v():
     rng = np.random.default_rng(4)
-    found = Estimates(NAMES, SIZES, np.stack([1e-6 * rng.random(len(SIZES)), SIZES, SIZES]))
-    sigma = noise_scales(found, lambda name: name)
-    assert sigma**2 == pytest.approx(found.estimates[0] / SIZES)
-    gains = [gain(found.terms(1), sigma**power) for power in (0, 1, 2, 8)]
+    statistics = Estimates(NAMES, SIZES, np.stack([1e-6 * rng.random(len(SIZES)), SIZES, SIZES]))
+    sigma = noise_scales(statistics, lambda name: name)
+    assert sigma**2 == pytest.approx(statistics.estimates[0] / SIZES)
+    gains = [gain(statistics.terms(1), sigma**power) for power in (0, 1, 2, 8)]
     assert gains[0] == pytest.approx(1)
     assert gains == sorted(gains)
 
@@ -166,14 +169,14 @@ def test_tasks_share_scales_where_the_same_layer_has_the_signal():
     """Two tasks whose signal lies in one layer, and one where it lies in another."""
     moved = np.roll(SLOPES, 2)
     pairs = [
-        tuple(map(kept, drawn(np.random.default_rng(seed), 512, slopes=slopes).halves()))
+        tuple(map(estimates_of, simulated_signal(np.random.default_rng(seed), 512, slopes=slopes).halves()))
         for seed, slopes in ((6, SLOPES), (7, SLOPES), (8, moved))
     ]
-    found = transferred(pairs, lambda half: noise_scales(half, GROUPINGS["layer"]), batch=16)
-    assert found.shape == (3, 3, 2, 2)
-    assert np.isnan(found[0, 0, 0, 0])
-    assert np.isnan(found[0, 0, 1, 1])
-    mean = np.nanmean(found, (2, 3))
+    gains = transferred(pairs, lambda half: noise_scales(half, GROUPINGS["layer"]), batch=16)
+    assert gains.shape == (3, 3, 2, 2)
+    assert np.isnan(gains[0, 0, 0, 0])
+    assert np.isnan(gains[0, 0, 1, 1])
+    mean = np.nanmean(gains, (2, 3))
     assert min(mean[0, 0], mean[0, 1], mean[1, 0], mean[2, 2]) > 2
     assert max(mean[0, 2], mean[1, 2], mean[2, 0], mean[2, 1]) < 0.5
 

@@ -72,12 +72,12 @@ def test_greedy_answers_are_those_of_transformers_one_by_one(family):
         for parameter in model.parameters():
             parameter.mul_(4)
     prompts = ["One.", "A second, longer prompt, to be padded against", "The third is here"]
-    found = generate(model, tokenizer, prompts, max_new_tokens=12)
-    for prompt, text in zip(prompts, found, strict=True):
+    answers = generate(model, tokenizer, prompts, max_new_tokens=12)
+    for prompt, text in zip(prompts, answers, strict=True):
         batch = tokenizer(prompt, return_tensors="pt")
         ids = model.generate(**batch, max_new_tokens=12, do_sample=False, pad_token_id=1)[0, batch.input_ids.shape[1] :]
         assert text == tokenizer.decode(ids, skip_special_tokens=True).partition("\n")[0].strip()
-    assert len(set(found)) == 3
+    assert len(set(answers)) == 3
 
 
 def test_a_masked_model_cannot_write():

@@ -17,12 +17,12 @@ def test_it_runs_on_a_cpu_and_finds_every_part_sound(tmp_path):
     command = [sys.executable, "-m", "benchmarks.gpu_check", "--small", "--record", str(record)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(record.read_text())
-    parts = found["parts"]
+    content = json.loads(record.read_text())
+    parts = content["parts"]
     assert set(parts) == {"exactness", "passes", "steps small", "methods small", "meta small", "reviews"}
     assert all(part["rows"] and "error" not in part for part in parts.values())
     assert all(row["exact"] and row["replay"] and row["moved"] for row in parts["exactness"]["rows"])
-    assert found["card"] == "interpreter"
+    assert content["card"] == "interpreter"
 
 
 def test_without_a_gpu_it_says_what_to_do():

@@ -57,8 +57,8 @@ def graphs(monkeypatch):
 def call(graphs, body, x):
     """As a doubled call is made; returns its output and how it came about."""
     key = graphs.key([x], None, (False,))
-    if found := graphs.replay(key, [x]):
-        return found[0], "replayed"
+    if replayed := graphs.replay(key, [x]):
+        return replayed[0], "replayed"
     due = graphs.is_due(key)
     if not due:
         return body(x), "launched"
@@ -68,8 +68,8 @@ def call(graphs, body, x):
     graphs.capture(key, [x], (0,), lambda inputs: body(*inputs))
     if len(graphs.captured) == before:
         return out, "timed"
-    kept = graphs.captured[key]
-    Graph.latest.replay = lambda: kept.output.copy_(body(*kept.inputs))
+    captured = graphs.captured[key]
+    Graph.latest.replay = lambda: captured.output.copy_(body(*captured.inputs))
     return out, "captured"
 
 

@@ -33,7 +33,7 @@ def each_of(model, examples=5, seed=1):
     return lambda: ((model(x.to(dtype)).float() - y) ** 2).mean(1)
 
 
-def made(model, **settings):
+def grzo(model, **settings):
     return GRZO(model.named_parameters(), **{"lr": 1e-3, "eps": 1e-2, "seed": 3, **settings}).look_through(model)
 
 
@@ -56,7 +56,7 @@ def walk(optimizer, losses, steps):
 def test_100_steps_equal_the_reference(rank, dtype, more):
     model = network(dtype)
     twin, settings = copy.deepcopy(model), {"lr": 1e-3, "eps": 1e-2, "seed": 3, "rank": rank, "interval": 7, **more}
-    optimizer, ours, theirs = made(model, **settings), each_of(model, 3), each_of(twin, 3)
+    optimizer, ours, theirs = grzo(model, **settings), each_of(model, 3), each_of(twin, 3)
     for step in range(100):
         loss = reference.grzo_step(list(twin.parameters()), theirs, step=step, **settings)
         assert math.isclose(optimizer.step(ours), loss, rel_tol=1e-4)
@@ -67,7 +67,7 @@ def test_100_steps_equal_the_reference(rank, dtype, more):
 def test_a_batch_is_evaluated_twice_a_sample():
     model, calls = network(), []
     losses = each_of(model)
-    walk(made(model, samples=3), lambda: calls.append(1) or losses(), 2)
+    walk(grzo(model, samples=3), lambda: calls.append(1) or losses(), 2)
     assert len(calls) == GRZO.forwards(2, samples=3) == 12
 
 
@@ -129,7 +129,7 @@ def test_the_mean_step_is_the_gradient(rank):
     """A z-test over 200 steps on losses that are linear in the weights, so that slopes have no error of eps."""
     model, examples = nn.Linear(4, 3).double(), 6
     x, c = (torch.randn(examples, n, dtype=torch.float64, generator=torch.Generator().manual_seed(n)) for n in (4, 3))
-    optimizer, draws = made(model, lr=0.0, rank=rank, interval=1, **PLAIN), []
+    optimizer, draws = grzo(model, lr=0.0, rank=rank, interval=1, **PLAIN), []
     for step in range(200):
         optimizer.step(lambda: (model(x) * c).sum(1))
         weights = tuple(p / examples for p in optimizer.trajectory.records[-1].projected_grads)
@@ -137,8 +137,8 @@ def test_the_mean_step_is_the_gradient(rank):
         draws.append(torch.cat([direction.part(0, slice(0, 12)) / (rank or 1), direction.part(1, slice(0, 3))]))
     draws = torch.stack(draws).double()
     (model(x) * c).sum(1).mean().backward()
-    wanted = torch.cat([model.weight.grad.flatten(), model.bias.grad])
-    assert float(((draws.mean(0) - wanted) / (draws.std(0) / math.sqrt(len(draws)))).abs().max()) < 4.5
+    expected = torch.cat([model.weight.grad.flatten(), model.bias.grad])
+    assert float(((draws.mean(0) - expected) / (draws.std(0) / math.sqrt(len(draws)))).abs().max()) < 4.5
 
 
 @pytest.mark.parametrize("examples", [1, 4, 16])
@@ -167,8 +167,8 @@ def test_variance_falls_with_the_batch_and_how_much_below_mezos(examples, alike)
 def test_dividing_by_the_spread_forgets_the_scale_of_the_loss():
     one, two = network(torch.float64), network(torch.float64)
     ours, theirs = each_of(one), each_of(two)
-    walk(made(one), ours, 5)
-    walk(made(two), lambda: 1000 * theirs(), 5)
+    walk(grzo(one), ours, 5)
+    walk(grzo(two), lambda: 1000 * theirs(), 5)
     for p, q in zip(one.parameters(), two.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
 
@@ -177,7 +177,7 @@ def test_equal_slopes_tell_no_direction():
     model = network()
     before = weights(model)
     losses = each_of(model)
-    walk(made(model), lambda: losses() * 0, 2)
+    walk(grzo(model), lambda: losses() * 0, 2)
     assert equal(before, weights(model))
 
 
@@ -187,7 +187,7 @@ def test_a_batch_of_one_example_is_the_method_beneath(rank, method):
     more = {"rank": rank, "interval": 5} if rank else {}
     other = method(two.named_parameters(), lr=1e-3, eps=1e-2, seed=3, **more)
     ours, theirs = each_of(one, 1), each_of(two, 1)
-    optimizer = made(one, **PLAIN, **more)
+    optimizer = grzo(one, **PLAIN, **more)
     for _ in range(20):
         assert optimizer.step(ours) == pytest.approx(other.step(lambda: theirs().mean()), rel=1e-6)
     for p, q in zip(one.parameters(), two.parameters(), strict=True):
@@ -202,14 +202,14 @@ def test_a_batch_of_one_example_is_the_method_beneath(rank, method):
 def test_replay_and_a_saved_state_give_the_same_bits(tmp_path, rank, dtype):
     model, base = network(dtype), network(dtype)
     settings = {"rank": rank, "interval": 3, "weight_decay": 0.1, "samples": 2}
-    optimizer, losses = made(model, **settings), each_of(model)
+    optimizer, losses = grzo(model, **settings), each_of(model)
     walk(optimizer, losses, 6)
     with pytest.raises(FloatingPointError):
         optimizer.step(lambda: losses() * math.nan)
     optimizer.trajectory.save(tmp_path / "t.npz")
     replay(base, Trajectory.load(tmp_path / "t.npz"))
     assert equal(weights(base), weights(model))
-    again = made(base, **settings)
+    again = grzo(base, **settings)
     again.load_state_dict(optimizer.state_dict())
     walk(again, each_of(base, 4), 3)
     walk(optimizer, each_of(model, 4), 3)  # a batch of another size
@@ -221,7 +221,7 @@ def test_replay_and_a_saved_state_give_the_same_bits(tmp_path, rank, dtype):
 def test_frozen_layers_stay_and_the_bare_model_is_replayed():
     model, base = network(), network()
     model[0].weight.requires_grad_(False)
-    optimizer = made(model)
+    optimizer = grzo(model)
     walk(optimizer, each_of(model), 3)
     assert torch.equal(model[0].weight, base[0].weight)
     replay(base, optimizer.trajectory)
@@ -230,16 +230,16 @@ def test_frozen_layers_stay_and_the_bare_model_is_replayed():
 
 def test_a_batch_in_parts_says_whose_each_row_is():
     whole, parts = network(torch.float64), network(torch.float64)
-    one, two, losses = made(whole), made(parts), each_of(whole, 6)
+    one, two, losses = grzo(whole), grzo(parts), each_of(whole, 6)
     generator = torch.Generator().manual_seed(1)
     x, y = torch.randn(6, 37, generator=generator), torch.randn(6, 3, generator=generator)
 
     def in_parts():
-        found = []
+        by_part = []
         for rows in torch.arange(6).split(4):
             with rows_of(rows):
-                found.append(((parts(x[rows].double()).float() - y[rows]) ** 2).mean(1))
-        return torch.cat(found)
+                by_part.append(((parts(x[rows].double()).float() - y[rows]) ** 2).mean(1))
+        return torch.cat(by_part)
 
     for _ in range(3):
         assert one.step(losses) == pytest.approx(two.step(in_parts), rel=1e-6)
@@ -254,7 +254,7 @@ SQUAD = [Example(f"Title: {t}\nQ: who?\nA:", (f" {t}",), 0, references=((t,),)) 
 ROWS = [{"sentence": text, "label": label} for text, label in (("good", 1), ("not that bad", 0), ("good", 0))]
 
 
-def asked(kind):
+def setting(kind):
     """Task, model, tokenizer and three or so examples."""
     model, tokenizer = load_model("tiny-random-llama")
     task = load_task(kind)
@@ -271,7 +271,7 @@ TASKS = pytest.mark.parametrize("kind", ["rotten_tomatoes", "reviews_compare", "
 @TASKS
 @torch.no_grad()
 def test_losses_of_examples_have_the_batchs_loss_as_their_mean(kind):
-    task, model, tokenizer, examples = asked(kind)
+    task, model, tokenizer, examples = setting(kind)
     together, apart = task.encode(tokenizer, examples), task.encode(tokenizer, examples, apart=True)
     losses = task.losses(model, apart)
     assert losses.shape == (len(examples),)
@@ -287,11 +287,11 @@ def test_losses_of_examples_have_the_batchs_loss_as_their_mean(kind):
 @pytest.mark.parametrize("rank", [None, 1])
 def test_a_step_on_a_language_model_is_the_references(kind, rank):
     """Embeddings, tied heads, norms and biases, several rows to an example and several examples to a pass."""
-    task, model, tokenizer, examples = asked(kind)
+    task, model, tokenizer, examples = setting(kind)
     model, twin = model.double(), copy.deepcopy(model).double()
     apart, together = task.encode(tokenizer, examples, apart=True), task.encode(tokenizer, examples)
     settings = {"lr": 1e-3, "eps": 1e-3, "seed": 3, "rank": rank}
-    optimizer = made(model, **settings)
+    optimizer = grzo(model, **settings)
     params = [p for p in twin.parameters() if p.requires_grad]
     for step in range(2):
         ours = optimizer.step(lambda: task.losses(model, apart))
@@ -318,8 +318,8 @@ def test_a_run_is_replayed_and_goes_on_to_the_same_bits(tmp_path, monkeypatch, m
     assert equal(weights(whole.model), weights(halves.model))
     record = load_record(tmp_path / "whole" / "record.json")
     assert record["result"]["forwards"] == 8 * config.samples
-    shown = command("verify", tmp_path / "whole", "--curve")
-    assert shown.status == 0, shown.errors
+    completed = command("verify", tmp_path / "whole", "--curve")
+    assert completed.status == 0, completed.errors
 
 
 # --- bad input
@@ -340,7 +340,7 @@ def test_settings_out_of_range_are_refused(settings, message):
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("returned", "message"),
     [
         (
             lambda losses: losses.mean(),
@@ -354,11 +354,11 @@ def test_settings_out_of_range_are_refused(settings, message):
         (lambda losses: losses * math.inf, "returned (nan|inf)"),
     ],
 )
-def test_losses_that_are_not_those_of_the_examples_are_refused(told, message):
+def test_losses_that_are_not_those_of_the_examples_are_refused(returned, message):
     model = network()
-    optimizer, before, losses = made(model), weights(model), each_of(model)
+    optimizer, before, losses = grzo(model), weights(model), each_of(model)
     with pytest.raises((ValueError, FloatingPointError), match=message):
-        optimizer.step(lambda: told(losses()))
+        optimizer.step(lambda: returned(losses()))
     assert equal(before, weights(model))
     assert optimizer.steps == 0
     optimizer.step(losses)
@@ -369,7 +369,7 @@ def test_other_ways_to_evaluate_are_refused():
     losses = each_of(model)
     with pytest.raises(ValueError, match=r"weights in place cannot be: call look_through\(model\)"):
         GRZO(model.parameters()).step(losses)
-    optimizer, many, few = made(model), each_of(model, 5), each_of(model, 4)
+    optimizer, many, few = grzo(model), each_of(model, 5), each_of(model, 4)
     turns = iter([many, few])
     with pytest.raises(ValueError, match="returned 5 losses, then 4; keep to one batch"):
         optimizer.step(lambda: next(turns)())
@@ -384,10 +384,10 @@ def test_other_ways_to_evaluate_are_refused():
 def test_matrices_of_other_modules_are_refused_before_any_step():
     convolution = nn.Sequential(nn.Conv1d(2, 3, 1), nn.Flatten())
     with pytest.raises(ValueError, match=r"0\.weight belongs to a Conv1d, and only matrices of plain linear"):
-        made(convolution)
+        grzo(convolution)
     convolution[0].weight.requires_grad_(False)
     x = torch.randn(4, 2, 5)
-    walk(made(convolution), lambda: convolution(x).square().mean(1), 1)
+    walk(grzo(convolution), lambda: convolution(x).square().mean(1), 1)
 
 
 @kinds
@@ -406,7 +406,7 @@ def test_gpt2s_transposed_layers_are_the_references(rank, monkeypatch):
             one(input_ids=ids, position_ids=places).logits[:, -1], ids[:, 0], reduction="none"
         )
 
-    optimizer, before = made(model, **settings), weights(model)
+    optimizer, before = grzo(model, **settings), weights(model)
     for step in range(3):
         ours, theirs = (
             optimizer.step(losses_of(model)),
@@ -451,8 +451,8 @@ def test_a_batch_of_ones_own_is_the_references_on_every_family(family, adapter):
     ],
 )
 def test_the_command_line_refuses_before_any_work(tmp_path, words, sentence):
-    told = {**RUN, "batch_size": 4}
-    options = [word for name, value in told.items() for word in (f"--{name}", value)]
+    settings = {**RUN, "batch_size": 4}
+    options = [word for name, value in settings.items() for word in (f"--{name}", value)]
     refused = command("finetune", *options, "--out", tmp_path / "run", *words)
     assert refused.status != 0
     assert sentence in refused.errors

@@ -15,7 +15,7 @@ from zolab.optim.arrival import Tiles
 from zolab.optim.changes import MEASURED
 from zolab.runs import finetune as finetune_module
 from zolab.runs.finetune import Config, finetune
-from zolab.runs.guards import told
+from zolab.runs.guards import guard_summary
 
 HALVES = [torch.bfloat16, torch.float16]
 CONFIG = Config(model="tiny-random-llama", lr=1e-3, steps=25, eval_every=25, batch_size=4, train=12, dev=4, test=4)
@@ -94,11 +94,11 @@ def test_nothing_is_measured_where_nothing_is_lost_or_known(dtype, name, setting
 
 def test_it_is_measured_every_tenth_step():
     model = network(torch.bfloat16)
-    optimizer, seen = MeZO(model.parameters(), lr=1e-3, eps=1e-2, rounding="nearest"), []
+    optimizer, measured_at = MeZO(model.parameters(), lr=1e-3, eps=1e-2, rounding="nearest"), []
     for _ in range(2 * MEASURED + 1):
         stepped(optimizer, loss_of(model))
-        seen.append(optimizer.arrived is not None)
-    assert [step for step, measured in enumerate(seen) if measured] == [0, MEASURED, 2 * MEASURED]
+        measured_at.append(optimizer.arrived is not None)
+    assert [step for step, measured in enumerate(measured_at) if measured] == [0, MEASURED, 2 * MEASURED]
 
 
 # --- a run
@@ -108,7 +108,7 @@ def test_equal_losses_are_counted_and_stopped_for(tmp_path):
     flat = replace(CONFIG, eps=1e-30, steps=6, eval_every=6)
     record = run(flat, tmp_path / "counted")
     assert record["guards"] == {"flat": 6, "overflowed": 0, "measured": 0, "short": 0, "arrived": None}
-    assert told(record).startswith("6 steps measured the same loss on both sides")
+    assert guard_summary(record).startswith("6 steps measured the same loss on both sides")
     for _ in range(2):  # started again, it stops at once
         with pytest.raises(FloatingPointError, match="equal in 4 steps in a row, and the run is stopped: raise eps"):
             run(replace(flat, stuck=4), tmp_path / "stopped")
@@ -124,13 +124,13 @@ def test_steps_that_do_not_arrive_are_counted_and_stopped_for(tmp_path):
     record = run(replace(lost, stuck=0), tmp_path / "counted")
     assert record["guards"]["measured"] == record["guards"]["short"] == 3
     assert record["guards"]["arrived"] < 0.5
-    assert "3 arrived in the weights by less than half" in told(record)
+    assert "3 arrived in the weights by less than half" in guard_summary(record)
     assert [step["step"] for step in record["steps"] if "arrived" in step] == [0, 10, 20]
     with pytest.raises(FloatingPointError, match=r"arrived in the weights in 20 steps in a row.*rounding='stochastic'"):
         run(lost, tmp_path / "stopped")
     record = run(replace(lost, optim_args="", steps=2, eval_every=2), tmp_path / "cured")
     assert record["guards"]["measured"] == 0
-    assert told(record) == ""
+    assert guard_summary(record) == ""
 
 
 @pytest.fixture
@@ -143,8 +143,8 @@ def overflowing(monkeypatch):
 
     def broken(objective, task, model, tokenizer, batch, **settings):
         numbers = [n for n in range(40) if batch == finetune_module.batch_at(EXAMPLES, 4, 0, n, False)]
-        found = closure(objective, task, model, tokenizer, batch, **settings)
-        return lambda: float("inf") if set(numbers) & set(batches["infinite"]) else found()
+        measure = closure(objective, task, model, tokenizer, batch, **settings)
+        return lambda: float("inf") if set(numbers) & set(batches["infinite"]) else measure()
 
     EXAMPLES = finetune_module.load_task(CONFIG.task).sample(0, 12, 4, 4).train
     monkeypatch.setattr(finetune_module, "closure", broken)
@@ -157,7 +157,7 @@ def test_a_batch_that_overflows_is_passed_over(tmp_path, monkeypatch, overflowin
     whole = run(config, tmp_path / "whole")
     assert whole["guards"]["overflowed"] == 2
     assert whole["result"]["forwards"] == 2 * (8 + 2)
-    assert "2 batches were passed over" in told(whole)
+    assert "2 batches were passed over" in guard_summary(whole)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_after(4, patch)
         run(config, tmp_path / "parts")

@@ -56,8 +56,8 @@ def test_100_steps_equal_the_reference(estimator, spare, dtype):
             torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-4)
     for block, h in enumerate(memory["h"]):
         torch.testing.assert_close(optimizer.curvature[block], h.flatten(), rtol=5e-3, atol=5e-3)
-    told = torch.cat([h.flatten() for h in memory["h"]])
-    assert float(told.max() - told.min()) > 0.01  # or the curvature would not have been tested
+    curvature = torch.cat([h.flatten() for h in memory["h"]])
+    assert float(curvature.max() - curvature.min()) > 0.01  # or the curvature would not have been tested
 
 
 # --- what algebra says
@@ -90,17 +90,17 @@ def quadratic(estimator, alpha, steps):
 
 @pytest.mark.slow
 def test_the_unbiased_curvature_tends_to_the_diagonal():
-    found = quadratic("unbiased", 2e-3, 6000)
-    print(found)
-    assert found.tolist() == pytest.approx([1.0] * 4, rel=0.25)
+    curvature = quadratic("unbiased", 2e-3, 6000)
+    print(curvature)
+    assert curvature.tolist() == pytest.approx([1.0] * 4, rel=0.25)
 
 
 @pytest.mark.slow
 def test_the_published_curvature_is_too_large_by_a_factor_that_grows_with_dimension():
     """On a quadratic with a diagonal Hessian h tends to (1 + d / 2) times it."""
-    found = quadratic("published", 4e-3, 6000)
-    print(found)
-    assert found.tolist() == pytest.approx([1 + 4 / 2] * 4, rel=0.25)
+    curvature = quadratic("published", 4e-3, 6000)
+    print(curvature)
+    assert curvature.tolist() == pytest.approx([1 + 4 / 2] * 4, rel=0.25)
 
 
 @estimators
@@ -112,8 +112,8 @@ def test_the_expected_estimate(estimator):
         optimizer.step(lambda: 0.5 * (diagonal * x.detach() ** 2).sum())
         walked.append(optimizer.curvature[0].clone())
     draws = torch.stack(walked).diff(dim=0) / 1e-9 + 1
-    wanted = diagonal + (diagonal.sum() / 2 if estimator == "published" else 0)
-    scores = (draws.mean(0) - wanted) / (draws.std(0) / math.sqrt(len(draws)))
+    expected = diagonal + (diagonal.sum() / 2 if estimator == "published" else 0)
+    scores = (draws.mean(0) - expected) / (draws.std(0) / math.sqrt(len(draws)))
     print(scores)
     assert scores.abs().max() < 4.5
 
@@ -137,9 +137,9 @@ def test_negative_curvature_lowers_the_unbiased_one_where_z_is_large():
         losses = iter([1.0, 0.9, 0.9])
         optimizer = HiZOO([nn.Parameter(torch.zeros(1000))], lr=0.0, eps=0.1, alpha=1e-2, estimator=estimator)
         optimizer.step(lambda losses=losses: next(losses))
-        wanted = 10 * 1e-2 * (z.square() - 1 if estimator == "unbiased" else z.square())
-        wanted = 1 - 1e-2 + (-wanted if estimator == "unbiased" else wanted)
-        torch.testing.assert_close(optimizer.curvature[0], wanted.clamp(1e-6, 1e6))
+        expected = 10 * 1e-2 * (z.square() - 1 if estimator == "unbiased" else z.square())
+        expected = 1 - 1e-2 + (-expected if estimator == "unbiased" else expected)
+        torch.testing.assert_close(optimizer.curvature[0], expected.clamp(1e-6, 1e6))
         assert torch.equal(lower & (optimizer.curvature[0] < 0.99), lower)
 
 
@@ -174,10 +174,10 @@ def test_the_third_loss_is_that_of_the_weights_themselves(dtype, spare):
     model = network(dtype)
     optimizer = probing(HiZOO(model.parameters(), **SETTINGS), model, spare)
     for _ in range(3):
-        before, here, seen = weights(model), loss_of(model)().item(), []
+        before, here, losses = weights(model), loss_of(model)().item(), []
         loss = loss_of(model)
-        optimizer.step(lambda loss=loss, seen=seen: seen.append(loss()) or seen[-1])
-        centre, plus, minus = (loss.item() for loss in seen)
+        optimizer.step(lambda loss=loss, losses=losses: losses.append(loss()) or losses[-1])
+        centre, plus, minus = (loss.item() for loss in losses)
         assert optimizer.trajectory.records[-1].losses == (plus, minus, centre)
         assert centre == here
         assert not equal(before, weights(model))
@@ -280,9 +280,9 @@ OWN = "alpha=1e-3, estimator='unbiased', bounds=(0.1, 10)"
 
 def test_the_command_line_runs_it_and_counts_three_forward_passes_a_step(tmp_path):
     words = [word for name, value in RUN.items() for word in (f"--{name}", value)]
-    shown = command("finetune", *words, "--optim_args", OWN, "--out", tmp_path / "run")
-    assert (shown.status, shown.errors) == (0, "")
-    assert "12 forward passes" in shown.out
+    completed = command("finetune", *words, "--optim_args", OWN, "--out", tmp_path / "run")
+    assert (completed.status, completed.errors) == (0, "")
+    assert "12 forward passes" in completed.out
     record = load_record(tmp_path / "run" / "record.json")
     assert record["result"]["forwards"] == 12
     assert [entry["forwards"] for entry in record["evaluations"] if entry["split"] == "dev"] == [0, 6, 12]

@@ -45,14 +45,14 @@ def test_a_model_is_judged_beside_its_plain_evaluation():
     task, (model, tokenizer) = load_task("reviews_sentence"), load_model("tiny-reviews")
     examples = task.sample(0, 60, 20, 80)
     before = [p.clone() for p in model.parameters()]
-    found = judge(task, model, tokenizer, examples.train, examples.test)
+    judgement = judge(task, model, tokenizer, examples.train, examples.test)
     plain = task.evaluate(model, tokenizer, examples.test)
-    assert found.accuracy == pytest.approx(plain.metric)
-    assert found.loss == pytest.approx(plain.loss, abs=1e-4)
-    assert found.calibrated_loss < found.loss  # its offset is far off, as every untrained one here
-    assert 0 <= found.auc <= 1
-    assert (found.examples, found.training) == (80, 60)
-    assert "after calibration" in str(found)
+    assert judgement.accuracy == pytest.approx(plain.metric)
+    assert judgement.loss == pytest.approx(plain.loss, abs=1e-4)
+    assert judgement.calibrated_loss < judgement.loss  # its offset is far off, as every untrained one here
+    assert 0 <= judgement.auc <= 1
+    assert (judgement.examples, judgement.training) == (80, 60)
+    assert "after calibration" in str(judgement)
     assert all(torch.equal(p, q) for p, q in zip(before, model.parameters(), strict=True))
 
 

@@ -73,10 +73,10 @@ class Loss(nn.Module):
 def test_the_meta_gradient_is_that_of_a_copy_with_a_graph(gradient, through_budget, exact):
     model, before = network(), weights(network())
     pertnn = PertNN(split(model), hidden=8, seed=1)
-    wanted = published_slope(model, pertnn, gradient == "complete", through_budget)
-    taken = step_of(model, pertnn, gradient=gradient, through_budget=through_budget, exact=exact)
-    taken(loss_of(model), History())
-    for w, slope in zip(pertnn.parameters(), wanted, strict=True):
+    expected = published_slope(model, pertnn, gradient == "complete", through_budget)
+    meta_step = step_of(model, pertnn, gradient=gradient, through_budget=through_budget, exact=exact)
+    meta_step(loss_of(model), History())
+    for w, slope in zip(pertnn.parameters(), expected, strict=True):
         torch.testing.assert_close(w.grad, slope, rtol=2e-2, atol=2e-3 * float(slope.abs().max()) + 1e-9)
     assert equal(weights(model), before)
 
@@ -119,11 +119,11 @@ def test_the_gain_ignores_the_budget_and_grows():
     """Its slope has no component along sigma itself; following it on one batch, the predicted descent grows."""
     model = network()
     pertnn, history = PertNN(split(model), identity=True), History()
-    taken, terms = step_of(model, pertnn, meta_lr=0.02, gradient="gain"), terms_of(model)
-    found = [taken(loss_of(model), history, terms) for _ in range(30)]
-    assert all(abs(outcome.slope @ outcome.sigma) < 1e-5 * np.abs(outcome.slope).sum() for outcome in found)
-    assert found[0].meta_loss == pytest.approx(0, abs=1e-6)
-    assert found[-1].meta_loss < -0.1
+    meta_step, terms = step_of(model, pertnn, meta_lr=0.02, gradient="gain"), terms_of(model)
+    outcomes = [meta_step(loss_of(model), history, terms) for _ in range(30)]
+    assert all(abs(outcome.slope @ outcome.sigma) < 1e-5 * np.abs(outcome.slope).sum() for outcome in outcomes)
+    assert outcomes[0].meta_loss == pytest.approx(0, abs=1e-6)
+    assert outcomes[-1].meta_loss < -0.1
 
 
 @pytest.mark.parametrize("gradient", sorted(GRADIENTS))
@@ -134,10 +134,10 @@ def test_beside_it_the_model_takes_plain_sgd_to_the_bit(gradient, fused, momentu
     twin = copy.deepcopy(model)
     settings = {"gradient": gradient, "fused": fused, "momentum": momentum}
     given = (terms_of(model),) if gradient in MEASURED else ()
-    taken, history = step_of(model, PertNN(split(model)), lr=0.05, meta_lr=0.1, **settings), History()
+    meta_step, history = step_of(model, PertNN(split(model)), lr=0.05, meta_lr=0.1, **settings), History()
     sgd = torch.optim.SGD(twin.parameters(), lr=0.05, momentum=momentum)
     for _ in range(5):
-        outcome = taken(loss_of(model), history, *given)
+        outcome = meta_step(loss_of(model), history, *given)
         sgd.zero_grad()
         loss = loss_of(twin)()
         loss.backward()
@@ -168,16 +168,16 @@ def test_clipping_is_torchs():
 
 def test_gradients_never_exist_together():
     model = network()
-    params, seen = list(model.parameters()), []
+    params, shapes = list(model.parameters()), []
 
     def use(j, gradient):
-        seen.append((j, gradient.shape))
+        shapes.append((j, gradient.shape))
         assert all(p.grad is None for p in params)
 
     params[0].grad = torch.ones_like(params[0])
     with consumed(params, use):
         loss_of(model)().backward()
-    assert sorted(j for j, _ in seen) == [0, 1, 2, 3]
+    assert sorted(j for j, _ in shapes) == [0, 1, 2, 3]
     assert torch.equal(params[0].grad, torch.ones_like(params[0]))
     assert all(p.grad is None for p in params[1:])
 
@@ -186,7 +186,7 @@ def test_gradients_never_exist_together():
 def test_a_recomputed_layer_keeps_its_input_alone(family):
     model, ids = load_model(f"tiny-random-{family}")[0], torch.arange(12).view(2, 6)
 
-    def kept():
+    def stored_bytes():
         """Gradients, and how many numbers lay in the graph before the backward pass."""
         sizes = []
 
@@ -202,24 +202,24 @@ def test_a_recomputed_layer_keeps_its_input_alone(family):
         model.zero_grad()
         return gradients, before
 
-    plain, all_kept = kept()
+    plain, all_kept = stored_bytes()
     with recomputed(model):
-        again, few_kept = kept()
+        again, few_kept = stored_bytes()
     assert equal(plain, again)
     assert few_kept < all_kept / 2
-    assert kept()[1] == all_kept
+    assert stored_bytes()[1] == all_kept
 
 
 def test_training_lowers_the_meta_loss():
     """Blocks with the larger gradients come to be moved more, on one batch seen again and again."""
     model = network()
     pertnn = PertNN(split(model), identity=True)
-    taken, history = step_of(model, pertnn, meta_lr=20.0, gradient="expected", through_budget=True), History()
-    found = [taken(loss_of(model), history) for _ in range(100)]
-    assert found[0].sigma == pytest.approx(np.ones(4))
-    assert found[-1].meta_loss < 1.05 * found[0].meta_loss < 0
+    meta_step, history = step_of(model, pertnn, meta_lr=20.0, gradient="expected", through_budget=True), History()
+    outcomes = [meta_step(loss_of(model), history) for _ in range(100)]
+    assert outcomes[0].sigma == pytest.approx(np.ones(4))
+    assert outcomes[-1].meta_loss < 1.05 * outcomes[0].meta_loss < 0
     density = [float(g.square().mean()) for g in torch.autograd.grad(loss_of(model)(), list(model.parameters()))]
-    assert ((found[-1].sigma > 1) == (np.array(density) > 1e-3)).all()
+    assert ((outcomes[-1].sigma > 1) == (np.array(density) > 1e-3)).all()
 
 
 @pytest.mark.parametrize(("gradient", "exact"), [("sample", False), ("sample", True), ("expected", False)])
@@ -235,8 +235,8 @@ def test_a_step_that_fails_leaves_weights_and_pertnn(gradient, exact):
     for fail in (1, 2) if exact else (1, 2, 3):
         calls[0] = 0
         with pytest.raises(FloatingPointError, match="lower"):
-            taken = step_of(model, pertnn, lr=0.1, meta_lr=0.1, gradient=gradient, exact=exact)
-            taken(lambda fail=fail: closure(fail), History())
+            meta_step = step_of(model, pertnn, lr=0.1, meta_lr=0.1, gradient=gradient, exact=exact)
+            meta_step(lambda fail=fail: closure(fail), History())
         assert all(p.grad is None for p in model.parameters())
         assert equal(weights(model), before)
         assert equal(weights(pertnn), theirs)

@@ -110,9 +110,9 @@ def test_an_entry_has_the_variance_rank_and_tends_to_a_normal(rank):
     z = name(rank=rank, tensors=[])
     u, v = (noise.direction(direction, 0, (n, rank)).double() for direction in (z.name, z.drawn))
     entries = (u * v).sum(1)  # the diagonal of U V^T for another V: entries that share no factor
-    for power, wanted in ((2, rank), (4, (3 + 6 / rank) * rank**2)):
+    for power, expected in ((2, rank), (4, (3 + 6 / rank) * rank**2)):
         draws = entries**power
-        assert abs(float(draws.mean()) - wanted) < 4.5 * float(draws.std()) / math.sqrt(n)
+        assert abs(float(draws.mean()) - expected) < 4.5 * float(draws.std()) / math.sqrt(n)
 
 
 def test_equal_names_are_equal():
@@ -141,7 +141,7 @@ def test_weights_come_back_to_the_bit(dtype, eps):
 @pytest.mark.parametrize("count", [1, 2])
 def test_an_update_while_leaving_is_that_alone_and_that_of_the_values(dtype, count):
     tensors = matrices(dtype)
-    alone, told = ([t.clone() for t in tensors] for _ in range(2))
+    alone, by_values = ([t.clone() for t in tensors] for _ in range(2))
     blocks, names = tuple(range(len(tensors))), [name(sample=sample, tensors=tensors) for sample in range(count)]
     rows, decays = [[-1e-3] * len(tensors), [2e-3] * len(tensors)][:count], [0.99] * len(tensors)
 
@@ -157,32 +157,32 @@ def test_an_update_while_leaving_is_that_alone_and_that_of_the_values(dtype, cou
     apply(alone, update(names))
     assert same(tensors, alone)
     given = [GivenDirection(values(z)) for z in names]
-    apply(told, update(given))
-    assert same(tensors, told)
-    for directions, there in ((names, alone), (given, told)):
+    apply(by_values, update(given))
+    assert same(tensors, by_values)
+    for directions, there in ((names, alone), (given, by_values)):
         apply(there, MomentsUpdate(blocks, directions, rows, [[0.5] * len(tensors)] * count, decays, inside=1e-8))
-    assert same(alone, told)
+    assert same(alone, by_values)
 
 
 def test_long_tensors_are_cut_where_values_are_made(monkeypatch):
     """On a GPU a piece is a whole tensor, and its values would take as much memory in float32."""
     monkeypatch.setattr(noise.pieces, "MADE", 4 * TILE)
-    tensors, asked = matrices(), []
-    told = [t.clone() for t in tensors]
+    tensors, lengths = matrices(), []
+    by_values = [t.clone() for t in tensors]
     z = name(tensors=tensors)
     blocks, one = tuple(range(len(tensors))), [1e-3] * len(tensors)
     part = LowRankDirection.part
     monkeypatch.setattr(
-        LowRankDirection, "part", lambda self, block, span: asked.append(span.stop - span.start) or part(self, block, span)
+        LowRankDirection, "part", lambda self, block, span: lengths.append(span.stop - span.start) or part(self, block, span)
     )
     moved = Perturbation(tensors, blocks, z, one)
     moved.plus()
     moved.minus()
     moved.leave(Update(blocks, [z], [one], one))
-    assert max(asked) == 4 * TILE
+    assert max(lengths) == 4 * TILE
     monkeypatch.undo()
-    apply(told, Update(blocks, [z], [one], one))
-    assert same(tensors, told)
+    apply(by_values, Update(blocks, [z], [one], one))
+    assert same(tensors, by_values)
 
 
 # --- modules that add what their weight is moved by
@@ -192,11 +192,11 @@ def through(model, **settings):
     return LOZO(model.named_parameters(), **{"lr": 1e-3, "eps": 1e-2, **settings}).look_through(model)
 
 
-def seen(model, function, **settings):
+def on_both_sides(model, function, **settings):
     """What a function of a model is on both sides of a step that does not move it."""
-    found = []
-    through(model, lr=0.0, **settings).step(lambda: found.append(function().clone()) or 0.0)
-    return found
+    outputs = []
+    through(model, lr=0.0, **settings).step(lambda: outputs.append(function().clone()) or 0.0)
+    return outputs
 
 
 UNITS = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
@@ -209,7 +209,7 @@ def test_outputs_are_those_of_moved_weights_within_the_stated_bound(dtype, rank)
     linear, embedding = nn.Linear(300, 40).to(dtype), nn.Embedding(50, 30).to(dtype)
     x, rows = torch.randn(6, 4, 300).to(dtype), torch.tensor([[0, 3, 49], [7, 7, 1]])
     for model, argument, n in ((linear, x, 300), (embedding, rows, 1)):
-        outputs = seen(model, lambda model=model, argument=argument: model(argument), rank=rank, eps=1e-2)
+        outputs = on_both_sides(model, lambda model=model, argument=argument: model(argument), rank=rank, eps=1e-2)
         z = LOZO(model.parameters(), rank=rank).direction(0)
         w, bias = model.weight.double(), z.part(1, slice(0, 40)).double() if n > 1 else 0.0
         u, v = z.left(0, slice(0, len(w))).double(), z.right(0).double()
@@ -217,11 +217,11 @@ def test_outputs_are_those_of_moved_weights_within_the_stated_bound(dtype, rank)
             moved, sizes = w + side * u @ v, w.abs() + abs(side) * u.abs() @ v.abs()
             if n > 1:
                 b = model.bias.double()
-                wanted = functional.linear(x.double(), moved, b + side * bias)
+                expected = functional.linear(x.double(), moved, b + side * bias)
                 bound = functional.linear(x.double().abs(), sizes, b.abs() + abs(side * bias))
             else:
-                wanted, bound = functional.embedding(rows, moved), functional.embedding(rows, sizes)
-            assert bool(((output.double() - wanted).abs() <= (n + rank + 6) * UNITS[dtype] * bound).all())
+                expected, bound = functional.embedding(rows, moved), functional.embedding(rows, sizes)
+            assert bool(((output.double() - expected).abs() <= (n + rank + 6) * UNITS[dtype] * bound).all())
         assert not torch.equal(*outputs)
 
 
@@ -258,9 +258,9 @@ def test_ties_and_modules_called_twice(dtype, spare):
         assert math.isclose(one.step(tied_loss(model)), two.step(tied_loss(twin)), rel_tol=slack)
     for optimizer, of in ((one, model), (two, twin)):
         optimizer.param_groups[0]["lr"] = 1e-3
-        told = iter([0.5, 0.4, 0.1, 0.3])
+        given_losses = iter([0.5, 0.4, 0.1, 0.3])
         for _ in range(2):
-            optimizer.step(lambda of=of, told=told: tied_loss(of)() * 0 + next(told))
+            optimizer.step(lambda of=of, given_losses=given_losses: tied_loss(of)() * 0 + next(given_losses))
     assert equal(weights(model), weights(twin))
 
 
@@ -279,8 +279,8 @@ def test_a_gradient_sees_the_moved_weights_and_reaches_what_is_before_them():
     optimizer.look_through(None)
     optimizer.steps = 0
     optimizer.step(closure)
-    for ours, wanted in zip(slopes[:2], slopes[2:], strict=True):
-        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-6)
+    for ours, expected in zip(slopes[:2], slopes[2:], strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
 
 
 class Doubled(nn.Linear):
@@ -318,22 +318,22 @@ def test_what_is_not_plain_sees_moved_weights_in_scratch(make):
     model, in_place = make(), []
     x = torch.tensor([[1, 2, 3]]) if isinstance(model, nn.Sequential) else torch.randn(3, 8)
     LOZO(model.named_parameters(), lr=0.0, eps=1e-2).step(lambda: in_place.append(model(x).clone()) or 0.0)
-    assert equal(seen(model, lambda: model(x)), in_place)
+    assert equal(on_both_sides(model, lambda: model(x)), in_place)
     assert not torch.equal(*in_place)
 
 
 def test_autocast_and_arguments_by_name():
     model, x = nn.Linear(64, 32), torch.randn(5, 64)
-    plain_outputs = seen(model, lambda: model(x))
-    named = seen(model, lambda: model(input=x))
+    plain_outputs = on_both_sides(model, lambda: model(x))
+    named = on_both_sides(model, lambda: model(input=x))
     assert equal(plain_outputs, named)
     with torch.autocast("cpu", torch.bfloat16):
-        half = seen(model, lambda: model(x))
+        half = on_both_sides(model, lambda: model(x))
     assert half[0].dtype == torch.bfloat16
-    for ours, wanted in zip(half, plain_outputs, strict=True):
-        torch.testing.assert_close(ours.float(), wanted, rtol=0.05, atol=0.05)
+    for ours, expected in zip(half, plain_outputs, strict=True):
+        torch.testing.assert_close(ours.float(), expected, rtol=0.05, atol=0.05)
     with torch.inference_mode():
-        assert equal(seen(model, lambda: model(x)), plain_outputs)
+        assert equal(on_both_sides(model, lambda: model(x)), plain_outputs)
 
 
 @pytest.mark.parametrize("way", ["functional", "matrix product"])
@@ -380,8 +380,8 @@ def test_a_hook_that_comes_between_two_steps_is_respected():
     good, optimizer, in_place = loss_of(model), through(model, lr=0.0), LOZO(model.parameters(), lr=0.0, eps=1e-2)
     for hook in (None, read_again, None):
         handle = model[2].register_forward_hook(hook) if hook else None
-        ours, wanted = (o.step(good) for o in (optimizer, in_place))
-        assert math.isclose(ours, wanted, rel_tol=1e-5)
+        ours, expected = (o.step(good) for o in (optimizer, in_place))
+        assert math.isclose(ours, expected, rel_tol=1e-5)
         slopes = [o.trajectory.records[-1].projected_grads[0] for o in (optimizer, in_place)]
         assert math.isclose(*slopes, rel_tol=1e-2)
         if handle:

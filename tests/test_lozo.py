@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from small import command, equal, loss_of, network, stop_after, weights
-from test_methods import told_losses
+from test_methods import fixed_losses
 from torch import nn
 
 from zolab import LOZO, LOZOM, MeZO, noise
@@ -107,8 +107,8 @@ def test_the_mean_step_is_the_gradient_up_to_the_full_rank(rank):
         z = optimizer.direction(step)
         (slope,) = optimizer.trajectory.records[-1].projected_grads
         draws.append(torch.cat([slope * z.part(0, slice(0, 12)) / rank, slope * z.part(1, slice(0, 2))]))
-    draws, wanted = torch.stack(draws).double(), torch.cat([c.flatten(), d])
-    scores = (draws.mean(0) - wanted) / (draws.std(0) / math.sqrt(len(draws)))
+    draws, expected = torch.stack(draws).double(), torch.cat([c.flatten(), d])
+    scores = (draws.mean(0) - expected) / (draws.std(0) / math.sqrt(len(draws)))
     print(scores)
     assert float(scores.abs().max()) < 4.5
 
@@ -157,7 +157,7 @@ def test_published_scaling_is_a_learning_rate_rank_times_as_large():
 def test_lozo_m_without_memory_is_lozo(through):
     one, two = network(), network()
     for method, model, more in ((LOZO, one, {}), (LOZOM, two, {"momentum": 0.0})):
-        optimizer, losses = method(model.parameters(), **SETTINGS, **more), told_losses(model)
+        optimizer, losses = method(model.parameters(), **SETTINGS, **more), fixed_losses(model)
         good = loss_of(model)
         optimizer.look_through(model if through else None)
         for _ in range(20):
@@ -191,8 +191,8 @@ def test_a_refresh_keeps_the_part_of_the_momentum_in_the_new_space():
     old, n = optimizer.direction(4), optimizer.held[0].clone()
     optimizer.step(lambda: 1.0)  # no slope: what is left is the momentum alone
     new = optimizer.direction(5)
-    wanted = 0.9 * n.double() @ old.right(0).double() @ new.right(0).double().T / 400
-    torch.testing.assert_close(optimizer.held[0].double(), wanted, rtol=1e-5, atol=1e-7)
+    expected = 0.9 * n.double() @ old.right(0).double() @ new.right(0).double().T / 400
+    torch.testing.assert_close(optimizer.held[0].double(), expected, rtol=1e-5, atol=1e-7)
 
 
 def test_momentum_is_as_small_as_a_factor():
@@ -267,8 +267,8 @@ def test_a_run_is_replayed_and_goes_on_to_the_same_bits(tmp_path, monkeypatch, n
     halves = finetune(config, tmp_path / "halves", progress=False)
     assert equal(weights(whole.model), weights(halves.model))
     assert load_record(tmp_path / "whole" / "record.json")["result"]["forwards"] == 8
-    shown = command("replay", tmp_path / "whole", "--out", tmp_path / "model")
-    assert shown.status == 0, shown.errors
+    completed = command("replay", tmp_path / "whole", "--out", tmp_path / "model")
+    assert completed.status == 0, completed.errors
     assert equal(weights(load_model(str(tmp_path / "model"))[0]), weights(whole.model))
     refused = command(
         *("finetune", "--model", "tiny-reviews", "--task", "reviews_sentence", "--optimizer", name, "--steps", 1),

@@ -74,8 +74,8 @@ def test_templates_are_lm_bffs(name, prompt, words, answer):
 def test_trec_classes_are_matched_by_name():
     """The data set counts abbreviation, entity, description, human, location, number."""
     task = load_task("masked_trec")
-    asked = [task.template({"text": "?", "coarse_label": label}) for label in range(6)]
-    named = [e.candidates[e.answer].strip() for e in asked]
+    examples = [task.template({"text": "?", "coarse_label": label}) for label in range(6)]
+    named = [e.candidates[e.answer].strip() for e in examples]
     assert named == ["Expression", "Entity", "Description", "Human", "Location", "Number"]
 
 
@@ -101,9 +101,9 @@ def test_losses_equal_a_plain_scorer(roberta, name):
     batch = task.encode(tokenizer, examples)
     loss = task.loss(model, batch)
     torch.testing.assert_close(loss, torch.stack([loss for loss, _ in expected]).mean(), rtol=1e-4, atol=1e-5)
-    found = task.score(model, tokenizer, examples, batch_size=3)
-    assert found.loss == pytest.approx(float(loss), abs=1e-5)
-    assert found.metrics["accuracy"].tolist() == [right for _, right in expected]
+    scores = task.score(model, tokenizer, examples, batch_size=3)
+    assert scores.loss == pytest.approx(float(loss), abs=1e-5)
+    assert scores.metrics["accuracy"].tolist() == [right for _, right in expected]
     assert batch.masked
     distinct = {e.prompt: len(e.pieces) for e in examples}
     assert sum(len(part.places) for part in batch.packs) == len(distinct)  # one row of logits for each text
@@ -118,19 +118,19 @@ def test_real_samples_score_as_plainly(roberta, name):
     examples = [e for e in task.held_out(0, 20) if len(e.prompt.encode()) + len("<s></s>") < task.max_length][:8]
     assert len(examples) == 8
     expected = [plain_loss(model, tokenizer, e) for e in examples]
-    found = task.score(model, tokenizer, examples)
-    assert found.loss == pytest.approx(float(torch.stack([loss for loss, _ in expected]).mean()), abs=1e-4)
-    assert found.metrics["accuracy"].tolist() == [right for _, right in expected]
+    scores = task.score(model, tokenizer, examples)
+    assert scores.loss == pytest.approx(float(torch.stack([loss for loss, _ in expected]).mean()), abs=1e-4)
+    assert scores.metrics["accuracy"].tolist() == [right for _, right in expected]
 
 
 def test_logits_are_computed_at_the_masks_alone(roberta):
     model, tokenizer = roberta
-    seen = []
-    hook = model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    shapes = []
+    hook = model.lm_head.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
     task = load_task("masked_trec")
     task.loss(model, task.encode(tokenizer, [task.template(ROWS["masked_trec"] | {"text": text}) for text in "abc"]))
     hook.remove()
-    assert seen == [(3, len(tokenizer))]
+    assert shapes == [(3, len(tokenizer))]
 
 
 def test_a_step(roberta):
@@ -221,11 +221,11 @@ def test_texts_fit_the_context_that_the_tokenizer_knows(roberta, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("row", "found"), [({"sentence": "x" * 200, "label": 0}, 0), ({"sentence": "a <mask> in it", "label": 0}, 2)]
+    ("row", "count"), [({"sentence": "x" * 200, "label": 0}, 0), ({"sentence": "a <mask> in it", "label": 0}, 2)]
 )
-def test_a_text_needs_its_one_mask(roberta, row, found):
+def test_a_text_needs_its_one_mask(roberta, row, count):
     task = load_task("masked_sst2")
-    with pytest.raises(ValueError, match=rf"has {found} masks in 128 tokens, not 1"):
+    with pytest.raises(ValueError, match=rf"has {count} masks in 128 tokens, not 1"):
         task.encode(roberta[1], [task.template(row)])
 
 

@@ -62,8 +62,8 @@ def test_short_texts_tell_what_a_batch_allocates(rows, length):
     loss = loss_of(model, rows, length)
     with torch.no_grad(), Allocations(("all",), [*model.parameters(), *model.buffers()]) as counted:
         loss().detach()
-    found = peak(grown(followed("tiny-reviews", "float32"), Tokens(rows, length))).total
-    assert found == pytest.approx(counted.peaks().max(), rel=0.03)
+    predicted_peak = peak(grown(followed("tiny-reviews", "float32"), Tokens(rows, length))).total
+    assert predicted_peak == pytest.approx(counted.peaks().max(), rel=0.03)
 
 
 def test_what_methods_keep_is_what_they_say():
@@ -82,9 +82,9 @@ def test_what_methods_keep_is_what_they_say():
 
         for _ in range(2):
             optimizer.step(loss)
-        said = sum(method.stored_bytes(tensor) for tensor in model.parameters())
+        expected_bytes = sum(method.stored_bytes(tensor) for tensor in model.parameters())
         own = sum(p.nbytes for network in more for p in network.parameters())
-        assert held_bytes(optimizer, model) - own == pytest.approx(said, abs=1500), name
+        assert held_bytes(optimizer, model) - own == pytest.approx(expected_bytes, abs=1500), name
 
 
 def test_outlines_have_the_papers_sizes_and_no_memory():
@@ -100,18 +100,18 @@ class TestMeasuredHere:
     def record(self, model):
         return json.loads((RECORDS / "bench_memory.json").read_text())["result"][model]
 
-    def told(self, model, way, row):
+    def predicted_bytes(self, model, way, row):
         return expected(model, way, Tokens(row["texts"], row["length"])).total
 
     def test_predictions_are_within_a_tenth(self, model):
-        found = self.record(model)
-        off = {way: self.told(model, way, found[way]) / found[way]["peak"] - 1 for way in REQUIRED}
+        rows = self.record(model)
+        off = {way: self.predicted_bytes(model, way, rows[way]) / rows[way]["peak"] - 1 for way in REQUIRED}
         assert {way: round(value, 2) for way, value in off.items() if abs(value) > 0.1} == {}
 
     def test_another_methods_prediction_would_not_do(self, model):
-        found = self.record(model)
+        rows = self.record(model)
         for way, other in (("mezo", "sgd"), ("sgd", "mezo"), ("adam", "lozo"), ("meta_training", "hizoo")):
-            assert abs(self.told(model, other, found[way]) / found[way]["peak"] - 1) > 0.3, (way, other)
+            assert abs(self.predicted_bytes(model, other, rows[way]) / rows[way]["peak"] - 1) > 0.3, (way, other)
 
 
 class TestMeasuredOnAnH100:
@@ -148,9 +148,9 @@ class TestMeasuredOnAnH100:
             beyond = self.rows[f"{name}, {self.one}, bfloat16"]["peak_over_weights"]
             if beyond < 0:  # an earlier method's graph was given back while this one was measured
                 continue
-            seen = 1 + beyond + graph * drawn
-            found = predicted(self.config(self.one, name), Tokens(16, 256))
-            off[name] = found.total / found.parts["weights"] / seen - 1
+            ratio = 1 + beyond + graph * drawn
+            prediction = predicted(self.config(self.one, name), Tokens(16, 256))
+            off[name] = prediction.total / prediction.parts["weights"] / ratio - 1
         assert {name: round(value, 2) for name, value in off.items() if abs(value) > 0.15} == {}
 
     @pytest.mark.parametrize(("shape", "low", "high"), [(eight, 0.85, 1.15), (one, 0.72, 0.85)])
@@ -158,13 +158,13 @@ class TestMeasuredOnAnH100:
         """Of the 1B model too little is predicted; its recorded peak is the last of a process that measured much before it."""
         config = MetaConfig(model=self.hub[shape], dtype="bfloat16", device="cuda", momentum=0.0, clip=0.0, fused=True,
                             recompute=True)  # fmt: skip
-        found = predicted_meta(config, Tokens(16, 128)).total
-        assert low < found / self.rows[f"meta-step, {shape}, bfloat16, 16 x 128"]["peak_bytes"] < high
+        total = predicted_meta(config, Tokens(16, 128)).total
+        assert low < total / self.rows[f"meta-step, {shape}, bfloat16, 16 x 128"]["peak_bytes"] < high
 
 
 def test_a_process_measures_itself(monkeypatch):
-    found = measured("tiny-reviews", ["mezo_adam"], Tokens(32, 64))["mezo_adam"]
-    assert found.weights < found.peak < 20 * found.weights
+    row = measured("tiny-reviews", ["mezo_adam"], Tokens(32, 64))["mezo_adam"]
+    assert row.weights < row.peak < 20 * row.weights
     with pytest.raises(ValueError, match="there is no method sgld; choose sgd, adam,"):
         measured("tiny-reviews", ["sgld"], Tokens(2, 4))
     monkeypatch.setattr(sys, "executable", "/bin/false")
@@ -173,22 +173,24 @@ def test_a_process_measures_itself(monkeypatch):
 
 
 def test_parts_of_a_steps_time_add_up():
-    found = step_seconds("tiny-reviews", ("mezo", "zo_finetuner", "sgd", "meta_training"), Tokens(2, 16), repeats=1)
-    assert all(tuple(parts) == TIMES and min(parts.values()) >= 0 < sum(parts.values()) for parts in found.values())
-    assert found["zo_finetuner"]["fine-tuner's network"] > found["mezo"]["fine-tuner's network"] == 0
-    assert found["sgd"]["backward pass and update"] > 0
+    seconds = step_seconds("tiny-reviews", ("mezo", "zo_finetuner", "sgd", "meta_training"), Tokens(2, 16), repeats=1)
+    assert all(tuple(parts) == TIMES and min(parts.values()) >= 0 < sum(parts.values()) for parts in seconds.values())
+    assert seconds["zo_finetuner"]["fine-tuner's network"] > seconds["mezo"]["fine-tuner's network"] == 0
+    assert seconds["sgd"]["backward pass and update"] > 0
 
 
 def test_parts_are_where_they_belong():
     tokens, config = Tokens(4, 32), {"model": "tiny-reviews", "dtype": "float32"}
-    found = {name: predicted(Config(optimizer=name, **config), tokens).parts for name in ("mezo", "mezo_adam", "sgd", "adam")}
-    weights = found["mezo"]["weights"]
-    assert [found[name]["states"] for name in found] == [0, 2 * weights, 0, pytest.approx(2 * weights, rel=1e-2)]
-    assert [found[name]["gradients"] > 0.9 * weights for name in found] == [False, False, True, True]
-    assert [found[name]["journal"] > 0 for name in found] == [True, True, False, False]
+    predictions = {
+        name: predicted(Config(optimizer=name, **config), tokens).parts for name in ("mezo", "mezo_adam", "sgd", "adam")
+    }
+    weights = predictions["mezo"]["weights"]
+    assert [predictions[name]["states"] for name in predictions] == [0, 2 * weights, 0, pytest.approx(2 * weights, rel=1e-2)]
+    assert [predictions[name]["gradients"] > 0.9 * weights for name in predictions] == [False, False, True, True]
+    assert [predictions[name]["journal"] > 0 for name in predictions] == [True, True, False, False]
     longer = predicted(Config(optimizer="mezo", **config), Tokens(4, 64)).parts
-    assert longer["activations"] == pytest.approx(2 * found["mezo"]["activations"], rel=1e-3)
-    assert all(set(parts) == set(PARTS) for parts in found.values())
+    assert longer["activations"] == pytest.approx(2 * predictions["mezo"]["activations"], rel=1e-3)
+    assert all(set(parts) == set(PARTS) for parts in predictions.values())
 
 
 def test_a_journal_is_longer_for_longer_moves():

@@ -31,7 +31,7 @@ PHASES = (7, 30, 40)
 MIX = (0.5, 0.9, 0.01)
 
 
-def told_losses(_):
+def fixed_losses(_):
     """Losses that do not depend on the weights, so that rounding in one step cannot grow through the next slope."""
     stream = torch.Generator().manual_seed(3)
     return lambda: 1 + 1e-3 * torch.randn((), generator=stream)
@@ -75,7 +75,7 @@ def test_adamezo_equals_the_dense_reference_for_any_horizon(horizon, scaling, lr
     beside(
         lambda params: AdaMeZO(params, lr=lr, **settings),
         lambda p, f, t: reference.adamezo_step(p, f, memory, step=t, lr=lr, eps=1e-3, **settings),
-        losses=told_losses,
+        losses=fixed_losses,
         tolerance=1e-5,
     )
 
@@ -122,7 +122,7 @@ def test_sign_sgd_equals_its_reference(sign, samples):
     beside(
         lambda params: ZOSignSGD(params, lr=1e-4, sign=sign, samples=samples),
         lambda p, f, t: reference.sign_step(p, f, step=t, lr=1e-4, eps=1e-3, sign=sign, samples=samples),
-        losses=told_losses,  # or rounding would turn the sign of a small slope
+        losses=fixed_losses,  # or rounding would turn the sign of a small slope
     )
 
 
@@ -322,8 +322,8 @@ def test_moments_are_not_stored():
     optimizer = AdaMeZO(model.parameters(), lr=1e-3, horizon=10)
     for _ in range(15):
         optimizer.step(loss_of(model))
-    held = [value for value in vars(optimizer).values() if isinstance(value, torch.Tensor)]
-    assert not held
+    tensors = [value for value in vars(optimizer).values() if isinstance(value, torch.Tensor)]
+    assert not tensors
     assert not optimizer.state
 
 
@@ -331,28 +331,28 @@ def test_moments_are_not_stored():
 @pytest.mark.parametrize("name", ["mezo", "adamezo", "meazo", "mezo_adam", "hizoo"])
 def test_prescribed_directions_are_the_ones_that_are_walked(name, dtype):
     """Two given directions, taken in turn: the same steps as when the same values come from their keys."""
-    free, told = network(dtype), network(dtype)
+    free, prescribed = network(dtype), network(dtype)
     blocks = range(4)
     shapes = [p.shape for p in free.parameters()]
     two = [
         GivenDirection([direction(Direction(0, t), j, s, dtype=dtype) for j, s in zip(blocks, shapes, strict=True)])
         for t in (0, 1)
     ]
-    one, other = (METHODS[name](model.parameters(), **SETTINGS[name]) for model in (free, told))
+    one, other = (METHODS[name](model.parameters(), **SETTINGS[name]) for model in (free, prescribed))
     one.direction = lambda step, sample=0: Direction(0, step % 2)
     other.direction = lambda step, sample=0: two[step % 2]
     for _ in range(12):
         one.step(loss_of(free))
-        other.step(loss_of(told))
-    for p, q in zip(free.parameters(), told.parameters(), strict=True):
+        other.step(loss_of(prescribed))
+    for p, q in zip(free.parameters(), prescribed.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
 
 
 def test_squared_length_is_that_of_the_direction():
     tensors = [torch.zeros(3000), torch.zeros(5, 7)]
     name = Direction(3, 4)
-    wanted = [float(direction(name, j, t.shape).double().square().sum()) for j, t in enumerate(tensors)]
-    assert squared_length(tensors, name, (0, 1)) == pytest.approx(wanted)
+    expected = [float(direction(name, j, t.shape).double().square().sum()) for j, t in enumerate(tensors)]
+    assert squared_length(tensors, name, (0, 1)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

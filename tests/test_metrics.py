@@ -80,5 +80,5 @@ def test_interval_by_hand():
 def test_interval_holds_the_truth_nineteen_times_in_twenty():
     draw = np.random.RandomState(0)
     for truth in (0.3, 0.6, 0.9):
-        held = [low <= truth <= high for low, high in (interval(draw.random(100) < truth) for _ in range(1000))]
-        assert 0.92 < np.mean(held) < 0.98
+        covered = [low <= truth <= high for low, high in (interval(draw.random(100) < truth) for _ in range(1000))]
+        assert 0.92 < np.mean(covered) < 0.98

@@ -204,12 +204,12 @@ def test_dtype_is_the_one_asked_for(dtype, folder):
 
 def test_fingerprint_sees_every_change():
     model = tiny_model("opt")
-    seen = {fingerprint(model)}
+    fingerprints = {fingerprint(model)}
     with torch.no_grad():
         model.lm_head.weight[5, 5] += 1
-    seen.add(fingerprint(model))
-    seen.add(fingerprint(model.to(torch.bfloat16)))
-    assert len(seen) == 3
+    fingerprints.add(fingerprint(model))
+    fingerprints.add(fingerprint(model.to(torch.bfloat16)))
+    assert len(fingerprints) == 3
     one, other = torch.nn.ParameterDict({"a": torch.zeros(2, 3)}), torch.nn.ParameterDict({"a": torch.zeros(3, 2)})
     assert fingerprint(one) != fingerprint(other) != fingerprint(torch.nn.ParameterDict({"b": torch.zeros(3, 2)}))
     assert len(fingerprint(torch.nn.ParameterDict({"scalar": torch.tensor(1.0)}))) == 16
@@ -258,7 +258,7 @@ def test_opt_begins_with_token_zero_as_mezo_runs_it(folder):
     assert load_model(str(folder / "tuned"))[1]("It was").input_ids == ids
 
 
-def test_masked_architecture_is_told_by_the_config(tmp_path):
+def test_masked_architecture_is_known_from_the_config(tmp_path):
     path = save(tmp_path / "roberta", "roberta")
     edit(path / "config.json", '"RobertaForMaskedLM"', '"RobertaForCausalLM"')
     edit(path / "config.json", '"dtype"', '"is_decoder": true, "dtype"')
@@ -379,18 +379,18 @@ def test_hub_is_read_from_its_cache_first(offline, folder, monkeypatch):
 
 
 def test_hub_is_asked_once_and_then_read(monkeypatch, offline):
-    asked, read = [], models._read
+    requests, read = [], models._read
 
     def fake(source, dtype, local_files_only):
-        asked.append(local_files_only)
+        requests.append(local_files_only)
         return read(source, dtype, True) if local_files_only else models._tiny("opt", dtype)
 
     monkeypatch.setattr(models, "_read", fake)
 
     def answer(self, name, timeout):
-        asked.append(name)
+        requests.append(name)
         return ModelInfo(id=name, siblings=[])
 
     monkeypatch.setattr(models.HfApi, "model_info", answer)
     load_model("some/model")
-    assert asked == [True, "some/model", False]
+    assert requests == [True, "some/model", False]

@@ -212,10 +212,10 @@ def test_two_processes_may_compile_a_kernel_at_once(tmp_path):
     options = {"env": environ, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     command = [sys.executable, "-c", COMPILE_SLOWLY]
     both = [subprocess.Popen([*command, dtype, "slowly"], **options) for dtype in ("float32", "uint16")]
-    told = [process.communicate(timeout=240) for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
+    outputs = [process.communicate(timeout=240) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
     later = subprocess.run([*command, "float32,uint16"], **options, timeout=240)
     assert later.returncode == 0, later.stderr
     first, second = (line.split() for line in later.stdout.splitlines())
-    assert [first[:2], second[:2]] == [shown.split()[:2] for shown, _ in told]
+    assert [first[:2], second[:2]] == [output.split()[:2] for output, _ in outputs]
     assert second[2] == "2"  # nothing was compiled again

@@ -107,11 +107,11 @@ def test_a_method_that_needs_a_gradient(name):
         )
 
 
-def test_equal_sides_are_told_of(tmp_path):
+def test_equal_sides_are_reported(tmp_path):
     words = ("finetune", f"--out={tmp_path / 'run'}", "--model=tiny-reviews", "--task=reviews_sentence", "--objective=accuracy")
-    shown = command(*words, "--eps=1e-6", "--steps=3", "--batch_size=4", "--train=8", "--dev=4", "--test=4")
-    assert shown.status == 0, shown.errors
-    assert "3 steps measured the same accuracy on both sides, which says nothing about where to go: raise eps" in shown.out
+    completed = command(*words, "--eps=1e-6", "--steps=3", "--batch_size=4", "--train=8", "--dev=4", "--test=4")
+    assert completed.status == 0, completed.errors
+    assert "3 steps measured the same accuracy on both sides, which says nothing about where to go: raise eps" in completed.out
     steps = load_record(tmp_path / "run" / "record.json")["steps"]
     assert [step["projected_grads"] for step in steps] == [[0.0]] * 3
 

@@ -89,8 +89,8 @@ def moments_update_errors(cuda, device, signs, dtype) -> int:
             length += cpu.update_by_moments(cpu.view(part), 0, at(np.ascontiguousarray(KEYS[j]), signs), *rest)
         there = [part.to(device) for part in there]
         settings = first, np.abs(first), DECAYS, 1e-3, 0.01, rounding, signs
-        found = cuda.update_all_by_moments(there, KEYS, *settings)
-        wrong += sum(map(different, there, w)) + (abs(float(found) - length) > 1e-5 * length)
+        squares = cuda.update_all_by_moments(there, KEYS, *settings)
+        wrong += sum(map(different, there, w)) + (abs(float(squares) - length) > 1e-5 * length)
     return wrong
 
 
@@ -132,20 +132,20 @@ def output_error(cuda, device, dtype) -> float:
         assert cuda.makes_output(x, outputs, rank)
         apart = torch.full((rank, outputs + 32), torch.nan, dtype=dtype)
         apart[:, 16:-16] = u
-        found = cuda.output(x.to(device), apart.to(device)[:, 16:-16], v.to(device), 0.25, above).cpu().double()
+        output = cuda.output(x.to(device), apart.to(device)[:, 16:-16], v.to(device), 0.25, above).cpu().double()
         side = torch.full((tokens, 1), -0.25)
         side[:above] = 0.25
         exact = side * (x.double() @ v.double().T @ u.double())
-        worst = max(worst, float((found - exact).norm() / exact.norm() / unit))
+        worst = max(worst, float((output - exact).norm() / exact.norm() / unit))
     return worst
 
 
 def sums_error(cuda, device, dtype) -> float:
     w = [weights(size, dtype) for size in (*SIZES, 20_000)]
-    found = cuda.moments_all([part.to(device) for part in w]).cpu()
+    sums = cuda.moments_all([part.to(device) for part in w]).cpu()
     exact = torch.stack([torch.stack([part.double().sum(), part.double().square().sum()]) for part in w])
     scale = torch.stack([torch.stack([part.double().abs().sum(), part.double().square().sum()]) for part in w])
-    return float(((found - exact).abs() / scale.clamp(min=1e-30)).max())
+    return float(((sums - exact).abs() / scale.clamp(min=1e-30)).max())
 
 
 def fused_sums_error(cuda, device, dtype) -> float:
@@ -178,14 +178,14 @@ def measure(cuda, device: str) -> dict:
         "products": products_errors,
         "normals": fill_errors,
     }
-    found = {
+    errors = {
         kind: {name: sum(of(cuda, device, signs, dtype) for signs in SIGNS.values()) for name, dtype in DTYPES.items()}
         for kind, of in kinds.items()
     }
     sums = max(sums_error(cuda, device, dtype) for dtype in DTYPES.values())
     outputs = {name: output_error(cuda, device, dtype) for name, dtype in DTYPES.items()}
     fused = {name: fused_sums_error(cuda, device, dtype) for name, dtype in DTYPES.items()}
-    return {**found, "fused sums": fused, "sums": sums, "refused": refused(cuda, device), "outputs": outputs}
+    return {**errors, "fused sums": fused, "sums": sums, "refused": refused(cuda, device), "outputs": outputs}
 
 
 def main(way: str) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 from small import command, equal, loss_of, network, stop_after, weights
-from test_methods import told_losses
+from test_methods import fixed_losses
 from torch import nn
 from torch.nn import functional
 
@@ -49,8 +49,8 @@ def counted(loss, calls):
 
     def closure():
         calls["at"] = calls.get("at", 0) + 1
-        found = loss()
-        return math.nan if calls["at"] == calls.get("fail") else found
+        value = loss()
+        return math.nan if calls["at"] == calls.get("fail") else value
 
     return closure
 
@@ -82,8 +82,8 @@ def test_a_step_of_fzoo_by_hand():
     optimizer.direction = lambda step, sample=0: given[sample]
     assert optimizer.step(lambda: next(losses)) == 1.0  # the loss at the weights, not the mean of those around them
     spread = math.sqrt(0.08 / 3)
-    wanted = [-0.5 * (0.1 - 0.1 - 0.3) / (3 * spread), -0.5 * (0.1 + 0.1 + 0.3) / (3 * spread)]
-    assert weight.tolist() == pytest.approx(wanted, rel=1e-6)
+    expected = [-0.5 * (0.1 - 0.1 - 0.3) / (3 * spread), -0.5 * (0.1 + 0.1 + 0.3) / (3 * spread)]
+    assert weight.tolist() == pytest.approx(expected, rel=1e-6)
     (record,) = optimizer.trajectory.records
     assert record.losses == (1.1, 0.9, 1.3, 1.0)
     assert record.projected_grads == pytest.approx((1.0, -1.0, 3.0))
@@ -218,12 +218,12 @@ def test_100_steps_of_svrg_equal_the_reference(dtype, spare):
     own = {"lr": 1e-3, "eps": 1e-2, "q": 3, "full_lr": 2.0}
     for step in range(100 if dtype == torch.float32 else 20):
         loss = optimizer.step(parts[step % 4])
-        told = twins.svrg_step(list(twin.parameters()), theirs[step % 4], full, memory, step=step, **own)
-        assert math.isclose(loss, told, rel_tol=1e-4)
+        expected = twins.svrg_step(list(twin.parameters()), theirs[step % 4], full, memory, step=step, **own)
+        assert math.isclose(loss, expected, rel_tol=1e-4)
         for p, q in zip(model.parameters(), twin.parameters(), strict=True):
             torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-4)
-    for anchor, wanted in zip(optimizer.anchor, memory["anchor"], strict=True):
-        torch.testing.assert_close(anchor, wanted, rtol=1e-4, atol=1e-4)
+    for anchor, reference_anchor in zip(optimizer.anchor, memory["anchor"], strict=True):
+        torch.testing.assert_close(anchor, reference_anchor, rtol=1e-4, atol=1e-4)
 
 
 @halves
@@ -275,12 +275,12 @@ def test_a_loss_of_svrg_that_fails_leaves_weights_and_anchor(dtype, spare, call)
     probing(two, other, spare)
     for step in range(7):
         if step in (2, 3, 5):
-            kept = weights(model)
+            before = weights(model)
             full, one.full_batch = one.full_batch, counted(one.full_batch, {"fail": min(call, 2)})
             with pytest.raises(FloatingPointError):
                 one.step(counted(parts[step % 4], {"fail": call}))
             one.full_batch = full
-            assert equal(weights(model), kept)
+            assert equal(weights(model), before)
         assert one.step(parts[step % 4]) == two.step(their_parts[step % 4])
         assert equal(weights(model), weights(other))
         assert equal(one.anchor, two.anchor)
@@ -337,9 +337,9 @@ def test_without_a_full_batch_the_closure_is_the_full_batch():
         MeZOSVRG(model.parameters(), full_lr=-1.0)
 
 
-def test_slopes_told_from_outside_replay_in_files_with_rows_of_two_lengths(tmp_path):
+def test_slopes_from_outside_replay_in_files_with_rows_of_two_lengths(tmp_path):
     model = network()
-    optimizer, losses = MeZOSVRG(model.parameters(), lr=1e-3, q=2), told_losses(model)
+    optimizer, losses = MeZOSVRG(model.parameters(), lr=1e-3, q=2), fixed_losses(model)
     for _ in range(5):
         optimizer.step(losses)
     optimizer.trajectory.save(tmp_path / "t.npz")
@@ -373,7 +373,7 @@ def test_a_run_counts_what_every_step_takes(tmp_path, monkeypatch):
     """10 examples in batches of 4 are three forward passes; steps 0 and 3 are full."""
     from zolab.tasks import Task
 
-    calls, loss, told = [0], Task.loss, []
+    calls, loss, passes = [0], Task.loss, []
 
     def counting(self, *arguments):
         calls[0] += 1
@@ -384,19 +384,19 @@ def test_a_run_counts_what_every_step_takes(tmp_path, monkeypatch):
 
     def telling(self, closure):
         before = calls[0]
-        found = step(self, closure)
-        told.append(calls[0] - before)
-        return found
+        step_loss = step(self, closure)
+        passes.append(calls[0] - before)
+        return step_loss
 
     monkeypatch.setattr(MeZOSVRG, "step", telling)
     words = [word for name, value in RUN.items() for word in (f"--{name}", value)]
-    shown = command("finetune", *words, "--optimizer", "mezo_svrg", "--optim_args", "q=3", "--out", tmp_path / "run")
-    assert (shown.status, shown.errors) == (0, "")
-    assert told == [6, 4, 4, 6, 4]
+    completed = command("finetune", *words, "--optimizer", "mezo_svrg", "--optim_args", "q=3", "--out", tmp_path / "run")
+    assert (completed.status, completed.errors) == (0, "")
+    assert passes == [6, 4, 4, 6, 4]
     record = load_record(tmp_path / "run" / "record.json")
     assert record["result"]["forwards"] == 24
     assert [entry["forwards"] for entry in record["evaluations"] if entry["split"] == "dev"] == [0, 10, 20, 24]
-    assert "24 forward passes" in shown.out
+    assert "24 forward passes" in completed.out
 
 
 def test_the_full_batch_is_the_mean_over_all_examples():
@@ -405,9 +405,9 @@ def test_the_full_batch_is_the_mean_over_all_examples():
     train = task.sample(0, 10, 4, 4).train
     with torch.no_grad():
         parts = [float(task.loss(model, task.encode(tokenizer, [example]))) for example in train]
-        found = full_loss(task, model, tokenizer, train, Config(batch_size=4))
+        mean = full_loss(task, model, tokenizer, train, Config(batch_size=4))
         missed = full_loss(task, model, tokenizer, train, Config(batch_size=4, objective="accuracy"))
-    assert found == pytest.approx(sum(parts) / 10, rel=1e-5)
+    assert mean == pytest.approx(sum(parts) / 10, rel=1e-5)
     assert missed == pytest.approx(1 - task.evaluate(model, tokenizer, train).metric)
 
 

@@ -144,9 +144,9 @@ def test_tied_parameters_count_once():
     shared = nn.Parameter(torch.ones(5))
     view = nn.Parameter(shared.data)
     optimizer = MeZO([("a", shared), ("b", view)], lr=0.0, eps=0.5)
-    seen = []
-    optimizer.step(lambda: seen.append(shared.detach().clone()) or 0.0)
-    torch.testing.assert_close(seen[0], 1 + 0.5 * direction(Direction(0, 0), 0, 5))
+    values = []
+    optimizer.step(lambda: values.append(shared.detach().clone()) or 0.0)
+    torch.testing.assert_close(values[0], 1 + 0.5 * direction(Direction(0, 0), 0, 5))
 
 
 def test_the_global_generator_is_left_alone():

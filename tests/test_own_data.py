@@ -67,7 +67,7 @@ def test_a_description_is_its_text():
 
 
 @pytest.mark.parametrize(
-    ("prompt", "candidates", "row", "told", "followed"),
+    ("prompt", "candidates", "row", "prompt_text", "followed"),
     [
         ("{text} It was", (" bad", " good"), {"text": " fine "}, "fine It was", (" bad", " good")),
         ("{text} It was", ("bad", "good"), {"text": "fine"}, "fine It was", (" bad", " good")),
@@ -79,9 +79,9 @@ def test_a_description_is_its_text():
         ("{q}", ("{one}", "{two}"), {"q": "He ran.", "one": "It rained.", "two": "so"}, "He ran.", (" It rained.", " so")),
     ],
 )
-def test_a_template_and_a_row(prompt, candidates, row, told, followed):
-    assert filled(prompt, row) == told
-    assert tuple(after(told, filled(candidate, row)) for candidate in candidates) == followed
+def test_a_template_and_a_row(prompt, candidates, row, prompt_text, followed):
+    assert filled(prompt, row) == prompt_text
+    assert tuple(after(prompt_text, filled(candidate, row)) for candidate in candidates) == followed
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
@@ -129,8 +129,8 @@ def test_numbers_are_written_out(tmp_path):
 def test_what_labels_stand_for(tmp_path, labels, more, answers):
     rows = [{"text": f"film {n}", "label": labels[n % 2]} for n in range(10)]
     for suffix in ("jsonl", "csv"):
-        drawn = load_task(described(write(tmp_path / f"my.{suffix}", rows), **more)).sample()
-        for example in (example for split in drawn for example in split):
+        splits = load_task(described(write(tmp_path / f"my.{suffix}", rows), **more)).sample()
+        for example in (example for split in splits for example in split):
             assert example.answer == answers[int(example.prompt.split()[1]) % 2]
 
 
@@ -163,20 +163,20 @@ def test_no_more_than_2000_rows_are_held_out(tmp_path):
 
 
 def test_a_folder_has_its_own_splits(here):
-    def seen(task):
+    def numbers_of(task):
         return [{int(example.prompt.split()[1]) for example in split} for split in task.sample()]
 
     (here / "data").mkdir()
     write(here / "data" / "train.jsonl", ROWS[:20])
     write(here / "data" / "test.csv", ROWS[20:30])
-    train, dev, test = seen(load_task(described("data")))
+    train, dev, test = numbers_of(load_task(described("data")))
     assert (train | dev, len(dev), test) == (set(range(20)), 5, set(range(20, 30)))
     write(here / "data" / "validation.parquet", ROWS[30:])
-    assert seen(load_task(described("data"))) == [set(range(20)), set(range(30, 40)), set(range(20, 30))]
+    assert numbers_of(load_task(described("data"))) == [set(range(20)), set(range(30, 40)), set(range(20, 30))]
     source = LocalFile("data", ("text",), labels=(0, 1))
     assert (source.dev, source.held_out, len(source.rows("validation"))) == ("validation", "test", 10)
-    shown = command("finetune", "--out=run", "--task=data", *SMALL, *OWN)
-    assert shown.status == 0, shown.errors
+    completed = command("finetune", "--out=run", "--task=data", *SMALL, *OWN)
+    assert completed.status == 0, completed.errors
     (here / "data" / "train.jsonl").unlink()
     with pytest.raises(FileNotFoundError, match=r"data has no file train that ends in .jsonl, .csv, .parquet; add it"):
         load_task(described("data"))
@@ -212,9 +212,9 @@ def test_a_folder_has_its_own_splits(here):
     ],
 )
 def test_a_description_that_makes_no_task(more, message):
-    with pytest.raises(ValueError, match=message) as told:
+    with pytest.raises(ValueError, match=message) as excinfo:
         Description(**{"data": "my.jsonl", "prompt": "{text} It was", "candidates": WORDS} | more)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(excinfo.value)
 
 
 @pytest.mark.parametrize(
@@ -324,16 +324,16 @@ def test_finetune_resumes_and_notices_what_changed(here):
 
 def test_answers_are_written(here):
     words = ("finetune", "--out=run", "--task=numbers.parquet", *SMALL, "--prompt={text} How many?", "--answer={number}")
-    shown = command(*words)
-    assert shown.status == 0, shown.errors
-    assert "f1" in shown.out
+    completed = command(*words)
+    assert completed.status == 0, completed.errors
+    assert "f1" in completed.out
 
 
 def test_evaluate_takes_files_beside_names(here):
     words = ("evaluate", "--model=tiny-random-llama", "--task", "my.jsonl", "reviews_sentence", "--test=4", "--out=r.json")
-    shown = command(*words, *OWN)
-    assert shown.status == 0, shown.errors
-    assert "tiny-random-llama on my, zero-shot, 4 examples" in shown.out
+    completed = command(*words, *OWN)
+    assert completed.status == 0, completed.errors
+    assert "tiny-random-llama on my, zero-shot, 4 examples" in completed.out
     record = load_record("r.json")
     assert list(record["result"]) == [described(), "reviews_sentence"]
     assert record["config"]["task"] == list(record["result"])
@@ -349,8 +349,8 @@ def test_measure_metatrain_and_evolve_take_files(here):
         ("metatrain", *tiny, "--tasks=my.jsonl,reviews_sentence", "--steps=2", "--period=2", "--train=8", "--out=meta"),
         ("evolve", *tiny, "--tasks=my.jsonl", "--pairs=1", *few, "--dev=4", "--out=evolved"),
     ):
-        shown = command(*words)
-        assert shown.status == 0, shown.errors
+        completed = command(*words)
+        assert completed.status == 0, completed.errors
     record = load_record("meta/record.json")
     assert record["config"]["tasks"] == f"{described()},reviews_sentence"
     assert [step["task"] for step in record["result"]["steps"]] == ["my", "reviews_sentence"]
@@ -374,8 +374,8 @@ def test_a_plan_has_a_description_as_it_is(here):
         "seeds": [0],
     }
     (here / "plan.yaml").write_text(json.dumps(plan))
-    shown = command("study", "plan.yaml", "--out=runs", "--record=all.json")
-    assert shown.status == 0, shown.errors
+    completed = command("study", "plan.yaml", "--out=runs", "--record=all.json")
+    assert completed.status == 0, completed.errors
     with pytest.raises(ValueError, match="lacks the column film"):
         check_plan(plan | {"tasks": {"mine": {"task": own | {"prompt": "{film}"}, "lr": 1e-3}}})
     with pytest.raises(ValueError, match="a task of your own has data and prompt"):
@@ -401,10 +401,10 @@ def test_a_plan_has_a_description_as_it_is(here):
     ],
 )
 def test_the_command_line_refuses(here, words, message):
-    shown = command(*words)
-    assert shown.status == 1
-    assert shown.errors.startswith(message)
-    assert shown.errors.count("\n") == 1
+    completed = command(*words)
+    assert completed.status == 1
+    assert completed.errors.startswith(message)
+    assert completed.errors.count("\n") == 1
     assert not (here / "x").exists()
 
 
@@ -445,8 +445,8 @@ def test_a_class_by_its_import_path(module):
     task = load_task("own_module:Mine", autocast=True)
     assert task.autocast
     assert task.sample(2) == load_task(described()).sample(2)
-    shown = command("finetune", "--out=run", "--task=own_module:Mine", *SMALL)
-    assert shown.status == 0, shown.errors
+    completed = command("finetune", "--out=run", "--task=own_module:Mine", *SMALL)
+    assert completed.status == 0, completed.errors
     assert load_record("run/record.json")["config"]["task"] == "own_module:Mine"
 
 

@@ -40,8 +40,8 @@ def test_every_table_is_there_with_names_that_we_use():
     ],
 )
 def test_single_numbers(where, value):
-    (found,) = printed(**where).value
-    assert found == value
+    (printed_value,) = printed(**where).value
+    assert printed_value == value
 
 
 def test_wins_counted_from_the_table():
@@ -61,9 +61,9 @@ def test_the_gain_in_accuracy_over_mezo():
 
 
 def test_averages_are_the_means_of_their_rows_but_for_how_they_are_rounded():
-    found = averages()
-    assert len(found) > 50
-    off = found[(found["printed"] - found["mean"]).abs() > 0.05 + 1e-9]
+    table = averages()
+    assert len(table) > 50
+    off = table[(table["printed"] - table["mean"]).abs() > 0.05 + 1e-9]
     cut = np.floor(off["mean"] * 10 + 1e-9) / 10
     assert np.allclose(cut, off["printed"]), "those that are not rounded are cut off"
     assert sorted(off.table + " " + off.method + " " + off.average) == sorted(

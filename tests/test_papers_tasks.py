@@ -26,44 +26,50 @@ def name(i):
     return NAMES[i % 4]
 
 
-def said(i):
+def sentence(i):
     return f"{name(i)} painted house {i} {COLOURS[i % 4]}."
 
 
 def inferred(i):
-    return {"premise": said(i), "hypothesis": f"House {i} is {COLOURS[i % 3]}.", "idx": i, "label": i % 3}
+    return {"premise": sentence(i), "hypothesis": f"House {i} is {COLOURS[i % 3]}.", "idx": i, "label": i % 3}
 
 
 # Row i of a data set, with the columns that the Hub has.
 MADE = {
-    "sst2": lambda i: {"idx": i, "sentence": f"{said(i).lower()} that was {('dull', 'fun')[i % 2]} ", "label": i % 2},
-    "sst5": lambda i: {"text": said(i), "label": i % 5, "label_text": "neutral"},
+    "sst2": lambda i: {"idx": i, "sentence": f"{sentence(i).lower()} that was {('dull', 'fun')[i % 2]} ", "label": i % 2},
+    "sst5": lambda i: {"text": sentence(i), "label": i % 5, "label_text": "neutral"},
     "snli": inferred,
     "mnli": inferred,
     "cb": inferred,
     "rte": lambda i: inferred(i) | {"label": i % 2},
     "trec": lambda i: {"text": f"Who painted house {i} ?", "coarse_label": i % 6, "fine_label": i},
-    "boolq": lambda i: {"question": f"is house {i} red", "answer": i % 4 == 0, "passage": said(i)},
+    "boolq": lambda i: {"question": f"is house {i} red", "answer": i % 4 == 0, "passage": sentence(i)},
     "wsc": lambda i: (
-        {"text": f"{said(i)} It is old.", "span1_index": 3, "span2_index": 5}
+        {"text": f"{sentence(i)} It is old.", "span1_index": 3, "span2_index": 5}
         | {"span1_text": f"house {i}", "span2_text": "It", "idx": i, "label": i % 2}
     ),
-    "wic": lambda i: {"word": "house", "sentence1": said(i), "sentence2": f"They house {name(i)}.", "idx": i, "label": i % 2},
-    "multirc": lambda i: {"paragraph": said(i), "question": "Who painted?", "answer": name(i + i % 2), "label": 1 - i % 2},
+    "wic": lambda i: {
+        "word": "house",
+        "sentence1": sentence(i),
+        "sentence2": f"They house {name(i)}.",
+        "idx": i,
+        "label": i % 2,
+    },
+    "multirc": lambda i: {"paragraph": sentence(i), "question": "Who painted?", "answer": name(i + i % 2), "label": 1 - i % 2},
     "copa": lambda i: (
-        {"premise": said(i), "choice1": "It looks new.", "choice2": "It rained.", "idx": i}
+        {"premise": sentence(i), "choice1": "It looks new.", "choice2": "It rained.", "idx": i}
         | {"question": ("effect", "cause")[i % 2], "label": i % 2}
     ),
     "record": lambda i: (
-        {"passage": f"{said(i)}\n@highlight\nThe house is new", "query": f"@placeholder owns a brush, {i} times."}
+        {"passage": f"{sentence(i)}\n@highlight\nThe house is new", "query": f"@placeholder owns a brush, {i} times."}
         | {"entities": list(NAMES), "answers": [name(i)]}
     ),
     "squad": lambda i: (
-        {"id": str(i), "title": "Houses", "context": said(i), "question": "Who painted it?"}
+        {"id": str(i), "title": "Houses", "context": sentence(i), "question": "Who painted it?"}
         | {"answers": {"text": [name(i), name(i)], "answer_start": [0, 0]}}
     ),
     "drop": lambda i: (
-        {"section_id": "s", "query_id": str(i), "passage": said(i), "question": "Which house is it?"}
+        {"section_id": "s", "query_id": str(i), "passage": sentence(i), "question": "Which house is it?"}
         | {"answers_spans": {"spans": [str(i), name(i)], "types": ["number", "span"]}}
     ),
 }
@@ -101,7 +107,7 @@ def samples(source, folder):
     return Path(SAMPLES)
 
 
-def made(source, folder):
+def own_rows(source, folder):
     """A folder with rows of our own."""
     (folder / source.name).mkdir()
     for split, rows in (("train", range(36)), (source.held_out, range(36, 48))):
@@ -110,7 +116,7 @@ def made(source, folder):
     return folder
 
 
-@pytest.mark.parametrize("data", [made, samples])
+@pytest.mark.parametrize("data", [own_rows, samples])
 @pytest.mark.parametrize("task", METRICS)
 def test_a_papers_task_is_trained_and_reported(task, data, roberta, tmp_path, monkeypatch):
     monkeypatch.setenv("ZOLAB_DATA", str(data(load_task(task).source, tmp_path)))

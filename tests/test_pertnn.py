@@ -50,8 +50,8 @@ def sequential(pertnn, j):
 def test_all_networks_at_once_equal_a_loop_over_torchs_own(hidden):
     pertnn = PertNN(split(Odd()), hidden)
     x = inputs(len(pertnn.blocks))
-    wanted = torch.cat([sequential(pertnn, j)(row).abs() for j, row in enumerate(x)])
-    torch.testing.assert_close(pertnn(x), wanted, rtol=1e-5, atol=1e-6)
+    expected = torch.cat([sequential(pertnn, j)(row).abs() for j, row in enumerate(x)])
+    torch.testing.assert_close(pertnn(x), expected, rtol=1e-5, atol=1e-6)
     assert sum(w.numel() for w in pertnn.parameters()) == len(pertnn.blocks) * (7 * hidden + 1)
 
 
@@ -79,11 +79,11 @@ def test_identity_begins_at_one_for_any_input_and_can_leave_it(input_scaling):
 def test_scaled_inputs_are_of_the_order_of_one_for_weights_of_any_size():
     pertnn = PertNN(split(Odd()), input_scaling=True)
     b = len(pertnn.blocks)
-    seen = []
+    outputs = []
     for mean, variance in ((0.0, 0.0), (1.0, 0.0), (1e-5, 4e-4), (-3.0, 2.0)):
         raw = pertnn(features([mean] * b, [variance] * b, (1, 1), [1] * b))
         assert raw.isfinite().all()
-        seen.append(raw)
+        outputs.append(raw)
     small, smaller = (PertNN(pertnn.blocks, input_scaling=scaled) for scaled in (True, False))
     x = [features([0] * b, [variance] * b, (1, 1), [1] * b) for variance in (1e-4, 1e-6)]
     assert (small(x[0]) - small(x[1])).abs().max() > 0.01 > (smaller(x[0]) - smaller(x[1])).abs().max()
@@ -103,8 +103,8 @@ def test_budgets():
     assert torch.equal(PertNN(blocks, normalise=None).normalised(raw), raw)
     factor = PertNN(blocks).normaliser(raw)
     factor.backward()  # df/dsigma_j = -f^3 d_j sigma_j / sum d
-    wanted = -(factor.item() ** 3) * torch.tensor(blocks.sizes) * raw.detach() / sum(blocks.sizes)
-    torch.testing.assert_close(raw.grad, wanted, rtol=1e-4, atol=1e-6)
+    expected = -(factor.item() ** 3) * torch.tensor(blocks.sizes) * raw.detach() / sum(blocks.sizes)
+    torch.testing.assert_close(raw.grad, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -269,8 +269,8 @@ def test_a_file_as_the_authors_write_them_is_imported(tmp_path, dtype):
     assert pertnn.blocks.names == ("a", "b")
     assert pertnn.blocks.sizes == (3, 7)
     x = inputs(2)
-    wanted = torch.cat([network.float()(row).abs() for network, row in zip(networks.values(), x, strict=True)])
-    torch.testing.assert_close(pertnn(x), wanted)
+    expected = torch.cat([network.float()(row).abs() for network, row in zip(networks.values(), x, strict=True)])
+    torch.testing.assert_close(pertnn(x), expected)
     with pytest.raises(ValueError, match="for another model"):
         import_published(tmp_path / "x.pth", {"a": 3})
 

@@ -92,9 +92,9 @@ def test_draws_are_found_again_after_a_change():
     assert init.distances == pytest.approx([0, 0, 1e-3, 0, 0, 0], rel=1e-3, abs=1e-9)
     assert init.relative.nonzero()[0].tolist() == [2, 3]
     assert init.others.min() > 0.05
-    found = trace(pertnn, seed=7)
-    assert [entry["draw"] for entry in found.values()] == draws
-    assert found["w0"]["sigma"] == found["w0"]["sigma_drawn"] != found["w3"]["sigma"]
+    traced = trace(pertnn, seed=7)
+    assert [entry["draw"] for entry in traced.values()] == draws
+    assert traced["w0"]["sigma"] == traced["w0"]["sigma_drawn"] != traced["w3"]["sigma"]
     assert find_init(pertnn, seed=8).distances.min() > 0.05  # another seed's draws are far
 
 
@@ -118,11 +118,11 @@ def test_the_command_writes_a_record_without_weights_or_paths(tmp_path, capsys):
     )
     assert record["config"]["file"] == "x.pth"
     assert str(tmp_path) not in (tmp_path / "record.json").read_text()
-    told = capsys.readouterr().out
-    assert told.startswith(f"{len(llama_sizes())} networks, ")
+    output = capsys.readouterr().out
+    assert output.startswith(f"{len(llama_sizes())} networks, ")
     (tmp_path / "record.json").unlink()
     assert main(words) == 0  # the numbers alone
-    assert capsys.readouterr().out == "".join(told.splitlines(keepends=True)[:3])
+    assert capsys.readouterr().out == "".join(output.splitlines(keepends=True)[:3])
     assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
     (tmp_path / "x.pth").write_bytes(b"")
     assert main(words) == 1

@@ -63,11 +63,11 @@ def assert_choices_are_plain(name, plain, model, tokenizer, count):
     task = load_task(name)
     examples = task.held_out(0, count)
     loss, chosen = plain(model, tokenizer, examples)
-    found = task.score(model, tokenizer, examples, batch_size=3)
-    assert found.loss == pytest.approx(float(loss), abs=1e-4)
+    scores = task.score(model, tokenizer, examples, batch_size=3)
+    assert scores.loss == pytest.approx(float(loss), abs=1e-4)
     torch.testing.assert_close(task.loss(model, task.encode(tokenizer, examples)), loss, rtol=0, atol=1e-4)
     right = [int(c.argmax()) in (e.answer, *e.also) for c, e in zip(chosen, examples, strict=True)]
-    assert found.metrics["accuracy"].tolist() == right
+    assert scores.metrics["accuracy"].tolist() == right
     for e, probabilities in zip(examples, chosen, strict=True):
         torch.testing.assert_close(task.predict(model, tokenizer, [e])[0], probabilities, rtol=0, atol=1e-4)
 
@@ -104,10 +104,10 @@ def test_written_answers(embedded, name):
     loss, _ = plain_answers(model, tokenizer, examples)
     texts = [plain_text(model, tokenizer, e.prompt) for e in examples]
     assert generate(model, tokenizer, [e.prompt for e in examples]) == texts
-    found = task.score(model, tokenizer, examples)
-    assert found.loss == pytest.approx(float(loss), abs=1e-4)
+    evaluated = task.score(model, tokenizer, examples)
+    assert evaluated.loss == pytest.approx(float(loss), abs=1e-4)
     torch.testing.assert_close(task.loss(model, task.encode(tokenizer, examples)), loss, rtol=0, atol=1e-4)
     judged = [task.judge(text, e.references) for text, e in zip(texts, examples, strict=True)]
-    assert {metric: values.tolist() for metric, values in found.metrics.items()} == {
-        metric: [scores[metric] for scores in judged] for metric in found.metrics
+    assert {metric: values.tolist() for metric, values in evaluated.metrics.items()} == {
+        metric: [scores[metric] for scores in judged] for metric in evaluated.metrics
     }

@@ -38,9 +38,9 @@ def test_formulas_are_what_rounding_does(dtype, rounding, step):
     stream = torch.Generator().manual_seed(1)
     w = (0.05 * torch.randn(400_000, generator=stream)).to(dtype)
     z = torch.randn(len(w), generator=stream)
-    wanted = w.float() + step * z
+    expected = w.float() + step * z
     key = Direction(0, 0).keys((0,)) if rounding == "stochastic" else None
-    now = store_(w.clone(), wanted, key)
+    now = store_(w.clone(), expected, key)
     came, meant, spaces = now.double() - w.double(), step * z.double(), spacing(w, dtype)
     moved = float(moving(step, spaces, rounding).mean())
     arrived = float(arriving(step, spaces).mean()) if rounding == "nearest" else 1.0

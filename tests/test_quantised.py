@@ -221,11 +221,11 @@ def test_a_stopped_run_goes_on_verifies_and_is_replayed(finished, tmp_path):
     again = run(config, tmp_path / "again").record
     assert again["steps"] == done.record["steps"]
     assert again["result"] == done.record["result"]
-    shown = command("verify", out)
-    assert shown.status == 0, shown.errors
-    assert "weights          ok" in shown.out
-    shown = command("replay", out, f"--out={tmp_path / 'adapter'}")
-    assert shown.status == 0, shown.errors
+    completed = command("verify", out)
+    assert completed.status == 0, completed.errors
+    assert "weights          ok" in completed.out
+    completed = command("replay", out, f"--out={tmp_path / 'adapter'}")
+    assert completed.status == 0, completed.errors
     for file in (out / "adapter").iterdir():
         assert (tmp_path / "adapter" / file.name).read_bytes() == file.read_bytes()
     with pytest.raises(ValueError, match=r"holds another run .*quantise 'int8' there, 'nf4' here"):
@@ -235,12 +235,12 @@ def test_a_stopped_run_goes_on_verifies_and_is_replayed(finished, tmp_path):
 def test_the_command_line_trains_and_evaluates(tmp_path):
     words = ("--model=tiny-random-llama", "--task=rotten_tomatoes", "--quantise=nf4")
     few = ("--steps=2", "--eval_every=2", "--batch_size=4", "--train=8", "--dev=4", "--test=6", "--tuning=lora")
-    shown = command("finetune", *words, *few, f"--out={tmp_path / 'run'}")
-    assert shown.status == 0, shown.errors
-    assert "one of the base, in nf4, takes" in shown.out
+    completed = command("finetune", *words, *few, f"--out={tmp_path / 'run'}")
+    assert completed.status == 0, completed.errors
+    assert "one of the base, in nf4, takes" in completed.out
     numbers = tmp_path / "numbers.json"
-    shown = command("evaluate", *words, "--test=6", f"--adapter={tmp_path / 'run' / 'adapter'}", f"--out={numbers}")
-    assert shown.status == 0, shown.errors
+    completed = command("evaluate", *words, "--test=6", f"--adapter={tmp_path / 'run' / 'adapter'}", f"--out={numbers}")
+    assert completed.status == 0, completed.errors
     after = load_record(tmp_path / "run" / "record.json")["result"]["test"]["after"]
     assert load_record(numbers)["result"]["rotten_tomatoes"]["loss"] == after["loss"]
 
@@ -256,8 +256,8 @@ def test_the_memory_of_a_step_is_predicted(how):
 
 
 def test_a_process_of_its_own_measures_a_step_over_a_quantised_base():
-    found = measured("tiny-reviews", ["mezo"], Tokens(4, 16), "lora", "int8")["mezo"]
-    assert found.weights == model_bytes(loaded("int8", LoRA(), "tiny-reviews")) < found.peak
+    row = measured("tiny-reviews", ["mezo"], Tokens(4, 16), "lora", "int8")["mezo"]
+    assert row.weights == model_bytes(loaded("int8", LoRA(), "tiny-reviews")) < row.peak
 
 
 @pytest.mark.parametrize(
@@ -273,14 +273,14 @@ def test_bad_settings_are_refused_before_any_work(tmp_path, change, sentence):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_torchao_its_installation_is_told(tmp_path, monkeypatch):
+def test_without_torchao_the_error_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match=r"needs torchao: pip install 'zolab\[quantised\]'"):
         run(CONFIG, tmp_path)
     assert not list(tmp_path.iterdir())
-    shown = command("evaluate", "--model=tiny-random-llama", "--quantise=int8", "--task=rotten_tomatoes")
-    assert shown.status == 1
-    assert "pip install 'zolab[quantised]'" in shown.errors
+    completed = command("evaluate", "--model=tiny-random-llama", "--quantise=int8", "--task=rotten_tomatoes")
+    assert completed.status == 1
+    assert "pip install 'zolab[quantised]'" in completed.errors
 
 
 def test_what_cannot_be_quantised_is_refused():

@@ -60,6 +60,8 @@ SHARED = {
 }
 SPREAD = {
     "mezo of 4": replace(MEZO, parallel="directions", samples=4),
+    "mezo, a side each": replace(MEZO, parallel="directions", probe="in_place"),
+    "hizoo, a loss each": replace(MEZO, parallel="directions", optimizer="hizoo", optim_args="alpha=1e-3"),
     "fzoo of 3": replace(MEZO, parallel="directions", optimizer="fzoo", samples=3, lr=1e-4),
     "zo_finetuner of 3": replace(SHARED["zo_finetuner"], parallel="directions", samples=3, steps=1),
 }
@@ -72,8 +74,7 @@ REFUSED = {  # the configuration, that of rank 1 if it has another, and the sent
     "forward_gradient": (replace(MEZO, optimizer="forward_gradient"), None, "forward_gradient takes derivatives"),
     "grzo": (replace(MEZO, optimizer="grzo"), None, "grzo probes each example in a direction of its own"),
     "batch": (replace(MEZO, batch_size=1), None, "batch_size is 1, and there are 2 ranks"),
-    "samples": (replace(MEZO, parallel="directions"), None, "samples is 1, and there are 2 ranks"),
-    "dizo": (replace(MEZO, optimizer="dizo", parallel="directions"), None, "dizo does not measure along several directions"),
+    "dizo": (replace(MEZO, optimizer="dizo", parallel="directions"), None, "dizo measures its losses in an order of its own"),
     "cuda:0": (replace(MEZO, device="cuda:0"), None, "all 2 ranks would share cuda:0: write --device cuda"),
     "cuda": (replace(MEZO, device="cuda"), None, "2 ranks were started on this machine, which has"),
 }
@@ -88,16 +89,16 @@ CONTEXT.set_forkserver_preload(["zolab.runs.finetune", "test_ranks"])
 
 def together(count, jobs, folder):
     """Run jobs in so many ranks and return what each rank told: for each job its sentence, or None if it came through."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
     folder.mkdir(exist_ok=True)
     ranks = [CONTEXT.Process(target=_work, args=(number, count, port, jobs, folder)) for number in range(count)]
     for rank in ranks:
         rank.start()
     for rank in ranks:
         rank.join(240)
-    files = [folder / f"told-{number}.json" for number in range(count)]
+    files = [folder / f"outcomes-{number}.json" for number in range(count)]
     return [json.loads(file.read_text()) if file.exists() else rank.exitcode for file, rank in zip(files, ranks, strict=True)]
 
 
@@ -105,7 +106,7 @@ def _work(number, count, port, jobs, folder):
     os.environ |= {"RANK": str(number), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.chdir(folder)
     torch.set_num_threads(1)
-    told = {}
+    outcomes = {}
     for name, config in jobs.items():
         config, dies = (config, None) if isinstance(config, Config) else config
         if isinstance(dies, Config):
@@ -117,10 +118,10 @@ def _work(number, count, port, jobs, folder):
             save_file(
                 {key: p.detach().clone() for key, p in done.model.named_parameters()}, folder / f"{name}-{number}.weights"
             )
-            told[name] = None
+            outcomes[name] = None
         except Exception as error:  # what each rank says is what is tested
-            told[name] = f"{type(error).__name__}: {error}"
-    (folder / f"told-{number}.json").write_text(json.dumps(told))
+            outcomes[name] = f"{type(error).__name__}: {error}"
+    (folder / f"outcomes-{number}.json").write_text(json.dumps(outcomes))
 
 
 def _die_after(steps):
@@ -166,8 +167,13 @@ def two(tmp_path_factory):
 @pytest.fixture(scope="module")
 def three(tmp_path_factory):
     folder = tmp_path_factory.mktemp("three")
-    jobs = {name: {**SHARED, **SPREAD}[name] for name in ("mezo", "answer", "mezo of 4", "fzoo of 3")}
-    return folder, together(3, jobs, folder)
+    jobs = {name: {**SHARED, **SPREAD}[name] for name in ("mezo", "answer", "mezo of 4", "fzoo of 3", "hizoo, a loss each")}
+    return folder, together(3, jobs | {"samples": replace(MEZO, parallel="directions")}, folder)
+
+
+def test_each_rank_needs_a_loss_to_measure(three):
+    message = "a step of mezo measures 2 losses with samples at 1, and each of 3 ranks needs one: raise samples"
+    assert all(message in sentences["samples"] for sentences in three[1])
 
 
 @pytest.fixture(params=[2, 3])
@@ -176,9 +182,9 @@ def ranks(request):
 
 
 def test_every_rank_has_the_same_weights_to_the_bit(ranks):
-    count, folder, told = ranks
-    for name in [name for name in {**SHARED, **SPREAD} if name in told[0]]:
-        assert [each[name] for each in told] == [None] * count, name
+    count, folder, outcomes = ranks
+    for name in [name for name in {**SHARED, **SPREAD} if name in outcomes[0]]:
+        assert [each[name] for each in outcomes] == [None] * count, name
         first = weights_of(folder, name)
         for number in range(1, count):
             other = weights_of(folder, name, number)
@@ -186,21 +192,21 @@ def test_every_rank_has_the_same_weights_to_the_bit(ranks):
 
 
 def test_directions_in_parallel_are_those_of_one_process_to_the_bit(ranks, one):
-    count, folder, told = ranks
-    for name in [name for name in SPREAD if name in told[0]]:
+    count, folder, outcomes = ranks
+    for name in [name for name in SPREAD if name in outcomes[0]]:
         record, weights = one(name)
         shared = load_record(folder / name / "record.json")
         assert shared["steps"] == record["steps"]
         assert shared["evaluations"] == record["evaluations"]
-        assert all(torch.equal(weights[key], found) for key, found in weights_of(folder, name).items()), name
+        assert all(torch.equal(weights[key], tensor) for key, tensor in weights_of(folder, name).items()), name
         values = METHODS[SPREAD[name].optimizer].forwards(samples=SPREAD[name].samples)  # a float64 each, the last ones padded
         assert 8 * values <= shared["ranks"]["bytes_a_step"] <= 8 * (values + 2 * count)
 
 
 def test_a_shared_batch_is_that_of_one_process_up_to_a_means_rounding(ranks, one):
     """A loss of about 1 is off by some 1e-7, a slope by that over eps, and a step by lr times a direction's length more."""
-    _, folder, told = ranks
-    for name in [name for name in SHARED if name in told[0]]:
+    _, folder, outcomes = ranks
+    for name in [name for name in SHARED if name in outcomes[0]]:
         (record, weights), config = one(name), SHARED[name]
         shared = load_record(folder / name / "record.json")
         first, ours = record["steps"][0], shared["steps"][0]
@@ -210,13 +216,13 @@ def test_a_shared_batch_is_that_of_one_process_up_to_a_means_rounding(ranks, one
             continue
         error = 10 * ROUNDING * max(first["losses"]) / config.eps
         bound = config.lr * config.steps * 6 * error if config.objective == "loss" else 0
-        for key, found in weights_of(folder, name).items():
-            assert float((found - weights[key]).abs().max()) <= bound + 1e-7, (name, key)
+        for key, tensor in weights_of(folder, name).items():
+            assert float((tensor - weights[key]).abs().max()) <= bound + 1e-7, (name, key)
 
 
 def test_the_record_counts_ranks_and_bytes(ranks, one):
-    count, folder, told = ranks
-    for name in [name for name in SHARED if name in told[0]]:
+    count, folder, outcomes = ranks
+    for name in [name for name in SHARED if name in outcomes[0]]:
         record, config = load_record(folder / name / "record.json"), SHARED[name]
         losses = METHODS[config.optimizer].forwards(samples=config.samples)
         assert record["ranks"]["count"] == count
@@ -232,14 +238,14 @@ def test_the_first_rank_alone_writes_and_its_run_is_verified(two, tmp_path):
     folder, _ = two
     assert {file.name for file in (folder / "mezo").iterdir()} == {"log.jsonl", "record.json", "trajectory.npz"}
     for name in ("mezo", "mezo of 4"):
-        shown = command("verify", folder / name)
-        assert shown.status == 0, shown.out + shown.errors
+        completed = command("verify", folder / name)
+        assert completed.status == 0, completed.out + completed.errors
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_work_is_refused_by_every_rank_before_anything_starts(two, name):
-    folder, told = two
-    for number, each in enumerate(told):
+    folder, outcomes = two
+    for number, each in enumerate(outcomes):
         sentence = REFUSED[name][2]
         mine = sentence.removeprefix("rank 1: ") if number == 1 else sentence
         assert mine in (each[name] or ""), each[name]
@@ -249,22 +255,22 @@ def test_what_cannot_work_is_refused_by_every_rank_before_anything_starts(two, n
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_loss_of_one_rank_that_is_no_number_ends_all_alike(two, name):
-    _, told = two
-    assert told[0][name] == told[1][name]
-    assert told[0][name].startswith("FloatingPointError: step 0: the closure returned nan")
+    _, outcomes = two
+    assert outcomes[0][name] == outcomes[1][name]
+    assert outcomes[0][name].startswith("FloatingPointError: step 0: the closure returned nan")
 
 
 def test_a_rank_that_dies_ends_the_run_with_one_sentence_and_it_can_be_taken_up(two, tmp_path):
     whole, _ = two
-    told = together(2, {"mezo": (SHARED["mezo"], 2)}, tmp_path / "runs")
-    assert told[1] == -signal.SIGKILL
-    assert told[0]["mezo"].startswith("RuntimeError: another of the 2 ranks ended")
+    outcomes = together(2, {"mezo": (SHARED["mezo"], 2)}, tmp_path / "runs")
+    assert outcomes[1] == -signal.SIGKILL
+    assert outcomes[0]["mezo"].startswith("RuntimeError: another of the 2 ranks ended")
     assert not (tmp_path / "runs" / "mezo" / "record.json").exists()
-    (tmp_path / "runs" / "told-0.json").unlink()
+    (tmp_path / "runs" / "outcomes-0.json").unlink()
     assert together(2, {"mezo": SHARED["mezo"]}, tmp_path / "runs") == [{"mezo": None}] * 2
     for number in range(2):
-        found, expected = weights_of(tmp_path / "runs", "mezo", number), weights_of(whole, "mezo")
-        assert all(torch.equal(found[key], expected[key]) for key in expected)
+        resumed, expected = weights_of(tmp_path / "runs", "mezo", number), weights_of(whole, "mezo")
+        assert all(torch.equal(resumed[key], expected[key]) for key in expected)
 
 
 def test_a_loss_is_the_mean_of_so_many_terms():
@@ -290,9 +296,9 @@ def test_alone_nothing_is_exchanged():
 
 def test_a_study_is_not_started_by_a_launcher(monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    shown = command("study", "notebooks/plans/09_tiny.yaml", f"--out={tmp_path}/out", f"--record={tmp_path}/r.json")
-    assert shown.status == 1
-    assert "start it without torchrun or accelerate launch" in shown.errors
+    completed = command("study", "notebooks/plans/09_tiny.yaml", f"--out={tmp_path}/out", f"--record={tmp_path}/r.json")
+    assert completed.status == 1
+    assert "start it without torchrun or accelerate launch" in completed.errors
 
 
 def test_older_runs_shared_nothing():

@@ -60,13 +60,13 @@ def of(path):
 def test_a_papers_plan_is_priced_without_weights_or_network(path, monkeypatch):
     monkeypatch.setattr(cost, "load_model", None)
     plan = load_plan(path)
-    found = costs(plan)
-    assert {entry.task for entry in found} == set(plan.tasks)
-    assert {entry.method for entry in found} == set(plan.methods)
-    assert all(entry.seconds > 1 and entry.memory > 1e9 for entry in found)
-    told = written(plan, found)
-    assert "hours on one H100" in told
-    assert ("a run stops" in told) == (plan.options["paper"] == "2605.00650")
+    entries = costs(plan)
+    assert {entry.task for entry in entries} == set(plan.tasks)
+    assert {entry.method for entry in entries} == set(plan.methods)
+    assert all(entry.seconds > 1 and entry.memory > 1e9 for entry in entries)
+    text = written(plan, entries)
+    assert "hours on one H100" in text
+    assert ("a run stops" in text) == (plan.options["paper"] == "2605.00650")
     for config in configurations(plan).values():
         assert config.model == plan.base["model"]
 
@@ -125,11 +125,11 @@ def record(tmp_path_factory):
 
 
 def test_grids_lists_and_fine_tuners_are_run(record):
-    found, folder = record
-    assert found.methods("sentence") == ["MeZO", "LOZO", "tuner"]
-    assert found.methods("writer") == ["MeZO"]
-    assert found.search("writer", "MeZO") == {"lr": 1e-3, "edge": False, "rounds": [{"seeds": [], "losses": {}}]}
-    lozo = found.search("sentence", "LOZO")
+    study, folder = record
+    assert study.methods("sentence") == ["MeZO", "LOZO", "tuner"]
+    assert study.methods("writer") == ["MeZO"]
+    assert study.search("writer", "MeZO") == {"lr": 1e-3, "edge": False, "rounds": [{"seeds": [], "losses": {}}]}
+    lozo = study.search("sentence", "LOZO")
     assert {entry["optim_args"] for entry in lozo["rounds"]} == {"rank=1", "rank=2"}
     best = [min(entry["losses"].values()) for entry in lozo["rounds"]]
     assert best[-1] == min(best)
@@ -140,7 +140,7 @@ def test_grids_lists_and_fine_tuners_are_run(record):
     assert len([name for name in names if "LOZO" in name]) == 4 + 2
     pertnn = PertNN.load(folder / "runs" / "finetuners" / "short", load_model("tiny-reviews")[0])
     assert pertnn.card["training_data"] == "reviews_sentence"
-    assert Record.load(folder / "record.json").content == found.content
+    assert Record.load(folder / "record.json").content == study.content
 
 
 def test_a_search_of_listed_rates_tries_them_all():
@@ -241,15 +241,15 @@ def test_a_run_that_stopped_early_stays_where_it_was():
 
 
 def test_costs_are_those_of_the_gpus_record():
-    frame = cost_tables(kept()).set_index(["table", "model", "method", "measure"]).ours
+    frame = cost_tables(stored_records()).set_index(["table", "model", "method", "measure"]).ours
     assert frame.loc["8", "Llama-3.1-8B", "meta_training", "peak_memory"] == "19.2"
-    rows = {row["name"]: row for row in kept()[evidence.GPU]["parts"]["methods 1b"]["rows"]}
+    rows = {row["name"]: row for row in stored_records()[evidence.GPU]["parts"]["methods 1b"]["rows"]}
     seconds = rows["zo_finetuner, llama-3.2-1b, bfloat16"]["seconds"]
     assert float(frame.loc["6", "Llama-3.2-1B", "zo_finetuner", "step:total"]) == pytest.approx(seconds, rel=1e-2)
     assert frame.loc["7", "OPT-30B", "mezo", "peak_memory"] == "–"
 
 
-def kept():
+def stored_records():
     return {path.stem: json.loads(path.read_text()) for path in RECORDS.glob("*.json")}
 
 
@@ -260,15 +260,15 @@ def test_the_claims_agree_with_the_records():
 
 def test_without_records_nothing_is_claimed(tmp_path):
     assert claims_page(tmp_path) is None
-    found = {claim.key: claim.judge({}) for claim in CLAIMS}
-    assert set(found.values()) == {None}
-    page = claims.claims({"09_published": kept()["09_published"]})
+    findings = {claim.key: claim.judge({}) for claim in CLAIMS}
+    assert set(findings.values()) == {None}
+    page = claims.claims({"09_published": stored_records()["09_published"]})
     assert "| ZF12 | the released networks are learned | not seen |" in page
     assert page.count("not testable here |") == 15
 
 
 def test_verdicts_follow_the_numbers():
-    records = kept()
+    records = stored_records()
     gpu = records[evidence.GPU]
     rows = gpu["parts"]["methods 1b"]["rows"]
     tuner = next(row for row in rows if row["name"].startswith("zo_finetuner"))
@@ -292,9 +292,9 @@ def test_a_method_that_is_always_lower_is_seen():
     cells = {"MeZO": [0.5, 0.52, 0.51, 0.5, 0.53, 0.51], "mine": [0.4, 0.42, 0.4, 0.41, 0.4, 0.42]}
     ours = made_up("tiny-reviews", **cells)
     content = json.loads(json.dumps(ours.content).replace('"mine"', '"ZO Fine-tuner"'))
-    found = evidence.lowest_loss({evidence.LATEST: content})
-    assert found.verdict == "holds"
-    assert "lowest on 1 of 1 tasks strictly" in " ".join(found.numbers)
+    finding = evidence.lowest_loss({evidence.LATEST: content})
+    assert finding.verdict == "holds"
+    assert "lowest on 1 of 1 tasks strictly" in " ".join(finding.numbers)
     swapped = json.loads(
         json.dumps(ours.content).replace('"mine"', '"X"').replace('"MeZO"', '"ZO Fine-tuner"').replace('"X"', '"MeZO"')
     )

@@ -77,8 +77,8 @@ def test_the_readme_is_one_page():
     text = (ROOT / "README.md").read_text()
     assert len(text.split()) <= 1500
     tables = re.findall(r"(?:^\|.*\n)+", text, re.M)
-    (shown,) = [table for table in tables if "published" in table.splitlines()[0]]
-    rows = shown.splitlines()[2:]
+    (comparison,) = [table for table in tables if "published" in table.splitlines()[0]]
+    rows = comparison.splitlines()[2:]
     assert 1 <= len(rows) <= 12
     limits = text.split("## Limits")[1].split("\n## ")[0]
     assert limits.count("\n- ") <= 8

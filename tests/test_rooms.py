@@ -74,8 +74,8 @@ def test_nothing_else_lies_at_the_top():
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_import_runs_up(path):
     inside = ".".join(path.parent.relative_to(ROOT).parts)
-    found = list(wrong_arrows(room_of(path), path.read_text(), inside))
-    assert not found, f"{path.relative_to(ROOT)}: {'; '.join(found)}"
+    arrows = list(wrong_arrows(room_of(path), path.read_text(), inside))
+    assert not arrows, f"{path.relative_to(ROOT)}: {'; '.join(arrows)}"
 
 
 @pytest.mark.parametrize(

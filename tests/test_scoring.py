@@ -148,9 +148,9 @@ def test_predictions_are_probabilities_of_the_candidates(tiny):
     model, tokenizer = tiny
     task = load_task("rotten_tomatoes")
     examples = task.held_out(0, 5)
-    found = task.predict(model, tokenizer, examples)
+    probabilities = task.predict(model, tokenizer, examples)
     plain = torch.stack([plain_scores(model, tokenizer, e.prompt, e.candidates).softmax(0) for e in examples])
-    torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(probabilities, plain, rtol=1e-4, atol=1e-5)
 
 
 # --- what is computed
@@ -212,25 +212,25 @@ def test_rows_are_even_and_many_when_texts_are_short():
 
 def test_one_token_candidates_cost_one_text_and_one_row_of_logits(tiny):
     model, tokenizer = tiny
-    seen = []
-    hook = model.get_output_embeddings().register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    shapes = []
+    hook = model.get_output_embeddings().register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
     questions = [("is it so?", ("Y", "N"), 0), ("or so, at some greater length?", ("Y", "N"), 1)]
     batch = encode(tokenizer, questions)
     option_log_probs(model, batch)
     hook.remove()
-    assert sum(shape[-2] for shape in seen) == 2
+    assert sum(shape[-2] for shape in shapes) == 2
     assert sum(p.input_ids.numel() for p in batch.packs) == sum(len(tokenizer(q[0])["input_ids"]) for q in questions)
 
 
 def test_logits_are_computed_only_where_a_token_is_scored(tiny):
     model, tokenizer = tiny
-    seen = []
-    hook = model.get_output_embeddings().register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    shapes = []
+    hook = model.get_output_embeddings().register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
     batch = encode(tokenizer, [("It was", (" terrible", " great"), 0), ("That was", (" great",), 0)])
     option_log_probs(model, batch)
     hook.remove()
     # " terrible" has 9 tokens and " great" 6, the first two of which are predicted where the other's are: 9 + 4, and 6
-    assert sum(shape[-2] for shape in seen) == 19
+    assert sum(shape[-2] for shape in shapes) == 19
     assert len(batch.targets) == 21
 
 
@@ -249,11 +249,11 @@ def test_autocast_computes_in_bfloat16_and_loses_in_float32(tiny):
     model, tokenizer = tiny
     plain, cast = load_task("rotten_tomatoes"), load_task("rotten_tomatoes", autocast=True)
     examples = plain.sample(0, 8, 4, 4).train
-    batch, seen = plain.encode(tokenizer, examples), []
-    hook = model.get_output_embeddings().register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    batch, dtypes = plain.encode(tokenizer, examples), []
+    hook = model.get_output_embeddings().register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
     exact, loss = plain.loss(model, batch), cast.loss(model, batch)
     hook.remove()
-    assert set(seen) == {torch.float32, torch.bfloat16}
+    assert set(dtypes) == {torch.float32, torch.bfloat16}
     assert loss.dtype == torch.float32
     assert loss != exact
     torch.testing.assert_close(loss, exact, rtol=0, atol=0.02)
@@ -344,5 +344,5 @@ def test_real_samples_score_as_plainly(tiny, name):
 @torch.no_grad()
 def test_the_embedded_model_scores_real_samples_as_plainly():
     """A real tokenizer, whose tokens may merge where prompt and candidate meet."""
-    drawn = itertools.chain(*(load_task(name).held_out(1, 2) for name in ("sst2", "wic", "copa", "cb")))
-    assert_scores_are_plain(*load_model(), [(e.prompt.lstrip(), e.candidates, e.answer) for e in drawn])
+    examples = itertools.chain(*(load_task(name).held_out(1, 2) for name in ("sst2", "wic", "copa", "cb")))
+    assert_scores_are_plain(*load_model(), [(e.prompt.lstrip(), e.candidates, e.answer) for e in examples])

@@ -28,7 +28,7 @@ class Tiny(nn.Module):
 BLOCKS = split(Tiny())
 
 
-def drawn(rng, examples, slope, spread):
+def random_gradients(rng, examples, slope, spread):
     """Gradients of a linear model with squared losses: of size `slope`, with normal noise of size `spread`, by block."""
     return [
         (1.0, [torch.from_numpy(m + s * rng.normal(size=n)) for m, s, n in zip(slope, spread, SIZES, strict=True)])
@@ -38,57 +38,59 @@ def drawn(rng, examples, slope, spread):
 
 def signal_from(gradients, groups=None):
     curvature = [np.array([float(part.square().sum()) for part in tensors]) for _, tensors in gradients]
-    found = ((f, tensors, c) for (f, tensors), c in zip(gradients, curvature, strict=True))
-    return signal_of(BLOCKS, found, groups or len(gradients))
+    parts = ((f, tensors, c) for (f, tensors), c in zip(gradients, curvature, strict=True))
+    return signal_of(BLOCKS, parts, groups or len(gradients))
 
 
 def pairwise(gradients):
     """Estimates from their definitions."""
-    found = []
+    rows = []
     for j in range(len(SIZES)):
         g = np.stack([factor * tensors[j].numpy() for factor, tensors in gradients])
         n, products = len(g), g @ g.T
         square = (products.sum() - np.trace(products)) / (n * (n - 1))
         plain = np.stack([tensors[j].numpy() for _, tensors in gradients])
-        found.append([square, g.var(0, ddof=1).sum(), np.square(plain).sum(1).mean()])
-    return np.array(found).T
+        rows.append([square, g.var(0, ddof=1).sum(), np.square(plain).sum(1).mean()])
+    return np.array(rows).T
 
 
 def test_estimates_are_those_of_pairs_with_and_without_each_example():
     rng = np.random.default_rng(0)
-    gradients = [(rng.normal(), tensors) for _, tensors in drawn(rng, 6, (1.0, 0.2, 3.0), (1.0, 2.0, 0.5))]
-    found = signal_from(gradients)
-    assert found.estimates == pytest.approx(pairwise(gradients))
+    gradients = [(rng.normal(), tensors) for _, tensors in random_gradients(rng, 6, (1.0, 0.2, 3.0), (1.0, 2.0, 0.5))]
+    statistics = signal_from(gradients)
+    assert statistics.estimates == pytest.approx(pairwise(gradients))
     for i in range(6):
-        assert found.without_each[i] == pytest.approx(pairwise(gradients[:i] + gradients[i + 1 :]))
-    assert found.errors == pytest.approx(jackknife(np.array([pairwise(gradients[:i] + gradients[i + 1 :]) for i in range(6)])))
+        assert statistics.without_each[i] == pytest.approx(pairwise(gradients[:i] + gradients[i + 1 :]))
+    assert statistics.errors == pytest.approx(
+        jackknife(np.array([pairwise(gradients[:i] + gradients[i + 1 :]) for i in range(6)]))
+    )
 
 
 def test_groups_give_the_same_estimates_and_those_of_a_part_of_the_examples():
     rng = np.random.default_rng(3)
-    gradients = drawn(rng, 14, (1.0, 0.2, 3.0), (1.0, 2.0, 0.5))
-    found = signal_from(gradients, groups=4)
-    assert found.counts.tolist() == [4, 4, 3, 3]
-    assert found.estimates == pytest.approx(pairwise(gradients))
+    gradients = random_gradients(rng, 14, (1.0, 0.2, 3.0), (1.0, 2.0, 0.5))
+    statistics = signal_from(gradients, groups=4)
+    assert statistics.counts.tolist() == [4, 4, 3, 3]
+    assert statistics.estimates == pytest.approx(pairwise(gradients))
     for k in range(4):
-        assert found.without_each[k] == pytest.approx(pairwise([g for i, g in enumerate(gradients) if i % 4 != k]))
-    for half, first in zip(found.halves(), (0, 1), strict=True):
+        assert statistics.without_each[k] == pytest.approx(pairwise([g for i, g in enumerate(gradients) if i % 4 != k]))
+    for half, first in zip(statistics.halves(), (0, 1), strict=True):
         assert half.estimates == pytest.approx(pairwise(gradients[first::2]))
-    again = Signal.of(json.loads(json.dumps(found.record())))
-    assert again.names == found.names
-    assert (again.errors == found.errors).all()
+    again = Signal.of(json.loads(json.dumps(statistics.record())))
+    assert again.names == statistics.names
+    assert (again.errors == statistics.errors).all()
 
 
 def test_balanced_groups_leave_out_the_noise_of_the_classes_shares():
     rng, slope, spread, apart = np.random.default_rng(6), (0.4, 0.0, 1.0), (1.0, 2.0, 0.5), 3.0
-    sizes, found = np.array(SIZES), []
+    sizes, samples = np.array(SIZES), []
     for _ in range(200):
-        gradients = drawn(rng, 24, slope, spread)  # a class, and then the other: 4 groups get 3 of each
+        gradients = random_gradients(rng, 24, slope, spread)  # a class, and then the other: 4 groups get 3 of each
         for i, (_, tensors) in enumerate(gradients):
             tensors[1] += apart if i < 12 else -apart
-        found.append(signal_of(BLOCKS, ((1.0, tensors, np.zeros(3)) for _, tensors in gradients), 4, balanced=True).estimates)
-    estimates = np.array(found)
-    errors = estimates.std(0, ddof=1) / len(found) ** 0.5
+        samples.append(signal_of(BLOCKS, ((1.0, tensors, np.zeros(3)) for _, tensors in gradients), 4, balanced=True).estimates)
+    estimates = np.array(samples)
+    errors = estimates.std(0, ddof=1) / len(samples) ** 0.5
     known = [sizes * np.square(slope), sizes * np.square(spread)]
     assert np.all(np.abs(estimates.mean(0)[:2] - known) < 4 * errors[:2])
 
@@ -106,12 +108,12 @@ def test_examples_are_dealt_so_that_each_group_has_as_many_of_each_class():
 
 def test_estimates_are_unbiased_and_error_bars_are_as_wide_as_they_say():
     rng, slope, spread = np.random.default_rng(1), np.array([0.5, 0.0, 1.0]), np.array([1.0, 2.0, 0.5])
-    found = [signal_from(drawn(rng, 24, slope, spread)) for _ in range(400)]
-    estimates = np.array([one.estimates for one in found])
+    samples = [signal_from(random_gradients(rng, 24, slope, spread)) for _ in range(400)]
+    estimates = np.array([one.estimates for one in samples])
     sizes, stds = np.array(SIZES), estimates.std(0, ddof=1)
     known = [sizes * slope**2, sizes * spread**2, sizes * (slope**2 + spread**2)]
-    assert np.all(np.abs(estimates.mean(0) - known) < 4 * stds / len(found) ** 0.5)
-    mean_error = np.sqrt(np.mean([one.errors**2 for one in found], axis=0))
+    assert np.all(np.abs(estimates.mean(0) - known) < 4 * stds / len(samples) ** 0.5)
+    mean_error = np.sqrt(np.mean([one.errors**2 for one in samples], axis=0))
     assert mean_error[:, [0, 2]] == pytest.approx(stds[:, [0, 2]], rel=0.2)
     assert mean_error[1:, 1] == pytest.approx(stds[1:, 1], rel=0.2)
     assert mean_error[0, 1] == pytest.approx(2**0.5 * stds[0, 1], rel=0.2)  # no gradient there: a degenerate U-statistic
@@ -125,7 +127,7 @@ def test_a_gain_is_known_where_noise_rules_and_is_judged_by_other_examples():
     assert gain(terms, np.sqrt(s)) == pytest.approx(exact)
     assert gain(terms, np.ones(3)) == 1
     rng, slope, spread = np.random.default_rng(2), (0.3, 0.0, 0.0), (1.0, 2.0, 3.0)
-    first, second = (signal_from(drawn(rng, 200, slope, spread)) for _ in range(2))
+    first, second = (signal_from(random_gradients(rng, 200, slope, spread)) for _ in range(2))
     sigma = np.sqrt(np.maximum(first.estimates[0] / first.estimates[1], 0))
     value, error = second.gain(sigma, batch=8)
     signals, noises = sizes * np.square(slope), sizes * np.square(spread)
@@ -136,7 +138,7 @@ def test_a_gain_is_known_where_noise_rules_and_is_judged_by_other_examples():
 
 
 def test_few_examples_are_refused():
-    few = drawn(np.random.default_rng(0), 4, (1, 1, 1), (1, 1, 1))
+    few = random_gradients(np.random.default_rng(0), 4, (1, 1, 1), (1, 1, 1))
     with pytest.raises(ValueError, match="at least 3 groups of examples, got 2"):
         signal_from(few, groups=2)
     with pytest.raises(ValueError, match="5 groups need as many examples, got 4"):
@@ -151,11 +153,11 @@ def tiny():
 def test_a_models_signal_is_that_of_the_other_estimators(tiny):
     task = load_task("reviews_sentence")
     examples = task.sample(0, 6, 2, 2).train
-    found = signal(tiny[0], task, tiny[1], examples, groups=6)
+    statistics = signal(tiny[0], task, tiny[1], examples, groups=6)
     known = block_statistics(tiny[0], task, tiny[1], examples, probes=2)
     terms, _ = gauss_newton_terms(tiny[0], task, tiny[1], examples, batch=2, minibatches=1)
-    assert found.names == known.names
-    assert found.estimates == pytest.approx(np.array([known.squares, known.variances, terms.traces]), rel=1e-3, abs=1e-7)
+    assert statistics.names == known.names
+    assert statistics.estimates == pytest.approx(np.array([known.squares, known.variances, terms.traces]), rel=1e-3, abs=1e-7)
 
 
 def test_offsets_and_further_candidates_are_part_of_the_loss(tiny, tmp_path):

@@ -39,9 +39,9 @@ def test_the_target_is_the_mean_final_loss_of_runs_that_did_not_diverge():
 def test_forward_passes_to_a_target_are_interpolated_and_infinite_if_it_is_not_reached():
     falling = runs([1.0, 0.9, 0.8, 0.7, 0.6], [1.0, 1.0, 1.0, 1.0, 1.0])
     assert np.allclose(smoothed(falling.losses)[0], [1.0, 0.95, 0.9, 0.8, 0.7])
-    found = forwards_to(falling, 0.85)
-    assert found[0] == pytest.approx(25)  # halfway between 0.9 at 20 and 0.8 at 30
-    assert found[1] == math.inf
+    passes = forwards_to(falling, 0.85)
+    assert passes[0] == pytest.approx(25)  # halfway between 0.9 at 20 and 0.8 at 30
+    assert passes[1] == math.inf
     assert forwards_to(falling, 2.0).tolist() == [0, 0]
 
 
@@ -52,20 +52,20 @@ def test_one_lucky_evaluation_is_no_arrival():
 def test_the_ratio_is_one_of_medians_over_paired_seeds():
     base = runs(*[[1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4]] * 7)
     fast = runs(*[[1.0, 0.8, 0.6, 0.4, 0.2, 0.0, 0.0]] * 7)
-    found = Ratio(fast, base, target=0.65).estimate()
-    assert found.value == pytest.approx(27.5 / 45)  # smoothed: 0.8 at 20, 0.6 at 30, beside 0.7 at 40, 0.6 at 50
-    assert found.low == found.high == pytest.approx(found.value)
-    assert found.word == "lower"
-    assert found.bound == ""
+    estimate = Ratio(fast, base, target=0.65).estimate()
+    assert estimate.value == pytest.approx(27.5 / 45)  # smoothed: 0.8 at 20, 0.6 at 30, beside 0.7 at 40, 0.6 at 50
+    assert estimate.low == estimate.high == pytest.approx(estimate.value)
+    assert estimate.word == "lower"
+    assert estimate.bound == ""
 
 
 def test_runs_that_never_arrive_are_censored_and_not_dropped():
     base = runs(*[[1.0, 0.9, 0.8, 0.7, 0.6]] * 6)
     stuck = runs(*[[1.0] * 5] * 4, *[[1.0, 0.5, 0.4, 0.3, 0.2]] * 2)
-    found = Ratio(stuck, base, target=0.75)
-    assert found.reached == (2, 6)
-    assert found.estimate().bound == "≥"
-    assert found.estimate().value == pytest.approx(40 / 35)  # the whole budget over theirs: smoothed 0.8 at 30, 0.7 at 40
+    ratio = Ratio(stuck, base, target=0.75)
+    assert ratio.reached == (2, 6)
+    assert ratio.estimate().bound == "≥"
+    assert ratio.estimate().value == pytest.approx(40 / 35)  # the whole budget over theirs: smoothed 0.8 at 30, 0.7 at 40
     assert Ratio(base, stuck, target=0.75).estimate().bound == "≤"
     assert Ratio(stuck, stuck, target=0.75).estimate().text() == "–"
 
@@ -74,25 +74,25 @@ def test_fewer_runs_than_a_median_needs_decide_nothing():
     assert 1 - 2 ** (1 - FEWEST) >= 0.95 > 1 - 2 ** (2 - FEWEST)
     slow, fast = [1.0, 0.9, 0.8, 0.7, 0.6], [1.0, 0.5, 0.4, 0.3, 0.2]
     for count in (3, FEWEST - 1, FEWEST):
-        found = Ratio(runs(*[fast] * count), runs(*[slow] * count), target=0.75).estimate()
-        assert found.high < 1
-        assert found.word == ("lower" if count >= FEWEST else "undecided")
+        estimate = Ratio(runs(*[fast] * count), runs(*[slow] * count), target=0.75).estimate()
+        assert estimate.high < 1
+        assert estimate.word == ("lower" if count >= FEWEST else "undecided")
 
 
 def test_differences_are_paired_with_the_quantile_of_t():
     ours, base = np.array([0.5, 0.7, 0.6]), np.array([0.6, 0.9, 0.65])
-    found, gaps = difference(ours, base), ours - base
+    estimate, gaps = difference(ours, base), ours - base
     half = stats.t.ppf(0.975, 2) * gaps.std(ddof=1) / 3**0.5
-    assert (found.value, found.low, found.high) == pytest.approx((gaps.mean(), gaps.mean() - half, gaps.mean() + half))
-    assert found.p == pytest.approx(stats.ttest_rel(ours, base).pvalue)
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((gaps.mean(), gaps.mean() - half, gaps.mean() + half))
+    assert estimate.p == pytest.approx(stats.ttest_rel(ours, base).pvalue)
     assert abs(gaps.mean()) > 2 * gaps.std(ddof=1) / 3**0.5  # two standard errors would have decided
-    assert found.word == "undecided"
+    assert estimate.word == "undecided"
 
 
 def test_a_method_that_loses_runs_is_not_lower():
-    found = difference(np.array([0.1, 0.1, np.inf]), np.array([0.5, 0.5, 0.5]))
-    assert (found.bound, found.high) == ("≥", math.inf)
-    assert found.word != "lower"
+    estimate = difference(np.array([0.1, 0.1, np.inf]), np.array([0.5, 0.5, 0.5]))
+    assert (estimate.bound, estimate.high) == ("≥", math.inf)
+    assert estimate.word != "lower"
     assert difference(np.array([0.1, 0.2]), np.array([0.5, np.inf])).bound == "≤"
     assert math.isnan(difference(np.array([0.1]), np.array([0.5])).p)
 
@@ -114,11 +114,11 @@ def test_tasks_are_averaged_by_the_logarithm_and_drawn_anew_with_their_seeds():
     slow, fast = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4], [1.0, 0.8, 0.6, 0.4, 0.2, 0.0, 0.0]
     half = Ratio(runs(*[fast] * 3), runs(*[slow] * 3), target=0.65)
     same = Ratio(runs(*[slow] * 3), runs(*[slow] * 3), target=0.65)
-    found = geometric_ratio([half, same] * 3)
-    assert found.value == pytest.approx((27.5 / 45) ** 0.5)
+    estimate = geometric_ratio([half, same] * 3)
+    assert estimate.value == pytest.approx((27.5 / 45) ** 0.5)
     ends = stats.binom(6, 0.5).ppf([0.975, 0.025]) / 6  # so large a share of a draw's tasks are the fast ones
-    assert (found.low, found.high) == pytest.approx(tuple((27.5 / 45) ** ends))
-    assert found.word == "lower"
+    assert (estimate.low, estimate.high) == pytest.approx(tuple((27.5 / 45) ** ends))
+    assert estimate.word == "lower"
     assert geometric_ratio([half, same]).word == "undecided"
     assert geometric_ratio([half] * 6).word == "lower"
     assert geometric_ratio([half] * 5).word == "undecided"  # too few tasks
@@ -130,8 +130,8 @@ def test_the_interval_of_a_mean_over_tasks_covers_the_truth_about_as_often_as_it
     for _ in range(200):
         shift = rng.normal(0.0, 0.05, size=8)
         pairs = [(rng.normal(s, 0.1, 5), rng.normal(0.0, 0.1, 5)) for s in shift]
-        found = mean_difference(pairs, draws=400)
-        hits += found.low <= 0 <= found.high
+        estimate = mean_difference(pairs, draws=400)
+        hits += estimate.low <= 0 <= estimate.high
     assert 0.85 <= hits / 200 <= 1.0
 
 

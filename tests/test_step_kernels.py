@@ -174,11 +174,11 @@ def broken_off(cuda, device) -> dict:
         chunk, 7, here, -1e-3, journals, False, source(cuda, KEYS[:0], False), np.empty(0, np.float32), 1.0, np.empty(0)
     )
     back = different(chunk, w)
-    made, journal = [], cuda.Journal
+    calls, journal = [], cuda.Journal
 
     def failing(part):
-        made.append(1)
-        if len(made) == 3:
+        calls.append(1)
+        if len(calls) == 3:
             raise MemoryError
         return journal(part)
 

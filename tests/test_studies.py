@@ -18,7 +18,7 @@ from zolab.records import load_record
 from zolab.studies import controls, draws, learnability
 from zolab.studies.methods import compare
 from zolab.studies.outcomes import Record
-from zolab.studies.plan import STUDIES, check_plan, load_plan
+from zolab.studies.plan import STUDIES, check_plan
 from zolab.studies.recipes import changes, configurations, single_changes
 from zolab.studies.run import run_study
 from zolab.studies.shipped import SHIPPED
@@ -36,7 +36,7 @@ PLAN = {
 }
 
 
-def made(tmp_path, **more):
+def study_record(tmp_path, **more):
     return run_study(check_plan({**PLAN, **more}), tmp_path / "runs", tmp_path / "record.json", progress=False)
 
 
@@ -49,14 +49,14 @@ def pertnn(tmp_path):
 
 
 def test_every_control_is_a_run(tmp_path, pertnn):
-    record = made(tmp_path, study="controls", pertnn=pertnn, methods=["MeZO", *controls.CONTROLS])
+    record = study_record(tmp_path, study="controls", pertnn=pertnn, methods=["MeZO", *controls.CONTROLS])
     assert set(record.methods("sentence")) == {"MeZO", *controls.CONTROLS} - {"untrained"} | {"untrained0", "untrained1"}
     for name in record.methods("sentence"):
-        found = record.search("sentence", name)
-        assert len(found["rounds"][0]["losses"]) == 3
-        assert found["rounds"][0]["seeds"] == [9]
+        search = record.search("sentence", name)
+        assert len(search["rounds"][0]["losses"]) == 3
+        assert search["rounds"][0]["seeds"] == [9]
         (cell,) = record.cells("sentence", name)
-        assert (cell["lr"], cell["seed"], len(cell["curve"])) == (found["lr"], 0, 3)
+        assert (cell["lr"], cell["seed"], len(cell["curve"])) == (search["lr"], 0, 3)
     assert record.failed == []
     permuted = PertNN.read(tmp_path / "runs" / "pertnn" / "sentence-permuted")
     trained = PertNN.read(pertnn)
@@ -66,13 +66,13 @@ def test_every_control_is_a_run(tmp_path, pertnn):
 
 
 def test_the_frozen_control_keeps_its_first_scales(tmp_path, pertnn):
-    made(tmp_path, study="controls", pertnn=pertnn, methods=["trained", "frozen"])
-    kept = {}
+    study_record(tmp_path, study="controls", pertnn=pertnn, methods=["trained", "frozen"])
+    sigmas = {}
     for name in ("trained", "frozen"):
         folder = next((tmp_path / "runs").glob(f"sentence-{name}-*-seed0"))
         steps = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-        kept[name] = [entry["sigmas"] for entry in steps if entry["event"] == "step"]
-    assert kept["frozen"][0] == kept["frozen"][1] == kept["trained"][0] != kept["trained"][1]
+        sigmas[name] = [entry["sigmas"] for entry in steps if entry["event"] == "step"]
+    assert sigmas["frozen"][0] == sigmas["frozen"][1] == sigmas["trained"][0] != sigmas["trained"][1]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ EVOLUTIONS = {"evolved": {"pairs": 1, "steps": 1, "batch_size": 2, "train": 8, "
 
 
 def test_every_recipe_is_trained_and_used(tmp_path):
-    record = made(tmp_path, study="recipes", recipes=RECIPES, evolutions=EVOLUTIONS)
+    record = study_record(tmp_path, study="recipes", recipes=RECIPES, evolutions=EVOLUTIONS)
     assert record.methods() == ["MeZO", "published", "layers", "gain", "gain_kinds", "evolved"]
     assert (record.plan["recipes"], record.plan["evolutions"]) == (RECIPES, EVOLUTIONS)
     sizes = {name: len(sigma) for name, sigma in record.measured["sentence"]["sigma"].items()}
@@ -133,23 +133,25 @@ def test_pairs_of_recipes_differ_in_one_question():
         "expected": {"steps": 570, "outer": "adam", "meta_lr": 0.01, "gradient": "expected", "through_budget": True},
         "larger step": {"steps": 570, "lr_zo": 1e-3, "identity": True},
     }
-    found = single_changes(recipes)
-    assert found["reset"] == [("published", "never reset", "period 190 -> 570"), ("adam", "both", "period 190 -> 570")]
-    assert [pair[:2] for pair in found["gradient"]] == [("adam", "expected")]
-    assert [pair[:2] for pair in found["step in the meta-loss"]] == [("published", "larger step"), ("adam", "larger step")]
-    assert not any(pairs for question, pairs in found.items() if question not in ("reset", "gradient", "step in the meta-loss"))
+    pairs_of = single_changes(recipes)
+    assert pairs_of["reset"] == [("published", "never reset", "period 190 -> 570"), ("adam", "both", "period 190 -> 570")]
+    assert [pair[:2] for pair in pairs_of["gradient"]] == [("adam", "expected")]
+    assert [pair[:2] for pair in pairs_of["step in the meta-loss"]] == [("published", "larger step"), ("adam", "larger step")]
+    assert not any(
+        pairs for question, pairs in pairs_of.items() if question not in ("reset", "gradient", "step in the meta-loss")
+    )
     assert changes(recipes["both"]) == {"period": 570, "outer": "adam", "meta_lr": 0.01}
 
 
 def test_the_theorys_scales_are_runs_on_the_budget(tmp_path):
-    record = made(tmp_path, study="scales", methods=["MeZO", "bound", "bound_permuted"], examples=8, minibatches=1)
-    sizes, found = np.array(split(load_model("tiny-reviews")[0]).sizes), record.measured["sentence"]
-    for sigma in found["sigma"].values():
+    record = study_record(tmp_path, study="scales", methods=["MeZO", "bound", "bound_permuted"], examples=8, minibatches=1)
+    sizes, measured = np.array(split(load_model("tiny-reviews")[0]).sizes), record.measured["sentence"]
+    for sigma in measured["sigma"].values():
         assert np.square(sigma) @ sizes == pytest.approx(sizes.sum())
-    assert set(found["sigma"]) == {"bound", "bound_permuted"}
-    assert found["predicted_gain"]["MeZO"] == 1
-    assert sorted(np.argsort(found["sigma"]["bound"])) == list(range(len(sizes)))
-    assert found["sigma"]["bound"] != found["sigma"]["bound_permuted"]
+    assert set(measured["sigma"]) == {"bound", "bound_permuted"}
+    assert measured["predicted_gain"]["MeZO"] == 1
+    assert sorted(np.argsort(measured["sigma"]["bound"])) == list(range(len(sizes)))
+    assert measured["sigma"]["bound"] != measured["sigma"]["bound_permuted"]
     with pytest.raises(ValueError, match="unknown scales luck"):
         check_plan({**PLAN, "study": "scales", "methods": ["luck"]})
 
@@ -158,14 +160,14 @@ ADAM = {"MeZO": {"optimizer": "mezo"}, "Adam": {"optimizer": "adam", "lr": 1e-3,
 
 
 def test_learnability_is_mezos_share_of_adams_gain(tmp_path):
-    record = made(tmp_path, study="learnability", methods=ADAM, seeds=[0, 1])
-    found = learnability.shares(record)["sentence"]
-    assert (len(found["adam"]), len(found["mezo"])) == (2, 2)
+    record = study_record(tmp_path, study="learnability", methods=ADAM, seeds=[0, 1])
+    entry = learnability.shares(record)["sentence"]
+    assert (len(entry["adam"]), len(entry["mezo"])) == (2, 2)
     assert record.measured["sentence"]["effective_rank"]["pretrained"]["ratio"] >= 1
     (adam, _) = record.cells("sentence", "Adam")
     assert [at for at, _ in adam["curve"]] == [0, 6, 12]  # a step counts as three forward passes
     assert adam["forwards"] == 12
-    again = made(tmp_path, study="learnability", methods=ADAM, seeds=[0, 1])
+    again = study_record(tmp_path, study="learnability", methods=ADAM, seeds=[0, 1])
     assert again.cells("sentence", "Adam") == record.cells("sentence", "Adam")
 
 
@@ -174,14 +176,14 @@ def test_what_a_study_measured_is_not_taken_for_another_model(tmp_path):
     for part in (model, tokenizer):
         part.save_pretrained(tmp_path / "base")
     plan = {"study": "learnability", "methods": ADAM, "base": {**PLAN["base"], "model": str(tmp_path / "base")}}
-    assert made(tmp_path, **plan).measured["sentence"]
+    assert study_record(tmp_path, **plan).measured["sentence"]
     with torch.no_grad():
         next(model.parameters()).add_(1e-3)
     model.save_pretrained(tmp_path / "base")
     with pytest.raises(
         ValueError, match=r"the base model's weights are no longer what .*prepared-sentence\.json was started with"
     ):
-        made(tmp_path, **plan)
+        study_record(tmp_path, **plan)
 
 
 @pytest.mark.parametrize(
@@ -192,9 +194,9 @@ def test_shares_of_a_gap(adam, mezo, closed):
     cells += [{"task": "a", "method": "MeZO", "seed": i, "test_before": 0.5, "test_after": v} for i, v in enumerate(mezo)]
     search = {"a": {name: {"lr": 1.0, "edge": False, "rounds": []} for name in ("MeZO", "Adam")}}
     record = Record({"config": {}, "result": {"search": search, "cells": cells, "measured": {"a": {}}, "failed": []}})
-    found = learnability.shares(record)
-    assert found["a"]["closed"] == (None if closed is None else pytest.approx(closed))
-    assert learnability.halved(found) == (["a"] if closed else [])
+    entries = learnability.shares(record)
+    assert entries["a"]["closed"] == (None if closed is None else pytest.approx(closed))
+    assert learnability.halved(entries) == (["a"] if closed else [])
 
 
 def test_models_from_several_seeds_are_made_once_and_studied_alike(tmp_path, monkeypatch):
@@ -231,7 +233,11 @@ def test_compare_is_a_plan_in_one_call(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks" / "plans").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_shipped_plans_can_run(path):
-    plan = load_plan(path)
+    content = yaml.safe_load(path.read_text())
+    if str(content.get("pertnn")).startswith("runs/"):  # is made by another command, which the file names
+        assert f"--out {content['pertnn']}" in path.read_text()
+        content["pertnn"] = content["base"]["model"]
+    plan = check_plan(content)
     assert plan.study in STUDIES
     assert f"notebooks/plans/{path.name}" in path.read_text(), "the file tells how it is run"
     assert not set(plan.seeds) & set(plan.search_seeds)
@@ -285,12 +291,12 @@ def test_the_command_prints_tables_and_a_verdict(tmp_path, capsys):
     methods = {"MeZO": {"optimizer": "mezo"}, "MEAZO": {"optimizer": "meazo", "lr": 1e-3}}
     path.write_text(yaml.safe_dump({**PLAN, "methods": methods, "seeds": [0, 1]}))
     assert main(["study", str(path), "--out", str(tmp_path / "runs"), "--record", str(record), "--dry_run"]) == 0
-    told = capsys.readouterr().out
-    assert "10 to 10 cells, 40 to 40 forward passes for training" in told
-    assert "hours with 1 worker" in told
+    output = capsys.readouterr().out
+    assert "10 to 10 cells, 40 to 40 forward passes for training" in output
+    assert "hours with 1 worker" in output
     assert not (tmp_path / "runs").exists()
     assert main(["study", str(path), "--out", str(tmp_path / "runs"), "--record", str(record)]) == 0
-    told = capsys.readouterr().out
-    assert "MEAZO takes" in told
-    assert "too few to decide" in told
+    output = capsys.readouterr().out
+    assert "MEAZO takes" in output
+    assert "too few to decide" in output
     assert load_record(record)["command"] == "python -m zolab study plan.yaml --out runs --record record.json"  # no folders

@@ -21,8 +21,8 @@ def _close():
 
 
 def test_names_of_intervals_that_leave_out_zero():
-    found = {name: Estimate(low + 0.1, low, low + 0.2, n=5) for name, low in (("a", -0.5), ("b_c", -0.1), ("d", 0.1))}
-    assert aside(found, "MeZO") == "final loss below MeZO's by its own interval: a; above: d"
+    estimates = {name: Estimate(low + 0.1, low, low + 0.2, n=5) for name, low in (("a", -0.5), ("b_c", -0.1), ("d", 0.1))}
+    assert aside(estimates, "MeZO") == "final loss below MeZO's by its own interval: a; above: d"
     many = {str(k): Estimate(-0.2, -0.3, -0.1, n=5) for k in range(4)}
     assert aside(many, "MeZO") == "final loss below MeZO's by its own interval: 4 of 4; above: none"
     assert [spelled(name) for name in ("MeZOAdam", "gain_several", "HiZOO")] == ["MeZO-Adam", "gain several", "HiZOO"]
@@ -55,9 +55,9 @@ def test_rates_name_the_least_and_the_most_that_the_highest_costs():
     figure = searched_rates(record, task, "six", before=1.26)
     ends = {}
     for name in record.methods(task):
-        found = record.search(task, name)
-        losses = {float(rate): loss for rate, loss in found["rounds"][-1]["losses"].items()}
-        if max(losses) > found["lr"]:
+        search = record.search(task, name)
+        losses = {float(rate): loss for rate, loss in search["rounds"][-1]["losses"].items()}
+        if max(losses) > search["lr"]:
             ends[name] = losses[max(losses)]
     least, most = min(ends, key=ends.__getitem__), max(ends, key=ends.__getitem__)
     title = " ".join(figure.get_suptitle().split())

@@ -49,43 +49,43 @@ def finished(tmp_path_factory):
 def searched(start, losses, factor=2.0, extend=2, seeds=(0,)):
     """What the search finds where a rate has these losses, one for each seed."""
     walk = best_rate(start, factor, extend, seeds)
-    wanted = next(walk)
+    expected = next(walk)
     while True:
         try:
-            wanted = walk.send({(rate, seed): losses[rate][i] for rate, seed in wanted for i in [seeds.index(seed)]})
+            expected = walk.send({(rate, seed): losses[rate][i] for rate, seed in expected for i in [seeds.index(seed)]})
         except StopIteration as done:
             return done.value
 
 
 def test_the_search_stops_at_an_inner_best_rate():
-    found = searched(2.0, {1.0: [0.6], 2.0: [0.5], 4.0: [0.7]})
-    assert (found.lr, found.edge) == (2.0, False)
-    assert found.losses == {"1": 0.6, "2": 0.5, "4": 0.7}
+    result = searched(2.0, {1.0: [0.6], 2.0: [0.5], 4.0: [0.7]})
+    assert (result.lr, result.edge) == (2.0, False)
+    assert result.losses == {"1": 0.6, "2": 0.5, "4": 0.7}
 
 
 def test_the_search_goes_on_past_its_edge_and_marks_one_that_stays():
     falling = {1.0: [0.6], 2.0: [0.5], 4.0: [0.4], 8.0: [0.3], 16.0: [0.2]}
-    found = searched(2.0, falling)
-    assert (found.lr, found.edge, len(found.losses)) == (16.0, True, 5)
+    result = searched(2.0, falling)
+    assert (result.lr, result.edge, len(result.losses)) == (16.0, True, 5)
     assert searched(2.0, {**falling, 8.0: [0.45]}).edge is False
     assert searched(2.0, {0.25: [0.1], 0.5: [0.2], 1.0: [0.3], 2.0: [0.5], 4.0: [0.7]}).lr == 0.25
 
 
 def test_the_rate_of_one_seed_gives_way_to_one_that_serves_all():
     losses = {0.5: [0.65, 0.8], 1.0: [0.6, 0.6], 2.0: [0.5, 0.9], 4.0: [0.4, math.inf]}
-    found = searched(2.0, losses, seeds=(0, 1), extend=1)
-    assert found.lr == 1.0
-    assert found.losses == {"0.5": pytest.approx(0.725), "1": pytest.approx(0.6), "2": pytest.approx(0.7), "4": None}
+    result = searched(2.0, losses, seeds=(0, 1), extend=1)
+    assert result.lr == 1.0
+    assert result.losses == {"0.5": pytest.approx(0.725), "1": pytest.approx(0.6), "2": pytest.approx(0.7), "4": None}
 
 
 def test_rates_are_chosen_on_other_seeds_than_those_reported(finished):
     _, record = finished
     for name in record.methods():
-        found = record.search("short", name)
-        assert found["rounds"][0]["seeds"] == [7]
-        tried = {float(rate): loss for rate, loss in found["rounds"][0]["losses"].items()}
+        search = record.search("short", name)
+        assert search["rounds"][0]["seeds"] == [7]
+        tried = {float(rate): loss for rate, loss in search["rounds"][0]["losses"].items()}
         assert 3 <= len(tried) <= 4
-        assert tried[found["lr"]] == min(tried.values())
+        assert tried[search["lr"]] == min(tried.values())
         assert [cell["seed"] for cell in record.cells("short", name)] == [0, 1]
         assert all(cell["forwards"] == 6 for cell in record.cells("short", name))
 
@@ -125,9 +125,9 @@ def test_a_run_that_diverges_loses_the_search_and_is_kept(tmp_path):
     record = run(
         tmp_path, methods={"MeZO": {"optimizer": "mezo", "lr": 1e80}}, search={"factor": 1e80, "extend": 0, "seeds": [7]}
     )
-    found = record.search("short", "MeZO")
-    assert (found["lr"], found["edge"]) == (1, True)
-    assert found["rounds"][0]["losses"]["1e+160"] is None
+    search = record.search("short", "MeZO")
+    assert (search["lr"], search["edge"]) == (1, True)
+    assert search["rounds"][0]["losses"]["1e+160"] is None
     broken = json.loads((tmp_path / "out" / "short-MeZO-lr1e+160-seed7" / "outcome.json").read_text())
     assert "no finite size" in broken["diverged"]
     assert final_loss(broken) == math.inf
@@ -156,9 +156,9 @@ def test_a_changed_plan_is_refused_by_its_key(finished):
 
 def test_more_seeds_are_taken_up_in_the_same_folder(tmp_path):
     first = run(tmp_path, seeds=[0])
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/record.json")}
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/record.json")}
     more = run(tmp_path, seeds=[0, 1])
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert {path: path.stat().st_mtime_ns for path in times} == times
     for name in first.methods():
         before, after = first.runs("short", name), more.runs("short", name)
         assert after.seeds == (0, 1)
@@ -216,13 +216,13 @@ def lasting(record):
 def test_the_jobs_of_an_array_give_the_same_record(finished, tmp_path):
     _, alone = finished
     path, out, record = written(tmp_path / "plan.yaml"), tmp_path / "out", tmp_path / "record.json"
-    shown = command("study", path, f"--out={out}", f"--record={record}", "--print-array")
-    assert shown.status == 0
-    assert len(shown.out.splitlines()) <= 25
-    assert "#SBATCH --array=0-1\n" in shown.out
-    assert "gpu" not in shown.out
-    assert subprocess.run(["bash", "-n"], input=shown.out, text=True, check=True).returncode == 0
-    (line,) = (line.removesuffix(" & child=$!") for line in shown.out.splitlines() if line.endswith("child=$!"))
+    completed = command("study", path, f"--out={out}", f"--record={record}", "--print-array")
+    assert completed.status == 0
+    assert len(completed.out.splitlines()) <= 25
+    assert "#SBATCH --array=0-1\n" in completed.out
+    assert "gpu" not in completed.out
+    assert subprocess.run(["bash", "-n"], input=completed.out, text=True, check=True).returncode == 0
+    (line,) = (line.removesuffix(" & child=$!") for line in completed.out.splitlines() if line.endswith("child=$!"))
     for number in ("1", "0"):
         words = shlex.split(line.replace("$SLURM_ARRAY_TASK_ID", number))
         done = command(*words[3:])
@@ -249,9 +249,9 @@ def test_shares_run_beside_each_other_but_not_beside_the_study(tmp_path):
     with pytest.raises(ValueError, match="workers"):
         run_share(plan, tmp_path / "other", (0, 2), workers=10_000)
     assert not (tmp_path / "other").exists()
-    shown = command("study", "plan.yaml", "--out=x", "--record=y", "--share=3/3")
-    assert shown.status == 2
-    assert "write K/N with K from 0 to N - 1" in shown.errors
+    completed = command("study", "plan.yaml", "--out=x", "--record=y", "--share=3/3")
+    assert completed.status == 2
+    assert "write K/N with K from 0 to N - 1" in completed.errors
 
 
 def test_more_workers_than_cores_are_refused(tmp_path):

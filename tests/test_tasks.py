@@ -336,7 +336,7 @@ def test_without_network_the_ways_out_are_named_at_once(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "asked"),
+    ("name", "source"),
     [
         ("boolq", ("google/boolq", None, "validation", None)),
         ("wsc", ("aps/super_glue", "wsc.fixed", "validation", None)),
@@ -345,15 +345,15 @@ def test_without_network_the_ways_out_are_named_at_once(monkeypatch):
         ("masked_trec", ("CogComp/trec", None, "test", "refs/convert/parquet")),
     ],
 )
-def test_the_hub_is_asked_by_id(monkeypatch, name, asked):
+def test_the_hub_is_asked_by_id(monkeypatch, name, source):
     def load(path, configuration, split, revision):
-        assert (path, configuration, split, revision) == asked
+        assert (path, configuration, split, revision) == source
         return datasets.Dataset.from_list([{"other": 1}])
 
     monkeypatch.delenv("ZOLAB_DATA", raising=False)
     monkeypatch.setattr("zolab.tasks.data.require_hub", lambda what, ways_out: None)
     monkeypatch.setattr(datasets, "load_dataset", load)
-    with pytest.raises(ValueError, match=rf"{asked[0]} \({asked[2]}\) on the Hub lacks the column .*; it has other"):
+    with pytest.raises(ValueError, match=rf"{source[0]} \({source[2]}\) on the Hub lacks the column .*; it has other"):
         load_task(name).held_out()
 
 
@@ -364,13 +364,13 @@ def test_both_editions_of_boolq_ask_the_same(tmp_path, monkeypatch):
     for row in titled:
         del row["answer"]
     monkeypatch.setenv("ZOLAB_DATA", str(tmp_path))
-    found = []
+    samples = []
     for rows in (original, titled):
         write(tmp_path, rows, "boolq")
-        found.append(load_task("boolq").sample(0, 2, 1, 4))
-    assert found[0] == found[1]
-    assert {e.prompt for e in found[0].test} == {f"{row['passage']} Does it float?\n" for row in original}
-    assert sorted(e.answer for e in found[0].test) == [0, 0, 1, 1]
+        samples.append(load_task("boolq").sample(0, 2, 1, 4))
+    assert samples[0] == samples[1]
+    assert {e.prompt for e in samples[0].test} == {f"{row['passage']} Does it float?\n" for row in original}
+    assert sorted(e.answer for e in samples[0].test) == [0, 0, 1, 1]
     write(tmp_path, [{**row, "label": -1} for row in titled], "boolq")
     with pytest.raises(ValueError, match=r"has answer -1; allowed are \(0, 1\): drop unlabelled rows"):
         load_task("boolq").sample(0, 2, 1, 4)
@@ -404,14 +404,14 @@ def test_demonstrations_are_mezos(tmp_path, monkeypatch):
     write(tmp_path, [{"sentence": f"s{i}", "label": i % 2} for i in range(30)])
     task = load_task("sst2")
     examples = task.held_out(0, 5)
-    shown = task.demonstrate(examples, 2, seed=3)
+    demonstrated = task.demonstrate(examples, 2, seed=3)
     seeds = np.random.RandomState(3).randint(0, 10000, 5)
-    for example, given, seed in zip(examples, shown, seeds, strict=True):
+    for example, given, seed in zip(examples, demonstrated, seeds, strict=True):
         a, b = np.random.RandomState(seed).permutation(30)[:2]
         solved = "".join(f"s{i} It was {('terrible', 'great')[i % 2]}\n\n" for i in (a, b))
         assert given.prompt == solved + example.prompt
         assert (given.candidates, given.answer) == (example.candidates, example.answer)
-    assert len({e.prompt.split("\n\n")[0] for e in shown}) > 1
+    assert len({e.prompt.split("\n\n")[0] for e in demonstrated}) > 1
     assert task.demonstrate(examples, 0) == examples
     for shots in (-1, 31):
         with pytest.raises(ValueError, match="shots must be between 0 and the 30 training rows of sst2"):
@@ -428,22 +428,22 @@ def evaluate(monkeypatch, capsys):
 
 
 def test_the_command_line_calibrates(evaluate):
-    code, shown = evaluate("--test=12", "--calibrate=10", "--data_seed=5")
+    code, captured = evaluate("--test=12", "--calibrate=10", "--data_seed=5")
     assert code == 0
-    assert "after calibration" in shown.out
-    assert "AUC" in shown.out
-    code, shown = evaluate("--test=12", "--calibrate=-1")
-    assert (code, shown.err) == (1, "error: calibrate must be at least 0, got -1.\n")
+    assert "after calibration" in captured.out
+    assert "AUC" in captured.out
+    code, captured = evaluate("--test=12", "--calibrate=-1")
+    assert (code, captured.err) == (1, "error: calibrate must be at least 0, got -1.\n")
 
 
 @pytest.mark.parametrize("shots", [0, 2])
 def test_the_command_line_evaluates(evaluate, shots):
-    code, shown = evaluate("--test=12", f"--shots={shots}", "--data_seed=5")
+    code, captured = evaluate("--test=12", f"--shots={shots}", "--data_seed=5")
     assert code == 0
     task = load_task("rotten_tomatoes")
     loss, metrics = task.score(*load_model("tiny-random-llama"), task.demonstrate(task.held_out(5, 12), shots, 5))
     low, high = interval(metrics["accuracy"])
-    first, second, third = shown.out.splitlines()
+    first, second, third = captured.out.splitlines()
     manner = "2 demonstrations" if shots else "zero-shot"
     assert first == f"tiny-random-llama on rotten_tomatoes, {manner}, 12 examples: loss {loss:.3f}"
     assert second.split()[:2] == ["accuracy", f"{100 * metrics['accuracy'].mean():.1f}"]
@@ -454,9 +454,9 @@ def test_the_command_line_evaluates(evaluate, shots):
 def test_an_evaluation_says_how_many_prompts_were_cut(evaluate, tmp_path, monkeypatch):
     monkeypatch.setenv("ZOLAB_DATA", str(tmp_path))
     write(tmp_path, [{"sentence": "s" * size, "label": 1} for size in (9, 2100, 2200)])
-    code, shown = evaluate("--task=sst2", f"--out={tmp_path / 'new' / 'r.json'}")
+    code, captured = evaluate("--task=sst2", f"--out={tmp_path / 'new' / 'r.json'}")
     assert code == 0
-    assert "2 of the prompts were cut: with an answer they are longer than the task or the model takes" in shown.out
+    assert "2 of the prompts were cut: with an answer they are longer than the task or the model takes" in captured.out
     assert load_record(tmp_path / "new" / "r.json")["result"]["sst2"]["cut"] == 2
 
 
@@ -483,9 +483,9 @@ def test_an_evaluation_of_several_tasks_leaves_a_record(evaluate, tmp_path, monk
 def test_a_task_that_fails_does_not_cost_those_before_it(evaluate, tmp_path, monkeypatch):
     monkeypatch.setenv("ZOLAB_DATA", str(tmp_path))
     write(tmp_path, [{"sentence": f"s{i}", "label": int(i > 2)} for i in range(9)])
-    code, shown = evaluate("--task", "sst2", "masked_sst2", "--test=3", f"--out={tmp_path / 'r.json'}")
+    code, captured = evaluate("--task", "sst2", "masked_sst2", "--test=3", f"--out={tmp_path / 'r.json'}")
     assert code == 1
-    assert "the label word" in shown.err
+    assert "the label word" in captured.err
     assert load_record(tmp_path / "r.json")["result"].keys() == {"sst2"}
 
 
@@ -512,10 +512,10 @@ def test_answers_that_do_not_read_the_prompt():
     ],
 )
 def test_the_command_line_refuses(evaluate, options, message):
-    code, shown = evaluate(*options)
+    code, captured = evaluate(*options)
     assert code == 1
-    assert shown.err.startswith(message)
-    assert shown.err.count("\n") == 1
+    assert captured.err.startswith(message)
+    assert captured.err.count("\n") == 1
 
 
 @pytest.mark.skipif(not SAMPLES, reason="ZOLAB_DATA is not set: real samples of Hub data sets are not on this machine")

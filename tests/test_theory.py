@@ -143,9 +143,9 @@ def test_the_best_scales_are_a_numerical_optimisers(seed, lr):
     starts = np.random.default_rng(seed).normal(size=(12, 6)) * 2
     options = {"method": "Nelder-Mead", "options": {"maxiter": 20_000, "maxfev": 20_000, "xatol": 1e-9, "fatol": 1e-14}}
     other = min(float(minimize(value, start, **options).fun) for start in starts)
-    found = terms.best_sigma(lr)
-    ours = float(terms.best_change(found) if lr is None else terms.change(found, lr))
-    assert found**2 @ terms.sizes == pytest.approx(terms.sizes.sum())
+    best = terms.best_sigma(lr)
+    ours = float(terms.best_change(best) if lr is None else terms.change(best, lr))
+    assert best**2 @ terms.sizes == pytest.approx(terms.sizes.sum())
     assert ours <= other + 1e-6 * abs(other)
     one = np.ones(6)
     assert ours <= (terms.best_change(one) if lr is None else terms.change(one, lr))
@@ -201,7 +201,7 @@ def test_the_bounds_best_scales_are_a_numerical_optimisers(seed, budget):
     sigma = best_for_bound(terms, lr, budget)
     d = terms.sizes.sum()
     constraints = {"type": "eq", "fun": lambda s: (s @ terms.sizes - d) / d} if budget else ()
-    found = minimize(
+    optimum = minimize(
         lambda s: block_bound(terms, np.sqrt(np.maximum(s, 0)), lr, CORRECTIONS),
         np.ones(5),
         bounds=[(0, None)] * 5,
@@ -211,7 +211,7 @@ def test_the_bounds_best_scales_are_a_numerical_optimisers(seed, budget):
     )
     if budget:
         assert sigma**2 @ terms.sizes == pytest.approx(d)
-    assert block_bound(terms, sigma, lr, CORRECTIONS) <= found.fun + 1e-6 * abs(found.fun)
+    assert block_bound(terms, sigma, lr, CORRECTIONS) <= optimum.fun + 1e-6 * abs(optimum.fun)
 
 
 def test_with_the_budget_blocks_are_left_out_at_small_rates():
@@ -253,9 +253,9 @@ def test_traces_and_norms_by_products_are_the_hessians():
     def losses(m):
         return torch.stack([task.loss(m, task.encode(tokenizer, [example])) for example in examples])
 
-    found = block_statistics(model, task, tokenizer, examples, probes=20)
+    statistics = block_statistics(model, task, tokenizer, examples, probes=20)
     local = localise(Objective(model, losses))
-    z = (found.traces - local.traces) / np.maximum(found.errors, 1e-7)
+    z = (statistics.traces - local.traces) / np.maximum(statistics.errors, 1e-7)
     print("z-scores", z.round(2))
     assert (np.abs(z) < 4).all()
     parameters = dict(model.named_parameters())
@@ -263,8 +263,8 @@ def test_traces_and_norms_by_products_are_the_hessians():
         norm = operator_norm(lambda: losses(model).mean(), [parameters[name]])
         assert norm == pytest.approx(local.norms[local.blocks.names.index(name)], rel=2e-2)
     spread = len(examples) / (len(examples) - 1)
-    np.testing.assert_allclose(found.variances, local.variances * spread, rtol=1e-3, atol=1e-9)
-    np.testing.assert_allclose(found.squares, local.squares - local.variances * spread / 4, rtol=2e-3, atol=1e-7)
+    np.testing.assert_allclose(statistics.variances, local.variances * spread, rtol=1e-3, atol=1e-9)
+    np.testing.assert_allclose(statistics.squares, local.squares - local.variances * spread / 4, rtol=2e-3, atol=1e-7)
 
 
 def test_gauss_newton_terms_are_the_matrixs(reviews):
@@ -304,10 +304,10 @@ def test_a_task_without_options_has_no_such_matrix(reviews):
 
 def test_statistics_survive_json(reviews):
     model, tokenizer, task, examples = reviews
-    found = block_statistics(model, task, tokenizer, examples[:2], probes=2)
-    again = BlockStatistics.of(found.record())
-    assert again.names == found.names
-    np.testing.assert_array_equal(again.traces, found.traces)
-    assert len(found.table().splitlines()) == 1 + len(found.by_kind())
+    statistics = block_statistics(model, task, tokenizer, examples[:2], probes=2)
+    again = BlockStatistics.of(statistics.record())
+    assert again.names == statistics.names
+    np.testing.assert_array_equal(again.traces, statistics.traces)
+    assert len(statistics.table().splitlines()) == 1 + len(statistics.by_kind())
     with pytest.raises(ValueError, match="at least 2 examples and 2 probes"):
         block_statistics(model, task, tokenizer, examples[:1], probes=2)

@@ -90,16 +90,16 @@ def test_stored_weights_stay_where_they_are_while_the_closure_runs(dtype, spare)
     stored, before, good = list(model.parameters()), weights(model), loss_of(model)
     addresses = [p.data_ptr() for p in stored]
     now = [p.detach().view(-1).view(torch.uint8).numpy() for p in stored]
-    then, seen, optimizer = [array.copy() for array in now], [], through(model, spare, lr=0.0)
+    then, observations, optimizer = [array.copy() for array in now], [], through(model, spare, lr=0.0)
 
     def closure():
-        seen.append((good().item(), all(map(np.array_equal, now, then)), [p.data_ptr() for p in stored] == addresses))
-        return seen[-1][0]
+        observations.append((good().item(), all(map(np.array_equal, now, then)), [p.data_ptr() for p in stored] == addresses))
+        return observations[-1][0]
 
     for _ in range(3):
         optimizer.step(closure)
-    assert len({loss for loss, _, _ in seen}) == 6
-    assert all(unchanged and unmoved for _, unchanged, unmoved in seen)
+    assert len({loss for loss, _, _ in observations}) == 6
+    assert all(unchanged and unmoved for _, unchanged, unmoved in observations)
     assert equal(weights(model), before)
     assert all(a is b for a, b in zip(model.parameters(), stored, strict=True))
 
@@ -152,11 +152,11 @@ def test_an_interrupt_inside_the_hook_leaves_nothing_behind(monkeypatch):
     from zolab.noise.kernels import cpu
 
     model = network()
-    stored, made, optimizer = list(model.parameters()), [], through(model)
+    stored, calls, optimizer = list(model.parameters()), [], through(model)
 
     def stop(*arguments):
-        made.append(1)
-        if len(made) == 6:
+        calls.append(1)
+        if len(calls) == 6:
             raise KeyboardInterrupt("stop")
         perturbed(*arguments)
 

@@ -176,14 +176,14 @@ def test_hooks_that_bring_inputs_to_a_modules_device(spare):
 @pytest.mark.parametrize("to_disk", [False, True])
 def test_weights_that_are_offloaded_are_refused(to_disk, tmp_path):
     model = tiny_model("llama")
-    wanted = loss_of(model)()
+    expected = loss_of(model)()
     if to_disk:
         disk_offload(model, tmp_path, execution_device="cpu")
     else:
         cpu_offload(model, execution_device="cpu")
     with pytest.raises(ValueError, match=r"embed_tokens\.weight is on the meta device, where offloading leaves .*device_map"):
         MeZO(model.named_parameters())
-    assert torch.equal(loss_of(model)(), wanted)
+    assert torch.equal(loss_of(model)(), expected)
 
 
 # --- checkpoints and compilers
@@ -200,15 +200,15 @@ def test_gradient_checkpointing(reentrant, spare):
     model = tiny_model("llama")
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     model.train()  # else transformers does not checkpoint; there is no dropout
-    seen = []
-    model.model.layers[0]._gradient_checkpointing_func = _noting(seen, model.model.layers[0]._gradient_checkpointing_func)
+    calls = []
+    model.model.layers[0]._gradient_checkpointing_func = _noting(calls, model.model.layers[0]._gradient_checkpointing_func)
     both(model, spare, steps=2)
-    assert len(seen) == 2 * 2 * 2, "two steps of two passes on both probes"
+    assert len(calls) == 2 * 2 * 2, "two steps of two passes on both probes"
 
 
-def _noting(seen, checkpoint):
+def _noting(calls, checkpoint):
     def noted(*args, **settings):
-        seen.append(args[0])
+        calls.append(args[0])
         return checkpoint(*args, **settings)
 
     return noted
@@ -228,17 +228,17 @@ def test_a_closure_that_differentiates_a_language_model(checkpoints, spare):
         optimizer = through(model, spare, lr=0.0)
         if way == "in place":
             optimizer.look_through(None)
-        found = []
+        gradients = []
 
-        def closure(model=model, found=found):
+        def closure(model=model, gradients=gradients):
             with torch.enable_grad():
                 texts = model.get_input_embeddings()(IDS).detach().requires_grad_()
                 loss = model(inputs_embeds=texts).logits.square().mean()
-                found.append(torch.autograd.grad(loss, texts)[0])
+                gradients.append(torch.autograd.grad(loss, texts)[0])
             return loss.detach()
 
         optimizer.step(closure)
-        slopes.append(found)
+        slopes.append(gradients)
     assert len(slopes[0]) == 2
     assert equal(*slopes)
 

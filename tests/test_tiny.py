@@ -67,8 +67,8 @@ class TestShipped:
         critical = name.endswith("critic")
         known = [review.text for review in reviews("pretrain", critical)[:2000]]
         held_out = [review.text for review in reviews("validation", critical)[:60]]
-        found = {key: value["token"] for key, value in perplexities(*load_model(name), known, held_out).items()}
-        assert found["model"] < found["bigram"] < found["unigram"]
+        by_model = {key: value["token"] for key, value in perplexities(*load_model(name), known, held_out).items()}
+        assert by_model["model"] < by_model["bigram"] < by_model["unigram"]
 
     def test_the_card_states_the_record(self, name):
         record = json.loads((SHIPPED[name] / "training.json").read_text())
@@ -117,7 +117,7 @@ def test_rows_hold_whole_questions_and_learn_their_answers(few, tokenizer):
     pages = list(documents(few, rng))
     rows = lay(tokenizer, pages, itertools.repeat(([0, 7, 7], 1)), SMALL, rng)
     assert rows.ids.shape == rows.owner.shape == rows.learned.shape
-    found = Counter()
+    counts = Counter()
     for ids, owner, learned, label in zip(*rows, strict=True):
         for number in owner.unique():
             part, kind = ids[owner == number], learned[owner == number]
@@ -125,10 +125,10 @@ def test_rows_hold_whole_questions_and_learn_their_answers(few, tokenizer):
             assert len(label[owner == number].unique()) == 1
             if 2 in kind:
                 start = int((kind == 2).nonzero()[0]) + 1
-                found[tokenizer.decode(part[1:start]), tokenizer.decode(part[start:])] += 1
+                counts[tokenizer.decode(part[1:start]), tokenizer.decode(part[start:])] += 1
     short = Counter((p.text, p.answer) for p in pages if len(tokenizer(p.text + p.answer).input_ids) <= SMALL.row)
-    assert sum((found - short).values()) == 0
-    assert found.total() > 0.9 * short.total()
+    assert sum((counts - short).values()) == 0
+    assert counts.total() > 0.9 * short.total()
 
 
 def test_a_text_of_a_row_sees_only_itself(few, tokenizer):
@@ -147,14 +147,14 @@ def test_perplexity_of_known_numbers(few, tokenizer):
     for parameter in model.parameters():
         parameter.data.zero_()
     texts = [review.text for review in few]
-    found = perplexities(model, tokenizer, texts[:200], texts[200:])
-    assert found["model"]["token"] == pytest.approx(SMALL.vocabulary, rel=1e-3)
-    assert found["bigram"]["token"] < found["unigram"]["token"] < SMALL.vocabulary
-    for name in found:
+    by_model = perplexities(model, tokenizer, texts[:200], texts[200:])
+    assert by_model["model"]["token"] == pytest.approx(SMALL.vocabulary, rel=1e-3)
+    assert by_model["bigram"]["token"] < by_model["unigram"]["token"] < SMALL.vocabulary
+    for name in by_model:
         words, size = (
             sum(len(part) for part in parts) for parts in ([t.split() for t in texts[200:]], [t.encode() for t in texts[200:]])
         )
-        assert math.log(found[name]["word"]) * words == pytest.approx(found[name]["bits_per_byte"] * size * math.log(2))
+        assert math.log(by_model[name]["word"]) * words == pytest.approx(by_model[name]["bits_per_byte"] * size * math.log(2))
 
 
 # --- the downstream tasks

@@ -27,10 +27,10 @@ PLAN = {
 
 
 def test_the_interval_of_a_median_is_two_of_the_values():
-    found = median(np.array([5.0, 1.0, 4.0, 2.0, 3.0, 6.0]))
-    assert (found.value, found.low, found.high, found.n) == (3.5, 1.0, 6.0, 6)
-    found = median(np.array([*range(1, 9), math.inf, math.inf], float))
-    assert (found.value, found.low, found.high) == (5.5, 2.0, math.inf)
+    estimate = median(np.array([5.0, 1.0, 4.0, 2.0, 3.0, 6.0]))
+    assert (estimate.value, estimate.low, estimate.high, estimate.n) == (3.5, 1.0, 6.0, 6)
+    estimate = median(np.array([*range(1, 9), math.inf, math.inf], float))
+    assert (estimate.value, estimate.low, estimate.high) == (5.5, 2.0, math.inf)
     few = median(np.arange(FEWEST - 1.0))
     assert few.value == 2.0
     assert math.isnan(few.low)
@@ -79,25 +79,25 @@ def test_a_race_is_run_and_gives_its_page(tmp_path, monkeypatch):
     (tmp_path / "records").mkdir()
     run_study(check_plan(PLAN), tmp_path / "runs", tmp_path / "records" / "04_small.json", progress=False)
     words = ["results", f"--records={tmp_path / 'records'}", f"--out={tmp_path / 'RESULTS.md'}"]
-    shown = command(*words)
-    assert shown.status == 0, shown.errors
-    assert "TRACK.md" in shown.out
+    completed = command(*words)
+    assert completed.status == 0, completed.errors
+    assert "TRACK.md" in completed.out
     page = (tmp_path / "TRACK.md").read_text()
-    kept = "[seed 0](records/04_small/sentence-MeZO)"
-    assert f"| MeZO | 0 | 2 | 2 | [`04_small`](records/04_small.json) | {kept} |" in page
+    link = "[seed 0](records/04_small/sentence-MeZO)"
+    assert f"| MeZO | 0 | 2 | 2 | [`04_small`](records/04_small.json) | {link} |" in page
     assert "| Adam | 0 | 2 | 2 | [`04_small`](records/04_small.json) | – |" in page
     assert command(*words, "--check").status == 0
     (tmp_path / "TRACK.md").write_text(page.replace("MeZO", "Ours"))
-    shown = command(*words, "--check")
-    assert shown.status == 1
-    assert "TRACK.md does not say what" in shown.errors
+    completed = command(*words, "--check")
+    assert completed.status == 1
+    assert "TRACK.md does not say what" in completed.errors
     assert command("verify", tmp_path / "records" / "04_small" / "sentence-MeZO", "--curve").status == 0
 
 
 def test_without_a_race_there_is_no_page(tmp_path):
     (tmp_path / "records").mkdir()
-    kept = json.loads((ROOT / "figures" / "records" / "03_methods.json").read_text())
-    (tmp_path / "records" / "03_methods.json").write_text(json.dumps(kept))
+    content = json.loads((ROOT / "figures" / "records" / "03_methods.json").read_text())
+    (tmp_path / "records" / "03_methods.json").write_text(json.dumps(content))
     assert command("results", f"--records={tmp_path / 'records'}", f"--out={tmp_path / 'RESULTS.md'}").status == 0
     assert not (tmp_path / "TRACK.md").exists()
 
@@ -122,6 +122,6 @@ def test_the_shipped_plan_keeps_the_rules():
 
 @pytest.mark.parametrize("task", ["sentence", "writer"])
 def test_a_kept_run_is_made_again(task):
-    shown = command("verify", ROOT / "figures" / "records" / "04_track" / f"{task}-MeZO")
-    assert shown.status == 0, shown.errors
-    assert "differs" not in shown.out
+    completed = command("verify", ROOT / "figures" / "records" / "04_track" / f"{task}-MeZO")
+    assert completed.status == 0, completed.errors
+    assert "differs" not in completed.out

@@ -36,29 +36,31 @@ def resealed(folder, change):
     save_record(record, folder / "record.json")
 
 
-def rows(shown):
+def rows(completed):
     """Verdict of each check that was printed, by its name."""
-    return {line[:18].strip(): line[18:27].strip() for line in shown.out.splitlines() if line.startswith("  ")}
+    return {line[:18].strip(): line[18:27].strip() for line in completed.out.splitlines() if line.startswith("  ")}
 
 
 def test_a_run_that_is_as_it_says(finished):
     out, done = finished
     best = done.record["result"]["best_step"]
     assert done.record["result"]["weights"] == fingerprint(done.model) != fingerprint(load_model(CONFIG.model)[0])
-    shown = command("verify", out)
-    assert (shown.status, shown.errors) == (0, "")
-    assert rows(shown) == {f"dev, step {best}": "ok", "weights": "ok", f"test, step {best}": "ok"}
-    assert shown.out.count("exactly") == 2
-    assert f"{best} steps replayed" in shown.out
+    completed = command("verify", out)
+    assert (completed.status, completed.errors) == (0, "")
+    assert rows(completed) == {f"dev, step {best}": "ok", "weights": "ok", f"test, step {best}": "ok"}
+    assert completed.out.count("exactly") == 2
+    assert f"{best} steps replayed" in completed.out
 
 
 def test_every_evaluation_up_to_the_best_step_can_be_made_again(finished):
     out, done = finished
     best = done.record["result"]["best_step"]
-    shown = command("verify", out / "trajectory.npz", "--curve")
-    assert shown.status == 0, shown.errors
-    assert [name for name in rows(shown) if name.startswith("dev")] == [f"dev, step {step}" for step in range(0, best + 1, 3)]
-    assert set(rows(shown).values()) == {"ok"}
+    completed = command("verify", out / "trajectory.npz", "--curve")
+    assert completed.status == 0, completed.errors
+    assert [name for name in rows(completed) if name.startswith("dev")] == [
+        f"dev, step {step}" for step in range(0, best + 1, 3)
+    ]
+    assert set(rows(completed).values()) == {"ok"}
 
 
 def test_threads_are_the_runs_and_then_what_they_were(finished):
@@ -72,11 +74,11 @@ def test_a_changed_file_is_refused(copy, name, place):
     content = bytearray((copy / name).read_bytes())
     content[place] ^= 1
     (copy / name).write_bytes(content)
-    shown = command("verify", copy)
-    assert shown.status == 1
-    assert f"  refused: {copy / name}" in shown.out
-    assert shown.errors.startswith("error: not as recorded: ")
-    assert shown.errors.count("\n") == 1
+    completed = command("verify", copy)
+    assert completed.status == 1
+    assert f"  refused: {copy / name}" in completed.out
+    assert completed.errors.startswith("error: not as recorded: ")
+    assert completed.errors.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -90,18 +92,18 @@ def test_a_changed_file_is_refused(copy, name, place):
 )
 def test_a_false_claim_is_noticed_though_its_seal_fits(copy, change, wrong):
     resealed(copy, change)
-    shown = command("verify", copy)
-    assert shown.status == 1
-    assert [name.split(",")[0] for name, word in rows(shown).items() if word == "differs"] == [wrong]
-    assert f"not as recorded: {wrong}" in shown.errors
+    completed = command("verify", copy)
+    assert completed.status == 1
+    assert [name.split(",")[0] for name, word in rows(completed).items() if word == "differs"] == [wrong]
+    assert f"not as recorded: {wrong}" in completed.errors
 
 
 def test_an_older_record_tells_nothing_of_the_weights(copy):
     resealed(copy, lambda record: record["result"].pop("weights"))
-    shown = command("verify", copy)
-    assert shown.status == 0
-    assert rows(shown)["weights"] == "unknown"
-    assert "the record is older than digests of weights" in shown.out
+    completed = command("verify", copy)
+    assert completed.status == 0
+    assert rows(completed)["weights"] == "unknown"
+    assert "the record is older than digests of weights" in completed.out
 
 
 @pytest.mark.parametrize(("gap", "status"), [(0.5, 0), (2.0, 1)])
@@ -111,29 +113,29 @@ def test_on_another_machine_a_loss_may_differ_a_little(copy, gap, status):
         record["result"]["dev"]["loss"] += gap * TOLERANCE["float32"]
 
     resealed(copy, change)
-    shown = command("verify", copy)
-    assert shown.status == status
-    assert "allowed 0.0001" in shown.out
+    completed = command("verify", copy)
+    assert completed.status == status
+    assert "allowed 0.0001" in completed.out
     assert command("verify", copy, "--tolerance=1e-3").status == 0
 
 
 def test_a_trajectory_of_another_run_is_refused(copy, tmp_path):
     finetune(replace(CONFIG, seed=1), tmp_path / "other", progress=False)
     shutil.copy(tmp_path / "other" / "trajectory.npz", copy)
-    shown = command("verify", copy)
-    assert shown.status == 1
-    assert "is not of the run that record.json tells of" in shown.out
+    completed = command("verify", copy)
+    assert completed.status == 1
+    assert "is not of the run that record.json tells of" in completed.out
     assert command("replay", copy, f"--out={tmp_path / 'model'}").status == 1
 
 
 def test_one_run_does_not_cost_the_others(finished, tmp_path):
     finetune(replace(CONFIG, optimizer="sgd", steps=3, schedule="constant"), tmp_path / "sgd", progress=False)
-    shown = command("verify", tmp_path / "nowhere", tmp_path / "sgd", finished[0])
-    assert shown.status == 1
-    assert "refused: there is no" in shown.out
-    assert "is a first-order run, which keeps no trajectory" in shown.out
-    assert rows(shown)["weights"] == "ok"
-    assert "and 1 more." in shown.errors
+    completed = command("verify", tmp_path / "nowhere", tmp_path / "sgd", finished[0])
+    assert completed.status == 1
+    assert "refused: there is no" in completed.out
+    assert "is a first-order run, which keeps no trajectory" in completed.out
+    assert rows(completed)["weights"] == "ok"
+    assert "and 1 more." in completed.errors
 
 
 def test_another_base_model_is_refused(tmp_path):
@@ -145,21 +147,21 @@ def test_another_base_model_is_refused(tmp_path):
     with torch.no_grad():
         next(base.parameters()).add_(1)
     base.save_pretrained(tmp_path / "base")
-    shown = command("verify", tmp_path / "run")
-    assert shown.status == 1
-    assert "the base model's weights are no longer what" in shown.out
+    completed = command("verify", tmp_path / "run")
+    assert completed.status == 1
+    assert "the base model's weights are no longer what" in completed.out
 
 
-def test_settings_of_a_later_version_are_told(copy):
+def test_settings_of_a_later_version_are_named(copy):
     resealed(copy, lambda record: record["config"].update(wings=2))
     assert "has settings that are not known here" in command("verify", copy).out
 
 
 def test_a_tolerance_that_is_none_is_refused(finished):
     for value in ("-1", "inf", "nan"):
-        shown = command("verify", finished[0], f"--tolerance={value}")
-        assert (shown.status, shown.out) == (1, "")
-        assert shown.errors.startswith("error: tolerance must be at least 0 and finite")
+        completed = command("verify", finished[0], f"--tolerance={value}")
+        assert (completed.status, completed.out) == (1, "")
+        assert completed.errors.startswith("error: tolerance must be at least 0 and finite")
 
 
 def test_the_digest_is_in_the_record_file(finished):
@@ -168,6 +170,6 @@ def test_the_digest_is_in_the_record_file(finished):
 
 def test_a_file_is_no_run(tmp_path):
     (tmp_path / "rows.jsonl").write_text("")
-    shown = command("verify", tmp_path / "rows.jsonl")
-    assert shown.status == 1
-    assert "rows.jsonl is a file; give the folder of a finished run" in shown.errors
+    completed = command("verify", tmp_path / "rows.jsonl")
+    assert completed.status == 1
+    assert "rows.jsonl is a file; give the folder of a finished run" in completed.errors

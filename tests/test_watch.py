@@ -83,7 +83,7 @@ def test_a_line_that_is_being_written_is_left_out_and_a_damaged_one_named(tmp_pa
         file.write(b"\n")
     (run,) = Watch(tmp_path).look().runs
     assert run.state == "failed"
-    assert "damaged" in run.told
+    assert "damaged" in run.error
 
 
 def test_only_the_end_of_a_long_log_is_read(tmp_path, monkeypatch):
@@ -96,15 +96,15 @@ def test_only_the_end_of_a_long_log_is_read(tmp_path, monkeypatch):
 def test_a_finished_study_is_counted_and_not_read_again(finished):
     folder, record = finished
     watched = Watch(folder / "out")
-    seen = watched.look()
-    assert len(seen.of("done")) == len(seen.runs) >= len(record.content["result"]["cells"])
-    assert seen.planned[0] <= len(seen.runs) <= seen.planned[1]
-    assert {run.dev for run in seen.runs} >= {cell["curve"][-1][1] for cell in record.content["result"]["cells"]}
-    held, watch.Watch._read = watch.Watch._read, None
+    overview = watched.look()
+    assert len(overview.of("done")) == len(overview.runs) >= len(record.content["result"]["cells"])
+    assert overview.planned[0] <= len(overview.runs) <= overview.planned[1]
+    assert {run.dev for run in overview.runs} >= {cell["curve"][-1][1] for cell in record.content["result"]["cells"]}
+    method, watch.Watch._read = watch.Watch._read, None
     try:
-        assert watched.look() == seen
+        assert watched.look() == overview
     finally:
-        watch.Watch._read = held
+        watch.Watch._read = method
 
 
 @pytest.mark.skipif(not Path("/proc/locks").exists(), reason="who holds a file is known on Linux alone")
@@ -120,12 +120,12 @@ def test_watching_goes_on_while_a_study_is_between_two_cells(finished, tmp_path)
 
 
 def test_what_is_left_is_that_of_the_runs_that_go_on_and_of_those_to_come(finished, tmp_path):
-    seen = Watch(finished[0] / "out").look()
+    overview = Watch(finished[0] / "out").look()
     at_work = [watch.Progress(name, "running", 4, 8, 10.0, 8) for name in ("x", "y")]
     done = [watch.Progress("z", "done", 8, 8, 30.0, 16)]
     assert watch.Overview((*at_work, *done), (5, 7)).left == (10 + 10 + 4 * 30) / 2
     assert watch.Overview((*at_work, *done), (5, 7)).forwards_a_second == pytest.approx(1.6)
-    assert seen.left is None
+    assert overview.left is None
 
 
 def test_a_failed_cell_shows_its_error_until_it_is_tried_again(finished, tmp_path):
@@ -134,8 +134,8 @@ def test_a_failed_cell_shows_its_error_until_it_is_tried_again(finished, tmp_pat
     shutil.rmtree(cell)
     cell.write_text("a file where a folder should be")
     (entry,) = run(tmp_path).failed
-    (shown,) = Watch(tmp_path / "out").look().of("failed")
-    assert (shown.name, shown.told) == (entry["cell"], entry["error"])
+    (failed,) = Watch(tmp_path / "out").look().of("failed")
+    assert (failed.name, failed.error) == (entry["cell"], entry["error"])
     cell.unlink()
     assert run(tmp_path).failed == []
     assert not Watch(tmp_path / "out").look().of("failed")
@@ -146,8 +146,8 @@ def test_the_command_shows_all_of_it(finished, tmp_path, capsys):
     assert f"{len(Watch(finished[0] / 'out').look().runs)} of " in capsys.readouterr().out
     log = begun(tmp_path / "a", steps=4)
     assert main(["watch", str(tmp_path), "--once"]) == 0
-    shown = capsys.readouterr().out
-    assert all(part in shown for part in ("0 of 1 runs done, 1 running", "4/8", "0.670"))
+    output = capsys.readouterr().out
+    assert all(part in output for part in ("0 of 1 runs done, 1 running", "4/8", "0.670"))
     log.close()
 
 

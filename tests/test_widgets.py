@@ -105,9 +105,9 @@ class TestPanel:
 
     def test_a_saved_copy_has_the_picture(self):
         panel = explore(self.view, a=number("a", 1, 0, 10, 0.5))
-        shown = panel._repr_mimebundle_()
-        assert "application/vnd.jupyter.widget-view+json" in shown
-        assert base64.b64decode(shown["image/png"]) == panel.image.value
+        bundle = panel._repr_mimebundle_()
+        assert "application/vnd.jupyter.widget-view+json" in bundle
+        assert base64.b64decode(bundle["image/png"]) == panel.image.value
 
     def test_notes_are_said(self):
         panel = explore(self.view, a=number("a", 2, 0, 10, 0.5))
@@ -124,16 +124,16 @@ class TestPanel:
         assert "✗" not in panel.goal.value
 
     def test_the_collector_waits_for_the_picture_only(self):
-        seen = []
+        enabled = []
 
         def view(a):
-            seen.append(gc.isenabled())
+            enabled.append(gc.isenabled())
             return self.view(a)
 
         panel = explore(view, a=number("a", 1, 0, 10, 0.5))
         with pytest.raises(ValueError, match="too large"):
             panel.controls["a"].value = 6
-        assert seen == [False, False]
+        assert enabled == [False, False]
         assert gc.isenabled()
 
     def test_errors_of_the_first_picture_are_raised(self):
@@ -147,26 +147,26 @@ class TestPanel:
     def test_rates_are_those_of_all_methods_and_the_ticked_ones_are_shown(self):
         ticked = several("methods", ("a",), ("a", "b"), 2)
         control = rates({"a": 0.1, "b": 0.01}, 1e-3, 1, ticked)
-        seen = []
-        control.observe(lambda change: seen.append(change.new), "value")
+        values = []
+        control.observe(lambda change: values.append(change.new), "value")
         assert [slider.layout.display for slider in control.sliders.values()] == [None, "none"]
         ticked.value = ("b",)
         assert [slider.layout.display for slider in control.sliders.values()] == ["none", None]
         control.sliders["b"].value = 1.0
         control.value = {"a": 1.0, "b": 0.5}
         assert [slider.value for slider in control.sliders.values()] == [1.0, 0.5]
-        assert seen == [{"a": 0.1, "b": 1.0}, {"a": 1.0, "b": 0.5}]
+        assert values == [{"a": 0.1, "b": 1.0}, {"a": 1.0, "b": 0.5}]
         assert extremes(control)[0] == {"a": 1e-3, "b": 1e-3}
 
     def test_several(self):
         control = several("methods", ("b",), ("a", "b", "c"), 2)
-        seen = []
-        control.observe(lambda change: seen.append(change.new), "value")
+        values = []
+        control.observe(lambda change: values.append(change.new), "value")
         control.boxes[0].value = True
         control.value = ("c",)
         assert [box.value for box in control.boxes] == [False, False, True]
         control.boxes[2].value = False
-        assert seen == [("a", "b"), ("c",), ()]
+        assert values == [("a", "b"), ("c",), ()]
 
     @pytest.mark.parametrize(
         ("make", "match"),
@@ -426,8 +426,8 @@ class TestThreshold:
 class TestVerdict:
     def test_numbers_are_those_of_the_comparison(self):
         record = Record.load(verdict_module.RECORD)
-        found = overall(record, "trained", "permuted").final
-        assert f"trained minus permuted: {found.value:+.3f}" in str(verdict_view("permuted"))
+        difference = overall(record, "trained", "permuted").final
+        assert f"trained minus permuted: {difference.value:+.3f}" in str(verdict_view("permuted"))
         left = verdict_view("permuted", left_out=("number", "critic"))
         assert "over 5 tasks, undecided, since fewer than 6 tasks decide nothing" in str(left)
 

@@ -64,21 +64,21 @@ def test_with_sigma_one_it_is_mezo_to_the_bit(dtype, rule):
 
 @pytest.mark.parametrize("normalise", ["paper", None])
 def test_first_inputs_history_and_feedback_are_as_published(normalise):
-    model, seen = network(), []
+    model, features_of = network(), []
     blocks = split(model, lambda name: name[0])  # one for each of the two layers
     pertnn = PertNN(blocks, normalise=normalise)
-    pertnn.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].numpy()))
+    pertnn.register_forward_pre_hook(lambda _, inputs: features_of.append(inputs[0].numpy()))
     optimizer = ZOFineTuner(model.parameters(), pertnn, lr=1e-3, samples=2)
     before = [torch.cat([p.detach().view(-1) for p in layer.parameters()]) for layer in (model[0], model[2])]
     optimizer.step(loss_of(model))
     optimizer.step(loss_of(model))
     first, second = optimizer.trajectory.records
-    assert seen[0][:, 0] == pytest.approx([w.mean().item() for w in before], rel=1e-4, abs=1e-7)
-    assert seen[0][:, 1] == pytest.approx([w.var().item() for w in before], rel=1e-4)
-    assert (seen[0][:, 2:] == [0, 0, 1]).all()
+    assert features_of[0][:, 0] == pytest.approx([w.mean().item() for w in before], rel=1e-4, abs=1e-7)
+    assert features_of[0][:, 1] == pytest.approx([w.var().item() for w in before], rel=1e-4)
+    assert (features_of[0][:, 2:] == [0, 0, 1]).all()
     losses = np.array(first.losses).reshape(2, 2).mean(0)
-    assert seen[1][:, 2:4] == pytest.approx(np.tile(losses, (2, 1)))
-    assert np.array_equal(seen[1][:, 4], np.array(first.sigmas, np.float32))  # raw, to the bit
+    assert features_of[1][:, 2:4] == pytest.approx(np.tile(losses, (2, 1)))
+    assert np.array_equal(features_of[1][:, 4], np.array(first.sigmas, np.float32))  # raw, to the bit
     scales = np.array(optimizer.scales(second.sigmas, (0, 1, 2, 3)))
     assert scales[[0, 2]] == pytest.approx(blocks.budgeted(second.sigmas) if normalise else second.sigmas)
     assert np.array_equal(scales[::2], scales[1::2])
@@ -158,14 +158,14 @@ def test_a_proposal_that_is_no_sigma_is_refused_before_anything_moves(value, mes
     pertnn = PertNN(split(model))
     optimizer = ZOFineTuner(model.named_parameters(), pertnn, lr=1e-3)
     optimizer.step(loss_of(model))
-    before, kept = weights(model), copy.deepcopy(pertnn.state_dict())
+    before, state = weights(model), copy.deepcopy(pertnn.state_dict())
     nn.init.zeros_(pertnn.w2)
     nn.init.constant_(pertnn.b2, value)
     with pytest.raises(FloatingPointError, match=message):
         optimizer.step(lambda: pytest.fail("the loss was probed"))
     assert equal(before, weights(model))
     assert optimizer.steps == 1
-    pertnn.load_state_dict(kept)
+    pertnn.load_state_dict(state)
     optimizer.step(loss_of(model))
 
 

@@ -147,9 +147,9 @@ def training_curve(record: dict[str, Any], chance: float | None = None) -> Figur
         axes.plot([entry["forwards"] for entry in dev], ends, "o:", color=RED, markersize=7, label="dev examples")
         if chance is not None:
             axes.axhline(chance, color=BLACK, linestyle="--", linewidth=1, label=f"chance, {chance:.2f}")
-        seen = [*np.quantile(losses, (0.02, 0.98)), *ends, *smooth, *([] if chance is None else [chance])]
-        room = 0.08 * (max(seen) - min(seen))
-        axes.set(xlabel="forward passes", ylabel="loss (nats)", ylim=(min(seen) - room, max(seen) + room))
+        values = [*np.quantile(losses, (0.02, 0.98)), *ends, *smooth, *([] if chance is None else [chance])]
+        room = 0.08 * (max(values) - min(values))
+        axes.set(xlabel="forward passes", ylabel="loss (nats)", ylim=(min(values) - room, max(values) + room))
         headline(figure, f"{config['model']} on {config['task']}: the dev loss {changed(ends[0], ends[-1])} nats")
         legend_below(axes)
         return figure
@@ -177,10 +177,10 @@ def meta_training(
         axes[0].plot([entry["loss"] for entry in steps], color=BLUE)
         axes[1].plot([1e3 * (entry["loss"] - entry["meta_loss"]) for entry in steps], ".", color=GREEN)
         order = np.abs(np.log(sigma[-1] / still[-1])).argsort()[::-1]
-        told = dict.fromkeys(order[:3], "moved most by learning") | dict.fromkeys(order[-3:], "moved least")
-        told = {j: text if j in (order[0], order[-1]) else None for j, text in told.items()}  # once in a legend
+        labels = dict.fromkeys(order[:3], "moved most by learning") | dict.fromkeys(order[-3:], "moved least")
+        labels = {j: text if j in (order[0], order[-1]) else None for j, text in labels.items()}  # once in a legend
         for j in (*order[-3:], *order[:3]):
-            axes[2].plot(noted, sigma[:, j], color=RED if j in order[:3] else SKY, linewidth=1.3, label=told[j])
+            axes[2].plot(noted, sigma[:, j], color=RED if j in order[:3] else SKY, linewidth=1.3, label=labels[j])
             axes[2].plot(
                 noted, still[:, j], ":", color=BLACK, linewidth=1.2, label="without learning" if j == order[0] else None
             )

@@ -15,9 +15,9 @@ def refused(load, match):
     """Load, which must raise one sentence within the limits."""
     reset_peak_memory()
     before, began = peak_memory(), time.process_time()
-    with pytest.raises((ValueError, OSError), match=match) as told:
+    with pytest.raises((ValueError, OSError), match=match) as excinfo:
         load()
     assert time.process_time() - began < SECONDS
     assert peak_memory() - before < MEMORY
-    assert 0 < len(str(told.value)) < SENTENCE
-    assert "\n" not in str(told.value)
+    assert 0 < len(str(excinfo.value)) < SENTENCE
+    assert "\n" not in str(excinfo.value)

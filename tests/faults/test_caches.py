@@ -42,9 +42,9 @@ def hits(kernel, dtype=np.float32):
 
 
 def files(tmp_path, ending):
-    found = sorted((tmp_path / "__pycache__").glob(f"*.{ending}"))
-    assert found
-    return found
+    paths = sorted((tmp_path / "__pycache__").glob(f"*.{ending}"))
+    assert paths
+    return paths
 
 
 def test_a_kernel_is_compiled_once(make):
@@ -121,7 +121,7 @@ def test_a_saved_model_is_whole_and_for_whom_the_umask_says(tmp_path):
     assert fingerprint(load_model(str(tmp_path / "entry"))[0]) == fingerprint(tiny_model("llama"))
 
 
-def test_too_little_room_is_told_before_the_conversion(tmp_path, monkeypatch):
+def test_too_little_room_is_reported_before_the_conversion(tmp_path, monkeypatch):
     monkeypatch.setenv("ZOLAB_CACHE", str(tmp_path))
     monkeypatch.setattr("zolab.models.embedded.ROOM", 10**18)
     with pytest.raises(OSError, match=r"cannot be written .*MB of room are left.*: set ZOLAB_CACHE to a folder with"):

@@ -22,7 +22,7 @@ def test_what_once_failed(loader):
     trials, kept = Trials(LOADERS[loader]), list(inputs(loader))
     assert all(file in trials.loader.files and len(content) <= LARGEST for _, file, content in kept)
     cases = [Case(trials.loader, 0, number, content=kept[number][1:]) for number in range(len(kept))]
-    found = list(trials.run(cases))
-    wrong = [f"{name}: {outcome.kind}: {outcome.told}" for (name, *_), outcome in zip(kept, found, strict=True)]
-    assert not [told for told, outcome in zip(wrong, found, strict=True) if outcome.kind not in ("refused", "same")]
-    assert len(found) == len(kept) > 0
+    outcomes = list(trials.run(cases))
+    wrong = [f"{name}: {outcome.kind}: {outcome.message}" for (name, *_), outcome in zip(kept, outcomes, strict=True)]
+    assert not [line for line, outcome in zip(wrong, outcomes, strict=True) if outcome.kind not in ("refused", "same")]
+    assert len(outcomes) == len(kept) > 0

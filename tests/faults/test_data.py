@@ -55,12 +55,12 @@ def test_a_changed_file_of_the_same_size_and_time_is_read_anew(folder):
 def test_a_changed_parquet_file_is_read_anew(folder):
     (folder / "sst2").mkdir()
     path = folder / "sst2" / "validation.parquet"
-    found = []
+    answers = []
     for label in (0, 1):
         datasets.Dataset.from_list([{"sentence": "a", "label": label}]).to_parquet(path)
         os.utime(path, ns=(10**18, 10**18))
-        found.append(load_task("sst2").held_out()[0].answer)
-    assert found == [0, 1]
+        answers.append(load_task("sst2").held_out()[0].answer)
+    assert answers == [0, 1]
 
 
 def test_a_path_is_no_pattern(tmp_path, monkeypatch):
@@ -110,9 +110,9 @@ def test_a_line_that_is_no_row_is_named(folder, line, message):
     write(folder, [*ROWS, line])
     with pytest.raises(
         ValueError, match=rf"validation\.jsonl cannot be read as json, {message}.*; repair or replace it"
-    ) as told:
+    ) as excinfo:
         load_task("sst2").held_out()
-    assert len(str(told.value)) < 400 + len(str(folder))
+    assert len(str(excinfo.value)) < 400 + len(str(folder))
 
 
 def test_a_file_of_one_null_line(folder):
@@ -204,9 +204,9 @@ def test_a_digest_tells_examples_apart():
         [Example("p", ("a\n", "b"), 0), one],
         [one, Example("p", ("a\n", "b"), 0)],
     ]
-    found = [digest(examples) for examples in others]
-    assert len(set(found)) == len(found)
-    assert all(len(name) == 16 and int(name, 16) >= 0 for name in found)
+    digests = [digest(examples) for examples in others]
+    assert len(set(digests)) == len(digests)
+    assert all(len(name) == 16 and int(name, 16) >= 0 for name in digests)
     assert digest([Example("p", ("a", "b"), 0)]) == digest(iter([one]))
 
 
@@ -217,7 +217,7 @@ class Proxy(BaseHTTPRequestHandler):
     """Answers for every host, with the status that the server says."""
 
     def do_HEAD(self):
-        self.server.asked.append(self.path)
+        self.server.requests.append(self.path)
         self.send_response(self.server.status)
         self.end_headers()
 
@@ -228,7 +228,7 @@ class Proxy(BaseHTTPRequestHandler):
 @pytest.fixture
 def proxy(monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
-    server.asked, server.status = [], 200
+    server.requests, server.status = [], 200
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     for name in ("NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy", "HF_HUB_OFFLINE"):
@@ -246,7 +246,7 @@ def proxy(monkeypatch):
 
 def test_the_hub_is_asked_through_the_proxy(proxy):
     require_hub("a data set", "do without")
-    assert proxy.asked == ["http://hub.invalid/"]
+    assert proxy.requests == ["http://hub.invalid/"]
 
 
 @pytest.mark.parametrize("status", [407, 502])
@@ -263,4 +263,4 @@ def test_no_proxy_and_no_hub(proxy, monkeypatch):
     monkeypatch.delenv("ZOLAB_DATA", raising=False)
     with pytest.raises(OfflineError, match=r"hub\.invalid cannot be reached \(.+\); connect, or point ZOLAB_DATA"):
         Source("nothing", ("nobody/nothing", None), ("text",)).rows("train")
-    assert not proxy.asked
+    assert not proxy.requests

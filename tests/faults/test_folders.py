@@ -73,9 +73,9 @@ def test_overwrite_does_not_take_a_folder_from_a_running_process(tmp_path):
     process = Process(["finetune", *LONG, "--steps=2000", f"--out={tmp_path / 'run'}"], tmp_path / "printed")
     try:
         eventually(lambda: steps(tmp_path / "run") > 2)
-        shown = command("finetune", *LONG, "--steps=2000", f"--out={tmp_path / 'run'}", "--overwrite")
-        assert shown.status == 1
-        assert "another process is running" in shown.errors
+        completed = command("finetune", *LONG, "--steps=2000", f"--out={tmp_path / 'run'}", "--overwrite")
+        assert completed.status == 1
+        assert "another process is running" in completed.errors
         before = steps(tmp_path / "run")
         eventually(lambda: steps(tmp_path / "run") > before)
     finally:
@@ -195,9 +195,9 @@ def test_a_disk_that_becomes_read_only_or_full_in_the_middle(tmp_path):
         assert "free some space" in process.printed
         assert "Traceback" not in process.printed
         (disk / "filler").unlink()
-        taken = steps(disk / "run")
+        before = steps(disk / "run")
         process = Process(["finetune", *LONG, "--steps=5000", f"--out={disk / 'run'}"], tmp_path / "printed")
-        eventually(lambda: steps(disk / "run") > taken)
+        eventually(lambda: steps(disk / "run") > before)
         process.end()
     finally:
         subprocess.run(["umount", str(disk)], check=True)

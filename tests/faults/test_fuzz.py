@@ -22,28 +22,28 @@ RAISED = {
 
 def fall(folder, name):
     """Do what the file's content says."""
-    told = (folder / name).read_text()
-    if told in RAISED:
-        raise RAISED[told]
-    if told == "large":
+    content = (folder / name).read_text()
+    if content in RAISED:
+        raise RAISED[content]
+    if content == "large":
         return len(bytearray(300_000_000))
-    if told == "hang":
+    if content == "hang":
         while True:
             pass
-    if told == "crash":
+    if content == "crash":
         faulthandler.disable()  # what it would print looks like a fault of the tests
         os.abort()
-    return told
+    return content
 
 
 def test_what_is_planted_is_found(monkeypatch):
     monkeypatch.setattr("fuzz.trials.SECONDS", 2)
     planted = Loader("planted", {"a.txt": "text"}, lambda folder: (folder / "a.txt").write_text("valid") and None, fall)
     contents = ("valid", "other", "plain", "", "key", "deep", "panic", "large", "hang", "crash", "valid")
-    cases = [Case(planted, 0, number, content=("a.txt", told.encode())) for number, told in enumerate(contents)]
+    cases = [Case(planted, 0, number, content=("a.txt", content.encode())) for number, content in enumerate(contents)]
     kinds = [outcome.kind for outcome in Trials(planted).run(cases)]
-    wanted = ["same", "other", "refused", "bare", "traceback", "bare", "traceback", "memory", "hang", "crash", "same"]
-    assert kinds == wanted
+    expected = ["same", "other", "refused", "bare", "traceback", "bare", "traceback", "memory", "hang", "crash", "same"]
+    assert kinds == expected
 
 
 @pytest.mark.slow

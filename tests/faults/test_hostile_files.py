@@ -109,7 +109,7 @@ def test_programs_that_want_something_else(tmp_path, program, match):
     refused(lambda: import_published(stored(tmp_path / "x.pth", program), {"a": 1}), match)
 
 
-def test_names_of_any_length_are_told_in_one_sentence(tmp_path):
+def test_names_of_any_length_are_refused_in_one_sentence(tmp_path):
     network = nn.Sequential(nn.Linear(5, 3), nn.Tanh(), nn.Linear(3, 1))
     torch.save({"x" * 50_000: network}, tmp_path / "x.pth")
     refused(lambda: import_published(tmp_path / "x.pth", {"a": 1}), "is for another model than sizes tells")
@@ -148,14 +148,14 @@ def unsealed(folder, change):
 @pytest.mark.parametrize("name", ["card.json", "pertnn.safetensors"])
 def test_no_flipped_bit_passes(folder, name):
     path = folder / name
-    content, told = path.read_bytes(), PertNN.read(folder)
+    content, original = path.read_bytes(), PertNN.read(folder)
     for at in range(0, 8 * len(content), max(1, 8 * len(content) // 150)):
         changed = bytearray(content)
         changed[at // 8] ^= 1 << at % 8
         path.write_bytes(changed)
         with suppress(ValueError, OSError):
-            found = PertNN.read(folder)
-            assert (found.digest(), found.card) == (told.digest(), told.card)
+            reread = PertNN.read(folder)
+            assert (reread.digest(), reread.card) == (original.digest(), original.card)
 
 
 def test_the_weights_of_another_pertnn_are_not_taken(folder):
@@ -218,7 +218,7 @@ def test_cards_that_are_none(folder, text, match):
     refused(lambda: PertNN.read(folder), match)
 
 
-def test_a_card_with_long_names_is_told_in_one_sentence(folder):
+def test_a_card_with_long_names_is_refused_in_one_sentence(folder):
     def long(card):
         blocks = card["blocks"]
         for part in (blocks["sizes"], blocks["tensors"]):

@@ -29,17 +29,17 @@ def inside_a_step(frame):
 @pytest.fixture
 def listen():
     """Handlers, as a host program sets them, that raise wherever they are called in a step, and nowhere else."""
-    before, heard = {}, []
+    before, delivered = {}, []
 
     def handler(number, frame):
-        heard.append(number)
+        delivered.append(number)
         if inside_a_step(frame):
             raise Stop(number)
 
     def install(*numbers):
         for number in numbers:
             before[number] = signal.signal(number, handler)
-        return heard, handler
+        return delivered, handler
 
     yield install
     for number, old in before.items():
@@ -69,15 +69,15 @@ def bits(model):
     return [p.detach().clone() for p in model.parameters()]
 
 
-def same(model, kept):
-    return all(torch.equal(p, q) for p, q in zip(model.parameters(), kept, strict=True))
+def same(model, saved):
+    return all(torch.equal(p, q) for p, q in zip(model.parameters(), saved, strict=True))
 
 
 def wrong_after_bursts(model, step, numbers, trials=TRIALS):
     """How often the weights are others than before, over so many bursts in the middle of steps of lr 0."""
     step()  # compiles
     step()
-    kept, generator, wrong = bits(model), random.Random(0), 0
+    saved, generator, wrong = bits(model), random.Random(0), 0
     for _ in range(trials):
         sender = Sender(generator, numbers)
         sender.start()
@@ -85,10 +85,10 @@ def wrong_after_bursts(model, step, numbers, trials=TRIALS):
             try:
                 step()
             except Stop:
-                wrong += not same(model, kept)
+                wrong += not same(model, saved)
         sender.join()
-        wrong += not same(model, kept)
-        for p, q in zip(model.parameters(), kept, strict=True):
+        wrong += not same(model, saved)
+        for p, q in zip(model.parameters(), saved, strict=True):
             p.data.copy_(q)
     return wrong
 
@@ -100,18 +100,18 @@ def wrong_after_bursts(model, step, numbers, trials=TRIALS):
     ids=["twice", "thrice", "three kinds"],
 )
 def test_interrupts_one_after_the_other_leave_the_weights_exactly(listen, numbers, through):
-    heard, handler = listen(*set(numbers))
+    delivered, handler = listen(*set(numbers))
     model, x = wide(), torch.ones(1, 600)
     optimizer = MeZO(model.named_parameters(), lr=0.0).look_through(model if through else None)
     assert wrong_after_bursts(model, lambda: optimizer.step(lambda: model(x).square().sum()), numbers) == 0
-    assert len(heard) > TRIALS / 2
+    assert len(delivered) > TRIALS / 2
     assert all(signal.getsignal(number) is handler for number in numbers)
 
 
 def test_a_timer_of_the_host_that_goes_off_all_the_time(listen):
-    heard, _ = listen(signal.SIGALRM)
+    delivered, _ = listen(signal.SIGALRM)
     model, x, stopped = wide(torch.bfloat16), torch.ones(1, 600, dtype=torch.bfloat16), 0
-    kept, optimizer = bits(model), MeZO(model.named_parameters(), lr=0.0)
+    saved, optimizer = bits(model), MeZO(model.named_parameters(), lr=0.0)
     signal.setitimer(signal.ITIMER_REAL, 0.001, 0.003)
     try:
         for _ in range(TRIALS):
@@ -119,17 +119,17 @@ def test_a_timer_of_the_host_that_goes_off_all_the_time(listen):
                 optimizer.step(lambda: model(x).float().square().sum())
             except Stop:
                 stopped += 1
-            assert same(model, kept)
+            assert same(model, saved)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     assert stopped > TRIALS / 2
-    assert len(heard) >= stopped
+    assert len(delivered) >= stopped
 
 
 def test_a_step_inside_another_ones_closure(listen):
     listen(signal.SIGINT)
     outer, inner = wide(), wide()
-    kept, x = bits(inner), torch.ones(1, 600)
+    saved, x = bits(inner), torch.ones(1, 600)
     one, two = (MeZO(model.named_parameters(), lr=0.0) for model in (outer, inner))
 
     def closure():
@@ -137,12 +137,12 @@ def test_a_step_inside_another_ones_closure(listen):
         return outer(x).square().sum()
 
     assert wrong_after_bursts(outer, lambda: one.step(closure), [signal.SIGINT] * 3, 30) == 0
-    assert same(inner, kept)
+    assert same(inner, saved)
 
 
 @pytest.mark.parametrize("name", ["mezo", "mezo_adam"])
 def test_a_replay_that_is_broken_off_has_taken_whole_steps(listen, name):
-    heard, _ = listen(signal.SIGINT)
+    delivered, _ = listen(signal.SIGINT)
     model, x = wide(), torch.ones(1, 600)
     optimizer, at = METHODS[name](model.named_parameters(), lr=1e-4), [bits(model)]
     for _ in range(12):
@@ -160,30 +160,30 @@ def test_a_replay_that_is_broken_off_has_taken_whole_steps(listen, name):
                 assert same(base, at[again.steps])
         sender.join()
         assert same(base, at[12])
-    assert heard
+    assert delivered
 
 
 def test_what_comes_during_a_pass_is_delivered_once_each_when_the_weights_are_back(listen):
-    heard, _ = listen(signal.SIGINT, signal.SIGTERM)
+    delivered, _ = listen(signal.SIGINT, signal.SIGTERM)
     with DeferInterrupts() as interrupts:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
             signal.raise_signal(number)
-        assert not heard
+        assert not delivered
         interrupts.allow()
-        assert sorted(heard) == [signal.SIGINT, signal.SIGTERM]
+        assert sorted(delivered) == [signal.SIGINT, signal.SIGTERM]
         signal.raise_signal(signal.SIGINT)
         interrupts.hold()
         signal.raise_signal(signal.SIGTERM)
-        assert len(heard) == 3
-    assert heard[-1] == signal.SIGTERM
-    assert len(heard) == 4
+        assert len(delivered) == 3
+    assert delivered[-1] == signal.SIGTERM
+    assert len(delivered) == 4
 
 
 def test_every_handler_is_called_and_given_back_although_one_raises():
-    heard = []
+    delivered = []
 
     def handler(number, frame):
-        heard.append(number)
+        delivered.append(number)
         raise Stop(number)
 
     numbers = (signal.SIGUSR1, signal.SIGUSR2)
@@ -195,8 +195,8 @@ def test_every_handler_is_called_and_given_back_although_one_raises():
             try:
                 interrupts.allow()
             finally:
-                assert len(heard) == 1  # the other one is held until the block is left
-        assert sorted(heard) == sorted(numbers)
+                assert len(delivered) == 1  # the other one is held until the block is left
+        assert sorted(delivered) == sorted(numbers)
         assert all(signal.getsignal(number) is handler for number in numbers)
     finally:
         for number, old in zip(numbers, before, strict=True):
@@ -216,14 +216,14 @@ def test_a_handler_of_the_host_in_c_stays(monkeypatch):
 
 
 def test_a_step_in_another_thread_than_the_main_one(listen):
-    heard, _ = listen(signal.SIGINT)
+    delivered, _ = listen(signal.SIGINT)
     model, x, losses = wide(), torch.ones(1, 600), []
-    kept, optimizer = bits(model), MeZO(model.named_parameters(), lr=0.0)
+    saved, optimizer = bits(model), MeZO(model.named_parameters(), lr=0.0)
     thread = threading.Thread(target=lambda: [losses.append(optimizer.step(lambda: model(x).sum())) for _ in range(10)])
     thread.start()
     while thread.is_alive():
         signal.raise_signal(signal.SIGINT)
         thread.join(0.01)
     assert len(losses) == 10
-    assert same(model, kept)
-    assert heard
+    assert same(model, saved)
+    assert delivered

@@ -50,15 +50,15 @@ def words(kind, folder):
 def outcome(folder):
     """All that a finished folder holds, but for times."""
     record = load_record(folder / "record.json")
-    found = {"files": sorted(file.name for file in folder.iterdir()), "result": without_times(record["result"])}
-    found |= {part: record.get(part) for part in ("config", "base", "data", "steps", "evaluations")}
+    parts = {"files": sorted(file.name for file in folder.iterdir()), "result": without_times(record["result"])}
+    parts |= {part: record.get(part) for part in ("config", "base", "data", "steps", "evaluations")}
     if (folder / "trajectory.npz").exists():
         model, _ = load_model(record["config"]["model"])
         replay(model, Trajectory.load(folder / "trajectory.npz"))
-        found["weights"] = {name: p.detach().clone() for name, p in model.named_parameters()}
+        parts["weights"] = {name: p.detach().clone() for name, p in model.named_parameters()}
     for file in folder.glob("*.safetensors"):
-        found[file.name] = load_file(file)
-    return found
+        parts[file.name] = load_file(file)
+    return parts
 
 
 def without_times(content):
@@ -67,14 +67,14 @@ def without_times(content):
     return [without_times(part) for part in content] if isinstance(content, list) else content
 
 
-def assert_same(found, whole):
-    assert found.keys() == whole.keys()
+def assert_same(resumed, whole):
+    assert resumed.keys() == whole.keys()
     for key, value in whole.items():
         if isinstance(value, dict) and any(isinstance(part, torch.Tensor) for part in value.values()):
-            assert value.keys() == found[key].keys()
-            assert all(torch.equal(value[name], found[key][name]) for name in value), key
+            assert value.keys() == resumed[key].keys()
+            assert all(torch.equal(value[name], resumed[key][name]) for name in value), key
         else:
-            assert json.dumps(found[key]) == json.dumps(value), key
+            assert json.dumps(resumed[key]) == json.dumps(value), key
 
 
 @pytest.mark.parametrize("kind", COMMANDS)

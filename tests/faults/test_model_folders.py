@@ -119,11 +119,11 @@ def test_a_special_token_that_no_text_is_made_of_needs_no_row(folder):
     assert len(tokenizer) == 2049
     batch = encode(tokenizer, [("It was", (" bad", " good"), 1)])
     assert token_log_probs(model, batch).isfinite().all()
-    told = "a text holds the token of number 2048, and the model has 2048 rows of embeddings"
+    message = "a text holds the token of number 2048, and the model has 2048 rows of embeddings"
     for question in (("A <picture> was", (" bad", " good"), 1), ("It was", (" bad", " <picture>"), 0)):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             token_log_probs(model, encode(tokenizer, [question]))
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         generate(model, tokenizer, ["It was", "A <picture> was"], max_new_tokens=1)
 
 

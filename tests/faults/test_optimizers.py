@@ -313,7 +313,7 @@ def test_parameters_may_be_added_before_the_first_step_only(tmp_path):
     assert equal(weights(base), weights(model))
 
 
-def test_parameters_cannot_be_added_beside_what_is_told_for_each():
+def test_parameters_cannot_be_added_beside_settings_for_each():
     model = network()
     optimizer = MeZO(model.parameters(), sigma=[1.0] * 4)
     with pytest.raises(ValueError, match="sigma must be 5"):
@@ -384,32 +384,32 @@ def warned(run):
     return [str(warning.message) for warning in caught]
 
 
-def test_losses_that_never_differ_are_told_once():
+def test_losses_that_never_differ_are_reported_once():
     model = network()
     optimizer = MeZO(model.parameters(), lr=1e-3, eps=1e-30)
-    (told,) = warned(lambda: steps(optimizer, model, 30))
-    assert told.startswith("the two losses of a step were equal 10 times in a row")
+    (message,) = warned(lambda: steps(optimizer, model, 30))
+    assert message.startswith("the two losses of a step were equal 10 times in a row")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_steps_that_move_nothing_are_told_once(dtype):
+def test_steps_that_move_nothing_are_reported_once(dtype):
     model = network(dtype)
     optimizer = MeZO(model.parameters(), lr=1e-20, eps=1e-2)
-    (told,) = warned(lambda: steps(optimizer, model, 30))
-    assert told.startswith("10 steps in a row moved none of")
+    (message,) = warned(lambda: steps(optimizer, model, 30))
+    assert message.startswith("10 steps in a row moved none of")
 
 
-def test_the_share_of_weights_that_rounding_keeps_still_is_told():
+def test_the_share_of_weights_that_rounding_keeps_still_is_reported():
     model = network(torch.bfloat16)
     optimizer = MeZO(model.parameters(), lr=1e-5, eps=1e-2, rounding="nearest")
-    (told,) = warned(lambda: steps(optimizer, model, 40))
-    assert "of the last step arrived in the half-precision weights" in told
-    assert "rounding='stochastic'" in told
+    (message,) = warned(lambda: steps(optimizer, model, 40))
+    assert "of the last step arrived in the half-precision weights" in message
+    assert "rounding='stochastic'" in message
 
 
 @pytest.mark.parametrize("settings", [{"lr": 1e-3}, {"lr": 0.0}, {"lr": 1e-3, "sigma": [0.0, 0.0, 0.0, 1.0]}])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_is_meant_to_stand_still_is_not_told(settings, dtype):
+def test_what_is_meant_to_stand_still_is_not_reported(settings, dtype):
     model = network(dtype)
     optimizer = MeZO(model.parameters(), eps=1e-2, **settings)
     assert not warned(lambda: steps(optimizer, model, 30))
@@ -436,9 +436,9 @@ def test_small_steps_arrive_in_half_precision(name, dtype):
             for _ in range(20):
                 optimizer.step(lambda stream=stream: 1 + 1e-3 * torch.randn((), generator=stream))
         sums[kind, rounding] = weight.detach().double() - 1
-    wanted, ours, nearest = sums.values()
-    assert float((ours @ wanted) / (wanted @ wanted)) == pytest.approx(1, abs=0.35)
-    assert abs(float((nearest @ wanted) / (wanted @ wanted))) < 0.3
+    expected, ours, nearest = sums.values()
+    assert float((ours @ expected) / (expected @ expected)) == pytest.approx(1, abs=0.35)
+    assert abs(float((nearest @ expected) / (expected @ expected))) < 0.3
 
 
 @pytest.mark.parametrize("name", NUMBERS)

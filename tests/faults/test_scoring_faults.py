@@ -52,7 +52,7 @@ def tiny():
     return load_model("tiny-random-llama")
 
 
-def made(family, settings, dtype=torch.float32):
+def tiny_of(family, settings, dtype=torch.float32):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = AutoConfig.for_model(family, **(SIZES | settings))
@@ -95,9 +95,9 @@ def test_an_answer_of_no_numbers_is_not_written():
 
 
 def test_a_class_that_is_missing_has_no_auc():
-    found = judged(np.full((4, 2), 0.5), np.array([0, 1, 1, 1]), training=2)
-    assert found.auc is None
-    assert "AUC" not in str(found)
+    judgement = judged(np.full((4, 2), 0.5), np.array([0, 1, 1, 1]), training=2)
+    assert judgement.auc is None
+    assert "AUC" not in str(judgement)
 
 
 # --- models that do not keep packed texts apart
@@ -106,10 +106,10 @@ def test_a_class_that_is_missing_has_no_auc():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", WITH_STATE)
 def test_a_model_with_a_state_is_refused(tiny, family, dtype):
-    model = made(family, WITH_STATE[family], dtype)
-    with pytest.raises(ValueError, match=rf"{type(model).__name__} cannot score several texts in one row.*; use a") as told:
+    model = tiny_of(family, WITH_STATE[family], dtype)
+    with pytest.raises(ValueError, match=rf"{type(model).__name__} cannot score several texts in one row.*; use a") as excinfo:
         option_log_probs(model, encode(tiny[1], QUESTIONS))
-    assert len(str(told.value)) < 300
+    assert len(str(excinfo.value)) < 300
 
 
 @pytest.mark.parametrize("family", ATTENTION)
@@ -117,19 +117,19 @@ def test_a_model_with_a_state_is_refused(tiny, family, dtype):
 def test_a_model_of_attention_scores_as_one_text_at_a_time(tiny, family):
     tokenizer = tiny[1]
     for dtype in (torch.bfloat16, torch.float32):
-        model = made(family, ATTENTION[family], dtype)
-        found = option_log_probs(model, encode(tokenizer, QUESTIONS))
+        model = tiny_of(family, ATTENTION[family], dtype)
+        log_probs = option_log_probs(model, encode(tokenizer, QUESTIONS))
     alone = []
     for prompt, candidates, _ in QUESTIONS:
         for candidate in candidates:
             ids = torch.tensor([tokenizer(prompt + candidate)["input_ids"]])
             scores = model(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
             alone.append(scores[-len(candidate) :].mean())
-    torch.testing.assert_close(found, torch.stack(alone), rtol=0, atol=1e-6)
+    torch.testing.assert_close(log_probs, torch.stack(alone), rtol=0, atol=1e-6)
 
 
 def test_a_model_is_looked_at_once_and_in_eval_mode(tiny):
-    model = made("gpt2", ATTENTION["gpt2"])  # it has dropout
+    model = tiny_of("gpt2", ATTENTION["gpt2"])  # it has dropout
     model.train()
     model.transformer.h[0].eval()
     modes, calls = [module.training for module in model.modules()], []
@@ -142,7 +142,7 @@ def test_a_model_is_looked_at_once_and_in_eval_mode(tiny):
 
 
 def test_attention_that_cannot_be_changed_asks_for_another_model(tiny):
-    model = made("bloom", {"n_layer": 2, "n_head": 4})
+    model = tiny_of("bloom", {"n_layer": 2, "n_head": 4})
     with pytest.raises(ValueError, match="BloomForCausalLM uses eager; use another model"):
         option_log_probs(model, encode(tiny[1], QUESTIONS))
 
@@ -251,5 +251,5 @@ def test_threads_may_score_with_one_model(tiny):
     tokenizer, model = tiny[1], tiny_model("llama")
     batches = [encode(tokenizer, [(f"{'word ' * n}It was", (" a", " bc"), 0)]) for n in range(1, 9)]
     with torch.no_grad(), ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(torch.no_grad()(lambda batch: option_log_probs(model, batch)), batches))
-        assert all(torch.equal(a, option_log_probs(model, batch)) for a, batch in zip(found, batches, strict=True))
+        log_probs = list(pool.map(torch.no_grad()(lambda batch: option_log_probs(model, batch)), batches))
+        assert all(torch.equal(a, option_log_probs(model, batch)) for a, batch in zip(log_probs, batches, strict=True))

@@ -33,14 +33,17 @@ def main() -> int:
         return campaign.again(options.number)
     campaign.run(options.seconds, options.count)
     for name, kinds in campaign.kinds.items():
-        print(f"{name:13} {sum(kinds.values()):6}  {told(kinds)}")
+        print(f"{name:13} {sum(kinds.values()):6}  {summary(kinds)}")
     total = sum((kinds for kinds in campaign.kinds.values()), Counter())
     spent = time.monotonic() - began
-    print(f"{sum(total.values())} inputs in {spent:.0f} s, seed {options.seed}: {told(total)}; {len(campaign.found)} findings")
-    return 1 if campaign.found else 0
+    print(
+        f"{sum(total.values())} inputs in {spent:.0f} s, seed {options.seed}: {summary(total)}; "
+        f"{len(campaign.findings)} findings"
+    )
+    return 1 if campaign.findings else 0
 
 
-def told(kinds: Counter) -> str:
+def summary(kinds: Counter) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
 
 

@@ -24,7 +24,7 @@ class Campaign:
         self.seed, self.kept = seed, kept
         self.trials = {name: Trials(LOADERS[name]) for name in names}
         self.kinds = {name: Counter() for name in names}
-        self.found: dict[tuple[str, str, str], Outcome] = {}
+        self.findings: dict[tuple[str, str, str], Outcome] = {}
 
     def run(self, seconds: float, count: int | None = None) -> None:
         """Give the loaders equal times, or try `count` inputs of each."""
@@ -47,7 +47,7 @@ class Campaign:
         wrong = 0
         for trials in self.trials.values():
             for outcome in trials.run([Case(trials.loader, self.seed, number)]):
-                print(f"{trials.loader.name} {number}: {outcome.kind}: {outcome.told}")
+                print(f"{trials.loader.name} {number}: {outcome.kind}: {outcome.message}")
                 wrong |= not outcome.right
         return int(wrong)
 
@@ -55,19 +55,21 @@ class Campaign:
         """Of findings that differ only in their input, the first, with as few changes as show it."""
         name, case = trials.loader.name, outcome.case
         key = (name, outcome.kind, outcome.place)
-        if key in self.found:
+        if key in self.findings:
             return
         for single in trials.run([Case(case.loader, case.seed, case.number, only) for only in range(3)]):
             if (single.kind, single.place) == (outcome.kind, outcome.place):
                 outcome = single
                 break
-        self.found[key] = outcome
+        self.findings[key] = outcome
         folder = self.kept / f"{name}-{case.seed}-{case.number}"
         folder.mkdir(parents=True, exist_ok=True)
         file, content, resealed = outcome.case.changed(trials.base)
         (folder / Path(file).name).write_bytes(content)
         again = f"python -m tests.fuzz --loader {name} --seed {case.seed} --number {case.number}"
         seal = "digests made anew" if resealed else "digests as they were"
-        (folder / "finding.txt").write_text(f"{outcome.kind}, {seal}\n{again}\n\n{outcome.told}\n", errors="backslashreplace")
-        last = outcome.told.strip().splitlines()[-1][:300] if outcome.told.strip() else ""
+        (folder / "finding.txt").write_text(
+            f"{outcome.kind}, {seal}\n{again}\n\n{outcome.message}\n", errors="backslashreplace"
+        )
+        last = outcome.message.strip().splitlines()[-1][:300] if outcome.message.strip() else ""
         print(f"{outcome.kind} in {name} ({outcome.place}; {seal}): {last}\n  {folder}\n  {again}", flush=True)

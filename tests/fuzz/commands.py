@@ -30,7 +30,7 @@ seeds: [0]
 """
 
 
-def told(words: list[str]) -> str:
+def output_of(words: list[str]) -> str:
     """What a command prints. Raises RuntimeError with what it says where it fails."""
     out, errors = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
@@ -42,8 +42,8 @@ def told(words: list[str]) -> str:
 
 def result_of(record: Path) -> str:
     """A record without what differs between two runs."""
-    found = load_record(record)
-    return text_of([found["config"], found["result"], found.get("steps")])
+    content = load_record(record)
+    return text_of([content["config"], content["result"], content.get("steps")])
 
 
 @cache
@@ -51,17 +51,17 @@ def finished(command: str) -> Path:
     """A folder in which a command ran to its end."""
     folder = Path(mkdtemp(prefix="zolab-fuzz-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    told([*{"finetune": FINETUNE, "metatrain": METATRAIN, "evolve": EVOLVE}[command], f"--out={folder}"])
+    output_of([*{"finetune": FINETUNE, "metatrain": METATRAIN, "evolve": EVOLVE}[command], f"--out={folder}"])
     return folder
 
 
 def _stopped(command: str, folder: Path, event: str, count: int) -> None:
     """Put into a folder what a command that was killed after some events of a kind leaves."""
     shutil.copytree(finished(command), folder, dirs_exist_ok=True)
-    lines, seen = [], 0
+    lines, count_of_kind = [], 0
     for line in (folder / "log.jsonl").read_bytes().splitlines(keepends=True):
-        seen += json.loads(line)["event"] == event
-        if seen > count:
+        count_of_kind += json.loads(line)["event"] == event
+        if count_of_kind > count:
             break
         lines.append(line)
     (folder / "log.jsonl").write_bytes(b"".join(lines))
@@ -78,28 +78,28 @@ def _make_finished(folder: Path) -> None:
 
 
 def _go_on(folder: Path, name: str) -> str:
-    told([*FINETUNE, f"--out={folder}"])
+    output_of([*FINETUNE, f"--out={folder}"])
     return result_of(folder / "record.json")
 
 
 def _replay(folder: Path, name: str) -> str:
-    told(["replay", str(folder), f"--out={folder / 'model'}"])
+    output_of(["replay", str(folder), f"--out={folder / 'model'}"])
     return (folder / "model" / "model.safetensors").read_bytes().hex()
 
 
 def _make_meta(folder: Path) -> None:
     finished("metatrain")
-    told([*METATRAIN, f"--out={folder}"])
-    kept = folder / "log.jsonl"
-    lines = kept.read_bytes().splitlines(keepends=True)
+    output_of([*METATRAIN, f"--out={folder}"])
+    log = folder / "log.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
     last = max(number for number, line in enumerate(lines) if json.loads(line)["event"] == "period")
-    kept.write_bytes(b"".join(lines[: last + 1]))
+    log.write_bytes(b"".join(lines[: last + 1]))
     for name in ("record.json", "card.json", "pertnn.safetensors"):
         (folder / name).unlink(missing_ok=True)
 
 
 def _go_on_meta(folder: Path, name: str) -> str:
-    told([*METATRAIN, f"--out={folder}"])
+    output_of([*METATRAIN, f"--out={folder}"])
     return result_of(folder / "record.json")
 
 
@@ -108,7 +108,7 @@ def _make_evolved(folder: Path) -> None:
 
 
 def _go_on_evolved(folder: Path, name: str) -> str:
-    told([*EVOLVE, f"--out={folder}"])
+    output_of([*EVOLVE, f"--out={folder}"])
     return result_of(folder / "record.json")
 
 
@@ -118,14 +118,14 @@ def _study(folder: Path) -> list[str]:
 
 def _make_study(folder: Path) -> None:
     (folder / "plan.yaml").write_text(PLAN)
-    told(_study(folder))
+    output_of(_study(folder))
     (folder / "all.json").unlink()
 
 
 def _go_on_study(folder: Path, name: str) -> Any:
-    told(_study(folder))
-    found = load_record(folder / "all.json")["result"]
-    return text_of([found["search"], [[cell["lr"], cell["curve"]] for cell in found["cells"]]])
+    output_of(_study(folder))
+    result = load_record(folder / "all.json")["result"]
+    return text_of([result["search"], [[cell["lr"], cell["curve"]] for cell in result["cells"]]])
 
 
 CELL = "runs/sentence-MeZO-lr0.001-seed9"

@@ -84,9 +84,9 @@ def _load_log(folder: Path, name: str) -> list[str]:
     return [text_of(event) for event in log.events]
 
 
-def _begins(found: list[str], written: list[str]) -> bool:
+def _begins(entries: list[str], written: list[str]) -> bool:
     """A log that was cut is that of a run which was stopped there."""
-    return found == written[: len(found)]
+    return entries == written[: len(entries)]
 
 
 def _make_trajectory(folder: Path) -> None:
@@ -109,11 +109,11 @@ def _make_checkpoint(folder: Path) -> None:
 
 def _load_checkpoint(folder: Path, name: str) -> list[str]:
     """None of this run's is as good as one: its steps are replayed."""
-    model, kept = network(), Checkpoints(folder, "run")
+    model, checkpoints = network(), Checkpoints(folder, "run")
     for parameter in model.parameters():
         parameter.data.zero_()
-    for step in kept.steps():
-        kept.load(model, step)
+    for step in checkpoints.steps():
+        checkpoints.load(model, step)
         return [str(step), hash_of(model)]
     return []
 
@@ -182,8 +182,8 @@ def _make_parquet(folder: Path) -> None:
 
 def _load_data(folder: Path, name: str) -> str:
     os.environ["ZOLAB_DATA"] = str(folder)
-    drawn = load_task("sst2").sample(0, 3, 2, 3)
-    return text_of([[example.prompt, example.answer] for part in (drawn.train, drawn.dev, drawn.test) for example in part])
+    splits = load_task("sst2").sample(0, 3, 2, 3)
+    return text_of([[example.prompt, example.answer] for part in (splits.train, splits.dev, splits.test) for example in part])
 
 
 OWN = Description("my.csv", "{sentence} It was", ("terrible", "great"))
@@ -197,8 +197,8 @@ def _make_own(folder: Path) -> None:
 
 def _load_own(folder: Path, name: str) -> str:
     own = Description.parse((folder / "task.json").read_bytes().decode("utf-8", "surrogateescape"))
-    drawn = load_task(str(replace(own, data=str(folder / "my.csv")))).sample(0, 3, 2, 2)
-    return text_of([[example.prompt, example.answer] for part in (drawn.train, drawn.dev, drawn.test) for example in part])
+    splits = load_task(str(replace(own, data=str(folder / "my.csv")))).sample(0, 3, 2, 2)
+    return text_of([[example.prompt, example.answer] for part in (splits.train, splits.dev, splits.test) for example in part])
 
 
 def _make_model(folder: Path) -> None:

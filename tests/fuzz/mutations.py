@@ -100,10 +100,10 @@ def of_bytes(content: bytes, source: random.Random, reseal: bool = False) -> byt
 def of_text(content: bytes, source: random.Random, reseal: bool = False) -> bytes:
     """Change a number or a word, or put a piece of syntax somewhere."""
     text = content.decode("utf-8", "surrogateescape")
-    found = list(re.finditer(r"-?\d[\d.e+-]*|\w+", text))
+    matches = list(re.finditer(r"-?\d[\d.e+-]*|\w+", text))
     new = source.choice((*map(str, NUMBERS), *WORDS, *RAW[:5]))
-    if found and source.random() < 0.6:
-        place = source.choice(found)
+    if matches and source.random() < 0.6:
+        place = source.choice(matches)
         text = text[: place.start()] + new + text[place.end() :]
     else:
         at = source.randrange(len(text) + 1)

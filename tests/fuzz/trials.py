@@ -58,7 +58,7 @@ class Outcome:
 
     case: Case
     kind: str
-    told: str = ""
+    message: str = ""
     place: str = ""
 
     @property
@@ -134,7 +134,7 @@ class Trials:
             for case in cases:
                 os.write(writing, json.dumps(self._outcome(case)).encode() + b"\n")
         except BaseException as error:  # of the fuzzer itself
-            os.write(writing, json.dumps({"kind": "fuzzer", "told": _trace(error), "place": _place(error)}).encode() + b"\n")
+            os.write(writing, json.dumps({"kind": "fuzzer", "message": _trace(error), "place": _place(error)}).encode() + b"\n")
         finally:
             os._exit(0)
 
@@ -144,26 +144,26 @@ class Trials:
         (folder / name).write_bytes(content)
         Path("/proc/self/clear_refs").write_text("5")
         before = _status("VmRSS")
-        found = self._loaded(folder, name, resealed)
-        taken = _status("VmHWM") - before - len(content)
-        if taken > MEMORY and found["kind"] in RIGHT:
-            return {"kind": "memory", "told": f"it took {taken / 1e6:.0f} MB; {found['told']}", "place": "memory"}
-        return found
+        outcome = self._loaded(folder, name, resealed)
+        memory = _status("VmHWM") - before - len(content)
+        if memory > MEMORY and outcome["kind"] in RIGHT:
+            return {"kind": "memory", "message": f"it took {memory / 1e6:.0f} MB; {outcome['message']}", "place": "memory"}
+        return outcome
 
     def _loaded(self, folder: Path, name: str, resealed: bool) -> dict[str, str]:
         try:
-            found = self.loader.load(folder, name)
+            loaded = self.loader.load(folder, name)
         except CAUGHT as error:
             if not isinstance(error, BARE) and str(error).strip():
-                return {"kind": "refused", "told": str(error)[:LENGTH]}  # the command line shows no more, either
-            return {"kind": "bare", "told": _trace(error), "place": _place(error)}
+                return {"kind": "refused", "message": str(error)[:LENGTH]}  # the command line shows no more, either
+            return {"kind": "bare", "message": _trace(error), "place": _place(error)}
         except BaseException as error:  # a panic of a library in Rust is not even an Exception
-            return {"kind": "traceback", "told": _trace(error), "place": _place(error)}
-        if self.loader.same(found, self.expected[name]):
-            return {"kind": "same", "told": ""}
+            return {"kind": "traceback", "message": _trace(error), "place": _place(error)}
+        if self.loader.same(loaded, self.expected[name]):
+            return {"kind": "same", "message": ""}
         if self.loader.sealed and not resealed:
-            return {"kind": "silent", "told": f"{str(found)[:300]} is not {str(self.expected[name])[:300]}", "place": name}
-        return {"kind": "other", "told": ""}
+            return {"kind": "silent", "message": f"{str(loaded)[:300]} is not {str(self.expected[name])[:300]}", "place": name}
+        return {"kind": "other", "message": ""}
 
 
 def _answer(reading: int, child: int) -> bytes | None:

@@ -57,13 +57,13 @@ def run(options: argparse.Namespace) -> None:
         ready(options.out)
     adapter = read_adapter(options.adapter) if options.adapter else None
     own = read_offsets(options.adapter or Path(options.model))
-    drawn, training = {}, {}
+    examples_of, training = {}, {}
     for name, size in zip(options.task, sizes * len(options.task), strict=False):
         task = load_task(name, options.autocast)
         examples = task.held_out(options.data_seed, size)
         if own and tuple(own["candidates"]) == shared_candidates(examples):
             task.offsets = tuple(own["offsets"])
-        drawn[name] = task, task.demonstrate(examples, options.shots, options.data_seed)
+        examples_of[name] = task, task.demonstrate(examples, options.shots, options.data_seed)
         if options.calibrate:
             solved = task.sample(options.data_seed, options.calibrate, 1, 1).train
             check_same_candidates(task, solved, examples)
@@ -72,25 +72,27 @@ def run(options: argparse.Namespace) -> None:
     if adapter:
         adapter.attach(model)
         fit_length(tokenizer, model)
-    known = identity(model, tokenizer, {name: examples for name, (_, examples) in drawn.items()})
+    known = identity(model, tokenizer, {name: examples for name, (_, examples) in examples_of.items()})
     with_adapter = f" with {options.adapter}" if options.adapter else ""
     manner, result = f"{options.shots} demonstrations" if options.shots else "zero-shot", {}
-    for name, (task, examples) in drawn.items():
-        result[name] = found = _tested(task, model, tokenizer, examples, training.get(name))
-        print(f"{options.model}{with_adapter} on {task.name}, {manner}, {len(examples)} examples: loss {found['loss']:.3f}")
+    for name, (task, examples) in examples_of.items():
+        result[name] = outcome = _tested(task, model, tokenizer, examples, training.get(name))
+        print(f"{options.model}{with_adapter} on {task.name}, {manner}, {len(examples)} examples: loss {outcome['loss']:.3f}")
         if task.offsets:
             message = ", ".join(f"{offset:+.2f}" for offset in task.offsets)
             print(f"  with the offsets of its run, {message}, in loss and answers (offsets.json)")
-        if found["cut"]:
-            print(f"  {found['cut']} of the prompts were cut: with an answer they are longer than the task or the model takes")
-        for metric, entry in found["metrics"].items():
+        if outcome["cut"]:
+            print(
+                f"  {outcome['cut']} of the prompts were cut: with an answer they are longer than the task or the model takes"
+            )
+        for metric, entry in outcome["metrics"].items():
             low, high = (100 * end for end in entry["interval"])
             print(f"  {metric:11} {100 * entry['mean']:5.1f} %   (95 % interval {low:.1f} to {high:.1f} %)")
-        blind = found["blind"].items()
+        blind = outcome["blind"].items()
         print("  without reading the prompt:", ", ".join(f"{way} {100 * value:.1f} %" for way, value in blind))
-        if judged := found.get("judgement"):
+        if judged := outcome.get("judgement"):
             print(f"  {judged}")
-            found["judgement"] = vars(judged)
+            outcome["judgement"] = vars(judged)
         if options.out:  # after each task: a later one may fail
             config = {key: value for key, value in vars(options).items() if key not in ("out", "adapter")}
             config |= {"adapter": str(options.adapter)} if options.adapter else {}

@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from zolab.runs.finetune import finetune
-    from zolab.runs.guards import told
+    from zolab.runs.guards import guard_summary
     from zolab.runs.ranks import Ranks
 
     (options.task,) = described(options, [options.task])
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
     if config.quantise != "none":
         size, bits = run.record["weights_bytes"] / 1e6, run.record["base_bits"]
         print(f"  all weights take {size:,.1f} MB; one of the base, in {config.quantise}, takes {bits:.1f} bits in the mean")
-    if line := told(run.record):
+    if line := guard_summary(run.record):
         print(f"  {line}")
     if any(cut := run.record.get("cut", {}).values()):
         print(
@@ -73,7 +73,7 @@ def _judged(judged: list[Any], calibrated: bool) -> str:
     """What a run changed beside the offset between its answers, on test examples before and after it."""
 
     def change(name: str, form: str) -> str:
-        return " -> ".join(f"{found[name]:{form}}" for found in judged)
+        return " -> ".join(f"{values[name]:{form}}" for values in judged)
 
     plain = f", accuracy without any {change('accuracy', '.1%')}" if calibrated else ""
     order = "" if judged[0]["auc"] is None else f", AUC {change('auc', '.3f')}"

@@ -47,5 +47,5 @@ def run(options: argparse.Namespace) -> None:
     describe_tasks(options)
     tasks = TaskNames(options.tasks)
     tasks.check_task_names()
-    found = gain_map(config, tasks.task_names, options.steps, options.groups, options.out, options.record)
-    print(gain_table(found["result"]["points"]))
+    record = gain_map(config, tasks.task_names, options.steps, options.groups, options.out, options.record)
+    print(gain_table(record["result"]["points"]))

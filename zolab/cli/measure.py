@@ -38,10 +38,12 @@ def run(options: argparse.Namespace) -> None:
     model, tokenizer = load_model(options.model)
     reset_peak_memory()
     start = time.perf_counter()
-    found = block_statistics(model, task, tokenizer, examples, options.probes)
-    spent = {"minutes": (time.perf_counter() - start) / 60, "gigabytes": peak_memory() / 1e9}
-    print(found.table())
-    print(f"{len(found.names)} blocks in {spent['minutes']:.1f} minutes and {spent['gigabytes']:.2f} GB")
+    statistics = block_statistics(model, task, tokenizer, examples, options.probes)
+    cost = {"minutes": (time.perf_counter() - start) / 60, "gigabytes": peak_memory() / 1e9}
+    print(statistics.table())
+    print(f"{len(statistics.names)} blocks in {cost['minutes']:.1f} minutes and {cost['gigabytes']:.2f} GB")
     settings = {name: getattr(options, name) for name in ("model", "task", "examples", "probes")}
     known = identity(model, tokenizer, {"train": examples})
-    save_record({"config": settings, "result": {"blocks": found.record(), **spent}, **known, **environment()}, options.record)
+    save_record(
+        {"config": settings, "result": {"blocks": statistics.record(), **cost}, **known, **environment()}, options.record
+    )

@@ -35,13 +35,15 @@ def described(options: argparse.Namespace, names: list[str]) -> list[str]:
     from zolab.tasks import Description
     from zolab.tasks.files import SUFFIXES
 
-    given = {name: value for name in OPTIONS if (value := vars(options).pop(name))}
-    files = [name for name in names if Path(name).suffix in SUFFIXES or ("prompt" in given and Path(name).is_dir())]
-    if given and not files:
-        raise ValueError(f"--{next(iter(given))} is for a file of your own ({', '.join(SUFFIXES)}); name one as the task.")
-    if files and "prompt" not in given:
+    options_given = {name: value for name in OPTIONS if (value := vars(options).pop(name))}
+    files = [name for name in names if Path(name).suffix in SUFFIXES or ("prompt" in options_given and Path(name).is_dir())]
+    if options_given and not files:
+        raise ValueError(
+            f"--{next(iter(options_given))} is for a file of your own ({', '.join(SUFFIXES)}); name one as the task."
+        )
+    if files and "prompt" not in options_given:
         raise ValueError(f"{files[0]} needs --prompt '{{text}} It was', say, and --candidates or --answer, to be a task.")
-    return [str(Description.of({"data": name} | given)) if name in files else name for name in names]
+    return [str(Description.of({"data": name} | options_given)) if name in files else name for name in names]
 
 
 def describe_tasks(options: argparse.Namespace) -> None:
@@ -49,6 +51,6 @@ def describe_tasks(options: argparse.Namespace) -> None:
     from zolab.l2l.config import TaskNames
 
     names = TaskNames(options.tasks).task_names
-    found = described(options, names)
-    if found != names:
-        options.tasks = ",".join(found)
+    described_names = described(options, names)
+    if described_names != names:
+        options.tasks = ",".join(described_names)

@@ -23,12 +23,12 @@ class _Help(argparse.RawDescriptionHelpFormatter):
     """Every option with its default, where it has one, and without breaks at hyphens, so that texts can be searched for."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        told = action.help or ""
+        text = action.help or ""
         default = action.default
         if action.required or default is None or default is False or default in ("", argparse.SUPPRESS):
-            return told
-        shown = "yes" if default is True else " ".join(map(str, default)) if isinstance(default, list) else str(default)
-        return f"{told} (default: {shown.replace('%', '%%')})"
+            return text
+        default_text = "yes" if default is True else " ".join(map(str, default)) if isinstance(default, list) else str(default)
+        return f"{text} (default: {default_text.replace('%', '%%')})"
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
@@ -111,10 +111,10 @@ def settings_of(options: argparse.Namespace, settings: type) -> Any:
 
 
 def _add(parser: argparse.ArgumentParser, name: str, kind: Any, default: Any, metadata: typing.Mapping[str, Any]) -> None:
-    told = metadata["help"].replace("%", "%%")
+    help_text = metadata["help"].replace("%", "%%")
     choices = metadata.get("choices")
     if kind is bool:
-        parser.add_argument(f"--{name}", nargs="?", const=True, type=_truth, default=default, metavar="yes|no", help=told)
+        parser.add_argument(f"--{name}", nargs="?", const=True, type=_truth, default=default, metavar="yes|no", help=help_text)
         if default:
             parser.add_argument(
                 f"--no_{name}", dest=name, action="store_false", default=argparse.SUPPRESS, help=f"not --{name}"
@@ -124,7 +124,7 @@ def _add(parser: argparse.ArgumentParser, name: str, kind: Any, default: Any, me
     plain = next(k for k in typing.get_args(kind) if k is not type(None)) if optional else kind
     read = _or_none(plain) if optional and plain is not str else plain
     metavar = None if choices else KINDS[plain]
-    parser.add_argument(f"--{name}", type=read, default=default, choices=choices, metavar=metavar, help=told)
+    parser.add_argument(f"--{name}", type=read, default=default, choices=choices, metavar=metavar, help=help_text)
 
 
 def _word_of(action: argparse.Action) -> str:

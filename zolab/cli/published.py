@@ -24,10 +24,10 @@ def run(options: argparse.Namespace) -> None:
     if options.record:
         ready(options.record)
     sizes = sizes_of(options.config) if options.config else llama_sizes()
-    found = trace(import_published(options.file, sizes), options.seed)
-    print(summary(found, options.seed))
+    traced = trace(import_published(options.file, sizes), options.seed)
+    print(summary(traced, options.seed))
     if options.record:
         digest = hashlib.sha256(options.file.read_bytes()).hexdigest()
         config = {"file": options.file.name, "sha256": digest, "seed": options.seed}
-        save_record({"config": config, "result": found, **environment()}, options.record)
+        save_record({"config": config, "result": traced, **environment()}, options.record)
         print(f"record: {options.record}")

@@ -77,8 +77,8 @@ def _hire(options: argparse.Namespace, plan: "Plan") -> "Hire | None":
     from zolab.runs.config import require
 
     if options.runner == "local":
-        given = [f"--{name}" for name in RAY if getattr(options, name) is not None]
-        require(not given, f"{' and '.join(given)} is for runs on Ray: add --runner ray, or leave it out.")
+        ray_options = [f"--{name}" for name in RAY if getattr(options, name) is not None]
+        require(not ray_options, f"{' and '.join(ray_options)} is for runs on Ray: add --runner ray, or leave it out.")
         return None
     alone = not options.share and not options.print_array
     require(alone, "Ray itself shares out the runs: leave out --share and --print_array, or --runner ray.")
@@ -87,9 +87,9 @@ def _hire(options: argparse.Namespace, plan: "Plan") -> "Hire | None":
 
     cpus = 1 if options.cpus is None else options.cpus
     needs = needs_of(plan, cpus, options.gpus, None if options.memory is None else options.memory * 1e9)
-    found = hire(needs, options.address, options.workers)
+    workers = hire(needs, options.address, options.workers)
     print(f"a run declares {needs}", flush=True)
-    return found
+    return workers
 
 
 def _check_none(failed: list[dict[str, str]]) -> None:

@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> None:
         try:
             for check in verify(folder, trajectory, options.curve, options.tolerance):
                 word = {True: "ok", False: "differs", None: "unknown"}[check.holds]
-                print(f"  {check.name:16} {word:8} {check.told}", flush=True)
+                print(f"  {check.name:16} {word:8} {check.message}", flush=True)
                 if check.holds is False:
                     wrong.append(f"{check.name} of {path}")
         except (ValueError, OSError, ArithmeticError) as error:  # one run must not cost the others

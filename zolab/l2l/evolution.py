@@ -113,9 +113,9 @@ class Evolution:
             group: of values that can be compared with each other, such as a task.
         """
         if math.isfinite(plus) and math.isfinite(minus):
-            seen = self.differences.setdefault(group, [])
-            seen.append(abs(plus - minus))
-            typical = float(np.median(seen))
+            differences = self.differences.setdefault(group, [])
+            differences.append(abs(plus - minus))
+            typical = float(np.median(differences))
             slope = float(np.clip((plus - minus) / typical, -LARGEST, LARGEST)) if typical else 0.0
         else:
             slope = LARGEST * (math.isfinite(minus) - math.isfinite(plus))

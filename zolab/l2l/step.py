@@ -260,11 +260,11 @@ class MetaStep:
 
     def _measured(self, terms: StepTerms, sigma: np.ndarray) -> tuple[float, np.ndarray]:
         """The expected change of the loss at lr_zo, or the log of the gain, and its slope in sigma."""
-        gain, noise, bent = float(terms.gain(sigma)), float(terms.noise(sigma)), terms.noise_slope(sigma)
+        gain, noise, noise_slope = float(terms.gain(sigma)), float(terms.noise(sigma)), terms.noise_slope(sigma)
         if self.gradient == "curved":
             change = float(terms.change(sigma, self.lr_zo))
-            return change, 2 * sigma * (self.lr_zo**2 / 2 * bent - self.lr_zo * terms.squares)
+            return change, 2 * sigma * (self.lr_zo**2 / 2 * noise_slope - self.lr_zo * terms.squares)
         if not (gain > 0 and noise > 0):
             raise FloatingPointError(f"step {self.steps}: no gradient or no curvature is left; lower lr or period.")
         ratio = float(terms.best_change(np.ones_like(sigma)) / terms.best_change(sigma))
-        return float(np.log(ratio)), 2 * sigma * (bent / noise - 2 * terms.squares / gain)
+        return float(np.log(ratio)), 2 * sigma * (noise_slope / noise - 2 * terms.squares / gain)

@@ -135,10 +135,10 @@ class _MetaSession:
         if done:
             self._resume(done[-1], outer)
         bar = tqdm(total=self.config.steps, initial=step, disable=not self.progress, unit="step", mininterval=1, ncols=110)
-        kept = BaseWeights(self.tensors, self.out / "base.bin")
-        with kept, bar, recomputed(self.model) if self.config.recompute else nullcontext():
+        base_weights = BaseWeights(self.tensors, self.out / "base.bin")
+        with base_weights, bar, recomputed(self.model) if self.config.recompute else nullcontext():
             while step < self.config.steps:
-                kept.put_back()
+                base_weights.put_back()
                 step = self._period(step, outer, bar)
         return self._finish(self.identity["base"])
 
@@ -147,14 +147,14 @@ class _MetaSession:
         config = self.config
         last = min(first + config.period, config.steps)
         settings = {name: getattr(config, name) for name in SHARED} | {"clip": config.clip or None}
-        taken = MetaStep(self.tensors, self.pertnn, outer, **settings)
-        taken.steps, losses = first, []
+        meta_step = MetaStep(self.tensors, self.pertnn, outer, **settings)
+        meta_step.steps, losses = first, []
         for step in range(first, last):
-            taken.lr = config.lr * (1 - (step - first) / config.period if config.decay else 1)
+            meta_step.lr = config.lr * (1 - (step - first) / config.period if config.decay else 1)
             turn = step % len(self.tasks)
             number = step // len(self.tasks)
             terms = self._terms(turn, number) if config.gradient in MEASURED else None
-            outcome = taken(self._closure(turn, number), self.histories[turn], terms)
+            outcome = meta_step(self._closure(turn, number), self.histories[turn], terms)
             self._note(step, turn, outcome)
             losses.append(outcome.loss)
             bar.update()
@@ -210,17 +210,17 @@ class _MetaSession:
         if (about.get("run"), about.get("steps", period["steps"])) != (self.log.id, period["steps"]):
             raise ValueError(f"{path} is of another run than the log beside it; restore it, or choose another folder.")
         self.pertnn.load_state_dict({name[7:]: w for name, w in state.items() if name.startswith("pertnn.")})
-        held: dict[int, dict[str, Tensor]] = {}
+        moments: dict[int, dict[str, Tensor]] = {}
         for key, value in state.items():
             if key.startswith("outer."):
                 _, number, name = key.split(".")
-                held.setdefault(int(number), {})[name] = value
-        outer.load_state_dict({**outer.state_dict(), "state": held})
+                moments.setdefault(int(number), {})[name] = value
+        outer.load_state_dict({**outer.state_dict(), "state": moments})
         self.histories = [History(tuple(h["losses"]), h["raw"]) for h in period["histories"]]
 
     def _finish(self, base: str) -> MetaRun:
-        taken = {entry["step"]: entry for entry in self.log.of("step")}  # a stopped period's steps were taken again
-        steps = [{key: value for key, value in taken[step].items() if key != "event"} for step in sorted(taken)]
+        events = {entry["step"]: entry for entry in self.log.of("step")}  # a stopped period's steps were taken again
+        steps = [{key: value for key, value in events[step].items() if key != "event"} for step in sorted(events)]
         sigma = dict(zip(self.pertnn.blocks.names, steps[-1]["sigma"], strict=True))
         about = {"base_model": self.config.model, "fingerprint": base, "training_data": self.config.tasks, "licence": "MIT"}
         self.pertnn.save(self.out, **about, metrics={"steps": len(steps), "sigma": sigma, "settings": asdict(self.config)})

@@ -136,11 +136,11 @@ def _with_backward(
 
 def _check_gradient(landscape: Landscape, x: float, y: float, h: float = 1e-6) -> None:
     """Catch a function that drops the imaginary part on its way, as the built-in abs does."""
-    here = landscape(x, y)
+    value = landscape(x, y)
     for slope, right, left in zip(
         landscape.gradient(x, y),
-        (landscape(x + h, y) - here, landscape(x, y + h) - here),
-        (here - landscape(x - h, y), here - landscape(x, y - h)),
+        (landscape(x + h, y) - value, landscape(x, y + h) - value),
+        (value - landscape(x - h, y), value - landscape(x, y - h)),
         strict=True,
     ):
         low, high = sorted((left / h, right / h))

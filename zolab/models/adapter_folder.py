@@ -60,14 +60,14 @@ class SavedAdapter(NamedTuple):
         if base and same and base != fingerprint(model):
             raise ValueError(f"{self.folder} belongs to other base weights ({self.about.get('model')}); give those.")
         self.settings.attach(model)
-        found = adapter_weights(model)
-        for name in sorted({*found, *self.weights}):
-            shapes = [list(weights[name].shape) if name in weights else "nothing" for weights in (found, self.weights)]
+        parameters = adapter_weights(model)
+        for name in sorted({*parameters, *self.weights}):
+            shapes = [list(weights[name].shape) if name in weights else "nothing" for weights in (parameters, self.weights)]
             if shapes[0] != shapes[1]:
                 message = f"{name} has the shape {shapes[0]} in the model, {shapes[1]} in the file"
                 raise ValueError(f"{self.folder} is an adapter of another model ({message}); give its own.")
         with torch.no_grad():
-            for name, parameter in found.items():
+            for name, parameter in parameters.items():
                 parameter.copy_(self.weights[name])
         if self.about and self.about.get("adapter") != adapter_digest(model):
             raise ValueError(f"{self.folder} is damaged: its adapter is not the one that was written; restore it.")
@@ -89,9 +89,9 @@ def save_adapter(model: PreTrainedModel, folder: str | Path, base: str) -> None:
     """
     if adapter_of(model) is None:
         raise ValueError("the model has no adapter to save; save its weights with model.save_pretrained(folder).")
-    told = vars(model)["peft_config"]["default"].to_dict()
-    told |= {"base_model_name_or_path": base, "inference_mode": True}
-    settings = {name: sorted(value) if isinstance(value, set) else value for name, value in sorted(told.items())}
+    config = vars(model)["peft_config"]["default"].to_dict()
+    config |= {"base_model_name_or_path": base, "inference_mode": True}
+    settings = {name: sorted(value) if isinstance(value, set) else value for name, value in sorted(config.items())}
     about = {"model": base, "dtype": str(model.dtype), "base": fingerprint(model), "adapter": adapter_digest(model)}
     if quantised_in(model) != "none":
         about["quantised"] = quantised_in(model)
@@ -123,21 +123,21 @@ def read_adapter(folder: str | Path) -> SavedAdapter:
     return SavedAdapter(folder, settings, weights, known)
 
 
-def _settings(folder: Path, told: Any) -> Adapter:
+def _settings(folder: Path, content: Any) -> Adapter:
     """The settings in a configuration of peft, which must have no others that change what is computed."""
     from peft import LoraConfig, PrefixTuningConfig
 
-    kind = told.get("peft_type") if isinstance(told, dict) else None
+    kind = content.get("peft_type") if isinstance(content, dict) else None
     if kind == "LORA":
-        targets = told.get("target_modules") or ()
-        adapter = _made(folder, LoRA, r=told.get("r"), alpha=told.get("lora_alpha"), targets=targets)
-        plain = LoraConfig(r=told["r"], lora_alpha=told["lora_alpha"], target_modules=list(targets)).to_dict()
+        targets = content.get("target_modules") or ()
+        adapter = _made(folder, LoRA, r=content.get("r"), alpha=content.get("lora_alpha"), targets=targets)
+        plain = LoraConfig(r=content["r"], lora_alpha=content["lora_alpha"], target_modules=list(targets)).to_dict()
     elif kind == "PREFIX_TUNING":
-        adapter = _made(folder, Prefix, tokens=told.get("num_virtual_tokens"))
-        plain = PrefixTuningConfig(num_virtual_tokens=told["num_virtual_tokens"]).to_dict()
+        adapter = _made(folder, Prefix, tokens=content.get("num_virtual_tokens"))
+        plain = PrefixTuningConfig(num_virtual_tokens=content["num_virtual_tokens"]).to_dict()
     else:
         raise ValueError(f"{folder} holds an adapter of kind {brief(repr(kind))}; LORA and PREFIX_TUNING can be used here.")
-    for name, value in told.items():
+    for name, value in content.items():
         usual = plain.get(name)
         if name not in ASIDE and value != usual and not (isinstance(usual, set) and set(value) == usual):
             known = f"{brief(name)} is {brief(repr(value))}, where only {usual!r} is known here"

@@ -54,8 +54,8 @@ class LoRA:
             raise ValueError(f"alpha must be a number > 0, got {self.alpha!r}.")
         if self.targets is None:
             return
-        named = isinstance(self.targets, list | tuple) and self.targets
-        if not named or not all(isinstance(name, str) and name.strip(".") for name in self.targets):
+        listed = isinstance(self.targets, list | tuple) and self.targets
+        if not listed or not all(isinstance(name, str) and name.strip(".") for name in self.targets):
             raise ValueError(f"targets must be a list of names of modules, such as ['q_proj', 'v_proj'], got {self.targets!r}.")
         object.__setattr__(self, "targets", tuple(self.targets))
 
@@ -166,12 +166,12 @@ class Prefix:
         for _ in range(2):  # the first pass of a process may differ in the last bit while libraries set up
             cache = getattr(model(input_ids=ids, use_cache=True), "past_key_values", None)
         layers: Any = getattr(cache, "layers", ())
-        found: Any = [getattr(layer, side, None) for layer in layers for side in ("keys", "values")]
-        shapes = {tuple(side.shape) if isinstance(side, Tensor) else None for side in found}
+        states: Any = [getattr(layer, side, None) for layer in layers for side in ("keys", "values")]
+        shapes = {tuple(side.shape) if isinstance(side, Tensor) else None for side in states}
         shape = next(iter(shapes), None)
         if len(shapes) != 1 or shape is None or len(shape) != 4 or (shape[0], shape[2]) != (1, self.tokens):
             raise ValueError(f"{kind} cannot take a prefix: its layers keep no keys and values of one shape; use lora.")
-        return found
+        return states
 
 
 Adapter = LoRA | Prefix
@@ -203,8 +203,8 @@ def adapter_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     """The weights of a model's adapter, by the names that they have in a file of peft; empty if there is none."""
     if adapter_of(model) is None:
         return {}
-    named = ((_name_in_file(name), parameter) for name, parameter in model.named_parameters())
-    return {name: parameter for name, parameter in named if name is not None}
+    parameters = ((_name_in_file(name), parameter) for name, parameter in model.named_parameters())
+    return {name: parameter for name, parameter in parameters if name is not None}
 
 
 def trained_weights(model: nn.Module) -> int:
@@ -239,8 +239,8 @@ def _keys_and_values(model: Any, config: Any, rows: int) -> list[tuple[Tensor, T
     encoder, tokens = model.prompt_encoder, config.num_virtual_tokens
     device = encoder.embedding.weight.device
     dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else model.dtype
-    made = encoder(torch.arange(tokens, device=device)).to(dtype)
-    sides = made.view(tokens, 2 * config.num_layers, config.num_attention_heads, -1).permute(1, 2, 0, 3)
+    states = encoder(torch.arange(tokens, device=device)).to(dtype)
+    sides = states.view(tokens, 2 * config.num_layers, config.num_attention_heads, -1).permute(1, 2, 0, 3)
     sides = sides.unsqueeze(1).expand(-1, rows, -1, -1, -1)
     return [(sides[i], sides[i + 1]) for i in range(0, len(sides), 2)]
 
@@ -256,23 +256,23 @@ def _usual_targets(model: PreTrainedModel) -> tuple[str, ...]:
 
 def _matched(model: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Linear]:
     """The modules that targets name, by their names. Raises ValueError if a target names none, or one that is not for LoRA."""
-    found: dict[str, nn.Linear] = {}
+    matched: dict[str, nn.Linear] = {}
     holders = defaultdict(list)
     for name, module in model.named_modules():
         for parameter in module._parameters.values():
             holders[id(parameter)].append(name)
     for target in targets:
-        named = {name: module for name, module in model.named_modules() if name == target or name.endswith(f".{target}")}
-        if not named:
+        modules = {name: module for name, module in model.named_modules() if name == target or name.endswith(f".{target}")}
+        if not modules:
             raise ValueError(f"targets: {target!r} matches no module of {type(model).__name__}; {_linear(model)}.")
-        for name, module in named.items():
+        for name, module in modules.items():
             if type(module) is not nn.Linear or not module.weight.is_floating_point():
                 kind = f"{type(module).__name__}, and LoRA is for linear modules that are not quantised, or by `load_model`"
                 raise ValueError(f"targets: {name} is a {kind}; {_linear(model)}.")
             if others := [other for other in holders[id(module.weight)] if other != name]:
                 raise ValueError(f"targets: {name} shares its weight with {others[0]}; leave it out, or untie them.")
-            found[name] = module
-    return found
+            matched[name] = module
+    return matched
 
 
 def _linear(model: nn.Module) -> str:

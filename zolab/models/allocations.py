@@ -30,21 +30,21 @@ class Allocations(TorchDispatchMode):
         sort: takes a new tensor and the kind that `of` says, and returns the kind that it counts as; that kind by default.
     """
 
-    def __init__(self, kinds: tuple[str, ...], there: Iterable[Tensor], sort: Callable[[Tensor, str], str] | None = None):
+    def __init__(self, kinds: tuple[str, ...], existing: Iterable[Tensor], sort: Callable[[Tensor, str], str] | None = None):
         super().__init__()
         self.kinds, self.kind, self.sort = kinds, kinds[0], sort
         self.live = dict.fromkeys(kinds, 0)
         self.moments: set[tuple[int, ...]] = set()
         """What was alive after each allocation, in the order of `kinds`."""
-        self.known: dict[int, str | None] = {tensor.untyped_storage()._cdata: None for tensor in there}
+        self.known: dict[int, str | None] = {tensor.untyped_storage()._cdata: None for tensor in existing}
         """The kind of each storage that is alive, None of those that are not counted."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is _NUMBER:
             return 1.0 if args[0].is_floating_point() else 1
-        made = func(*args, **(kwargs or {}))
-        tree_map_only(Tensor, self._note, made)
-        return made
+        output = func(*args, **(kwargs or {}))
+        tree_map_only(Tensor, self._note, output)
+        return output
 
     @contextmanager
     def of(self, kind: str) -> Iterator[None]:
@@ -66,11 +66,11 @@ class Allocations(TorchDispatchMode):
 
     def peaks(self) -> np.ndarray:
         """The moments that may be the peak when kinds grow by different factors, int64 of shape (moments, kinds)."""
-        kept: list[np.ndarray] = []
+        maximal: list[np.ndarray] = []
         for row in np.array(sorted(self.moments, key=sum, reverse=True) or [(0,) * len(self.kinds)], np.int64):
-            if not any((other >= row).all() for other in kept):
-                kept.append(row)
-        return np.array(kept)
+            if not any((other >= row).all() for other in maximal):
+                maximal.append(row)
+        return np.array(maximal)
 
     def _note(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()

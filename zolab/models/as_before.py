@@ -15,12 +15,12 @@ def as_before(model: nn.Module) -> Iterator[None]:
     Args:
         model: it may be given and robbed of modules inside the block.
     """
-    kept = [(vars(module), dict(vars(module)), _contents(module)) for module in model.modules()]
+    saved = [(vars(module), dict(vars(module)), _contents(module)) for module in model.modules()]
     trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         yield
     except BaseException:
-        for attributes, before, contents in kept:
+        for attributes, before, contents in saved:
             attributes.clear()
             attributes.update(before)
             for name, content in contents.items():

@@ -36,7 +36,7 @@ def consumed(params: Sequence[Tensor], use: Callable[[int, Tensor], None]) -> It
 
         return consume
 
-    kept = [p.grad for p in params]
+    gradients = [p.grad for p in params]
     hooks = []
     try:
         for j, p in enumerate(params):
@@ -46,7 +46,7 @@ def consumed(params: Sequence[Tensor], use: Callable[[int, Tensor], None]) -> It
     finally:
         for handle in hooks:
             handle.remove()
-        for p, gradient in zip(params, kept, strict=True):
+        for p, gradient in zip(params, gradients, strict=True):
             p.grad = gradient
 
 

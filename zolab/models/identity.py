@@ -53,8 +53,8 @@ def architecture(model: torch.nn.Module) -> str:
     """
     config = getattr(model, "config", None) or transformers.PreTrainedConfig()
     settings, usual = config.to_dict(), config.default_config_fields()
-    told = {name: value for name, value in settings.items() if name not in usual or value != usual[name]}
-    return _digest({"class": type(model).__name__, **_function(told)})
+    non_default = {name: value for name, value in settings.items() if name not in usual or value != usual[name]}
+    return _digest({"class": type(model).__name__, **_function(non_default)})
 
 
 def adapter_digest(model: torch.nn.Module) -> str | None:

@@ -113,8 +113,8 @@ def model_bytes(model: torch.nn.Module) -> int:
 
 def context_of(model: transformers.PreTrainedModel) -> float:
     """Number of tokens of text that a model takes at once, infinity if it does not say."""
-    taken = 0 if model.can_generate() else first_position(model)
-    return getattr(model.config, "max_position_embeddings", math.inf) - taken - prefix_length(model)
+    reserved = 0 if model.can_generate() else first_position(model)
+    return getattr(model.config, "max_position_embeddings", math.inf) - reserved - prefix_length(model)
 
 
 def fit_length(tokenizer: transformers.PreTrainedTokenizerBase, model: transformers.PreTrainedModel) -> None:

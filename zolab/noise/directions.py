@@ -120,15 +120,15 @@ class Filling:
         self.ways: list[tuple[list[int], Callable[[np.ndarray], None]]] = []
         """Numbers of tensors, and what fills them."""
         for device in {tensors[i].device for i in full}:
-            here = [i for i in full if tensors[i].device == device]
-            kernels = backend_for(tensors[here[0]])
-            together = kernels.filler([tensors[i] for i in here]) if hasattr(kernels, "filler") else None
-            self.ways.append((here, together or partial(_fill, kernels, [kernels.view(tensors[i]) for i in here])))
+            on_device = [i for i in full if tensors[i].device == device]
+            kernels = backend_for(tensors[on_device[0]])
+            together = kernels.filler([tensors[i] for i in on_device]) if hasattr(kernels, "filler") else None
+            self.ways.append((on_device, together or partial(_fill, kernels, [kernels.view(tensors[i]) for i in on_device])))
 
     def __call__(self, keys: np.ndarray) -> None:
         """Fill them; keys are uint32 of shape (tensors, 2)."""
-        for here, way in self.ways:
-            way(keys[here])
+        for on_device, way in self.ways:
+            way(keys[on_device])
 
 
 def _fill(kernels: ModuleType, parts: Sequence[Any], keys: np.ndarray) -> None:

@@ -76,8 +76,8 @@ def cut(pieces: Sequence[Chunk], directions: Sequence[Direction | GivenDirection
 
 def small_ones(pieces: Sequence[Chunk]) -> list[int]:
     """The numbers of the pieces, whole tensors all, that one launch had better take together; none if that saves nothing."""
-    found = [i for i, p in enumerate(pieces) if hasattr(p.kernels, "update_all") and not p.tile and len(p.data) <= SMALL]
-    return found if len(found) > 1 else []
+    small = [i for i, p in enumerate(pieces) if hasattr(p.kernels, "update_all") and not p.tile and len(p.data) <= SMALL]
+    return small if len(small) > 1 else []
 
 
 def sums(pieces: Sequence[Chunk], tensors: int) -> np.ndarray:
@@ -113,14 +113,14 @@ def fetched(parts: np.ndarray | Sequence[Any]) -> np.ndarray | list[Any]:
     """Numbers that kernels left on their devices, as the host has them: one wait a device, not one a number."""
     if isinstance(parts, np.ndarray):
         return parts
-    found, waiting = list(parts), {}
-    for i, part in enumerate(found):
+    values, waiting = list(parts), {}
+    for i, part in enumerate(values):
         if isinstance(part, Tensor):
             waiting.setdefault(part.device, []).append(i)
     for places in waiting.values():
-        for i, row in zip(places, torch.stack([found[i] for i in places]).tolist(), strict=True):
-            found[i] = row
-    return found
+        for i, row in zip(places, torch.stack([values[i] for i in places]).tolist(), strict=True):
+            values[i] = row
+    return values
 
 
 def for_each(pieces: Sequence[Chunk], work: Callable[[int], None], numel: int) -> None:

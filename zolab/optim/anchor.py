@@ -38,16 +38,16 @@ class AnchoredOptimizer(ZeroOrderOptimizer):
         return self.anchor_of(step) == step
 
     def depart(self, tensors: list[Tensor], blocks: tuple[int, ...]) -> None:
-        wanted = self.anchor_of(self.steps)
-        if wanted == self.steps:
+        anchor = self.anchor_of(self.steps)
+        if anchor == self.steps:
             self.anchored = None  # until all is copied
             self.anchor = self.anchor or [tensor.detach().clone() for tensor in tensors]
             for copy, tensor in zip(self.anchor, tensors, strict=True):
                 copy.copy_(tensor)
             self.anchored = self.steps
-        elif wanted != self.anchored:
+        elif anchor != self.anchored:
             raise ValueError(
-                f"step {self.steps} needs the weights as they were before step {wanted}, which skipped steps do not tell; load "
+                f"step {self.steps} needs the weights as they were before step {anchor}, which skipped steps do not tell; load "
                 "the optimizer's whole state, or replay the steps."
             )
 

@@ -66,9 +66,16 @@ class Tiles:
             if not _add(update, j, tile, added):
                 return None
             step = (update.decays[j] - 1) * start.double() + added.double()
-            came = weights.double() - start.double()
+            arrived_step = weights.double() - start.double()
             sums.append(
-                torch.stack([(came * step).sum(), (step * step).sum(), ((came != 0) & (step != 0)).sum(), (step != 0).sum()])
+                torch.stack(
+                    [
+                        (arrived_step * step).sum(),
+                        (step * step).sum(),
+                        ((arrived_step != 0) & (step != 0)).sum(),
+                        (step != 0).sum(),
+                    ]
+                )
             )
         along, squares, moved, meant = torch.stack(sums).sum(0).tolist() if sums else (0.0,) * 4
         return Arrived(along / squares, moved / meant) if squares else None

@@ -153,17 +153,17 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
             self.standstill.before(changes, self.steps, self.rounding == ROUNDINGS[0])
             perturb, evaluate = partial(self._perturbation, tensors, blocks), partial(self._evaluate, interrupts, changes)
             with Probes(tensors, scales, closure, perturb, evaluate) as probes:
-                found = self.measure(probes, eps)
+                measured = self.measure(probes, eps)
                 columns = self._column("lr"), self._column("weight_decay")
-                chosen = sigmas if found.sigmas is None else found.sigmas
-                record = StepRecord(self.steps, tuple(found.projected_grads), *columns, chosen, tuple(found.losses))
+                chosen = sigmas if measured.sigmas is None else measured.sigmas
+                record = StepRecord(self.steps, tuple(measured.projected_grads), *columns, chosen, tuple(measured.losses))
                 update = self._rounded_update(record, blocks, groups)
             self.leave(probes, update)
             self._remember(record, tensors, blocks, groups)
             factors = [record.lrs[g] * scale for g, scale in zip(groups, scales, strict=True)]
             nothing = self.standstill.after(changes, record, factors, update)
             self.arrived = self.standstill.arrived
-        return found.loss, nothing
+        return measured.loss, nothing
 
     @torch.no_grad()
     def replay(self, records: Iterable[StepRecord]) -> None:
@@ -234,18 +234,20 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything of a run, for copies and pickles; not what belongs to this process, such as hooks and `look_through`."""
-        kept = {
-            name: value for name, value in vars(self).items() if not name.startswith("_") and name not in ("step", "spread")
+        state = {
+            name: value
+            for name, value in vars(self).items()
+            if not name.startswith("_") and name not in ("step", "spread", "sides_apart")
         }
-        return {**kept, "viewed": None, "changes": None}
+        return {**state, "viewed": None, "changes": None}
 
     def trained(self) -> Trainable:
         """What is trained. Raises ValueError if it is not what was trained in the steps so far."""
         if self._stepping is not None:
             return self._stepping  # as it was when the step began
-        found = trainable(self.param_groups)
+        trained = trainable(self.param_groups)
         check_same(self.param_groups, self.trajectory.parameters)
-        return found
+        return trained
 
     def _look_after(self, trained: Trainable) -> Changes:
         self.changes = looked_after(self.changes, trained, self.trajectory, self.steps)

@@ -98,10 +98,10 @@ class Changes:
         """Give tensors back the memory that something took from them; returns the name of one."""
         if [tensor.data_ptr() for tensor in self.tensors] == self.addresses:
             return None
-        gone = [j for j, tensor in enumerate(self.tensors) if tensor.data_ptr() != self.addresses[j]]
-        for j in gone:
+        moved = [j for j, tensor in enumerate(self.tensors) if tensor.data_ptr() != self.addresses[j]]
+        for j in moved:
             self.tensors[j].data = self.homes[j]
-        return self.names[gone[0]]
+        return self.names[moved[0]]
 
     def _look(self) -> np.ndarray:
         if self.at_hand:
@@ -136,7 +136,7 @@ class Standstill:
 
     def __init__(self):
         self.flat = self.still = self.short = 0
-        self.told = False
+        self.warned = False
         self.kept: list[Tensor] | None = None
         self.arrived: Arrived | None = None
 
@@ -165,7 +165,7 @@ class Standstill:
         changes.note()
         if due and not changes.at_hand:
             changes.bits = changes._look()
-        if self.told:
+        if self.warned:
             return None
         walks = any(record.projected_grads)
         self.flat = 0 if walks else self.flat + 1
@@ -198,7 +198,7 @@ class Standstill:
         )
 
     def _tell(self, sentence: str) -> str:
-        self.told = True
+        self.warned = True
         return sentence
 
 

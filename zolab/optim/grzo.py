@@ -131,14 +131,14 @@ class GRZO(ZeroOrderOptimizer):
 
     def _each(self, probes: Probes, sides: list[list[float]]) -> float:
         """The mean loss; those of the examples are put into the list."""
-        found: Any = probes.closure()
-        if not isinstance(found, Tensor | np.ndarray) or found.ndim != 1 or not len(found):
-            shape = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor | np.ndarray) else repr(found)[:80]
+        losses: Any = probes.closure()
+        if not isinstance(losses, Tensor | np.ndarray) or losses.ndim != 1 or not len(losses):
+            shape = f"a tensor of shape {tuple(losses.shape)}" if isinstance(losses, Tensor | np.ndarray) else repr(losses)[:80]
             raise ValueError(
                 f"step {self.steps}: GRZO needs the loss of each example, and the closure returned {shape}; return a vector "
                 "with one loss for each, as torch's losses do with reduction='none'."
             )
-        count = len(found)
+        count = len(losses)
         if self.group_relative and count < 2:
             raise ValueError(
                 "GRZO divides by how much the slopes of a batch differ, and there is one example: use at least 2 of them, or "
@@ -154,7 +154,7 @@ class GRZO(ZeroOrderOptimizer):
                 f"step {self.steps}: modules were given {min(other)} rows where the closure returned {count} losses; the first "
                 "dimension must be the examples, or say whose each row is with zolab.noise.rows_of."
             )
-        sides.append(torch.as_tensor(found).tolist())
+        sides.append(torch.as_tensor(losses).tolist())
         return sum(sides[-1]) / count
 
     def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update:

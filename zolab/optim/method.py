@@ -41,6 +41,8 @@ class Method(ABC):
     """Whether a step carries the derivative along its direction beside each value, and moves no weight to probe."""
     spread: Callable[..., list[tuple[float, ...]]] = staticmethod(one_by_one)
     """What measures the losses of a step's directions; whoever has several processes lets each measure some of them."""
+    sides_apart: bool = False
+    """Whether it is asked for the two sides of a direction one by one, so that two processes may take one each."""
     full_batch: Closure | None = None
     """Returns the loss over all training data, for the methods that need it; whoever has the data sets it."""
     arrived: Arrived | None = None
@@ -90,16 +92,22 @@ class Method(ABC):
         """
         directions = [self.probe(self.steps, sample) for sample in range(self.trajectory.samples)]
         if self.sides == 1:
-            centre, *losses = self._spread(partial(_one_side, probes), [None, *directions], 1)
+            points = [None, *((direction, 1) for direction in directions)]
+            centre, *losses = self._spread(partial(_at, probes), points, 1)
             return Measured([(loss - centre) / eps for loss in losses], [*losses, centre], centre)
-        centres = [probes.centre()] if self.uses_centre else []
-        losses = self._spread(probes.both, directions, 2)
+        if self.sides_apart:
+            points = [(direction, side) for direction in directions for side in (1, -1)]
+            measured = self._spread(partial(_at, probes), [*([None] if self.uses_centre else []), *points], 1)
+            centres, losses = measured[: -len(points)], measured[-len(points) :]
+        else:
+            centres = [probes.centre()] if self.uses_centre else []
+            losses = self._spread(probes.both, directions, 2)
         pairs = list(zip(losses[::2], losses[1::2], strict=True))
         return Measured([(plus - minus) / (2 * eps) for plus, minus in pairs], losses + centres, sum(losses) / len(losses))
 
     def _spread(self, measure: Callable[[Any], tuple[float, ...]], items: Sequence[Any], values: int) -> list[float]:
         """The losses of all items in a row. Raises FloatingPointError if one is not finite, whoever measured it."""
-        return [finite_number(loss, self.steps) for found in self.spread(measure, items, values) for loss in found]
+        return [finite_number(loss, self.steps) for losses in self.spread(measure, items, values) for loss in losses]
 
     @property
     def rounding(self) -> str:
@@ -197,6 +205,9 @@ class Method(ABC):
         """
 
 
-def _one_side(probes: Probes, direction: Direction | GivenDirection | None) -> tuple[float]:
-    """The loss on one side along a direction, or at the weights themselves."""
-    return (probes.centre() if direction is None else probes.plus(direction),)
+def _at(probes: Probes, point: tuple[Direction | GivenDirection, int] | None) -> tuple[float]:
+    """The loss at w + eps sigma z for a direction and the side 1, at w - eps sigma z for -1, at the weights w for None."""
+    if point is None:
+        return (probes.centre(),)
+    direction, side = point
+    return (probes.plus(direction, scales=[side * scale for scale in probes.scales]),)

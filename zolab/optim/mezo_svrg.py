@@ -79,11 +79,11 @@ class MeZOSVRG(AnchoredOptimizer):
 
     def measure(self, probes: Probes, eps: float) -> Measured:
         z, full = self.direction(self.steps), self.resumable(self.steps)
-        there: tuple[float, ...] = ()
+        anchor_losses: tuple[float, ...] = ()
         if not full:
             with self.at_anchor(probes):
-                there = probes.both(z)
-        losses = [*probes.both(z, self.full_batch if full else None), *there]
+                anchor_losses = probes.both(z)
+        losses = [*probes.both(z, self.full_batch if full else None), *anchor_losses]
         slopes = [(plus - minus) / (2 * eps) for plus, minus in zip(losses[::2], losses[1::2], strict=True)]
         return Measured(slopes, losses, sum(losses[:2]) / 2)
 
@@ -91,8 +91,8 @@ class MeZOSVRG(AnchoredOptimizer):
         if self.resumable(record.step):
             return self.against(record, blocks, groups, self.full_lr)
         last = self.anchor_of(record.step)
-        here, there = record.projected_grads
+        at_weights, at_anchor = record.projected_grads
         (full,) = self.trajectory.records[last].projected_grads
-        slopes, directions = (here - there, full), [self.direction(record.step), self.direction(last)]
+        slopes, directions = (at_weights - at_anchor, full), [self.direction(record.step), self.direction(last)]
         steps = [[-record.lrs[g] * p for g in groups] for p in slopes]
         return Update(blocks, directions, steps, record.decays(groups))

@@ -40,13 +40,13 @@ def grouped(params: Iterable) -> list[dict[str, Any]]:
     """Parameters in any of the forms that an optimizer takes, as its groups have them."""
     params = list(params)
     groups = params if params and isinstance(params[0], dict) else [{"params": params}]
-    found = []
+    out = []
     for group in groups:
         items = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
         tensors = [item[1] if isinstance(item, tuple) else item for item in items]
         names = [item[0] for item in items if isinstance(item, tuple)]
-        found.append({"params": tensors, **({"param_names": names} if names else {})})
-    return found
+        out.append({"params": tensors, **({"param_names": names} if names else {})})
+    return out
 
 
 def trainable(groups: Sequence[Mapping[str, Any]]) -> Trainable:
@@ -69,26 +69,26 @@ def layout(groups: Sequence[Mapping[str, Any]]) -> Layout:
     return [[tensor.numel(), str(tensor.dtype)[6:], g, tensor.requires_grad] for g, _, tensor in named(groups)]
 
 
-def difference(groups: Sequence[Mapping[str, Any]], wanted: Layout, *, trained: bool = True) -> str | None:
+def difference(groups: Sequence[Mapping[str, Any]], expected: Layout, *, trained: bool = True) -> str | None:
     """The first difference between parameters and a layout, for an error; None if they fit.
 
     Args:
         groups: the parameters.
-        wanted: the layout.
+        expected: the layout.
         trained: whether the same ones have to be trained.
     """
-    found = layout(groups)
-    if len(found) != len(wanted):
-        return f"{len(wanted)} parameters there, {len(found)} here"
-    for (_, name, _), here, there in zip(named(groups), found, wanted, strict=True):
+    present = layout(groups)
+    if len(present) != len(expected):
+        return f"{len(expected)} parameters there, {len(present)} here"
+    for (_, name, _), here, there in zip(named(groups), present, expected, strict=True):
         if here[: 3 + trained] != there[: 3 + trained]:
             return f"{name} is {_described(there)} there, {_described(here)} here"
     return None
 
 
-def check_same(groups: Sequence[Mapping[str, Any]], wanted: Layout | None) -> None:
+def check_same(groups: Sequence[Mapping[str, Any]], expected: Layout | None) -> None:
     """Raise ValueError unless the parameters are those of the steps so far, if there were any."""
-    if wanted and (other := difference(groups, wanted)):
+    if expected and (other := difference(groups, expected)):
         raise ValueError(
             f"the parameters are not those of the steps so far ({other}, there being the first step); change them back, or "
             "begin a new optimizer."

@@ -14,14 +14,14 @@ Factors = list[tuple[torch.Tensor, torch.Tensor | None]]
 def draw_factors(params: Params, seed: int, step: int, sample: int, rank: int, interval: int) -> Factors:
     """U and V of each matrix, z and None of each other tensor."""
     u, v = Direction(seed, step, sample), Direction(seed, step // interval * interval, V_SAMPLE)
-    found: Factors = []
+    factors: Factors = []
     for j, p in enumerate(params):
         if p.ndim < 2:
-            found.append((direction(u, j, p.shape, dtype=p.dtype), None))
+            factors.append((direction(u, j, p.shape, dtype=p.dtype), None))
         else:
             columns = direction(v, j, (rank, p[0].numel()), dtype=p.dtype).T
-            found.append((direction(u, j, (len(p), rank), dtype=p.dtype), columns))
-    return found
+            factors.append((direction(u, j, (len(p), rank), dtype=p.dtype), columns))
+    return factors
 
 
 def whole(params: Params, factors: Factors) -> list[torch.Tensor]:

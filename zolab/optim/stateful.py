@@ -61,13 +61,13 @@ class StatefulOptimizer(ZeroOrderOptimizer):
     def advance(self, record: StepRecord, tensors, blocks, groups) -> None:
         for tensor, block, group in zip(tensors or self.trained().tensors, blocks, groups, strict=True):
             state = self.state_of(block, tensor)
-            for i, here in enumerate(tensor.detach().view(-1).split(SLICE)):
-                weights = here.to(torch.promote_types(here.dtype, torch.float32), copy=not tensors)
+            for i, chunk in enumerate(tensor.detach().view(-1).split(SLICE)):
+                weights = chunk.to(torch.promote_types(chunk.dtype, torch.float32), copy=not tensors)
                 part = Slice(weights, block, i * SLICE, record.lrs[group])
-                span = slice(part.start, part.start + here.numel())
+                span = slice(part.start, part.start + chunk.numel())
                 self.change(part, {slot: values[span] for slot, values in state.items()}, record)
-                if tensors and weights is not here:
-                    store_(here, weights, self.rounding_keys(record.step, (block,), AFTER_DECAY), part.start)
+                if tensors and weights is not chunk:
+                    store_(chunk, weights, self.rounding_keys(record.step, (block,), AFTER_DECAY), part.start)
 
     def gradient(self, part: Slice, record: StepRecord) -> Tensor:
         """The two-point gradient p z on a slice, averaged over samples."""

@@ -34,8 +34,8 @@ def annealed(step: int, mix: Mix, phases: tuple[int, int, int]) -> Mix:
     if step >= settled:
         return mix
     shrink = (last - settled) / (settled - warm)
-    gone = step - warm
-    return Mix(*((1 + math.cos(math.pi * gone / (last - phi * shrink * gone))) / 2 for phi in (1.0, 0.1, 1.5)))
+    elapsed = step - warm
+    return Mix(*((1 + math.cos(math.pi * elapsed / (last - phi * shrink * elapsed))) / 2 for phi in (1.0, 0.1, 1.5)))
 
 
 class ZOAdaMU(StatefulOptimizer):

@@ -72,23 +72,23 @@ def options_from(card: dict[str, Any]) -> dict[str, Any]:
 def blocks_from(card: dict[str, Any]) -> Blocks:
     """The blocks of a card. Raises ValueError if something is missing or sizes are not those of the tensors."""
     blocks = _part(card, "blocks")
-    held, tensors, ties = (_part(blocks, key) for key in ("sizes", "tensors", "ties"))
+    size_of, tensors, ties = (_part(blocks, key) for key in ("sizes", "tensors", "ties"))
     entries = list(tensors.values())
     if not all(isinstance(entry, dict) and isinstance(entry.get("block"), str) for entry in entries):
         raise ValueError("a tensor has no block")
     if not all(isinstance(others, list) and all(isinstance(name, str) for name in others) for others in ties.values()):
         raise ValueError("its ties are not lists of names")
-    names, sizes, numels = tuple(held), tuple(held.values()), tuple(entry.get("size") for entry in entries)
+    names, sizes, numels = tuple(size_of), tuple(size_of.values()), tuple(entry.get("size") for entry in entries)
     if not all(type(size) is int and 0 <= size < LIMIT for size in (*sizes, *numels)) or not sizes:
         raise ValueError("its sizes are not whole numbers")
-    found = dict.fromkeys(names, 0)
+    totals = dict.fromkeys(names, 0)
     for name, entry in tensors.items():
-        if entry["block"] not in found:
+        if entry["block"] not in totals:
             raise ValueError(f"the tensor {brief(name)} is of the block {brief(entry['block'])!r}, which has no size")
-        found[entry["block"]] += entry["size"]
-    for name, size in held.items():
-        if found[name] != size:
-            message = f"said to have {size:,} weights, but its tensors have {found[name]:,}"
+        totals[entry["block"]] += entry["size"]
+    for name, size in size_of.items():
+        if totals[name] != size:
+            message = f"said to have {size:,} weights, but its tensors have {totals[name]:,}"
             raise ValueError(f"the block {brief(name)} is {message}")
     places = {name: number for number, name in enumerate(names)}
     block_of = tuple(places[entry["block"]] for entry in entries)
@@ -123,10 +123,10 @@ def check_same_blocks(blocks: Blocks, model: nn.Module | Iterable[tuple[str, Ten
 
 
 def _part(whole: dict[str, Any], key: str) -> dict[str, Any]:
-    found = whole.get(key)
-    if not isinstance(found, dict):
+    part = whole.get(key)
+    if not isinstance(part, dict):
         raise ValueError(f"its {key} are missing")
-    return found
+    return part
 
 
 def _some(what: str, names: list[str], shown: int = 3) -> str:
@@ -135,7 +135,7 @@ def _some(what: str, names: list[str], shown: int = 3) -> str:
     return f"{what} ({len(names)}): {', '.join(map(brief, names[:shown]))}{rest}" if names else ""
 
 
-def brief(told: Any, length: int = 200) -> str:
+def brief(value: Any, length: int = 200) -> str:
     """A text, or what else is told, cut to a length at which a sentence with it stays one."""
-    text = str(told)[: length + 1]
+    text = str(value)[: length + 1]
     return text if len(text) <= length else f"{text[: length - 4]} ..."

@@ -165,18 +165,18 @@ class PertNN(nn.Module):
             card = read_card(folder / "card.json")
             blocks, options = blocks_from(card), options_from(card)
             weights, _ = read_tensors(folder / "pertnn.safetensors")
-            wanted = _shapes(len(blocks), options.get("hidden", HIDDEN))
-            found = {name: (tuple(w.shape), w.dtype) for name, w in weights.items()}
-            if wanted != found:
-                raise ValueError(f"the card asks for {wanted}, but the file has {brief(found)}")
+            expected = _shapes(len(blocks), options.get("hidden", HIDDEN))
+            shapes = {name: (tuple(w.shape), w.dtype) for name, w in weights.items()}
+            if expected != shapes:
+                raise ValueError(f"the card asks for {expected}, but the file has {brief(shapes)}")
             if "weights" in card and card.pop("weights") != tensors_digest(weights):
                 raise ValueError("its weights are not those that the card was written for")
             if not all(w.isfinite().all() for w in weights.values()):
                 raise ValueError("a weight is not finite")
             pertnn = cls(blocks, **options)
         except ValueError as error:
-            told = brief(error, 500).rstrip(".")
-            raise ValueError(f"the PertNN in {folder} is damaged or its card is wrong: {told}.") from error
+            reason = brief(error, 500).rstrip(".")
+            raise ValueError(f"the PertNN in {folder} is damaged or its card is wrong: {reason}.") from error
         pertnn.load_state_dict(weights)
         pertnn.card = card
         return pertnn
@@ -225,7 +225,7 @@ def folder_of(name: str | os.PathLike) -> Path:
     """Where a shipped PertNN, or the one in a folder, lies. Raises FileNotFoundError, naming those that are there."""
     folder = SHIPPED_FINETUNERS.get(str(name), Path(name).expanduser())
     if len(str(folder)) > LONGEST or not folder.is_dir():
-        there = [shipped for shipped, place in SHIPPED_FINETUNERS.items() if place.is_dir()]
-        here = f"the shipped ones are {', '.join(there)}" if there else "none is shipped"
-        raise FileNotFoundError(f"no folder and no shipped PertNN is called {brief(name)!r}; {here}.")
+        names = [shipped for shipped, place in SHIPPED_FINETUNERS.items() if place.is_dir()]
+        choices = f"the shipped ones are {', '.join(names)}" if names else "none is shipped"
+        raise FileNotFoundError(f"no folder and no shipped PertNN is called {brief(name)!r}; {choices}.")
     return folder

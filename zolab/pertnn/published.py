@@ -124,13 +124,13 @@ def find_init(pertnn: PertNN, seed: int = 42, count: int | None = None) -> Init:
         seed: given to `torch.manual_seed`; 42 in the released ones.
         count: draws to compare with, by default one for each network.
     """
-    made = [_drawn(pertnn.hidden, seed, 4 * OFFSETS * i) for i in range(count or len(pertnn.blocks))]
-    w1 = np.stack([weights["w1"] for weights in made])
+    inits = [_drawn(pertnn.hidden, seed, 4 * OFFSETS * i) for i in range(count or len(pertnn.blocks))]
+    w1 = np.stack([weights["w1"] for weights in inits])
     table = np.stack([np.median(np.abs(w1 - w), axis=(1, 2)) for w in pertnn.w1.detach().cpu().numpy()])
     draws = table.argmin(1)
     distances, others = np.sort(table, axis=1)[:, :2].T
     drawn = PertNN(pertnn.blocks, pertnn.hidden, input_scaling=pertnn.input_scaling, normalise=None)
-    drawn.load_state_dict({name: torch.from_numpy(np.stack([made[i][name] for i in draws])) for name in made[0]})
+    drawn.load_state_dict({name: torch.from_numpy(np.stack([inits[i][name] for i in draws])) for name in inits[0]})
     now, then = (np.concatenate([w.detach().cpu().reshape(len(draws), -1) for w in p.parameters()], 1) for p in (pertnn, drawn))
     relative = np.linalg.norm(now - then, axis=1) / np.linalg.norm(then, axis=1)
     return Init(draws, distances, others, relative, drawn)
@@ -176,11 +176,11 @@ def trace(pertnn: PertNN, seed: int = 42) -> dict[str, dict[str, float]]:
     return {name: dict(zip(columns, row, strict=True)) for name, row in zip(pertnn.blocks.names, rows, strict=True)}
 
 
-def summary(found: Mapping[str, Mapping[str, float]], seed: int = 42) -> str:
+def summary(entries: Mapping[str, Mapping[str, float]], seed: int = 42) -> str:
     """What `trace` found, in three lines."""
-    column = {key: [entry[key] for entry in found.values()] for key in ("draw", "distance", "other", "relative")}
+    column = {key: [entry[key] for entry in entries.values()] for key in ("draw", "distance", "other", "relative")}
     lines = (
-        f"{len(found)} networks, {len(set(column['draw']))} distinct draws of seed {seed}",
+        f"{len(entries)} networks, {len(set(column['draw']))} distinct draws of seed {seed}",
         f"median |W1 - draw|: at most {max(column['distance']):.1e}; to any other draw at least {min(column['other']):.1e}",
         f"relative change of a network: median {np.median(column['relative']):.1e}",
     )

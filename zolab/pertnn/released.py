@@ -59,16 +59,16 @@ def _unpacked(archive: zipfile.ZipFile, size: int, count: int) -> dict[str, Any]
         raise ValueError("its entries are compressed, which torch.save does not do")
     if sum(entry.file_size for entry in entries) > size:
         raise ValueError("its entries claim more bytes than the file has")
-    found = [entry for entry in entries if entry.filename.count("/") == 1 and entry.filename.endswith("/data.pkl")]
-    if len(found) != 1:
+    programs = [entry for entry in entries if entry.filename.count("/") == 1 and entry.filename.endswith("/data.pkl")]
+    if len(programs) != 1:
         raise ValueError("it has no data.pkl of its own, or several")
-    root = found[0].filename.removesuffix("data.pkl")
+    root = programs[0].filename.removesuffix("data.pkl")
     order = root + "byteorder"
     if order in archive.namelist() and archive.read(order) != b"little":
         raise ValueError("its numbers are not little-endian")
-    if found[0].file_size > count * PROGRAM[0] + PROGRAM[1]:
-        raise ValueError(f"its pickle has {found[0].file_size:,} bytes, more than {count} networks need")
-    networks = _Machine(archive, root).run(archive.read(found[0]))
+    if programs[0].file_size > count * PROGRAM[0] + PROGRAM[1]:
+        raise ValueError(f"its pickle has {programs[0].file_size:,} bytes, more than {count} networks need")
+    networks = _Machine(archive, root).run(archive.read(programs[0]))
     if not isinstance(networks, dict):
         raise ValueError(f"it holds no dictionary of networks but a {type(networks).__name__}")
     return networks
@@ -81,10 +81,10 @@ class _Module:
         self.kind, self.state = kind, {}
 
     def part(self, name: str) -> dict[str, Any]:
-        held = self.state.get(name)
-        if not isinstance(held, dict):
+        entry = self.state.get(name)
+        if not isinstance(entry, dict):
             raise ValueError(f"a {self.kind} has no {name}")
-        return held
+        return entry
 
 
 class _Machine:
@@ -134,10 +134,10 @@ class _Machine:
             case "BINPERSID":
                 stack.append(self._storage(stack.pop()))
             case "NEWOBJ":
-                made, values = self._last(2)
-                if not isinstance(made, str) or made not in NETWORK or values != ():
+                kind, values = self._last(2)
+                if not isinstance(kind, str) or kind not in NETWORK or values != ():
                     raise ValueError("it makes something that is no module")
-                stack.append(_Module(made))
+                stack.append(_Module(kind))
             case "REDUCE":
                 stack.append(_made(*self._last(2)))
             case "BUILD":
@@ -154,23 +154,23 @@ class _Machine:
         return self._since(len(self.stack) - count)
 
     def _since(self, place: int) -> list[Any]:
-        taken = self.stack[place:]
+        values = self.stack[place:]
         del self.stack[place:]
-        return taken
+        return values
 
-    def _storage(self, told: Any) -> np.ndarray:
+    def _storage(self, entry: Any) -> np.ndarray:
         """The numbers of an entry, which tensors are views of."""
-        if not isinstance(told, tuple) or len(told) != 5:
+        if not isinstance(entry, tuple) or len(entry) != 5:
             raise ValueError("it refers to what is no storage of floats")
-        tag, storage, key, _, count = told
+        tag, storage, key, _, count = entry
         if tag != "storage" or not isinstance(storage, np.dtype) or type(key) is not str or type(count) is not int:
             raise ValueError("it refers to what is no storage of floats")
         if key not in self.storages:
             self.storages[key] = np.frombuffer(self.archive.read(f"{self.root}data/{key}"), np.uint8)
-        held, wanted = self.storages[key], count * storage.itemsize
-        if len(held) != wanted:
-            raise ValueError(f"the storage {brief(key)} has {len(held)} bytes, but {count} numbers need {wanted}")
-        return held.view(storage)
+        numbers, expected = self.storages[key], count * storage.itemsize
+        if len(numbers) != expected:
+            raise ValueError(f"the storage {brief(key)} has {len(numbers)} bytes, but {count} numbers need {expected}")
+        return numbers.view(storage)
 
 
 def _known(place: str) -> Any:
@@ -238,12 +238,12 @@ def _layers(network: Any) -> dict[str, np.ndarray]:
     parts = list(network.part("_modules").values()) if isinstance(network, _Module) else []
     if [part.kind if isinstance(part, _Module) else None for part in (network, *parts)] != [*NETWORK]:
         raise ValueError("a network is not a Linear, a Tanh and a Linear")
-    held = [part.part("_parameters").get(name) for part in parts[::2] for name in ("weight", "bias")]
-    shapes = [w.shape if isinstance(w, np.ndarray) else None for w in held]
+    parameters = [part.part("_parameters").get(name) for part in parts[::2] for name in ("weight", "bias")]
+    shapes = [w.shape if isinstance(w, np.ndarray) else None for w in parameters]
     hidden = shapes[1][0] if shapes[1] else 0
     if shapes != [(hidden, len(FEATURES)), (hidden,), (1, hidden), (1,)] or not hidden:
         raise ValueError(f"a network has weights of shapes {shapes}")
-    w1, b1, w2, b2 = held
+    w1, b1, w2, b2 = parameters
     return {"w1": w1, "b1": b1, "w2": w2[0], "b2": b2[0]}
 
 

@@ -81,25 +81,25 @@ def split(model: nn.Module | Iterable[tuple[str, Tensor]], rule: Rule = "tensor"
         raise ValueError(f"unknown rule {rule!r}; choose {' or '.join(RULES)}, or give a function from names to blocks.")
     block_name = RULES[rule] if isinstance(rule, str) else rule
     every = list(model.named_parameters(remove_duplicate=False) if isinstance(model, nn.Module) else model)
-    named = [(name, p) for name, p in unique(every) if p.requires_grad]
-    if not named:
+    parameters = [(name, p) for name, p in unique(every) if p.requires_grad]
+    if not parameters:
         raise ValueError("there is nothing to train: every parameter given has requires_grad=False.")
-    names = list(dict.fromkeys(block_name(name) for name, _ in named))
-    block_of = tuple(names.index(block_name(name)) for name, _ in named)
-    numels = tuple(p.numel() for _, p in named)
+    names = list(dict.fromkeys(block_name(name) for name, _ in parameters))
+    block_of = tuple(names.index(block_name(name)) for name, _ in parameters)
+    numels = tuple(p.numel() for _, p in parameters)
     sizes = np.bincount(block_of, weights=numels, minlength=len(names)).astype(int).tolist()
     ties = {
         name: others
-        for name, p in named
+        for name, p in parameters
         if (others := tuple(other for other, q in every if other != name and place_of(q) == place_of(p)))
     }
-    return Blocks(tuple(names), tuple(sizes), tuple(name for name, _ in named), block_of, numels, ties)
+    return Blocks(tuple(names), tuple(sizes), tuple(name for name, _ in parameters), block_of, numels, ties)
 
 
 def weights_of(model: nn.Module) -> list[Tensor]:
     """The trainable tensors, each memory once, as `split` orders them."""
-    named = dict(model.named_parameters())
-    return [named[name] for name in split(model).tensors]
+    parameters = dict(model.named_parameters())
+    return [parameters[name] for name in split(model).tensors]
 
 
 def kind_of(name: str) -> str:
@@ -179,8 +179,8 @@ def place_of(tensor: Tensor) -> tuple:
 
 def has_memory(tensor: Tensor) -> bool:
     """Whether a tensor has memory of its own: not if it holds no numbers, or is made of others, as a quantised weight is."""
-    made = hasattr(type(tensor), "__tensor_flatten__")
-    return tensor.layout == torch.strided and not tensor.is_meta and tensor.numel() > 0 and not made
+    composite = hasattr(type(tensor), "__tensor_flatten__")
+    return tensor.layout == torch.strided and not tensor.is_meta and tensor.numel() > 0 and not composite
 
 
 def _as_list(params) -> list:

@@ -22,9 +22,9 @@ class Copies(ModuleProbe):
     @property
     def sides(self) -> BothSides:
         """The copies."""
-        found = self.viewed.both_sides
-        assert found is not None, "ModelView.probe makes them"
-        return found
+        sides = self.viewed.both_sides
+        assert sides is not None, "ModelView.probe makes them"
+        return sides
 
     def plus(self) -> None:
         """Show w + scale z from now on."""

@@ -168,8 +168,8 @@ class DoubledThrough(Through):
         key = graphs.key(leaves, structure, self.family) if graphs else None
         if graphs is None or key is None:
             return _call(forward, structure, leaves)
-        if found := graphs.replay(key, leaves):
-            out, order = found
+        if replayed := graphs.replay(key, leaves):
+            out, order = replayed
             self.order.extend(order)
             return out
         due = graphs.is_due(key)

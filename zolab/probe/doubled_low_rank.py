@@ -134,9 +134,9 @@ class DoubledLowRank(LeavesMatrices, DoubledThrough):
 
 def matrices_apart(owners: Sequence[Owner]) -> dict[int, Part] | None:
     """The matrix of each owner, which adds its part of the direction to its output; None if one has a matrix that it cannot."""
-    found = {owner.number: part for owner in owners if (part := weight_left(owner))}
+    by_owner = {owner.number: part for owner in owners if (part := weight_left(owner))}
     matrices = [(owner.number, part) for owner in owners for part in owner.parts.values() if is_matrix(part.weight)]
-    return found if all(found.get(number) is part for number, part in matrices) else None
+    return by_owner if all(by_owner.get(number) is part for number, part in matrices) else None
 
 
 def _fits(weight: Part, flat: Tensor, kernels: Any, rank: int) -> bool:

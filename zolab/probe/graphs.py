@@ -88,15 +88,15 @@ class Graphs:
     def replay(self, key: tuple, leaves: list[Any]) -> tuple[Any, tuple[int, ...]] | None:
         """The output of a captured call and its order, or None if it has not been captured."""
         self.seen[key] += 1
-        found = self.captured.get(key)
-        if found is None or found.addresses != self._addresses() or not self.scratches.holds(found.scratches):
+        call = self.captured.get(key)
+        if call is None or call.addresses != self._addresses() or not self.scratches.holds(call.scratches):
             self.captured.pop(key, None)
             return None
-        for there, leaf in zip(found.inputs, leaves, strict=True):
-            if there is not None:
-                there.copy_(leaf)
-        found.graph.replay()
-        return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, found.output), found.order
+        for buffer, leaf in zip(call.inputs, leaves, strict=True):
+            if buffer is not None:
+                buffer.copy_(leaf)
+        call.graph.replay()
+        return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, call.output), call.order
 
     def is_due(self, key: tuple) -> bool:
         """Whether a call may be captured once it has been made, for which it must be `timed`."""
@@ -146,8 +146,8 @@ class Graphs:
             return
         finally:
             self.scratches.lent = None
-        kept = [leaf if isinstance(leaf, Tensor) else None for leaf in inputs]
-        self.captured[key] = Captured(graph, kept, output, order, list({id(one): one for one in lent}.values()), addresses)
+        buffers = [leaf if isinstance(leaf, Tensor) else None for leaf in inputs]
+        self.captured[key] = Captured(graph, buffers, output, order, list({id(one): one for one in lent}.values()), addresses)
 
     def _addresses(self) -> list[int]:
         return [tensor.data_ptr() for holder, name in self.places if (tensor := holder[name]) is not None]

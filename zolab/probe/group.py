@@ -59,24 +59,24 @@ class ThroughGroup(ThroughLowRank):
 
     def _examples(self, module: nn.Module, x: Tensor) -> list[int]:
         """The example of each row of what a module is given."""
-        told, kind, tokens = ROWS.get(), type(module).__name__, x.shape[: x.ndim - (not isinstance(module, nn.Embedding))]
+        declared, kind, tokens = ROWS.get(), type(module).__name__, x.shape[: x.ndim - (not isinstance(module, nn.Embedding))]
         if not tokens:
             raise ValueError(f"a {kind} was given one row alone; the first dimension must be the examples.")
         count, flat = len(x), len(tokens) == 1 and len(x) == math.prod(self.laid)
         self.laid = tokens[:2] if len(tokens) > 1 else self.laid
-        if told is None:
+        if declared is None:
             rows = self.laid[0] if flat else count
             self.counts.add(rows)
-            found = list(range(rows))
+            examples = list(range(rows))
         else:
-            found = told.tolist()
-        if flat and len(found) == self.laid[0]:  # the tokens of all rows one after the other, as in OPT's layers
-            return [example for example in found for _ in range(self.laid[1])]
-        if len(found) != count:
+            examples = declared.tolist()
+        if flat and len(examples) == self.laid[0]:  # the tokens of all rows one after the other, as in OPT's layers
+            return [example for example in examples for _ in range(self.laid[1])]
+        if len(examples) != count:
             raise ValueError(
-                f"a {kind} was given {count} rows where zolab.noise.rows_of told of {len(found)}: tell of each row."
+                f"a {kind} was given {count} rows where zolab.noise.rows_of told of {len(examples)}: tell of each row."
             )
-        return found
+        return examples
 
     def _products(self, weight: Part, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """x U^T, some rows of U at a time."""
@@ -104,8 +104,8 @@ class ThroughGroup(ThroughLowRank):
         if self.low_rank:
             u, v = self.factors[weight.number]
             return functional.embedding(x, u) @ v
-        named, places = x.unique(return_inverse=True)
-        return functional.embedding(places, torch.cat([self._rows(weight, slice(row, row + 1)) for row in named.tolist()]))
+        ids, places = x.unique(return_inverse=True)
+        return functional.embedding(places, torch.cat([self._rows(weight, slice(row, row + 1)) for row in ids.tolist()]))
 
     def _rows(self, weight: Part, rows: slice) -> Tensor:
         tensor = weight.weight
@@ -121,13 +121,13 @@ def matrix_of(viewed: "ModelView", owner: Owner) -> Part | None:
         ValueError: the module has one that cannot differ between examples.
     """
     matrices = [part for part in owner.parts.values() if is_matrix(part.weight)]
-    found = weight_apart(owner, _is_positions(owner.module) or _is_transposed(owner.module))
-    if matrices and matrices != [found]:
+    matrix = weight_apart(owner, _is_positions(owner.module) or _is_transposed(owner.module))
+    if matrices and matrices != [matrix]:
         raise ValueError(
             f"{viewed.names[matrices[0].number]} belongs to a {type(owner.module).__name__}, and only matrices of plain linear "
             "layers and embeddings can be moved for each example alone: freeze it, or take another method."
         )
-    return found
+    return matrix
 
 
 def _is_positions(module: nn.Module) -> bool:

@@ -55,11 +55,11 @@ def linear(module: nn.Linear, x: Tensor, half: int, moved: Moved) -> Tensor | No
     out = x.new_empty(*x.shape[:-1], module.out_features)
     for side, part in ((1, slice(None, half)), (-1, slice(half, None))):
         show(moved, side)
-        rows, there = x[part].view(-1, module.in_features), out[part].view(-1, module.out_features)
+        rows, target = x[part].view(-1, module.in_features), out[part].view(-1, module.out_features)
         if module.bias is None:
-            torch.mm(rows, module.weight.t(), out=there)
+            torch.mm(rows, module.weight.t(), out=target)
         else:
-            torch.addmm(module.bias, rows, module.weight.t(), out=there)
+            torch.addmm(module.bias, rows, module.weight.t(), out=target)
     return out
 
 
@@ -83,10 +83,10 @@ def takes_both(forward: Callable, x: Tensor, half: int, moved: Moved) -> bool:
     if any(plus.dim() != 1 for _, _, plus, _ in moved) or x.dim() < 2 or not x.is_contiguous():
         return False
     try:
-        found = at_once(forward, x, half, moved)
+        both = at_once(forward, x, half, moved)
     except Exception:  # what does not take vectors of another shape says so in many ways, and runs one by one
         return False
-    return torch.equal(found, one_by_one(forward, ((x[:half],), {}), ((x[half:],), {}), moved))
+    return torch.equal(both, one_by_one(forward, ((x[:half],), {}), ((x[half:],), {}), moved))
 
 
 def alike(one: tuple[list[Any], Any], two: tuple[list[Any], Any]) -> bool:

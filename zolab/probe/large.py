@@ -57,12 +57,12 @@ def banded(owner: Owner, x: Tensor, sources: Sources, scale: float, pool: Scratc
     scratch = pool.take(rows * inputs * part.weight.element_size(), owner.device)
     moved = scratch.memory[: rows * inputs * part.weight.element_size()].view(part.weight.dtype)
     flat, out = x.reshape(-1, inputs), x.new_empty(*x.shape[:-1], outputs)
-    there = out.view(-1, outputs)
+    flat_out = out.view(-1, outputs)
     for first in range(0, outputs, rows):
         band = slice(first * inputs, min(first + rows, outputs) * inputs)
-        here = Chunk(piece.tensor, piece.kernels, piece.data[band], band.start // TILE)
-        target = moved[: len(here.data)]
-        piece.kernels.perturbed(target, here.data, here.tile, sources.at(here), scale)
-        torch.mm(flat, target.view(-1, inputs).t(), out=there[:, first : first + rows])
+        chunk = Chunk(piece.tensor, piece.kernels, piece.data[band], band.start // TILE)
+        target = moved[: len(chunk.data)]
+        piece.kernels.perturbed(target, chunk.data, chunk.tile, sources.at(chunk), scale)
+        torch.mm(flat, target.view(-1, inputs).t(), out=flat_out[:, first : first + rows])
     pool.free.append(scratch)
     return out

@@ -72,8 +72,8 @@ class ThroughLowRank(LeavesMatrices):
         self._leave_apart()
         if self.low_rank:
             weights = list(self.apart.values())
-            made = self.low_rank.factors([self.blocks[weight.number] for weight in weights])
-            for weight, pair in zip(weights, made, strict=True):
+            factors = self.low_rank.factors([self.blocks[weight.number] for weight in weights])
+            for weight, pair in zip(weights, factors, strict=True):
                 u, v = (factor.to(weight.weight.dtype) for factor in pair)
                 self.exact[weight.number], self.factors[weight.number] = pair, (u, v)
         super().plus()

@@ -74,8 +74,8 @@ class ModelView:
         """
         check_free(self.owners)
         same = len(tensors) == len(self.tensors) and all(a is b for a, b in zip(tensors, self.tensors, strict=True))
-        there = same and self.addresses == [tensor.data_ptr() for tensor in tensors]
-        if there and all(owner.untouched() for owner in self.owners):
+        unmoved = same and self.addresses == [tensor.data_ptr() for tensor in tensors]
+        if unmoved and all(owner.untouched() for owner in self.owners):
             return self
         return ModelView(self.model, tensors, self.spare)
 

@@ -108,9 +108,11 @@ def unread(owners: Sequence[Owner], calls: Iterable[int]) -> tuple[list[int], li
     called = set(calls)
     read = {j for number in called for j in owners[number].parts}
     rest = [owner for owner in owners if not owner.parts.keys() <= read]
-    taken = {element for number in called if rest for element in owners[number].elements}
-    lists = {path for path, _ in taken}
-    passed = [owner for owner in rest if any(path in lists and (path, one) not in taken for path, one in owner.elements)]
+    read_elements = {element for number in called if rest for element in owners[number].elements}
+    lists = {path for path, _ in read_elements}
+    passed = [
+        owner for owner in rest if any(path in lists and (path, one) not in read_elements for path, one in owner.elements)
+    ]
     over = {j for owner in passed for j in owner.parts} - read
     return sorted(over), sorted({j for owner in rest for j in owner.parts} - read - over)
 

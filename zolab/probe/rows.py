@@ -37,8 +37,8 @@ def tiles_read(owner: Owner, args: tuple[Any, ...]) -> np.ndarray | None:
     span = np.arange((width - 2) // TILE + 2) * TILE  # a row lies in as many tiles at most
     tiles = np.minimum(first[:, None] + span, first[:, None] + width - 1) // TILE
     tiles = np.unique(tiles)
-    there = tiles[(tiles >= 0) & (tiles * TILE < part.weight.numel())]  # the module itself refuses other rows
-    return there if 2 * len(there) * TILE < part.weight.numel() else None
+    inside = tiles[(tiles >= 0) & (tiles * TILE < part.weight.numel())]  # the module itself refuses other rows
+    return inside if 2 * len(inside) * TILE < part.weight.numel() else None
 
 
 def adds_rows(owner: Owner, args: tuple[Any, ...], sources: Sources) -> bool:

@@ -84,10 +84,10 @@ class ScratchPool:
         fitting = [scratch for scratch in free if scratch.memory.numel() >= size]
         for scratch in (fitting or free)[:1]:
             self.free.remove(scratch)
-        found = fitting[0] if fitting else Scratch(size, device)
+        chosen = fitting[0] if fitting else Scratch(size, device)
         if self.lent is not None:
-            self.lent.append(found)
-        return found
+            self.lent.append(chosen)
+        return chosen
 
     def holds(self, scratches: Sequence[Scratch]) -> bool:
         """Whether all of these are free."""

@@ -92,13 +92,13 @@ class Update:
         blocks, matrices, vectors, others = self.sources.blocks, [], [], []
         for piece in pieces:
             tensor, kernels = direction.tensors[blocks[piece.tensor]], piece.kernels
-            taken = kernels.THREADED or len(piece.data) == tensor.numel() < 2**31
-            taken = taken and hasattr(kernels, "update_product")
-            (vectors if not is_matrix(tensor) else matrices if taken else others).append(piece)
+            fused = kernels.THREADED or len(piece.data) == tensor.numel() < 2**31
+            fused = fused and hasattr(kernels, "update_product")
+            (vectors if not is_matrix(tensor) else matrices if fused else others).append(piece)
         if any(piece.tensor not in self.factors for piece in matrices):
             numbers = sorted({piece.tensor for piece in matrices})
-            made = direction.factors([blocks[number] for number in numbers])
-            self.factors = dict(zip(numbers, made, strict=True))
+            factors = direction.factors([blocks[number] for number in numbers])
+            self.factors = dict(zip(numbers, factors, strict=True))
 
         def work(i: int) -> None:
             piece = matrices[i]
@@ -238,18 +238,18 @@ def apply(
         parts = [piece for i, piece in enumerate(parts) if i not in small]
     every = sum(len(piece.data) for piece in parts) == sum(len(piece.data) for piece in pieces)
     within = measure and every and within_cache(parts)
-    found: list[Any] = [None] * len(parts)
+    moments: list[Any] = [None] * len(parts)
 
     def work(i):
         update.apply(parts[i])
         if within:
-            found[i] = parts[i].kernels.moments(parts[i].data, wait=False)
+            moments[i] = parts[i].kernels.moments(parts[i].data, wait=False)
 
     if measure and (fused := sums_with(update, parts, pieces)) is not None:
         return fused
     for_each(parts, work, sum(t.numel() for t in tensors))
     if within:
-        return per_tensor(parts, found, len(tensors))
+        return per_tensor(parts, moments, len(tensors))
     return sums(pieces, len(tensors)) if measure else None
 
 
@@ -276,9 +276,9 @@ def sums_with(update: AnyUpdate, parts: Sequence[Chunk], pieces: Sequence[Chunk]
     for i, piece in enumerate(parts):
         kernels.update(piece.data, piece.tile, *update.of(piece), update.key(piece), room.of(i))
     out = torch.empty((len(pieces), 2), dtype=torch.float64, device=parts[0].data.device)
-    for numbers, found in ((mine, room.total()), ([piece.tensor for piece in others], done)):
-        if found is not None:
-            out[numbers] = found
+    for numbers, values in ((mine, room.total()), ([piece.tensor for piece in others], done)):
+        if values is not None:
+            out[numbers] = values
     return out
 
 

@@ -180,4 +180,4 @@ def _not_finite(content: Any, place: str = "") -> str | None:
         return None if math.isfinite(content) else f"{place} = {content}"
     parts = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, (list, tuple)) else ()
     inside = (_not_finite(part, f"{place}.{key}".lstrip(".")) for key, part in parts)
-    return next((told for told in inside if told), None)
+    return next((message for message in inside if message), None)

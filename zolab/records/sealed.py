@@ -76,10 +76,10 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | os.PathLike, metada
     Raises:
         OSError: it could not be written; an earlier file is intact.
     """
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    sealed = seal({**metadata, "tensors": tensors_digest(held)})
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    sealed = seal({**metadata, "tensors": tensors_digest(contiguous)})
     with replacing(path) as temporary:
-        save_file(held, temporary, metadata={KEY: json.dumps(sealed)})
+        save_file(contiguous, temporary, metadata={KEY: json.dumps(sealed)})
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
@@ -93,10 +93,10 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
         raise FileNotFoundError(f"there is no file {path}.")
     try:
         with safe_open(path, "pt") as opened:
-            found = opened.metadata()
-        if found is not None and KEY not in found:
+            metadata = opened.metadata()
+        if metadata is not None and KEY not in metadata:
             raise ValueError("its metadata is not ours")
-        return unseal(parse_json(found[KEY].encode()), "its metadata") if found else {}
+        return unseal(parse_json(metadata[KEY].encode()), "its metadata") if metadata else {}
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}).") from error
 

@@ -43,11 +43,11 @@ def _misfit(value: Any, shape: Shape, place: str) -> str | None:
         for key in shape:
             if not key.endswith("?") and key not in value:
                 return f"{place}.{key}"
-        wanted = {key.removesuffix("?"): part for key, part in shape.items()}
-        return _first(((key, value[key]) for key in wanted if key in value), wanted.__getitem__, place)
+        expected = {key.removesuffix("?"): part for key, part in shape.items()}
+        return _first(((key, value[key]) for key in expected if key in value), expected.__getitem__, place)
     return None if shape(value) else place
 
 
 def _first(parts: Any, shape_of: Callable[[Any], Shape], place: str) -> str | None:
-    found = (_misfit(part, shape_of(key), f"{place}.{key}") for key, part in parts)
-    return next((each for each in found if each is not None), None)
+    misfits = (_misfit(part, shape_of(key), f"{place}.{key}") for key, part in parts)
+    return next((each for each in misfits if each is not None), None)

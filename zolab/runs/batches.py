@@ -71,8 +71,8 @@ def check_classes(config: Config, task: Task, training: Sequence[Example] | None
     if config.calibrate:
         message = f"calibrate {config.calibrate} exceeds the {len(training)} training examples of {task.name}: lower it."
         require(config.calibrate <= len(training), message)
-        seen = {example.answer for example in calibration_examples(config, training)}
-        missing = [name.strip() for number, name in enumerate(shared_candidates(training)) if number not in seen]
+        present = {example.answer for example in calibration_examples(config, training)}
+        missing = [name.strip() for number, name in enumerate(shared_candidates(training)) if number not in present]
         message = f"none of the {config.calibrate} examples for calibration is {missing and missing[0]}"
         require(not missing, f"{message}, so that its offset would say nothing: raise calibrate, or add --balanced.")
 

@@ -123,8 +123,8 @@ class Config:
     parallel: str = option(
         "batch",
         "what the processes of a run share, if torchrun or accelerate launch started several, each with the whole model: batch "
-        "gives each a part of each batch, directions a part of a step's samples; they exchange losses alone, and the result is "
-        "that of one process, of batch up to rounding",
+        "gives each a part of each batch, directions a part of a step's samples or of their sides; they exchange losses alone; "
+        "the result is that of one process, of batch up to rounding",
         PARALLEL,
     )
 
@@ -169,10 +169,10 @@ class Config:
 
 
 def _check_per_example(config: Config) -> None:
-    told, relative = f"{config.optimizer} moves weights for each example alone", own_settings(config.optim_args)
-    require(config.probe != "in_place", f"{told}, which weights in place cannot be: leave --probe at auto.")
-    require(config.objective == "loss", f"{told}, and takes its loss: leave --objective at loss.")
-    require(config.tuning != "prefix", f"{told}, and all of a batch share a prefix: choose --tuning full or lora.")
+    reason, relative = f"{config.optimizer} moves weights for each example alone", own_settings(config.optim_args)
+    require(config.probe != "in_place", f"{reason}, which weights in place cannot be: leave --probe at auto.")
+    require(config.objective == "loss", f"{reason}, and takes its loss: leave --objective at loss.")
+    require(config.tuning != "prefix", f"{reason}, and all of a batch share a prefix: choose --tuning full or lora.")
     alone = config.batch_size == 1 and relative.get("group_relative", True)
     require(not alone, f"{config.optimizer} compares examples: raise batch_size, or write --optim_args group_relative=False.")
 
@@ -240,19 +240,19 @@ def _fit(config: Config, method: Callable) -> Any:
     return _made(lambda **own: method(**settings, **own), config.optim_args, message)  # each name once, unlike in a partial
 
 
-def _made(make: Callable, text: str, told: str) -> Any:
-    """Call something with the settings that a text holds; `told` begins the sentence that says why it does not take them."""
+def _made(make: Callable, text: str, opening: str) -> Any:
+    """Call something with the settings that a text holds; `opening` begins the sentence that says why it refuses them."""
     try:
         own = own_settings(text)
     except ValueError as error:
-        raise ValueError(f"{told}: write name=value, ... ({error}).") from error
+        raise ValueError(f"{opening}: write name=value, ... ({error}).") from error
     try:
         return make(**own)
     except (TypeError, LookupError, ArithmeticError, AttributeError) as error:  # at values of other types than it takes
-        raise ValueError(f"{told} ({str(error)[:200]}).") from error
+        raise ValueError(f"{opening} ({str(error)[:200]}).") from error
     except ValueError as error:
         if len(str(error)) > 500:  # a sentence that shows a long text whole
-            raise ValueError(f"{told} ({str(error)[:200]} ...).") from error
+            raise ValueError(f"{opening} ({str(error)[:200]} ...).") from error
         raise
 
 

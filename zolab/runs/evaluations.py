@@ -40,8 +40,12 @@ def evaluation(
     classes = len(shared_candidates(examples)) if type(task).score is Task.score else 0
     if not classes:
         return task.evaluate(model, tokenizer, examples)._asdict()
-    found, scores = task.compare(model, tokenizer, examples)
-    entry: dict[str, Any] = {"loss": found.loss, "metric": float(found.metrics[task.metric].mean()), "examples": len(examples)}
+    measured, scores = task.compare(model, tokenizer, examples)
+    entry: dict[str, Any] = {
+        "loss": measured.loss,
+        "metric": float(measured.metrics[task.metric].mean()),
+        "examples": len(examples),
+    }
     answers, judgement = np.array([example.answer for example in examples]), None
     if split == "dev":
         judgement = judged_by_halves(scores, answers)
@@ -78,11 +82,11 @@ def calibration(config: Config, task: Task, model: Any, tokenizer: Any, training
     }
 
 
-def keep_offsets(found: Mapping[str, Any] | None, *folders: Path) -> None:
+def keep_offsets(fitted: Mapping[str, Any] | None, *folders: Path) -> None:
     """Write what `calibration` found, if anything, into those of some folders that are there and lack it."""
-    for folder in folders if found else ():
+    for folder in folders if fitted else ():
         if folder.is_dir() and not (folder / OFFSETS).exists():
-            write_json(folder / OFFSETS, seal(found or {}))
+            write_json(folder / OFFSETS, seal(fitted or {}))
 
 
 def read_offsets(folder: Path) -> dict[str, Any] | None:
@@ -95,8 +99,8 @@ def read_offsets(folder: Path) -> dict[str, Any] | None:
     path = folder / OFFSETS
     if not os.path.isfile(path):  # nor raises where a model's name makes no path
         return None
-    found = unseal(read_json(path, 1 << 20), str(path))
-    check_shape(found, CALIBRATION, str(path))
-    if len(found["offsets"]) != len(found["candidates"]):
+    fitted = unseal(read_json(path, 1 << 20), str(path))
+    check_shape(fitted, CALIBRATION, str(path))
+    if len(fitted["offsets"]) != len(fitted["candidates"]):
         raise ValueError(f"{path} is damaged: it has not one offset for each candidate; restore it.")
-    return found
+    return fitted

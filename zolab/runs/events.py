@@ -69,13 +69,13 @@ def same_configuration(config: Config, log: RunLog) -> Config:
     """
     require(not log.of("step") or bool(log.of("start")), f"{log.path} lacks its beginning; use --overwrite.")
     for started in log.of("start"):
-        found = {**OLDER, **started["config"]}
+        known = {**OLDER, **started["config"]}
         for name in OLDER.keys() - started["config"].keys():  # what was not chosen stays as it was then
             if getattr(config, name) == type(config).__dataclass_fields__[name].default:
                 config = replace(config, **{name: OLDER[name]})
-        wanted = asdict(config)
-        different = [name for name in wanted if wanted[name] != found.get(name)]
-        changes = ", ".join(f"{name} {found.get(name)!r} there, {wanted[name]!r} here" for name in different)
+        settings = asdict(config)
+        different = [name for name in settings if settings[name] != known.get(name)]
+        changes = ", ".join(f"{name} {known.get(name)!r} there, {settings[name]!r} here" for name in different)
         message = f"{log.path.parent} holds another run ({changes}); choose another folder, or overwrite it."
         require(not different, message)
     return config
@@ -109,8 +109,8 @@ def record_of(log: RunLog, forwards: int, weights: str) -> dict[str, Any]:
     best = plain(best_of(log))
     result: dict[str, Any] = {"best_step": best["step"], "dev": best, "steps": len(steps), "forwards": forwards}
     for split in ("train", "test"):
-        seen = [entry for entry in evaluations if entry["split"] == split]
-        result[split] = {"before": seen[0], "after": seen[-1]}
+        evaluated = [entry for entry in evaluations if entry["split"] == split]
+        result[split] = {"before": evaluated[0], "after": evaluated[-1]}
     result["weights"] = weights
     begun = plain(log.of("start")[0])
     if fitted := log.of("calibration"):

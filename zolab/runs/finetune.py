@@ -41,7 +41,7 @@ from zolab.runs.objectives import LOSS, check_objective, closure
 from zolab.runs.probing import choose_probe
 from zolab.runs.ranks import ALONE, Ranks
 from zolab.runs.schedules import scheduler
-from zolab.runs.tuning import FOLDER, OFFSETS, discard_adapter, held, keep_adapter, load_tuned
+from zolab.runs.tuning import FOLDER, OFFSETS, discard_adapter, keep_adapter, load_tuned, weight_numbers
 from zolab.tasks import Example, Splits, Task, cut, load_task
 
 
@@ -137,7 +137,7 @@ class _Session:
             self.log.clear()
         if not self.log.of("start"):
             shortened = {split: cut(self.task, self.tokenizer, drawn) for split, drawn in self.examples._asdict().items()}
-            known = {**self.identity, **held(self.model), "cut": shortened}
+            known = {**self.identity, **weight_numbers(self.model), "cut": shortened}
             self.log.append("start", config=asdict(self.config), **known, **environment())
             self._discard()
         reset_peak_memory(self.config.device)
@@ -153,8 +153,8 @@ class _Session:
         if self.config.calibrate and not self.log.of("calibration"):
             data = self.task, self.model, self.tokenizer, self.examples.train
             self.log.append("calibration", **self.ranks.from_first(partial(calibration, self.config, *data)))
-        for found in self.log.of("calibration"):
-            self.task.offsets = tuple(found["offsets"])
+        for entry in self.log.of("calibration"):
+            self.task.offsets = tuple(entry["offsets"])
 
     def _warm_up(self) -> None:
         """One forward pass that nobody sees: the first of a process may differ in the last bit while libraries set up."""
@@ -235,6 +235,7 @@ class _Session:
             self.optimizer.full_batch = partial(full_loss, self.task, self.model, *data, self.sharing)
             if self.ranks is not self.sharing:
                 self.optimizer.spread = self.ranks.map
+                self.optimizer.sides_apart = self.optimizer.trajectory.samples % self.ranks.count > 0
         for known in self.log.of("optimizer") or ([{"settings": {}}] if records else []):
             self.optimizer.rounding = known["settings"].get("rounding", "nearest")  # as runs did that are older than it
         self.scheduler = scheduler(self.config.schedule, self.optimizer, self.config.steps)
@@ -271,11 +272,11 @@ class _Session:
             self.ranks.check_same({"the steps so far": zlib.crc32(json.dumps(self.log.of("step")).encode())})
         try:
             data = self.task, self.model, self.tokenizer, examples, split, trained
-            found = self.ranks.from_first(partial(evaluation, *data))
+            measured = self.ranks.from_first(partial(evaluation, *data))
         except FloatingPointError as error:
             raise FloatingPointError(f"evaluation on {split} at step {step}: {error}") from error
-        self.log.append("evaluation", step=step, split=split, forwards=self._forwards(step), **found)
-        return found
+        self.log.append("evaluation", step=step, split=split, forwards=self._forwards(step), **measured)
+        return measured
 
     def _forwards(self, step: int) -> int:
         return forwards(self.config, step + len(self.log.of("overflow")), len(self.examples.train))

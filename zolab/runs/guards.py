@@ -117,7 +117,7 @@ class Guards:
         return {**numbers, "arrived": mean}
 
 
-def told(record: dict[str, Any]) -> str:
+def guard_summary(record: dict[str, Any]) -> str:
     """One line on the steps of a run's record that did nothing; empty if there are none, or it is older than the counts."""
     counts, parts = record.get("guards", {}), []
     if equal := counts.get("flat"):

@@ -44,8 +44,8 @@ def check_same(now: Mapping[str, Any], known: Mapping[str, Any], where: Any, adv
         where: names the run.
         advice: ends the sentence.
     """
-    for part, told in PARTS.items():
+    for part, sentence in PARTS.items():
         if part not in known or part not in now or known[part] == now[part]:
             continue
         names = [name for name in now["data"] if known["data"].get(name) != now["data"][name]] if part == "data" else []
-        raise ValueError(f"{told.format(' and '.join(names))} no longer what {where} was started with; {advice}.")
+        raise ValueError(f"{sentence.format(' and '.join(names))} no longer what {where} was started with; {advice}.")

@@ -56,7 +56,7 @@ def check_alike(ranks: Ranks, config: Config, known: Mapping[str, Any], more: Ma
         known: what its result rests on besides, of `zolab.runs.identity.identity`.
         more: what else must be the same.
     """
-    parts = {PARTS[name].rsplit(" ", 1)[0].removesuffix(" of {}"): found for name, found in known.items()}
+    parts = {PARTS[name].rsplit(" ", 1)[0].removesuffix(" of {}"): value for name, value in known.items()}
     ranks.check_same({**asdict(config), **parts, **more, "version of torch": torch.__version__})
 
 
@@ -80,15 +80,16 @@ def check_ranks(config: Config, ranks: Ranks) -> None:
         require(config.batch_size >= count, f"{message}: raise batch_size, or start fewer.")
     else:
         own = inspect.signature(METHODS[name]).parameters.get("samples")
-        spread = own is not None and METHODS[name].measure is Method.measure
-        require(spread, f"{name} does not measure along several directions, one by one: leave --parallel at batch.")
+        spread = METHODS[name].measure is Method.measure
+        require(spread, f"{name} measures its losses in an order of its own, which ranks cannot share: use --parallel batch.")
         samples = own.default if own and config.samples == 1 else config.samples
-        message = f"samples is {samples}, and there are {count} ranks, each of which needs a direction of each step"
-        require(samples >= count, f"{message}: raise samples, start fewer ranks, or leave --parallel at batch.")
+        losses = METHODS[name].forwards(samples=samples)
+        message = f"a step of {name} measures {losses} losses with samples at {samples}, and each of {count} ranks needs one"
+        require(losses >= count, f"{message}: raise samples, start fewer ranks, or leave --parallel at batch.")
     device = torch.device(config.device)
     if device.type == "cuda":
         require(device.index is None, f"all {count} ranks would share {device}: write --device cuda, and each takes its own.")
-        here, there = int(os.environ.get("LOCAL_WORLD_SIZE", count)), torch.cuda.device_count()
-        message = f"{here} ranks were started on this machine, which has {there} GPUs for them"
-        require(here <= there, f"{message}: start at most as many.")
+        processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", count)), torch.cuda.device_count()
+        message = f"{processes} ranks were started on this machine, which has {gpus} GPUs for them"
+        require(processes <= gpus, f"{message}: start at most as many.")
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", ranks.number)))

@@ -141,11 +141,11 @@ def grown(rows: np.ndarray, tokens: Tokens, sides: int = 1, length: int = SHORT)
         sides: of a probe that the model's body runs on at once.
         length: tokens of each of those texts.
     """
-    found = dict(zip(PASS, rows.T, strict=True))
+    columns = dict(zip(PASS, rows.T, strict=True))
     longer, scored = sides * tokens.rows * tokens.length / (TEXTS * length), tokens.rows * tokens.scored / TEXTS
-    parts = {"states": found["states"], "gradients": found["gradients"], "saved": longer * found["saved"]}
-    parts |= {"activations": longer * (found["activations"] + found["backward"]), "logits": scored * found["logits"]}
-    parts |= {"scratch": found["update"]}
+    parts = {"states": columns["states"], "gradients": columns["gradients"], "saved": longer * columns["saved"]}
+    parts |= {"activations": longer * (columns["activations"] + columns["backward"]), "logits": scored * columns["logits"]}
+    parts |= {"scratch": columns["update"]}
     return np.stack([np.broadcast_to(parts.get(part, 0), len(rows)) for part in PARTS], axis=1).astype(np.int64)
 
 
@@ -222,14 +222,14 @@ class _Owner(NamedTuple):
 
 @cache
 def _owners(name: str, dtype: str) -> tuple[_Owner, ...]:
-    model, found = outline(name, dtype), []
+    model, owners = outline(name, dtype), []
     body = set(model.base_model.modules())
     for module in model.modules():
         own, factored = list(module.parameters(recurse=False)), isinstance(module, nn.Linear | nn.Embedding)
         matrices = sum(p.nbytes for p in own if factored and p.dim() == 2)
         kind = module in body, type(module) is nn.Embedding, isinstance(module, nn.Linear) and module.bias is None
-        found.append(_Owner(*kind, sum(p.nbytes for p in own) - matrices, matrices))
-    return tuple(owner for owner in found if owner.vectors or owner.matrices)
+        owners.append(_Owner(*kind, sum(p.nbytes for p in own) - matrices, matrices))
+    return tuple(owner for owner in owners if owner.vectors or owner.matrices)
 
 
 def _scratch(config: Config, method: type[Method], on_gpu: bool, tokens: Tokens) -> tuple[int, int]:

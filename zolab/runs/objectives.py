@@ -60,13 +60,13 @@ def closure(
     """
     if name == LOSS:
         batch = task.encode(tokenizer, examples, apart=each).to(next(model.parameters()).device)
-        found, terms = partial(task.losses if each else task.loss, model, batch), task.terms(batch)
+        measure, terms = partial(task.losses if each else task.loss, model, batch), task.terms(batch)
     else:
-        found, terms = lambda: 1.0 - task.evaluate(model, tokenizer, examples, len(examples)).metric, len(examples)
+        measure, terms = lambda: 1.0 - task.evaluate(model, tokenizer, examples, len(examples)).metric, len(examples)
     if ranks.count == 1:
-        return found
+        return measure
     average = ranks.averaging(terms)
-    return lambda: average(float(found()))
+    return lambda: average(float(measure()))
 
 
 def rank(name: str, evaluation: Mapping[str, Any]) -> tuple[float, ...]:

@@ -7,7 +7,9 @@ Both start processes, the ranks, and tell each its place in the same variables (
 Directions are addressed, so that every rank makes the same ones, and a step takes nothing but losses. `--parallel batch` gives
 each rank a share of each batch, and a loss is the mean over all shares: in float32 it is within 4e-7 of itself of that in one
 process, by rounding alone, and a slope within that over eps. `--parallel directions` gives each rank some of a step's `samples`
-on the whole batch: the same bits as in one process. Either way a stopped run may go on with another number of ranks.
+on the whole batch, or, where they cannot be shared evenly, some of their sides, so that two ranks take one side each: the same
+bits as in one process (on a GPU up to rounding, if that one looks at both sides at once). A stopped run may go on with another
+number of ranks.
 
 All ranks compute with the same numbers, in the same order, so that their weights are the same to the bit. Numbers lie in main
 memory wherever the model is, so that gloo exchanges them, on GPU machines, too. The first rank alone writes the run's folder
@@ -31,7 +33,7 @@ from zolab.runs.config import require
 TIMEOUT = timedelta(hours=1)
 """How long a rank waits for the others, such as for the first one's evaluation. One that ended is noticed at once."""
 Item = TypeVar("Item")
-Found = TypeVar("Found")
+Made = TypeVar("Made")
 
 
 @dataclass
@@ -90,9 +92,9 @@ class Ranks:
         known: list[float] = []
 
         def average(value: float) -> float:
-            found = self._numbers([value * terms, *([] if known else [float(terms)])])
-            known.extend(count for _, *counts in found for count in counts)
-            return sum(total for total, *_ in found) / sum(known)
+            gathered = self._numbers([value * terms, *([] if known else [float(terms)])])
+            known.extend(count for _, *counts in gathered for count in counts)
+            return sum(total for total, *_ in gathered) / sum(known)
 
         return average
 
@@ -110,16 +112,16 @@ class Ranks:
                 mine += measure(item)
             except FloatingPointError:  # all ranks must learn of it, or the others would wait
                 mine += [float("nan")] * values
-        found = self._numbers([*mine, *[0.0] * (places * values - len(mine))])
-        return [tuple(found[place % self.count][place // self.count * values :][:values]) for place in range(len(items))]
+        gathered = self._numbers([*mine, *[0.0] * (places * values - len(mine))])
+        return [tuple(gathered[place % self.count][place // self.count * values :][:values]) for place in range(len(items))]
 
-    def from_first(self, make: Callable[[], Found]) -> Found:
+    def from_first(self, make: Callable[[], Made]) -> Made:
         """What the first rank makes, as JSON can tell it; the others wait. They raise RuntimeError if it could not."""
-        made: list[Found] = []
+        made: list[Made] = []
         with self.agreed():
             made += [make()] if self.first else []
-        told = self._texts(json.dumps(made))[0]
-        return (made or json.loads(told))[0]
+        text = self._texts(json.dumps(made))[0]
+        return (made or json.loads(text))[0]
 
     def check_same(self, mine: Mapping[str, Any]) -> None:
         """Raise ValueError, on every rank, unless all of them have the same.
@@ -171,15 +173,15 @@ class Ranks:
     def _gathered(self, mine: Tensor) -> list[Tensor]:
         if self.count == 1:
             return [mine]
-        found = [torch.empty_like(mine) for _ in range(self.count)]
+        parts = [torch.empty_like(mine) for _ in range(self.count)]
         try:
-            distributed.all_gather(found, mine, group=self.group)
+            distributed.all_gather(parts, mine, group=self.group)
         except RuntimeError as error:
             raise RuntimeError(
                 f"another of the {self.count} ranks ended, or did not answer for {TIMEOUT}: see what it printed. The same "
                 "command goes on from what the run has logged."
             ) from error
-        return found
+        return parts
 
 
 ALONE = Ranks()

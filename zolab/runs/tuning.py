@@ -29,11 +29,11 @@ def load_tuned(config: Config) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
     return model, tokenizer
 
 
-def held(model: PreTrainedModel) -> dict[str, Any]:
+def weight_numbers(model: PreTrainedModel) -> dict[str, Any]:
     """What a model with its adapter holds, for a log: trained weights, bytes of all weights, bits of a mean base weight."""
     base = [parameter for _, parameter in base_parameters(model)]
-    taken = sum(tensor.nbytes for parameter in base for tensor in plain_tensors(parameter))
-    bits = 8 * taken / sum(parameter.numel() for parameter in base)
+    stored = sum(tensor.nbytes for parameter in base for tensor in plain_tensors(parameter))
+    bits = 8 * stored / sum(parameter.numel() for parameter in base)
     return {"trained": trained_weights(model), "weights_bytes": model_bytes(model), "base_bits": round(bits, 3)}
 
 

@@ -32,12 +32,12 @@ class Check:
     Args:
         name: of what is compared.
         holds: whether it is as the record says; None where the record says nothing.
-        told: what was found, for people.
+        message: what was found, for people.
     """
 
     name: str
     holds: bool | None
-    told: str
+    message: str
 
 
 def finished(folder: Path, trajectory: Path | None = None) -> tuple[dict[str, Any], Trajectory]:
@@ -56,12 +56,12 @@ def finished(folder: Path, trajectory: Path | None = None) -> tuple[dict[str, An
     record = load_record(folder / "record.json", RECORD)
     best = record["result"]["best_step"]
     if Config(optimizer=record["config"].get("optimizer", "mezo")).first_order:
-        kept = f"the weights of its best step are in {folder}, weights-{best}.safetensors"
-        raise ValueError(f"{folder} is a first-order run, which keeps no trajectory to replay; {kept}.")
+        where = f"the weights of its best step are in {folder}, weights-{best}.safetensors"
+        raise ValueError(f"{folder} is a first-order run, which keeps no trajectory to replay; {where}.")
     path = trajectory or folder / "trajectory.npz"
     steps = Trajectory.load(path)
-    taken = [list(step.projected_grads) for step in steps.records]
-    if len(taken) != best or taken != [step["projected_grads"] for step in record["steps"][:best]]:
+    grads = [list(step.projected_grads) for step in steps.records]
+    if len(grads) != best or grads != [step["projected_grads"] for step in record["steps"][:best]]:
         raise ValueError(f"{path} is not of the run that record.json tells of; restore one of them.")
     return record, steps
 
@@ -103,19 +103,19 @@ def _checks(folder: Path, record: dict[str, Any], steps: Trajectory, curve: bool
     dev = [e for e in record["evaluations"] if e["split"] == "dev" and e["step"] < result["best_step"]] if curve else []
     for claimed in (*dev, result["dev"]):
         optimizer.replay(steps.records[optimizer.steps : claimed["step"]])
-        found = task.evaluate(model, tokenizer, examples.dev)
-        yield _compared(f"dev, step {claimed['step']}", task, found, claimed, allowed)
+        evaluation = task.evaluate(model, tokenizer, examples.dev)
+        yield _compared(f"dev, step {claimed['step']}", task, evaluation, claimed, allowed)
     yield _weights(model, result)
-    found = task.evaluate(model, tokenizer, examples.test)
-    yield _compared(f"test, step {result['best_step']}", task, found, result["test"]["after"], allowed)
+    evaluation = task.evaluate(model, tokenizer, examples.test)
+    yield _compared(f"test, step {result['best_step']}", task, evaluation, result["test"]["after"], allowed)
 
 
 @contextmanager
 def _threads_of(record: dict[str, Any]) -> Iterator[None]:
     """As many threads as the run had, on which last bits depend, where this machine has so many cores."""
-    before, wanted = torch.get_num_threads(), record.get("machine", {}).get("threads")
-    fits = type(wanted) is int and 0 < wanted <= (os.cpu_count() or 1)
-    torch.set_num_threads(wanted if fits else before)
+    before, recorded = torch.get_num_threads(), record.get("machine", {}).get("threads")
+    fits = type(recorded) is int and 0 < recorded <= (os.cpu_count() or 1)
+    torch.set_num_threads(recorded if fits else before)
     try:
         yield
     finally:
@@ -133,25 +133,25 @@ def _configuration(record: dict[str, Any], folder: Path) -> Config:
 
 def _same_place(record: dict[str, Any]) -> bool:
     """Whether this process must give the bits that the run's gave."""
-    here = environment()
-    there, now = ({**e.get("machine", {}), **e.get("versions", {})} for e in (record, here))
-    return all(now[key] == there.get(key) for key in ("processor", "gpu", "threads", "torch"))
+    current = environment()
+    recorded, now = ({**e.get("machine", {}), **e.get("versions", {})} for e in (record, current))
+    return all(now[key] == recorded.get(key) for key in ("processor", "gpu", "threads", "torch"))
 
 
 def _weights(model: nn.Module, result: dict[str, Any]) -> Check:
-    found, claimed = trained_digest(model), result.get("weights")
-    steps = f"{result['best_step']} steps replayed, digest {found}"
+    digest, claimed = trained_digest(model), result.get("weights")
+    steps = f"{result['best_step']} steps replayed, digest {digest}"
     if claimed is None:
         return Check(
             "weights", None, f"{steps}; the record is older than digests of weights, and holds none to compare it with"
         )
-    return Check("weights", found == claimed, steps if found == claimed else f"{steps}, where the record says {claimed}")
+    return Check("weights", digest == claimed, steps if digest == claimed else f"{steps}, where the record says {claimed}")
 
 
-def _compared(name: str, task: Task, found: Evaluation, claimed: dict[str, Any], allowed: float) -> Check:
-    gap, far = abs(found.loss - claimed["loss"]), abs(found.metric - claimed["metric"])
-    holds = gap <= allowed and far <= (CLOSE if allowed else 0.0) and found.examples == claimed["examples"]
-    here = f"loss {found.loss:.6f}, {task.metric} {100 * found.metric:.1f} %, {found.examples} examples"
-    there = f"the record says {claimed['loss']:.6f}, {100 * claimed['metric']:.1f} %, {claimed['examples']}"
+def _compared(name: str, task: Task, evaluation: Evaluation, claimed: dict[str, Any], allowed: float) -> Check:
+    gap, far = abs(evaluation.loss - claimed["loss"]), abs(evaluation.metric - claimed["metric"])
+    holds = gap <= allowed and far <= (CLOSE if allowed else 0.0) and evaluation.examples == claimed["examples"]
+    measured = f"loss {evaluation.loss:.6f}, {task.metric} {100 * evaluation.metric:.1f} %, {evaluation.examples} examples"
+    recorded = f"the record says {claimed['loss']:.6f}, {100 * claimed['metric']:.1f} %, {claimed['examples']}"
     limit = f"allowed {allowed:g}" if allowed else "exactly" if holds else "allowed 0"
-    return Check(name, holds, f"{here}; {there} (difference {gap:.2g}, {limit})")
+    return Check(name, holds, f"{measured}; {recorded} (difference {gap:.2g}, {limit})")

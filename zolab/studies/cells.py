@@ -62,21 +62,21 @@ class Cell:
         """
         path = out / self.name / OUTCOME
         if path.exists():
-            found = unseal(read_json(path), str(path))
-            check_shape(found, CELL, str(path))
-            return found
+            outcome = unseal(read_json(path), str(path))
+            check_shape(outcome, CELL, str(path))
+            return outcome
         from zolab.runs.finetune import finetune
 
-        found: dict[str, Any] = {"task": self.task, "method": self.method, "lr": self.lr, "seed": self.seed}
+        outcome: dict[str, Any] = {"task": self.task, "method": self.method, "lr": self.lr, "seed": self.seed}
         try:
-            found |= _outcome(finetune(configuration(self.settings), path.parent, progress=False).record)
+            outcome |= _outcome(finetune(configuration(self.settings), path.parent, progress=False).record)
         except FloatingPointError as error:
-            found["diverged"] = str(error)
+            outcome["diverged"] = str(error)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, seal(found), indent=None)
+        write_json(path, seal(outcome), indent=None)
         for weights in path.parent.glob("weights-*.safetensors"):  # of many runs they would fill the disk
             weights.unlink()
-        return found
+        return outcome
 
 
 def _outcome(record: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def _outcome(record: dict[str, Any]) -> dict[str, Any]:
     judged = {f"judged_{when}": result["test"][when].get("judgement") for when in ("before", "after")}
     on_dev = [(e["forwards"], e["judgement"]) for e in record["evaluations"] if e["split"] == "dev" and "judgement" in e]
     if on_dev:
-        judged["judged_curve"] = [[forwards, found["calibrated_loss"], found["auc"]] for forwards, found in on_dev]
+        judged["judged_curve"] = [[forwards, judgement["calibrated_loss"], judgement["auc"]] for forwards, judgement in on_dev]
     guards = record.get("guards", {})
     judged |= {"guards": guards if any(guards.values()) else None}
     return {
@@ -96,7 +96,7 @@ def _outcome(record: dict[str, Any]) -> dict[str, Any]:
         "forwards": result["forwards"],
         "seconds": timing["wall_seconds"],
         "peak_bytes": timing["peak_bytes"],
-        **{name: found for name, found in judged.items() if found},
+        **{name: value for name, value in judged.items() if value},
     }
 
 

@@ -110,12 +110,12 @@ def claims(records: Mapping[str, Any]) -> str | None:
     Args:
         records: contents of the kept records, by file name without its end.
     """
-    found = {claim: claim.judge(records) for claim in CLAIMS}
-    if not any(found.values()):
+    findings = {claim: claim.judge(records) for claim in CLAIMS}
+    if not any(findings.values()):
         return None
     lines = [HEAD, "| claim | | verdict |", "| --- | --- | --- |"]
-    lines += [f"| {claim.key} | {claim.title} | {_verdict(finding)} |" for claim, finding in found.items()]
-    for claim, finding in found.items():
+    lines += [f"| {claim.key} | {claim.title} | {_verdict(finding)} |" for claim, finding in findings.items()]
+    for claim, finding in findings.items():
         lines += ["", f"## {claim.key}: {claim.title}", "", f"**{_verdict(finding)}**", "", f"- The paper: {claim.says}."]
         if finding is not None:
             linked = ", ".join(f"[`{stem}`](records/{stem}.json)" for stem in finding.records)

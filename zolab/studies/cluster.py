@@ -92,9 +92,9 @@ class Actors(Workers):
     def run(self, cell: Cell) -> Tried:
         steps, tries = _steps(self.out / cell.name), 0
         while True:
-            found = outcome, error, seconds = self._try(cell)
+            attempt = outcome, error, seconds = self._try(cell)
             if outcome is not None or self.stopped:
-                return found
+                return attempt
             taken = _steps(self.out / cell.name)
             steps, tries = (taken, 1) if taken > steps else (steps, tries + 1)
             if tries > RETRIES:
@@ -116,13 +116,13 @@ class Actors(Workers):
         if self.stopped:
             return None, "stopped", 0.0
         try:
-            found = self.ray.get(ready.result().run.remote(cell))
+            attempt = self.ray.get(ready.result().run.remote(cell))
         except self.ray.exceptions.RayError as error:
             self._check_there(error)
             self._start()
             return None, f"its worker ended: {_brief(error)}", 0.0
         self.idle.put(ready)
-        return found
+        return attempt
 
     def _check_there(self, error: Exception) -> None:
         """Raise OSError if the whole cluster ended, and not a worker alone."""
@@ -171,7 +171,7 @@ class Actors(Workers):
 class Actor:
     """What runs cells on one of the cluster's machines."""
 
-    def begin(self, out: str, folder: str, plan: str, threads: int, here: dict[str, Any]) -> str | None:
+    def begin(self, out: str, folder: str, plan: str, threads: int, driver: dict[str, Any]) -> str | None:
         """Make ready for cells, or tell why that cannot be.
 
         Args:
@@ -179,15 +179,15 @@ class Actor:
             folder: in which the study was started, from which paths in its settings lead.
             plan: text of the plan in the study's folder.
             threads: of torch.
-            here: `zolab.records.environment` of the study.
+            driver: `zolab.records.environment` of the study.
         """
         machine, place = socket.gethostname(), Path(out) / PLAN
         if not (place.is_file() and place.read_text() == plan and Path(folder).is_dir()):
             return f"{machine} does not see {out} and {folder} as this machine does: they must lie on a disk that all share."
         os.chdir(folder)
-        there = environment()
-        names = [name for name in here["versions"] if here["versions"][name] != there["versions"].get(name)]
-        names += ["zolab's source"] * (here["commit"] != there["commit"])
+        worker = environment()
+        names = [name for name in driver["versions"] if driver["versions"][name] != worker["versions"].get(name)]
+        names += ["zolab's source"] * (driver["commit"] != worker["commit"])
         if names:
             return f"{machine} has other versions of {', '.join(names)} than this machine: install the same on all."
         import_module("zolab.runs.finetune")  # what the first cell would wait for

@@ -59,14 +59,14 @@ def beside(record: Record, method: str, base: str = BASE, family: Sequence[str] 
         for name in dict.fromkeys((method, *family))
         for task, (ours, theirs) in _pairs(record, name, base).items()
     }
-    adjusted = dict(zip(finals, holm([found.p for found in finals.values()]), strict=True))
-    found = []
+    adjusted = dict(zip(finals, holm([final.p for final in finals.values()]), strict=True))
+    rows = []
     for task, (ours, theirs) in _pairs(record, method, base).items():
         times, key = Ratio(ours, theirs), (method, task)
         curve = difference(log_mean(ours), log_mean(theirs))
         metric = difference(np.nan_to_num(ours.metrics), np.nan_to_num(theirs.metrics))
-        found.append(Beside(task, times.estimate(), times.reached, finals[key], curve, metric, adjusted[key]))
-    return found
+        rows.append(Beside(task, times.estimate(), times.reached, finals[key], curve, metric, adjusted[key]))
+    return rows
 
 
 @dataclass(frozen=True)
@@ -107,41 +107,41 @@ def overall(record: Record, method: str, base: str = BASE, family: Sequence[str]
 
 def verdict(record: Record, method: str, base: str = BASE, family: Sequence[str] = ()) -> list[str]:
     """What a record says about a method beside another one, in sentences; arguments and errors as `beside`."""
-    found = overall(record, method, base, family)
+    summary = overall(record, method, base, family)
     count = sum(len(_pairs(record, name, base)) for name in dict.fromkeys((method, *family)))
-    several = f"{found.tasks} tasks" if found.tasks > 1 else "one task"
-    told = [
-        f"{method} takes {found.forwards.text()} times {base}'s forward passes to {base}'s mean final loss "
-        f"({several}, {found.seeds} seeds, 95 % interval): {_of_ratio(found.forwards)}"
-        if found.forwards.bound != "–"
+    several = f"{summary.tasks} tasks" if summary.tasks > 1 else "one task"
+    sentences = [
+        f"{method} takes {summary.forwards.text()} times {base}'s forward passes to {base}'s mean final loss "
+        f"({several}, {summary.seeds} seeds, 95 % interval): {_of_ratio(summary.forwards)}"
+        if summary.forwards.bound != "–"
         else f"neither {method} nor {base} reaches {base}'s mean final loss within its runs, as a median of three evaluations "
-        f"({several}, {found.seeds} seeds): forward passes cannot be compared"
+        f"({several}, {summary.seeds} seeds): forward passes cannot be compared"
     ]
-    if found.tasks > 1:
-        told.append(f"with one task left out, between {found.without[0]:.2f} and {found.without[1]:.2f} times")
-    told.append(
-        f"at equal forward passes its final loss differs by {found.final.text(3, sign=True)} nats; it is strictly lower on "
-        f"{found.wins} of {found.tasks}, and by Holm's correction for {count} comparison{'s' * (count > 1)} decidedly "
-        f"lower on {_named(found.lower)}, higher on {_named(found.higher)}"
+    if summary.tasks > 1:
+        sentences.append(f"with one task left out, between {summary.without[0]:.2f} and {summary.without[1]:.2f} times")
+    sentences.append(
+        f"at equal forward passes its final loss differs by {summary.final.text(3, sign=True)} nats; it is strictly lower on "
+        f"{summary.wins} of {summary.tasks}, and by Holm's correction for {count} comparison{'s' * (count > 1)} decidedly "
+        f"lower on {_named(summary.lower)}, higher on {_named(summary.higher)}"
     )
     edges = [task for task in record.tasks if method in record.methods(task) and record.search(task, method)["edge"]]
     if edges:
-        told.append(f"its best rate lies at the edge of its grid on {', '.join(edges)}")
-    return told
+        sentences.append(f"its best rate lies at the edge of its grid on {', '.join(edges)}")
+    return sentences
 
 
 def searched_on_reported(record: Record) -> list[int]:
     """Reported seeds on which rates were searched; none, but in records older than the rule that forbids it."""
     searched = set(record.plan["search"]["seeds"])
     for methods in record.content["result"]["search"].values():
-        searched |= {seed for found in methods.values() for tried in found["rounds"] for seed in tried["seeds"]}
+        searched |= {seed for search in methods.values() for tried in search["rounds"] for seed in tried["seeds"]}
     return sorted(searched & set(record.plan["seeds"]))
 
 
 def how_searched(record: Record) -> str:
     """How the learning rates were found, in words."""
     searches, plan = record.content["result"]["search"], record.plan["search"]
-    rounds = [tried for methods in searches.values() for found in methods.values() for tried in found["rounds"]]
+    rounds = [tried for methods in searches.values() for search in methods.values() for tried in search["rounds"]]
     if rounds and not any(tried["seeds"] for tried in rounds):
         return "learning rates as the plan has them"
     message = f"rates a factor of {plan['factor']} apart, searched on seeds {', '.join(map(str, plan['seeds']))}"
@@ -234,9 +234,9 @@ def _pairs(record: Record, method: str, base: str) -> dict[str, tuple[Runs, Runs
     return pairs
 
 
-def _of_ratio(found: Estimate) -> str:
-    few = found.word == "undecided" and found.n < found.least
-    return "too few to decide" if few else {"lower": "fewer", "higher": "more", "undecided": "undecided"}[found.word]
+def _of_ratio(ratio: Estimate) -> str:
+    few = ratio.word == "undecided" and ratio.n < ratio.least
+    return "too few to decide" if few else {"lower": "fewer", "higher": "more", "undecided": "undecided"}[ratio.word]
 
 
 def _named(tasks: list[str]) -> str:

@@ -47,10 +47,10 @@ def check(plan: Plan) -> None:
 
 
 def names(plan: Plan) -> list[str]:
-    found = []
+    run_names = []
     for name in plan.methods:
-        found += [f"untrained{seed}" for seed in range(plan.options["untrained"])] if name == "untrained" else [name]
-    return found
+        run_names += [f"untrained{seed}" for seed in range(plan.options["untrained"])] if name == "untrained" else [name]
+    return run_names
 
 
 def prepare(plan: Plan, task: str, out: Path) -> Prepared:
@@ -61,13 +61,13 @@ def prepare(plan: Plan, task: str, out: Path) -> Prepared:
     terms, rank = terms_of(start_of(plan, measurable[0]), plan.seeds[0])
     model, _ = load_model(config.model)
     trained = PertNN.load(plan.options["pertnn"], model)
-    made = {**networks(trained, plan.options["untrained"]), "frozen": trained}
+    pertnns = {**networks(trained, plan.options["untrained"]), "frozen": trained}
     sigmas, methods = measured_sigmas(terms), {}
     for name in names(plan):
-        if name in made:
+        if name in pertnns:
             folder = out / "pertnn" / f"{task}-{name}"
             about = {"base_model": config.model, "fingerprint": fingerprint(model), "training_data": name, "licence": "MIT"}
-            made[name].save(folder, **about, metrics={})
+            pertnns[name].save(folder, **about, metrics={})
             methods[name] = deployed(folder, model, terms, config.lr, ", freeze=True" if name == "frozen" else "")
         elif name in sigmas:
             methods[name] = with_sigma(sigmas[name], terms, config.lr)

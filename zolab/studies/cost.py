@@ -41,7 +41,7 @@ class Cost:
 
 def costs(plan: Plan) -> list[Cost]:
     """The cost of every method on every task; what a study does before its runs is not counted."""
-    found, known = [], {}
+    rows, known = [], {}
     for task in plan.tasks:
         for method, own in planned(plan, task).items():
             config = configuration(plan.settings(task, variants(own)[0], 1e-6, plan.seeds[0]))
@@ -56,8 +56,8 @@ def costs(plan: Plan) -> list[Cost]:
                 if key not in known:
                     known[key] = _timed(config)
                 seconds, memory = _seconds(config, known[key]), None
-            found.append(Cost(task, method, cells, forwards(config), seconds, memory))
-    return found
+            rows.append(Cost(task, method, cells, forwards(config), seconds, memory))
+    return rows
 
 
 def cells(plan: Plan) -> tuple[int, int]:
@@ -82,30 +82,28 @@ def _cells(plan: Plan, task: str, own: dict[str, Any]) -> tuple[int, int]:
     return least + len(plan.seeds), most + len(plan.seeds)
 
 
-def written(plan: Plan, found: list[Cost], workers: int = 1) -> str:
+def written(plan: Plan, rows: list[Cost], workers: int = 1) -> str:
     """A table for people."""
     head = f"{'task':14} {'method':24} {'cells':>9} {'forwards a cell':>16} {'minutes a cell':>15} {'GB':>6}"
     lines = [head]
-    for cost in found:
+    for cost in rows:
         number = f"{cost.cells[0]}" + (f"-{cost.cells[1]}" if cost.cells[1] > cost.cells[0] else "")
         minutes = "?" if cost.seconds is None else f"{cost.seconds / 60:.2f}"
         memory = "" if cost.memory is None else f"{cost.memory / 1e9:.0f}" + ("" if fits(cost.memory, CARD) else "*")
         lines.append(f"{cost.task:14} {cost.method:24} {number:>9} {cost.forwards:16,} {minutes:>15} {memory:>6}".rstrip())
-    least, most = (sum(cost.cells[end] for cost in found) for end in (0, 1))
-    passes = [sum(cost.cells[end] * cost.forwards for cost in found) for end in (0, 1)]
+    least, most = (sum(cost.cells[end] for cost in rows) for end in (0, 1))
+    passes = [sum(cost.cells[end] * cost.forwards for cost in rows) for end in (0, 1)]
     lines.append(f"{least} to {most} cells, {passes[0]:,} to {passes[1]:,} forward passes for training")
-    times = [cost.seconds for cost in found if cost.seconds is not None]
-    if len(times) == len(found):
-        hours = [
-            sum(cost.cells[end] * each for cost, each in zip(found, times, strict=True)) / 3600 / workers for end in (0, 1)
-        ]
-        expected = all(cost.memory for cost in found)
+    times = [cost.seconds for cost in rows if cost.seconds is not None]
+    if len(times) == len(rows):
+        hours = [sum(cost.cells[end] * each for cost, each in zip(rows, times, strict=True)) / 3600 / workers for end in (0, 1)]
+        expected = all(cost.memory for cost in rows)
         where = "on one H100, from measured steps" if expected else f"with {workers} worker{'s' * (workers > 1)}"
         ends = [f"{end:,.2f}" if end < 10 else f"{end:,.0f}" for end in hours]
         lines.append(f"about {' to '.join(dict.fromkeys(ends))} hours {where}")
     else:
         lines.append("hours: unknown where a model or its data is not on this machine")
-    if not all(fits(cost.memory or 0, CARD) for cost in found):
+    if not all(fits(cost.memory or 0, CARD) for cost in rows):
         lines.append(f"*: more than there is room for in the {CARD} GB of one H100")
     if plan.base.get("patience"):
         lines.append("at most: a run stops when its dev loss no longer falls")

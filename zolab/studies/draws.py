@@ -42,16 +42,16 @@ def prepare(plan: Plan, task: str, out: Path) -> Prepared:
     own, folder = replace(Recipe(), seed=seed, steps=plan.options["pretraining_steps"]), out / "models" / str(seed)
     if not (folder / "README.md").exists():  # the last file of a model
         make_reviews(own, folder)
-    made = json.loads((folder / "training.json").read_text())
-    require(made["recipe"] == asdict(own), f"{folder} holds a model of another recipe; choose another folder.")
+    training = json.loads((folder / "training.json").read_text())
+    require(training["recipe"] == asdict(own), f"{folder} holds a model of another recipe; choose another folder.")
     methods = {name: {**settings, "model": str(folder)} for name, settings in plan.methods.items()}
-    return Prepared(methods, {key: made[key] for key in ("training", "perplexity", "machine")})
+    return Prepared(methods, {key: training[key] for key in ("training", "perplexity", "machine")})
 
 
 def by_model(record: Record) -> dict[int, dict[str, dict[str, Any]]]:
     """`learnability.shares` of each model, by its seed and the task's plain name."""
-    found: dict[int, dict[str, dict[str, Any]]] = {}
+    by_seed: dict[int, dict[str, dict[str, Any]]] = {}
     for task, entry in learnability.shares(record).items():
         name, _, seed = task.rpartition("@")
-        found.setdefault(int(seed), {})[name] = entry
-    return found
+        by_seed.setdefault(int(seed), {})[name] = entry
+    return by_seed

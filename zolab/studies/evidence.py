@@ -52,9 +52,9 @@ def accuracy(records: Records) -> Finding | None:
     numbers, verdict, used = [f"The mean gain over MeZO in the printed table is {gain:.1f} points"], NOT_SEEN, []
     for stem, record, method in tuners(records):
         pairs = record.pairs(method)
-        found = mean_difference([(100 * np.nan_to_num(a.metrics), 100 * np.nan_to_num(b.metrics)) for a, b in pairs.values()])
-        verdict = HOLDS if not used and found.word == "higher" else verdict
-        numbers.append(f"`{stem}`: {found.text(1, sign=True)} points over {len(pairs)} tasks")
+        change = mean_difference([(100 * np.nan_to_num(a.metrics), 100 * np.nan_to_num(b.metrics)) for a, b in pairs.values()])
+        verdict = HOLDS if not used and change.word == "higher" else verdict
+        numbers.append(f"`{stem}`: {change.text(1, sign=True)} points over {len(pairs)} tasks")
         used.append(stem)
     return Finding(verdict, "fine-tuners of tiny-reviews beside MeZO", numbers, used) if used else None
 
@@ -88,11 +88,11 @@ def rates(records: Records) -> Finding | None:
         known = np.array([pair for pair in costs if None not in pair], float)
         if len(known) < 2:
             continue
-        found = difference(known[:, 0], known[:, 1])
-        verdict = HOLDS if not used and found.word == "lower" else verdict
+        change = difference(known[:, 0], known[:, 1])
+        verdict = HOLDS if not used and change.word == "lower" else verdict
         ours, mezo, factor = known[:, 0].mean(), known[:, 1].mean(), record.plan["search"]["factor"]
         message = f"a rate {factor:g} times off costs {ours:.3f} nats, MeZO {mezo:.3f}"
-        numbers.append(f"`{stem}`: {message}; difference {found.text(3, sign=True)} over {len(known)} tasks")
+        numbers.append(f"`{stem}`: {message}; difference {change.text(3, sign=True)} over {len(known)} tasks")
         used.append(stem)
     return Finding(verdict, "the searches of learning rates, rates beside the best one", numbers, used) if used else None
 
@@ -107,7 +107,7 @@ def memory(records: Records) -> Finding | None:
 
 
 def time(records: Records) -> Finding | None:
-    steps, said = steps_on_gpu(records), 0.034
+    steps, published = steps_on_gpu(records), 0.034
     if not {"mezo", "zo_finetuner"} <= set(steps):
         return None
     total, mezo = (steps[name]["seconds"] for name in ("zo_finetuner", "mezo"))
@@ -117,7 +117,7 @@ def time(records: Records) -> Finding | None:
         f"The paper's step takes {1e3 * row['step:total']:.0f} ms, and its scales {1e3 * row['step:sigma']:.0f} ms: a share is "
         "small where the rest is slow",
     ]
-    return Finding(HOLDS if share < said else NOT_SEEN, "a step of LLaMA-3.2-1B's shape on an H100", numbers, [GPU])
+    return Finding(HOLDS if share < published else NOT_SEEN, "a step of LLaMA-3.2-1B's shape on an H100", numbers, [GPU])
 
 
 def theory(records: Records) -> Finding | None:
@@ -129,7 +129,7 @@ def theory(records: Records) -> Finding | None:
     terms = BoundTerms(sizes, ones, ones, norms, shares, 100.0, float(norms @ shares / 100), 1)
     printed_sum, corrected = (float(block_bound(terms, ones, 1e-4, names)) for names in ((), tuple(CORRECTIONS)))
     mezo, record = float(mezo_bound(terms, 1e-4)), Record(records["06_tiny"])
-    gains = {task: found["predicted_gain"] for task, found in record.measured.items()}
+    gains = {task: values["predicted_gain"] for task, values in record.measured.items()}
     numbers = [
         f"With Hessian blocks of 100 (one weight) and 0.01 (a thousand), the printed sum at σ = 1 is {printed_sum:+.1e}, "
         f"MeZO's bound {mezo:+.1e}: looser; with each block's own norm, noise and size it is {corrected:+.1e}",
@@ -164,9 +164,9 @@ def passes(records: Records) -> Finding | None:
         record = Record(records[stem]) if stem in records else None
         if record is None or "AdaMeZO" not in record.methods():
             continue
-        found = _in_study(record, "AdaMeZO")
-        verdict = HOLDS if not used and found.forwards.word == "lower" else verdict
-        numbers.append(f"`{stem}`: {sentence(found)}")
+        comparison = _in_study(record, "AdaMeZO")
+        verdict = HOLDS if not used and comparison.forwards.word == "lower" else verdict
+        numbers.append(f"`{stem}`: {sentence(comparison)}")
         used.append(stem)
     return Finding(verdict, "AdaMeZO beside MeZO, each at its own best rate", numbers, used) if used else None
 
@@ -222,11 +222,11 @@ def _beside_mezo(records: Records, numbers: list[str], *, only=(), leave_out=(),
         part = of_tasks(record, tasks)
         if method not in part.methods():
             continue
-        found, controls = _in_study(part, method), [name for name in CONTROL if name in part.methods()]
+        comparison, controls = _in_study(part, method), [name for name in CONTROL if name in part.methods()]
         against = {name: overall(part, method, name) for name in controls}
-        if not used and is_lower(found):
+        if not used and is_lower(comparison):
             verdict = HOLDS if all(map(is_lower, against.values())) else CORRECTED
-        numbers = [*numbers, f"`{stem}`: {sentence(found)}"]
+        numbers = [*numbers, f"`{stem}`: {sentence(comparison)}"]
         if searched_on_reported(record):
             numbers.append("Rates were searched on seeds that are reported there")
         if against:
@@ -242,12 +242,12 @@ def _beside_mezo(records: Records, numbers: list[str], *, only=(), leave_out=(),
 
 def _recipes(records: Records, pairs: list[tuple[str, str, str, str]], numbers: Sequence[str] = ()) -> Finding | None:
     """Two recipes of meta-training beside each other, in the newest study and in the older one."""
-    verdict, used, told = NOT_SEEN, [], list(numbers)
+    verdict, used, sentences = NOT_SEEN, [], list(numbers)
     for ours, theirs, new_ours, new_theirs in pairs:
         for stem, one, other in ((LATEST, new_ours, new_theirs), (RECIPES, ours, theirs)):
-            found = pair(records, stem, one, other, [])
-            if found is not None:
-                verdict = found.verdict if not used else verdict
-                told += found.numbers
+            finding = pair(records, stem, one, other, [])
+            if finding is not None:
+                verdict = finding.verdict if not used else verdict
+                sentences += finding.numbers
                 used += [stem] if stem not in used else []
-    return Finding(verdict, "runs with the PertNN of each recipe, each at its own best rate", told, used) if used else None
+    return Finding(verdict, "runs with the PertNN of each recipe, each at its own best rate", sentences, used) if used else None

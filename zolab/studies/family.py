@@ -59,10 +59,10 @@ def family() -> dict[str, Member]:
     Raises:
         ValueError: the library has a method that is no member.
     """
-    there = {**METHODS, **FIRST_ORDER}
-    if lost := [name for name in there if name not in FAMILY]:
+    known = {**METHODS, **FIRST_ORDER}
+    if lost := [name for name in known if name not in FAMILY]:
         raise ValueError(f"{', '.join(lost)} has no place in the family; give it a row in zolab/studies/family.py.")
-    return {name: member for name, member in FAMILY.items() if name in there}
+    return {name: member for name, member in FAMILY.items() if name in known}
 
 
 def settings_for(name: str, pertnn: str) -> dict[str, Any]:

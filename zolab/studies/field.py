@@ -69,12 +69,12 @@ def timed(methods: Mapping[str, dict[str, Any]], base: dict[str, Any], steps: in
             began = time.perf_counter()
             optimizer.step(loss)
             times[name].append(time.perf_counter() - began)
-    found, half = {}, steps // 2
+    costs, half = {}, steps // 2
     for name, config in configs.items():
         passes = (_passes(config, steps) - _passes(config, half)) / (steps - half)
         kept = held_bytes(optimizers[name], models[name]) / model_bytes(models[name])
-        found[name] = Taken(passes, statistics.mean(times[name][half:]) / passes, kept)
-    return found
+        costs[name] = Taken(passes, statistics.mean(times[name][half:]) / passes, kept)
+    return costs
 
 
 def _passes(config: Config, steps: int) -> int:
@@ -89,8 +89,8 @@ def held_bytes(optimizer: Any, model: nn.Module) -> int:
         model: what it trains.
     """
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    found = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(optimizer, model, set())}
-    return sum(size for place, size in found.items() if place not in own)
+    sizes = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(optimizer, model, set())}
+    return sum(size for place, size in sizes.items() if place not in own)
 
 
 def _tensors(value: Any, model: nn.Module, seen: set[int]) -> Iterator[Tensor]:
@@ -124,7 +124,7 @@ def labelled(record: Record) -> Record:
         raise ValueError(f"methods must be different members of the family, got {', '.join(names.values())}.")
     new = {name: members[optimizer].label for name, optimizer in names.items()}
     result = record.content["result"]
-    search = {task: {new[name]: found for name, found in methods.items()} for task, methods in result["search"].items()}
+    search = {task: {new[name]: search_of for name, search_of in methods.items()} for task, methods in result["search"].items()}
     result = {**result, "search": search, "cells": [{**cell, "method": new[cell["method"]]} for cell in result["cells"]]}
     config = {**plan, "methods": {new[name]: own for name, own in plan["methods"].items()}}
     return Record({**record.content, "config": config, "result": result})
@@ -161,10 +161,10 @@ def cost_rows(
     for name, member in family().items():
         if name not in taken:
             continue
-        found, bench = taken[name], measured.get(name, {})
+        cost, bench = taken[name], measured.get(name, {})
         memory = f"{beyond[member.label]:.2f}" if member.label in beyond else "–"
         over = f"{bench['step_over_forwards']:.2f}" if bench else "–"
-        rows.append([member.label, member.idea, f"{found.forwards:g}", f"{found.kept:.2f}", memory, over])
+        rows.append([member.label, member.idea, f"{cost.forwards:g}", f"{cost.kept:.2f}", memory, over])
     return rows
 
 
@@ -176,12 +176,12 @@ def memory_beyond(methods: Mapping[str, Any], first: Mapping[str, Any]) -> dict[
         first: those of the benchmark of first-order steps, where MeZO's peak stands for that of forward passes.
     """
     members = family()
-    found = {members[name].label: row["stored_weights"] for name, row in methods["methods"].items() if name in members}
+    multiples = {members[name].label: row["stored_weights"] for name, row in methods["methods"].items() if name in members}
     ways = {name: member.label for name, member in members.items() if f"{name}_peak_bytes" in first and name != "mezo"}
     ways["sgd_fused_checkpointed"] = BOTH
     for name, label in ways.items():
-        found[label] = (first[f"{name}_peak_bytes"] - first["mezo_peak_bytes"]) / first["weights_bytes"]
-    return found
+        multiples[label] = (first[f"{name}_peak_bytes"] - first["mezo_peak_bytes"]) / first["weights_bytes"]
+    return multiples
 
 
 def written(rows: list[list[str]]) -> str:
@@ -217,13 +217,13 @@ def settings_text(record: Record, task: str, source: str, key: str, notebook: st
         f"{key}:",
     ]
     for method, own in chosen(record, task).items():
-        found = record.search(task, method)
+        search = record.search(task, method)
         values = ", ".join(f"{k}: {_yaml(v)}" for k, v in own.items())
-        lines.append(f"  {method}: {{{values}}}  # {_how_found(found)}")
+        lines.append(f"  {method}: {{{values}}}  # {_origin_of_rate(search)}")
     return "\n".join(lines) + "\n"
 
 
-def _how_found(search: Mapping[str, Any]) -> str:
+def _origin_of_rate(search: Mapping[str, Any]) -> str:
     """Of a method's rate: from which rates and seeds, if it was searched."""
     last = search["rounds"][-1]
     tried = sorted(map(float, last["losses"]))

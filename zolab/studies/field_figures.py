@@ -71,8 +71,8 @@ def family_tree(title: str) -> Figure:
                 axes.plot(
                     [before * COLUMN + WIDTH, bend, bend, left], [above, above, row, row], color=GREY, linewidth=1.1, zorder=0
                 )
-        for colour, told in KINDS.values():
-            axes.plot([], [], "s", color=colour, label=told)
+        for colour, label in KINDS.values():
+            axes.plot([], [], "s", color=colour, label=label)
         axes.set(xlim=(-0.05, COLUMN * columns - (COLUMN - WIDTH) + 0.05), ylim=(rows - 0.5, -0.55))
         axes.axis("off")
         axes.legend(loc="upper left", bbox_to_anchor=(0, 1), title="changes", title_fontsize=9, alignment="left", fontsize=9)
@@ -138,10 +138,10 @@ def every_method(panels: Mapping[str, tuple[Record, str]], title: str) -> Figure
     order = list(dict.fromkeys(order))
     with look():
         figure, both = plt.subplots(1, len(panels), sharey=True, figsize=(4.6 * len(panels), 0.29 * len(order) + 1.9))
-        for axes, (told, (record, name)) in zip(np.atleast_1d(both), panels.items(), strict=True):
-            standings(record, name, order, told, axes)
-        for colour, told in KINDS.values():
-            np.atleast_1d(both)[0].plot([], [], "s", color=colour, label=told)
+        for axes, (panel_title, (record, name)) in zip(np.atleast_1d(both), panels.items(), strict=True):
+            standings(record, name, order, panel_title, axes)
+        for colour, label in KINDS.values():
+            np.atleast_1d(both)[0].plot([], [], "s", color=colour, label=label)
         figure.legend(loc="outside lower center", ncols=3, fontsize=8.5, title="changes", title_fontsize=8.5)
         figure.suptitle(title, x=0.01, ha="left", weight="bold", size=12)
         return figure
@@ -159,13 +159,13 @@ def rate_table(record: Record, task: str) -> tuple[list[str], np.ndarray, np.nda
         the best one's, shape (methods, places), infinite for a rate that diverged, NaN for one that was not tried.
     """
     searches = {name: record.search(task, name) for name in record.methods(task)}
-    names = [name for name, found in searches.items() if found["rounds"][-1]["losses"]]
+    names = [name for name, search in searches.items() if search["rounds"][-1]["losses"]]
     tried, factor = {}, record.plan["search"]["factor"]
     for name in names:
-        found = searches[name]
-        losses = {float(rate): np.inf if loss is None else loss for rate, loss in found["rounds"][-1]["losses"].items()}
-        place = {rate: round(np.log(rate / found["lr"]) / np.log(factor)) for rate in losses}
-        tried[name] = {place[rate]: loss - losses[found["lr"]] for rate, loss in losses.items()}
+        search = searches[name]
+        losses = {float(rate): np.inf if loss is None else loss for rate, loss in search["rounds"][-1]["losses"].items()}
+        place = {rate: round(np.log(rate / search["lr"]) / np.log(factor)) for rate in losses}
+        tried[name] = {place[rate]: loss - losses[search["lr"]] for rate, loss in losses.items()}
     places = np.arange(min(map(min, tried.values())), max(map(max, tried.values())) + 1)
     return names, places, np.array([[tried[name].get(int(k), np.nan) for k in places] for name in names])
 
@@ -187,8 +187,8 @@ def rate_sensitivity(record: Record, task: str, title: str) -> Figure:
     order = np.argsort([-_tolerance(row, places) for row in losses], kind="stable")
     with look():
         figure, axes = plt.subplots(figsize=(1.2 + 0.72 * len(places) + 1.6, 0.29 * len(names) + 1.7))
-        shown = np.ma.masked_invalid(losses[order])
-        axes.imshow(shown, cmap="cividis_r", vmin=0, vmax=0.1, aspect="auto")
+        tiles = np.ma.masked_invalid(losses[order])
+        axes.imshow(tiles, cmap="cividis_r", vmin=0, vmax=0.1, aspect="auto")
         for (row, column), loss in np.ndenumerate(losses[order]):
             if not np.isnan(loss):
                 text, dark = ("diverged", False) if np.isinf(loss) else (_excess(loss), loss > 0.05)
@@ -223,14 +223,14 @@ def at_equal_cost(
     styles = ("-", "--", "-.", ":")
     with look():
         figure, panels = plt.subplots(1, len(costs), sharey=True, figsize=(4.4 * len(costs), 3.9))
-        for axes, (told, each) in zip(np.atleast_1d(panels), costs.items(), strict=True):
+        for axes, (axis_label, each) in zip(np.atleast_1d(panels), costs.items(), strict=True):
             for place, name in enumerate(names):
                 runs = record.runs(task, name)
                 kept, x = runs.losses[np.isfinite(runs.final)], runs.forwards * each[name]
                 if len(kept):
                     colour = BLACK if is_first_order(name) else (BLUE, ORANGE, GREEN, PURPLE, RED)[place % 5]
                     axes.plot(x[1:], smoothed(kept).mean(0)[1:], styles[place % 4], color=colour, label=name)
-            axes.set(xscale="log", xlabel=told)
+            axes.set(xscale="log", xlabel=axis_label)
             plain_log(axes.xaxis)
         np.atleast_1d(panels)[0].set_ylabel("dev loss (nats)")
         np.atleast_1d(panels)[-1].legend(fontsize=9)
@@ -238,14 +238,14 @@ def at_equal_cost(
         return figure
 
 
-def memory_frontier(losses: Mapping[str, float], memory: Mapping[str, float], title: str, told: Sequence[str]) -> Figure:
+def memory_frontier(losses: Mapping[str, float], memory: Mapping[str, float], title: str, settings: Sequence[str]) -> Figure:
     """What each amount of memory buys: the methods from the least memory to the most, and the lowest loss down to each row.
 
     Args:
         losses: final dev loss of each method (nats).
         memory: beyond that of forward passes, as a multiple of the weights; methods without it are left out.
         title: of the figure.
-        told: of what memory and losses are, for the two axes.
+        settings: of what memory and losses are, for the two axes.
     """
     names = sorted((name for name in losses if name in memory and np.isfinite(losses[name])), key=memory.__getitem__)
     x, y = np.array([memory[name] for name in names]), np.array([losses[name] for name in names])
@@ -262,9 +262,9 @@ def memory_frontier(losses: Mapping[str, float], memory: Mapping[str, float], ti
         left.set(
             ylim=(len(names) - 0.5, -0.5),
             xlim=(0, 1.15 * x.max()),
-            xlabel=f"peak memory beyond forward passes\n(× the weights), {told[0]}",
+            xlabel=f"peak memory beyond forward passes\n(× the weights), {settings[0]}",
         )
-        right.set(xlabel=f"final dev loss (nats), {told[1]}")
+        right.set(xlabel=f"final dev loss (nats), {settings[1]}")
         right.legend(fontsize=8.5)
         figure.suptitle(title, x=0.01, ha="left", weight="bold", size=12)
         return figure

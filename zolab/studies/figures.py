@@ -69,13 +69,13 @@ def loss_curves(record: Record, task: str, colours: Mapping[str, str], title: st
         return cast(Figure, axes.figure)
 
 
-def aside(found: Mapping[str, Estimate], base: str) -> str:
+def aside(estimates: Mapping[str, Estimate], base: str) -> str:
     """Which methods' intervals of the final loss leave out zero, each judged alone, in a sentence."""
-    told = []
+    methods = []
     for word in ("lower", "higher"):
-        names = [spelled(name) for name, estimate in found.items() if estimate.word == word]
-        told.append((", ".join(names) if len(names) < 4 else f"{len(names)} of {len(found)}") or "none")
-    return f"final loss below {base}'s by its own interval: {told[0]}; above: {told[1]}"
+        names = [spelled(name) for name, estimate in estimates.items() if estimate.word == word]
+        methods.append((", ".join(names) if len(names) < 4 else f"{len(names)} of {len(estimates)}") or "none")
+    return f"final loss below {base}'s by its own interval: {methods[0]}; above: {methods[1]}"
 
 
 def beside_base(record: Record, title: str, methods: Sequence[str] | None = None, base: str = BASE) -> Figure:
@@ -91,21 +91,21 @@ def beside_base(record: Record, title: str, methods: Sequence[str] | None = None
         base: what they stand beside.
     """
     names = [name for name in methods or record.methods() if name != base]
-    tasks, found = record.tasks, {name: overall(record, name, base) for name in names}
+    tasks, comparisons = record.tasks, {name: overall(record, name, base) for name in names}
     with look():
         figure, (left, right) = plt.subplots(1, 2, sharey=True, figsize=(9.4, 0.5 * len(names) + 2.4))
         for place, name in enumerate(names):
-            for axes, estimate in ((left, found[name].forwards), (right, found[name].final)):
+            for axes, estimate in ((left, comparisons[name].forwards), (right, comparisons[name].final)):
                 _interval(axes, estimate, place)
             beyond = {"transform": right.get_yaxis_transform(), "va": "center", "fontsize": 9}
-            right.text(1.02, place, found[name].final.text(3, sign=True), **beyond)
+            right.text(1.02, place, comparisons[name].final.text(3, sign=True), **beyond)
             for row in beside(record, name, base):
                 number = tasks.index(row.task)
                 shift = place + (0.5 * (number / (len(tasks) - 1) - 0.5) if len(tasks) > 1 else 0)
                 left.plot(row.forwards.value, shift, linestyle="", **_mark(number, hollow=bool(row.forwards.bound)))
                 seeds = np.subtract(*(runs.final for runs in record.pairs(name, base)[row.task]))
-                shown = seeds if len(tasks) == 1 else [row.final.value]
-                right.plot(shown, [shift] * len(shown), linestyle="", **_mark(number))
+                values = seeds if len(tasks) == 1 else [row.final.value]
+                right.plot(values, [shift] * len(values), linestyle="", **_mark(number))
         for number, task in enumerate(tasks):
             left.plot([], [], linestyle="", label=task if len(tasks) > 1 else f"{task}; right: a seed", **_mark(number))
         left.plot([], [], "|", color=BLACK, markersize=12, markeredgewidth=3, label="mean, 95 % interval")
@@ -117,7 +117,7 @@ def beside_base(record: Record, title: str, methods: Sequence[str] | None = None
         left.set(xscale="log", xlabel=f"forward passes to {base}'s final loss,\ndivided by {base}'s (left is better)")
         right.set(xlabel=f"final dev loss minus {base}'s (nats)\nat equal forward passes (left is better)")
         plain_log(left.xaxis)
-        headline(figure, f"{title}: {aside({name: each.final for name, each in found.items()}, base)}")
+        headline(figure, f"{title}: {aside({name: each.final for name, each in comparisons.items()}, base)}")
         legend_below(left, ncols=5)
         return figure
 
@@ -147,13 +147,13 @@ def searched_rates(record: Record, task: str, title: str, before: float | None =
         figure, axes = plt.subplots(figsize=(7.0, 4.4))
         above, names = {}, record.methods(task)
         for place, name in enumerate(names):
-            found = record.search(task, name)
-            losses = {float(rate): loss for rate, loss in found["rounds"][-1]["losses"].items() if loss is not None}
+            search = record.search(task, name)
+            losses = {float(rate): loss for rate, loss in search["rounds"][-1]["losses"].items() if loss is not None}
             rates = np.array(sorted(losses))
             style = {"color": colour_of(name, place), "marker": MARKS[place % len(MARKS)]}
             beside_others = 1.03 ** (place - (len(names) - 1) / 2)  # marks that would hide each other
-            axes.plot(rates / found["lr"] * beside_others, [losses[rate] for rate in rates], label=spelled(name), **style)
-            if len(rates) and rates[-1] > found["lr"]:
+            axes.plot(rates / search["lr"] * beside_others, [losses[rate] for rate in rates], label=spelled(name), **style)
+            if len(rates) and rates[-1] > search["lr"]:
                 above[name] = losses[rates[-1]]
         axes.set(xscale="log", yscale="log", xlabel="learning rate / the method's best", ylabel="final dev loss (nats)")
         plain_log(axes.xaxis)

@@ -48,12 +48,12 @@ def pair(records: Records, stem: str, ours: str, theirs: str, numbers: Sequence[
 def of_tasks(record: Record, tasks: Sequence[str], methods: Sequence[str] | None = None) -> Record:
     """A record of some of its tasks, and methods, alone."""
     result = record.content["result"]
-    kept = {
-        task: {name: found for name, found in result["search"].get(task, {}).items() if methods is None or name in methods}
+    searches = {
+        task: {name: search for name, search in result["search"].get(task, {}).items() if methods is None or name in methods}
         for task in tasks
     }
-    cells = [cell for cell in result["cells"] if cell["method"] in kept.get(cell["task"], {})]
-    return Record({**record.content, "result": {**result, "search": kept, "cells": cells}})
+    cells = [cell for cell in result["cells"] if cell["method"] in searches.get(cell["task"], {})]
+    return Record({**record.content, "result": {**result, "search": searches, "cells": cells}})
 
 
 def tuners(records: Records) -> list[tuple[str, Record, str]]:
@@ -62,17 +62,17 @@ def tuners(records: Records) -> list[tuple[str, Record, str]]:
     return [(stem, Record(records[stem]), name) for stem, name in known if stem in records]
 
 
-def is_lower(found: Overall) -> bool:
+def is_lower(comparison: Overall) -> bool:
     """In the mean over tasks, or decided on more than half of them."""
-    return found.final.word == "lower" or 2 * len(found.lower) > found.tasks
+    return comparison.final.word == "lower" or 2 * len(comparison.lower) > comparison.tasks
 
 
 def off(record: Record, task: str, method: str) -> float | None:
     """What the rates beside the best one lose to it in the search; None where it has no neighbour that did not diverge."""
-    found = record.search(task, method)
-    losses = {float(rate): loss for rate, loss in found["rounds"][-1]["losses"].items()}
+    search = record.search(task, method)
+    losses = {float(rate): loss for rate, loss in search["rounds"][-1]["losses"].items()}
     ordered = sorted(losses)
-    place = min(range(len(ordered)), key=lambda i: abs(ordered[i] - found["lr"]), default=None)
+    place = min(range(len(ordered)), key=lambda i: abs(ordered[i] - search["lr"]), default=None)
     if place is None or losses[ordered[place]] is None:
         return None
     beside_it = [losses[ordered[i]] for i in (place - 1, place + 1) if 0 <= i < len(ordered)]
@@ -103,11 +103,11 @@ def method_rows(parts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def sentence(found: Overall) -> str:
+def sentence(comparison: Overall) -> str:
     """A method beside MeZO over all tasks."""
-    few = " (too few runs to decide)" if found.forwards.n < found.forwards.least else ""
-    passes = f"{found.forwards.text()} times MeZO's forward passes to its mean final loss{few}"
-    if found.forwards.text() == "–":
+    few = " (too few runs to decide)" if comparison.forwards.n < comparison.forwards.least else ""
+    passes = f"{comparison.forwards.text()} times MeZO's forward passes to its mean final loss{few}"
+    if comparison.forwards.text() == "–":
         passes = "neither it nor MeZO reaches MeZO's mean final loss as a median of three evaluations"
-    decided = f"decided lower on {len(found.lower)} of {found.tasks} tasks, higher on {len(found.higher)} (Holm)"
-    return f"{passes}; final dev loss {found.final.text(3, sign=True)} nats, {found.seeds} seeds, {decided}"
+    decided = f"decided lower on {len(comparison.lower)} of {comparison.tasks} tasks, higher on {len(comparison.higher)} (Holm)"
+    return f"{passes}; final dev loss {comparison.final.text(3, sign=True)} nats, {comparison.seeds} seeds, {decided}"

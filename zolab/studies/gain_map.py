@@ -49,28 +49,28 @@ def gain_map(
         ValueError: a setting is wrong, or the folder holds points of other settings. Nothing was measured then.
         OSError: another process measures in the folder, data or model cannot be had, or a file cannot be written.
     """
-    wanted = sorted(set(steps))
+    at_steps = sorted(set(steps))
     require(bool(tasks), "tasks must name at least one task.")
-    require(bool(wanted) and wanted[0] >= 0, f"steps must be 0 or more, got {list(steps)}.")
+    require(bool(at_steps) and at_steps[0] >= 0, f"steps must be 0 or more, got {list(steps)}.")
     sentence = f"groups must be between 6 and the {config.train} examples, got {groups}."
     require(config.train is not None and 6 <= groups <= config.train, sentence)
-    begun = {task: _start(replace(config, task=task, steps=max(wanted[-1], 1)), groups) for task in dict.fromkeys(tasks)}
+    begun = {task: _start(replace(config, task=task, steps=max(at_steps[-1], 1)), groups) for task in dict.fromkeys(tasks)}
     ready(record)
     with holding(out):
         sweep(out)
-        files = {(task, step): out / f"{_slug(task)}-{step}.json" for task in begun for step in wanted}
+        files = {(task, step): out / f"{_slug(task)}-{step}.json" for task in begun for step in at_steps}
         known = {key: _known(path, _settings(begun[key[0]][0], groups)) for key, path in files.items() if path.exists()}
         for task, start in begun.items():
-            missing = [step for step in wanted if (task, step) not in known]
+            missing = [step for step in at_steps if (task, step) not in known]
             for step, point in _points(*start, missing, groups):
                 known[task, step] = point
                 write_json(files[task, step], seal({"settings": _settings(start[0], groups), "point": point}))
                 print(line_of(point), flush=True)
     shared = {name: value for name, value in _settings(config, groups).items() if name != "task"}
-    settings, points = {**shared, "tasks": list(begun), "steps": wanted}, [known[key] for key in files]
-    found = {"config": settings, "result": {"points": points}, **environment()}
-    save_record(found, record)
-    return found
+    settings, points = {**shared, "tasks": list(begun), "steps": at_steps}, [known[key] for key in files]
+    content = {"config": settings, "result": {"points": points}, **environment()}
+    save_record(content, record)
+    return content
 
 
 def _start(config: Config, groups: int) -> tuple[Config, Task, Splits]:
@@ -103,9 +103,9 @@ def _points(
             began, running = time.perf_counter(), task.offsets
             if config.calibrate:
                 task.offsets = _offsets(config, task, model, tokenizer, examples, groups)
-            found = signal(model, task, tokenizer, examples.train, groups, seed=config.seed, balanced=config.balanced)
+            statistics = signal(model, task, tokenizer, examples.train, groups, seed=config.seed, balanced=config.balanced)
             more = {"dev": task.evaluate(model, tokenizer, examples.dev).loss, "offsets": list(task.offsets)}
-            point = {"task": config.task, "step": step, **known, **more, **_point(found, config)}
+            point = {"task": config.task, "step": step, **known, **more, **_point(statistics, config)}
             task.offsets = running
             yield step, {**point, "seconds": time.perf_counter() - began}
         if step < steps[-1]:
@@ -121,25 +121,25 @@ def _offsets(config: Config, task: Task, model: Any, tokenizer: Any, examples: S
     return tuple(fit_offsets(scores, np.array([example.answer for example in chosen])).tolist())
 
 
-def _point(found: Signal, config: Config) -> dict[str, Any]:
+def _point(statistics: Signal, config: Config) -> dict[str, Any]:
     """Numbers of one point, as JSON takes them."""
     return {
-        "examples": int(found.counts.sum()),
-        "noise_rank": noise_rank(found),
-        "agreement": {name: value if np.isfinite(value) else None for name, value in agreement(found).items()},
-        "gains": {way: asdict(one) for way, one in judged(found, config.batch_size, config.seed).items()},
-        "total": _rows(found.merged(lambda name: "all"))["all"],
-        **{name: _rows(found.merged(GROUPINGS[name])) for name in ("layer", "kind")},
-        "blocks": list(found.names),
-        "sizes": [int(size) for size in found.sizes],
-        "halves": [_short(half.estimates) for half in found.halves()],
+        "examples": int(statistics.counts.sum()),
+        "noise_rank": noise_rank(statistics),
+        "agreement": {name: value if np.isfinite(value) else None for name, value in agreement(statistics).items()},
+        "gains": {way: asdict(one) for way, one in judged(statistics, config.batch_size, config.seed).items()},
+        "total": _rows(statistics.merged(lambda name: "all"))["all"],
+        **{name: _rows(statistics.merged(GROUPINGS[name])) for name in ("layer", "kind")},
+        "blocks": list(statistics.names),
+        "sizes": [int(size) for size in statistics.sizes],
+        "halves": [_short(half.estimates) for half in statistics.halves()],
     }
 
 
-def _rows(found: Signal) -> dict[str, dict[str, Any]]:
+def _rows(statistics: Signal) -> dict[str, dict[str, Any]]:
     """Of each block its size, and G, V and t with their standard errors."""
-    values, errors = found.estimates.T, found.errors.T
-    rows = zip(found.names, found.sizes, values, errors, strict=True)
+    values, errors = statistics.estimates.T, statistics.errors.T
+    rows = zip(statistics.names, statistics.sizes, values, errors, strict=True)
     return {name: {"size": int(size), **_pairs(value, error)} for name, size, value, error in rows}
 
 
@@ -164,15 +164,15 @@ def _settings(config: Config, groups: int) -> dict[str, Any]:
     """What a point depends on; the number of steps matters only where the learning rate follows a schedule of them."""
     names = ("model", "task", "dtype", "optimizer", "optim_args", "lr", "eps", "batch_size", "balanced", "calibrate", "seed")
     names += ("data_seed", "train", "dev", "test", "schedule")
-    kept = {name: getattr(config, name) for name in names}
-    return {**kept, "groups": groups, **({} if config.schedule == "constant" else {"steps": config.steps})}
+    own = {name: getattr(config, name) for name in names}
+    return {**own, "groups": groups, **({} if config.schedule == "constant" else {"steps": config.steps})}
 
 
 def _known(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    held = unseal(read_json(path), str(path))
-    other = [name for name, value in settings.items() if held.get("settings", {}).get(name) != value]
+    content = unseal(read_json(path), str(path))
+    other = [name for name, value in settings.items() if content.get("settings", {}).get(name) != value]
     require(not other, f"{path} was measured with other settings ({', '.join(other)}); choose another folder.")
-    return held["point"]
+    return content["point"]
 
 
 def _slug(task: str) -> str:

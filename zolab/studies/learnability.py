@@ -38,7 +38,7 @@ def shares(record: Record) -> dict[str, dict[str, Any]]:
     """Of each task `zero_shot`, and `adam` and `mezo`, test metrics averaged over seeds, one that diverged counting nothing;
     `closed`, (MeZO - zero-shot) / (Adam - zero-shot), None where Adam gains less than `GAP`; and the rates.
     """
-    found = {}
+    entries = {}
     for task in record.tasks:
         before = [cell["test_before"] for cell in record.cells(task, BASE) if cell.get("test_before") is not None]
         zero = statistics.mean(before) if before else record.measured[task]["zero_shot"]
@@ -46,13 +46,13 @@ def shares(record: Record) -> dict[str, dict[str, Any]]:
         gain = statistics.mean(best) - zero
         closed = (statistics.mean(ours) - zero) / gain if gain >= GAP else None
         rates = {key: record.search(task, name)["lr"] for key, name in (("mezo_lr", BASE), ("adam_lr", ADAM))}
-        found[task] = {"zero_shot": zero, "adam": best, "mezo": ours, "closed": closed, **rates}
-    return found
+        entries[task] = {"zero_shot": zero, "adam": best, "mezo": ours, "closed": closed, **rates}
+    return entries
 
 
-def halved(found: dict[str, dict[str, Any]]) -> list[str]:
+def halved(entries: dict[str, dict[str, Any]]) -> list[str]:
     """The tasks of `shares` on which MeZO closes at least half of the gap."""
-    return [task for task, entry in found.items() if entry["closed"] is not None and entry["closed"] >= 0.5]
+    return [task for task, entry in entries.items() if entry["closed"] is not None and entry["closed"] >= 0.5]
 
 
 def effective_rank(config: Config, model: PreTrainedModel | None = None, examples: int = 64) -> dict[str, float]:

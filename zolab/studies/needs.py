@@ -41,7 +41,7 @@ class Needs:
     def fit(self, cpus: float, gpus: float, memory: float) -> int:
         """How many such cells have room at once on a machine."""
         pairs = ((cpus, self.cpus), (gpus, self.gpus), (memory, self.memory))
-        return min(math.floor(there / needed) for there, needed in pairs if needed)
+        return min(math.floor(available / needed) for available, needed in pairs if needed)
 
 
 def described(cpus: float, gpus: float, memory: float) -> str:
@@ -88,11 +88,11 @@ def _memory(config: Config) -> int:
     """Main memory of a run, a kept copy of the model included."""
     try:
         weights = sum(tensor.nbytes for tensor in weights_of(config.model, config.dtype))
-        kept = weights if weights <= KEPT else 0
+        copy_bytes = weights if weights <= KEPT else 0
         if torch.device(config.device).type == "cuda":  # weights pass through it
-            return weights + kept
+            return weights + copy_bytes
         full = replace(config, tuning="full", tuning_args="") if config.first_order else config  # more than an adapter takes
-        return predicted(full, _tokens(config)).total + kept
+        return predicted(full, _tokens(config)).total + copy_bytes
     except OSError as error:
         raise ValueError(f"what a run takes cannot be predicted here ({error}): say it with --memory.") from error
 

@@ -135,22 +135,22 @@ class Record:
 
     def pairs(self, method: str, base: str = BASE, tasks: list[str] | None = None) -> dict[str, tuple[Runs, Runs]]:
         """Runs of a method and of another one, of each task that both ran on, with the same seeds in the same order."""
-        found = {}
+        pairs = {}
         for task in self.tasks if tasks is None else tasks:
             if self.cells(task, method) and self.cells(task, base):
                 ours, theirs = self.runs(task, method), self.runs(task, base)
                 if not (ours.kept and theirs.kept):
                     continue
                 common = [seed for seed in theirs.seeds if seed in ours.seeds]
-                found[task] = _of(ours, common), _of(theirs, common)
-        return found
+                pairs[task] = _of(ours, common), _of(theirs, common)
+        return pairs
 
     @cached_property
     def _cells(self) -> dict[tuple[str, str], list[dict[str, Any]]]:
-        found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for cell in self.content["result"]["cells"]:
-            found.setdefault((cell["task"], cell["method"]), []).append(cell)
-        return {key: sorted(cells, key=lambda cell: cell["seed"]) for key, cells in found.items()}
+            groups.setdefault((cell["task"], cell["method"]), []).append(cell)
+        return {key: sorted(cells, key=lambda cell: cell["seed"]) for key, cells in groups.items()}
 
 
 def joined(*records: Record) -> Record:
@@ -162,8 +162,8 @@ def joined(*records: Record) -> Record:
             result["search"].setdefault(task, {}).update(methods)
         again = {(cell["task"], cell["method"]) for cell in own["cells"]}
         result["cells"] = [c for c in result["cells"] if (c["task"], c["method"]) not in again] + own["cells"]
-        for task, found in own["measured"].items():
-            result["measured"].setdefault(task, {}).update(found)
+        for task, measured in own["measured"].items():
+            result["measured"].setdefault(task, {}).update(measured)
         result["failed"] += own["failed"]
     return Record({**records[-1].content, "result": result})
 

@@ -47,7 +47,7 @@ Key = tuple[str, str, str]
 
 def measured(records: Iterable[Record]) -> dict[Key, Measured]:
     """All runs of records of kind "reproduction", by model, row and task, as the papers call them; the last one's count."""
-    found: dict[Key, Measured] = {}
+    runs: dict[Key, Measured] = {}
     for record in records:
         plan, zero = record.plan, "zero_shot"
         for task in record.tasks:
@@ -57,10 +57,10 @@ def measured(records: Iterable[Record]) -> dict[Key, Measured]:
                 own, search, cells = plan["methods"][name], record.search(task, name), record.cells(task, name)
                 row = own.get("row", own.get("optimizer", "mezo"))
                 losses, metrics = (_column(cells, key) for key in ("train_loss_last", "test_after"))
-                found[model, row, settings["task"]] = Measured(losses, metrics, search["lr"], search["edge"])
+                runs[model, row, settings["task"]] = Measured(losses, metrics, search["lr"], search["edge"])
                 before = _column(cells, "test_before")
-                found.setdefault((model, zero, settings["task"]), Measured(np.full(len(before), np.nan), before, 0.0, False))
-    return found
+                runs.setdefault((model, zero, settings["task"]), Measured(np.full(len(before), np.nan), before, 0.0, False))
+    return runs
 
 
 def table(paper: str, number: str, records: Iterable[Record], **columns: str) -> pd.DataFrame:
@@ -78,8 +78,8 @@ def table(paper: str, number: str, records: Iterable[Record], **columns: str) ->
     for row in _rows(paper, table=number, **columns):
         if row["task"] not in AVERAGES:
             model, method, task = row["model"], row["method"], row["task"]
-            found = ours.get((model, method, task), ours.get((model, SAME.get(method, method), task)))
-            rows.append((model, method, task, row["measure"], *_beside(found, row)))
+            runs = ours.get((model, method, task), ours.get((model, SAME.get(method, method), task)))
+            rows.append((model, method, task, row["measure"], *_beside(runs, row)))
     return pd.DataFrame(rows, columns=["model", "method", "task", "measure", "ours", "published", "difference", "rate"])
 
 
@@ -91,15 +91,15 @@ def _printed(value: float, sd: float) -> str:
     return ABSENT if np.isnan(value) else f"{value:g}" + ("" if np.isnan(sd) else f" ± {sd:g}")
 
 
-def _beside(found: Measured | None, row: dict[str, Any]) -> tuple[str, str, str, str]:
+def _beside(runs: Measured | None, row: dict[str, Any]) -> tuple[str, str, str, str]:
     per, digits, value, sd = PER.get(row["unit"], 1.0), DIGITS.get(row["unit"], 2), row["value"], row["sd"]
     published = _printed(value, sd)
-    values = np.array([]) if found is None else per * (found.train_loss if row["measure"] == "train_loss" else found.metric)
-    if found is None or not len(values) or not np.isfinite(values).all():
-        return ABSENT if found is None or not len(values) else "diverged", published, ABSENT, ABSENT
+    values = np.array([]) if runs is None else per * (runs.train_loss if row["measure"] == "train_loss" else runs.metric)
+    if runs is None or not len(values) or not np.isfinite(values).all():
+        return ABSENT if runs is None or not len(values) else "diverged", published, ABSENT, ABSENT
     spread = float(np.hypot(_sd(values), 0.0 if np.isnan(sd) else sd))
     difference = f"{(values.mean() - value) / spread:+.1f}" if spread > 0 and not np.isnan(value) else ABSENT
-    rate = f"{found.lr:g}" + ("*" if found.edge else "") if found.lr else ABSENT
+    rate = f"{runs.lr:g}" + ("*" if runs.edge else "") if runs.lr else ABSENT
     return written(values, digits), published, difference, rate
 
 

@@ -34,8 +34,8 @@ def papers() -> pd.DataFrame:
     """All printed numbers; `value`, `sd` and `n` are floats, NaN where there is none, the other columns texts; `notes` are keys
     of `NOTES`, with spaces between several."""
     with (files("zolab.studies") / "papers.csv").open() as file:
-        found = pd.read_csv(file, dtype=str, keep_default_na=False)
-    return found.assign(**{name: found[name].replace("", "nan").astype(float) for name in ("value", "sd", "n")})
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    return table.assign(**{name: table[name].replace("", "nan").astype(float) for name in ("value", "sd", "n")})
 
 
 def printed(**columns: str) -> pd.DataFrame:
@@ -44,17 +44,17 @@ def printed(**columns: str) -> pd.DataFrame:
     Raises:
         ValueError: there is no such column, or no such row.
     """
-    found = papers()
+    rows = papers()
     for name, value in columns.items():
-        if name not in found:
-            raise ValueError(f"the papers' numbers have no column {name}; they have {', '.join(map(str, found.columns))}.")
-        left = found[found[name] == value]
+        if name not in rows:
+            raise ValueError(f"the papers' numbers have no column {name}; they have {', '.join(map(str, rows.columns))}.")
+        left = rows[rows[name] == value]
         if left.empty:
             raise ValueError(
-                f"no printed number has {name} {value!r} there; it is one of {', '.join(sorted(set(found[name])))}."
+                f"no printed number has {name} {value!r} there; it is one of {', '.join(sorted(set(rows[name])))}."
             )
-        found = left
-    return found
+        rows = left
+    return rows
 
 
 def wins(measure: str, method: str, others: tuple[str, ...] = (), ties: bool = False, **columns: str) -> tuple[int, int]:
@@ -82,11 +82,11 @@ def wins(measure: str, method: str, others: tuple[str, ...] = (), ties: bool = F
 def averages() -> pd.DataFrame:
     """The averages that AdaMeZO's tables print, `printed`, beside the `mean` of what they average; none that lack a number."""
     rows = papers()
-    found = []
+    averaged = []
     for (table, model, method), row in rows[rows.paper == "2605.00650"].groupby(["table", "model", "method"]):
         tasks = row[~row.task.isin(AVERAGES) & row.measure.isin(["accuracy", "f1"])]
         for name, left_out in AVERAGES.items():
             (*_, value) = [float("nan"), *row[(row.task == name) & (row.measure == "mean")].value]
             mean = tasks[~tasks.task.isin(left_out)].value.mean(skipna=False)
-            found.append((table, model, method, name, value, mean))
-    return pd.DataFrame(found, columns=["table", "model", "method", "average", "printed", "mean"]).dropna()
+            averaged.append((table, model, method, name, value, mean))
+    return pd.DataFrame(averaged, columns=["table", "model", "method", "average", "printed", "mean"]).dropna()

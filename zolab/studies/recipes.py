@@ -47,7 +47,7 @@ def prepare(plan: Plan, task: str, out: Path) -> Prepared:
     model, (terms, rank) = load_model(config.model)[0], terms_of(config, plan.seeds[0])
     methods = {BASE: {"optimizer": "mezo"}}
     methods |= {name: deployed(out / "meta" / name, model, terms, config.lr) for name in recipes}
-    return Prepared(methods, {"effective_rank": rank, "sigma": {name: found["sigma"] for name, found in trained.items()}})
+    return Prepared(methods, {"effective_rank": rank, "sigma": {name: outcome["sigma"] for name, outcome in trained.items()}})
 
 
 def configurations(options: Mapping[str, Any]) -> dict[str, MetaConfig | EvolveConfig]:
@@ -57,28 +57,28 @@ def configurations(options: Mapping[str, Any]) -> dict[str, MetaConfig | EvolveC
     Raises:
         ValueError: a recipe has a wrong setting, or follows none.
     """
-    told, evolutions = options["recipes"], options["evolutions"]
-    require(isinstance(told, dict) and "base" in told, "there must be recipes, one of them called base.")
-    ways: list[tuple[type, dict[str, dict[str, Any]]]] = [(MetaConfig, settled(told)), (EvolveConfig, evolutions)]
-    found: dict[str, MetaConfig | EvolveConfig] = {}
+    recipes, evolutions = options["recipes"], options["evolutions"]
+    require(isinstance(recipes, dict) and "base" in recipes, "there must be recipes, one of them called base.")
+    ways: list[tuple[type, dict[str, dict[str, Any]]]] = [(MetaConfig, settled(recipes)), (EvolveConfig, evolutions)]
+    configs: dict[str, MetaConfig | EvolveConfig] = {}
     for way, name, own in ((way, name, own) for way, settings in ways for name, own in settings.items()):
-        require(name not in (*found, BASE), f"two methods are called {name}; rename one.")
+        require(name not in (*configs, BASE), f"two methods are called {name}; rename one.")
         try:
-            found[name] = way(**own)
+            configs[name] = way(**own)
         except TypeError as error:
             raise ValueError(f"the settings of the recipe {name} are not a configuration ({error}).") from error
-        found[name].validate()
-    return found
+        configs[name].validate()
+    return configs
 
 
-def settled(told: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def settled(recipes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """All settings of each recipe, from where it differs from `base` or the one it comes after.
 
     Raises:
         ValueError: a recipe follows none.
     """
     settings: dict[str, dict[str, Any]] = {}
-    for name, own in told.items():
+    for name, own in recipes.items():
         after = own.get("after", "base")
         known = name == "base" or (isinstance(after, str) and after in settings)
         require(known, f"the recipe {name} follows {after!r}, which is not one before it.")
@@ -95,11 +95,11 @@ def changes(settings: Mapping[str, Any]) -> dict[str, Any]:
 def single_changes(recipes: Mapping[str, Mapping[str, Any]]) -> dict[str, list[tuple[str, str, str]]]:
     """For each of `QUESTIONS` the pairs of recipes that differ in its setting, and in none but those beside it; and how."""
     full = {name: asdict(MetaConfig()) | dict(settings) for name, settings in recipes.items()}
-    found: dict[str, list[tuple[str, str, str]]] = {question: [] for question in QUESTIONS}
+    pairs: dict[str, list[tuple[str, str, str]]] = {question: [] for question in QUESTIONS}
     for a, b in combinations(full, 2):
         keys = [key for key in full[a] if full[a][key] != full[b].get(key)]
         how = ", ".join(f"{key} {full[a][key]} -> {full[b].get(key)}" for key in keys)
-        for question, (asked, *beside) in QUESTIONS.items():
-            if asked in keys and set(keys) <= {asked, *beside}:
-                found[question].append((a, b, how))
-    return found
+        for question, (changed, *beside) in QUESTIONS.items():
+            if changed in keys and set(keys) <= {changed, *beside}:
+                pairs[question].append((a, b, how))
+    return pairs

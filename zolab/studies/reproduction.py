@@ -56,14 +56,14 @@ def configurations(plan: Plan) -> dict[str, MetaConfig]:
         ValueError: one has a wrong setting.
     """
     shared = {key: plan.base[key] for key in ("model", "device", "dtype") if key in plan.base}
-    found = {}
+    configs = {}
     for name, own in plan.options["finetuners"].items():
         try:
-            found[name] = MetaConfig(**{**shared, **own})
+            configs[name] = MetaConfig(**{**shared, **own})
         except TypeError as error:
             raise ValueError(f"the settings of the fine-tuner {name} are not a configuration ({error}).") from error
-        found[name].validate()
-    return found
+        configs[name].validate()
+    return configs
 
 
 def names(plan: Plan) -> list[str]:
@@ -72,12 +72,12 @@ def names(plan: Plan) -> list[str]:
 
 def planned(plan: Plan, task: str) -> dict[str, dict[str, Any]]:
     """Settings of the runs of a task's methods; MeZO stands for a fine-tuner that is still to be trained."""
-    found = {}
+    settings = {}
     for name, own in plan.methods.items():
         if task in own.get("only", plan.tasks):
             stand_in = {"optimizer": "mezo"} if "finetuner" in own else {}
-            found[name] = {key: value for key, value in own.items() if key not in OWN} | stand_in
-    return found
+            settings[name] = {key: value for key, value in own.items() if key not in OWN} | stand_in
+    return settings
 
 
 def prepare(plan: Plan, task: str, out: Path) -> Prepared:
@@ -116,13 +116,13 @@ def narrowed(
     Raises:
         ValueError: the plan has no task or method of a name that is to be kept.
     """
-    kept = {"tasks": tasks or list(content["tasks"]), "methods": methods or list(content["methods"])}
-    for group, names in kept.items():
+    chosen = {"tasks": tasks or list(content["tasks"]), "methods": methods or list(content["methods"])}
+    for group, names in chosen.items():
         unknown = [name for name in names if name not in content[group]]
         require(not unknown, f"the plan has no {group} called {', '.join(unknown)}; it has {', '.join(content[group])}.")
     new = {key: value for key, value in base.items() if value} | ({"lr": list(rates)} if rates else {})
-    plain = {task: {k: v for k, v in (content["tasks"][task] or {}).items() if k not in new} for task in kept["tasks"]}
-    ways = {name: {k: v for k, v in content["methods"][name].items() if k not in new} for name in kept["methods"]}
+    plain = {task: {k: v for k, v in (content["tasks"][task] or {}).items() if k not in new} for task in chosen["tasks"]}
+    ways = {name: {k: v for k, v in content["methods"][name].items() if k not in new} for name in chosen["methods"]}
     for own in ways.values():
         if "only" in own:
             own["only"] = [task for task in own["only"] if task in plain]

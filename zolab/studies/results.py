@@ -9,6 +9,7 @@ import numpy as np
 
 from zolab.runs.config import Config
 from zolab.studies import draws, learnability
+from zolab.studies.commands import todays
 from zolab.studies.compare import LEARNED_HEAD, how_searched, learned_rows, overall
 from zolab.studies.outcomes import FORMAT, Record
 from zolab.studies.plan import BASE
@@ -25,8 +26,10 @@ Written by `python -m zolab results` from the records in this folder; a test fai
   interval draws tasks and seeds anew. Fewer than six runs of one task decide nothing.
 - *Final loss*: differences paired by seed, with t intervals. *Decided*: after Holm's correction for all comparisons of the
   section. An asterisk marks a best learning rate at the edge of its grid.
-- Every section names the command that made it, at its commit, and the machine; plans of today are in `notebooks/plans/`. Rates
-  were searched on reported seeds in records older than the rule that forbids it. A processor's last bits change a run.
+- Every section begins with the command that makes its record today, and names the commit and the machine that made it. Where
+  the command had another name at that commit, the older one is quoted.
+- Studies whose command is older searched rates on seeds that they report. Their plans of today search on others, and some
+  evaluate more often or report more seeds. A processor's last bits change a run.
 """
 
 
@@ -54,12 +57,12 @@ def results(folder: Path) -> str:
 
 def track_page(folder: Path) -> str | None:
     """The page of the track, from the records of its plans in a folder; None without one."""
-    found = {
+    records = {
         path.stem: Record(content)
         for path in sorted(folder.glob("*.json"))
         if _of_track(content := json.loads(path.read_text()))
     }
-    return track(found, folder) if found else None
+    return track(records, folder) if records else None
 
 
 def _of_track(content: dict[str, Any]) -> bool:
@@ -76,12 +79,13 @@ def _section(path: Path, content: dict[str, Any]) -> Section:
 
 
 def _origin(path: Path, content: dict[str, Any]) -> str:
-    """File, command, commit, machine, and the number of threads."""
-    machine = content["machine"]
+    """Command, file, commit, machine, and the number of threads."""
+    machine, command = content["machine"], todays(content, path.stem)
     place = machine.get("gpu") or machine["processor"]
     commit = (content["commit"] or "unknown")[:7]
-    message = f"`{content['command']}`\n\n" if content.get("command") else ""
-    return f"{message}Record [`{path.name}`](records/{path.name}); commit {commit}; {place}, {machine['threads']} threads."
+    then = f", where it was `{content['command']}`" if content.get("command", command) != command else ""
+    threads = f"{machine['threads']} thread{'s' * (machine['threads'] != 1)}"
+    return f"`{command}`\n\nRecord [`{path.name}`](records/{path.name}); commit {commit}{then}; {place}, {threads}."
 
 
 def _runs(runs: list[tuple[Path, dict[str, Any]]]) -> list[str]:
@@ -147,17 +151,19 @@ def _cell(record: Record, task: str, name: str) -> str:
 
 
 def _beside(record: Record, name: str, family: list[str]) -> list[str]:
-    found = overall(record, name, family=family)
-    left_out = f"{found.without[0]:.2f} to {found.without[1]:.2f}" if found.tasks > 1 else "–"
-    decided = [f"{word} on {', '.join(tasks)}" for word, tasks in (("lower", found.lower), ("higher", found.higher)) if tasks]
-    few = found.forwards.n < found.forwards.least
-    word = "too few runs" if few else {"lower": "fewer", "higher": "more"}.get(found.forwards.word, "undecided")
+    comparison = overall(record, name, family=family)
+    left_out = f"{comparison.without[0]:.2f} to {comparison.without[1]:.2f}" if comparison.tasks > 1 else "–"
+    decided = [
+        f"{word} on {', '.join(tasks)}" for word, tasks in (("lower", comparison.lower), ("higher", comparison.higher)) if tasks
+    ]
+    few = comparison.forwards.n < comparison.forwards.least
+    word = "too few runs" if few else {"lower": "fewer", "higher": "more"}.get(comparison.forwards.word, "undecided")
     return [
         name,
-        f"{found.forwards.text()}: {word}",
+        f"{comparison.forwards.text()}: {word}",
         left_out,
-        found.final.text(3, sign=True),
-        f"{found.wins} of {found.tasks}",
+        comparison.final.text(3, sign=True),
+        f"{comparison.wins} of {comparison.tasks}",
         "; ".join(decided) or "nothing",
     ]
 
@@ -165,10 +171,10 @@ def _beside(record: Record, name: str, family: list[str]) -> list[str]:
 def _shares(record: Record) -> list[str]:
     """What MeZO recovers of Adam's gain, of one model or of several."""
     if record.plan["study"] == "draws":
-        found = draws.by_model(record)
-        names = list(next(iter(found.values())))
+        by_seed = draws.by_model(record)
+        names = list(next(iter(by_seed.values())))
         rows = []
-        for seed, tasks in found.items():
+        for seed, tasks in by_seed.items():
             perplexity = record.measured[f"{names[0]}@{seed}"]["perplexity"]["model"]["token"]
             cells = ("no gap" if tasks[name]["closed"] is None else f"{tasks[name]['closed']:.2f}" for name in names)
             rows.append([str(seed), f"{perplexity:.1f}", *cells])
@@ -187,12 +193,12 @@ def _shares(record: Record) -> list[str]:
 def _evaluation(content: dict[str, Any]) -> Section:
     config = content["config"]
     rows = []
-    for task, found in content["result"].items():
-        for metric, entry in found["metrics"].items():
+    for task, outcome in content["result"].items():
+        for metric, entry in outcome["metrics"].items():
             low, high = (100 * end for end in entry["interval"])
-            blind = ", ".join(f"{way} {100 * value:.1f}" for way, value in found["blind"].items())
+            blind = ", ".join(f"{way} {100 * value:.1f}" for way, value in outcome["blind"].items())
             number = f"{100 * entry['mean']:.1f} ({low:.1f} to {high:.1f})"
-            rows.append([task, metric, number, blind, f"{found['loss']:.3f}", str(found["examples"])])
+            rows.append([task, metric, number, blind, f"{outcome['loss']:.3f}", str(outcome["examples"])])
     head = ["task", "metric", "%", "without reading (%)", "loss", "examples"]
     return f"{config['model']} on {len(content['result'])} tasks, {config['shots']} demonstrations", table_of(head, rows)
 
@@ -201,17 +207,16 @@ def _blocks(content: dict[str, Any]) -> Section:
     from zolab.theory.measure import BlockStatistics
 
     result, config = content["result"], content["config"]
-    found = BlockStatistics.of(result["blocks"])
+    blocks = BlockStatistics.of(result["blocks"])
     head = ["kind of tensor", "weights", "G (squared gradient)", "G a weight", "V (example noise)", "t (trace of the Hessian)"]
     rows = [
         [kind, f"{int(e['size']):,}", *(f"{e[key]:.2e}" for key in ("square", "density", "variance", "trace"))]
-        for kind, e in sorted(found.by_kind().items(), key=lambda item: -item[1]["density"])
+        for kind, e in sorted(blocks.by_kind().items(), key=lambda item: -item[1]["density"])
     ]
-    near = int((np.abs(found.traces) < 2 * found.errors).sum())
-    message = (
-        f"{len(found.names)} blocks, {config['examples']} examples, {config['probes']} Hessian probes, {result['minutes']:.1f} "
-    )
-    message += f"minutes, {result['gigabytes']:.1f} GB; {near} of the traces lie within two standard errors of zero."
+    near = int((np.abs(blocks.traces) < 2 * blocks.errors).sum())
+    message = f"{len(blocks.names)} blocks, {config['examples']} examples, {config['probes']} Hessian probes, "
+    message += f"{result['minutes']:.1f} minutes, {result['gigabytes']:.1f} GB; "
+    message += f"{near} of the traces lie within two standard errors of zero."
     return f"Blocks of {config['model']} on {config['task']}", [message, "", *table_of(head, rows)]
 
 
@@ -247,6 +252,7 @@ def _benchmark(content: dict[str, Any]) -> Section:
     for key, table in result.items():
         if isinstance(table, dict) and all(isinstance(row, dict) for row in table.values() or [0]):  # such as a row a method
             head = [key, *(column.replace("_", " ") for column in next(iter(table.values())))]
+            lines += [""] * bool(lines)  # without it the table would go on
             lines += table_of(head, [[name, *(f"{number:.3g}" for number in row.values())] for name, row in table.items()])
     return f"Benchmark: {name}", lines
 

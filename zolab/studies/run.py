@@ -24,7 +24,7 @@ from zolab.studies.cells import Cell, final_loss
 from zolab.studies.outcomes import FORMAT, Record
 from zolab.studies.plan import Plan, Prepared, check_run, differences, lr_of, variants
 from zolab.studies.reading import check_named
-from zolab.studies.search import Found, Search, best_listed, best_rate, record_of
+from zolab.studies.search import Search, SearchResult, best_listed, best_rate, record_of
 from zolab.studies.workers import Processes, Workers, tried
 from zolab.tasks import load_task
 
@@ -63,10 +63,10 @@ def run_study(plan: Plan, out: Path, record: Path, workers: int = 1, progress: b
             listed.unlink()
         session = _Session(plan, out, hire or _processes(workers), progress)
         session.work(record)
-        found = Record.load(record)
+        loaded = Record.load(record)
         if hasattr(plan.kind, "keep"):
-            plan.kind.keep(found, out, record)
-        return found
+            plan.kind.keep(loaded, out, record)
+        return loaded
 
 
 def run_share(plan: Plan, out: Path, share: tuple[int, int], workers: int = 1, progress: bool = True) -> list[dict[str, str]]:
@@ -127,10 +127,10 @@ def _check_plan(plan: Plan, out: Path) -> None:
     """
     path, ours = out / PLAN, plan.record()
     if path.exists():
-        held = unseal(read_json(path), str(path))
-        there = held.get("seeds", [])
-        grown = set(there) < set(ours["seeds"])
-        changed = list(differences({**ours, "seeds": there} if grown else ours, held))
+        earlier = unseal(read_json(path), str(path))
+        seeds = earlier.get("seeds", [])
+        grown = set(seeds) < set(ours["seeds"])
+        changed = list(differences({**ours, "seeds": seeds} if grown else ours, earlier))
         require(not changed, f"{out} holds cells of another plan ({'; '.join(changed[:3])}); choose another folder.")
     write_json(path, seal(ours))
 
@@ -159,9 +159,7 @@ class _Session:
                 workers = stack.enter_context(self.hire(self.out)) if self.hire else None
                 self.about["workers"] = workers.count if workers else 1
                 self.prepared = {task: self._prepared(task) for task in self.plan.tasks}
-            walks = [
-                self._walk(task, name, own) for task, found in self.prepared.items() for name, own in found.methods.items()
-            ]
+            walks = [self._walk(task, name, own) for task, each in self.prepared.items() for name, own in each.methods.items()]
             mine = walks[self.number :: self.count]
             self._at_once(mine, workers) if workers else self._one_by_one(mine)
         self._save()
@@ -175,19 +173,21 @@ class _Session:
             fresh = self.plan.kind.prepare(self.plan, task, self.out)
             rests_on = _rests_on(self.plan, task, fresh)
             write_json(path, seal({"methods": fresh.methods, "measured": fresh.measured, "identity": rests_on}))
-        held = unseal(read_json(path), str(path))
-        check_shape(held, {"methods": {str: dict}, "measured": dict, "identity?": dict}, str(path))
-        check_named("methods", held["methods"])
-        found = Prepared(held["methods"], held["measured"])
-        for own in found.methods.values():
+        content = unseal(read_json(path), str(path))
+        check_shape(content, {"methods": {str: dict}, "measured": dict, "identity?": dict}, str(path))
+        check_named("methods", content["methods"])
+        prepared = Prepared(content["methods"], content["measured"])
+        for own in prepared.methods.values():
             check_run(self.plan, task, own)
-        if not fresh and "identity" in held:
-            check_same(_rests_on(self.plan, task, found), held["identity"], path, "bring it back, or choose another folder")
-        return found
+        if not fresh and "identity" in content:
+            check_same(
+                _rests_on(self.plan, task, prepared), content["identity"], path, "bring it back, or choose another folder"
+            )
+        return prepared
 
     def _walk(self, task: str, name: str, own: dict[str, Any]) -> Walk:
         """The cells of a method on a task: those of its search, for each settings of its grid, then those that are reported."""
-        plan, ways, found = self.plan, variants(own), []
+        plan, ways, searches = self.plan, variants(own), []
 
         def cell(number: int, lr: float, seed: int) -> Cell:
             label = f"~{number}" if len(ways) > 1 else ""
@@ -197,11 +197,11 @@ class _Session:
             lr, seeds = lr_of(plan, task, way), plan.search_seeds
             search = best_listed(lr, seeds) if isinstance(lr, list) else best_rate(lr, plan.factor, plan.extend, seeds)
             one = yield from _searched(search, partial(cell, number))
-            found.append(one._replace(optim_args=way["optim_args"]) if len(ways) > 1 else one)
-        best = min(range(len(ways)), key=lambda number: found[number].loss)
-        reported = [cell(best, found[best].lr, seed) for seed in plan.seeds]
+            searches.append(one._replace(optim_args=way["optim_args"]) if len(ways) > 1 else one)
+        best = min(range(len(ways)), key=lambda number: searches[number].loss)
+        reported = [cell(best, searches[best].lr, seed) for seed in plan.seeds]
         outcomes = yield reported
-        self.searches[task, name] = record_of(found, plan.search_seeds)
+        self.searches[task, name] = record_of(searches, plan.search_seeds)
         self.cells[task, name] = [outcomes[c.name] for c in reported]
         self._save()
 
@@ -215,11 +215,11 @@ class _Session:
     def _at_once(self, walks: list[Walk], workers: Workers) -> None:
         """Let every walk go on as soon as the cells that it waits for are there."""
         waiting: dict[Future, tuple[Walk, Cell]] = {}
-        wanted: dict[Walk, int] = {}
+        sizes: dict[Walk, int] = {}
         known: dict[Walk, dict[str, dict[str, Any] | None]] = {}
 
         def begin(walk: Walk, cells: list[Cell]) -> None:
-            wanted[walk], known[walk] = len(cells), {}
+            sizes[walk], known[walk] = len(cells), {}
             waiting.update({workers.submit(cell): (walk, cell) for cell in cells})
 
         for walk in walks:
@@ -228,7 +228,7 @@ class _Session:
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                 walk, cell = waiting.pop(future)
                 known[walk][cell.name] = self._note(cell, *future.result())
-                if len(known[walk]) == wanted[walk]:
+                if len(known[walk]) == sizes[walk]:
                     begin(walk, _next_cells(walk, known[walk]))
 
     def _note(self, cell: Cell, outcome: dict[str, Any] | None, error: str | None, seconds: float) -> dict[str, Any] | None:
@@ -248,12 +248,12 @@ class _Session:
         """The record, in the plan's order whatever was ready first."""
         if self.path is None:
             return
-        order = [(task, name) for task, found in self.prepared.items() for name in found.methods]
+        order = [(task, name) for task, prepared in self.prepared.items() for name in prepared.methods]
         done = [pair for pair in order if pair in self.cells]
         result = {
             "search": {task: {n: self.searches[t, n] for t, n in done if t == task} for task in self.prepared},
             "cells": [outcome for pair in done for outcome in self.cells[pair]],
-            "measured": {task: found.measured for task, found in self.prepared.items()},
+            "measured": {task: prepared.measured for task, prepared in self.prepared.items()},
             "failed": self.failed,
         }
         save_record({**self.about, "result": result, **environment()}, self.path)
@@ -267,14 +267,14 @@ class _Session:
             print(f"failed: {entry['cell']}: {entry['error']}", file=sys.stderr)
 
 
-def _searched(search: Search, cell: Callable[[float, int], Cell]) -> Generator[list[Cell], dict[str, Any], Found]:
+def _searched(search: Search, cell: Callable[[float, int], Cell]) -> Generator[list[Cell], dict[str, Any], SearchResult]:
     """The cells that a search of a learning rate asks for."""
     try:
-        wanted = next(search)
+        pairs = next(search)
         while True:
-            cells = {pair: cell(*pair) for pair in wanted}
+            cells = {pair: cell(*pair) for pair in pairs}
             outcomes = yield list(cells.values())
-            wanted = search.send({pair: final_loss(outcomes[c.name]) for pair, c in cells.items()})
+            pairs = search.send({pair: final_loss(outcomes[c.name]) for pair, c in cells.items()})
     except StopIteration as done:
         return done.value
 

@@ -63,10 +63,10 @@ def scales_of(terms: StepTerms, seed: int = 0) -> dict[str, np.ndarray]:
     """
     costs = np.maximum(terms.traces, 0) * terms.seconds
     own = np.divide(np.maximum(terms.squares, 0), costs, out=np.zeros_like(costs), where=costs > 0)
-    found = {"best": terms.best_sigma(), "bound": terms.on_budget(np.sqrt(own))}
+    scales = {"best": terms.best_sigma(), "bound": terms.on_budget(np.sqrt(own))}
     order = np.random.default_rng(seed).permutation(len(costs))
-    found |= {f"{name}_permuted": terms.on_budget(sigma[order]) for name, sigma in found.items()}
-    return found | {"density": terms.on_budget(np.sqrt(np.maximum(terms.squares, 0) / terms.sizes))}
+    scales |= {f"{name}_permuted": terms.on_budget(sigma[order]) for name, sigma in scales.items()}
+    return scales | {"density": terms.on_budget(np.sqrt(np.maximum(terms.squares, 0) / terms.sizes))}
 
 
 def start_of(plan: Plan, task: str) -> Config:

@@ -5,7 +5,7 @@ from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """What a search came to.
 
     Args:
@@ -31,15 +31,15 @@ class Found(NamedTuple):
         return {**own, "seeds": list(seeds) if self.losses else [], "losses": self.losses}
 
 
-def record_of(found: Sequence[Found], seeds: tuple[int, ...]) -> dict[str, Any]:
+def record_of(results: Sequence[SearchResult], seeds: tuple[int, ...]) -> dict[str, Any]:
     """What a record keeps of a method's search: the best rate, of the best settings of a grid, whose round is the last.
 
     Args:
-        found: for each settings of the grid what its search came to.
+        results: for each settings of the grid what its search came to.
         seeds: on which rates were tried.
     """
-    best = min(found, key=lambda one: one.loss)
-    rounds = [one.round(seeds) for one in (*(one for one in found if one is not best), best)]
+    best = min(results, key=lambda one: one.loss)
+    rounds = [one.round(seeds) for one in (*(one for one in results if one is not best), best)]
     return {"lr": best.lr, "edge": best.edge, "rounds": rounds}
 
 
@@ -47,7 +47,7 @@ def rate_name(lr: float) -> str:
     return f"{lr:.3g}"
 
 
-Search = Generator[list[tuple[float, int]], dict[tuple[float, int], float], Found]
+Search = Generator[list[tuple[float, int]], dict[tuple[float, int], float], SearchResult]
 
 
 def best_listed(rates: Sequence[float], seeds: tuple[int, ...]) -> Search:
@@ -57,8 +57,8 @@ def best_listed(rates: Sequence[float], seeds: tuple[int, ...]) -> Search:
         losses = yield [(rate, seed) for rate in rates for seed in seeds]
         means = {rate: sum(losses[rate, seed] for seed in seeds) / len(seeds) for rate in rates}
     best = min(rates, key=lambda rate: means.get(rate, 0.0))
-    told = {rate_name(rate): loss if math.isfinite(loss) else None for rate, loss in sorted(means.items())}
-    return Found(best, told, len(rates) > 1 and best in (min(rates), max(rates)))
+    losses_by_rate = {rate_name(rate): loss if math.isfinite(loss) else None for rate, loss in sorted(means.items())}
+    return SearchResult(best, losses_by_rate, len(rates) > 1 and best in (min(rates), max(rates)))
 
 
 def best_rate(start: float, factor: float, extend: int, seeds: tuple[int, ...]) -> Search:
@@ -77,13 +77,13 @@ def best_rate(start: float, factor: float, extend: int, seeds: tuple[int, ...]) 
     def rate(place: int) -> float:
         return float(rate_name(start * factor**place))
 
-    wanted = [-1, 0, 1]
+    places = [-1, 0, 1]
     for _ in range(extend + 1):
-        losses = yield [(rate(place), seed) for place in wanted for seed in seeds]
-        means |= {place: sum(losses[rate(place), seed] for seed in seeds) / len(seeds) for place in wanted}
+        losses = yield [(rate(place), seed) for place in places for seed in seeds]
+        means |= {place: sum(losses[rate(place), seed] for seed in seeds) / len(seeds) for place in places}
         best = min(sorted(means), key=means.__getitem__)
         if min(means) < best < max(means):
             break
-        wanted = [best - 1 if best == min(means) else best + 1]
-    told = {rate_name(rate(place)): means[place] if math.isfinite(means[place]) else None for place in sorted(means)}
-    return Found(rate(best), told, not min(means) < best < max(means))
+        places = [best - 1 if best == min(means) else best + 1]
+    losses_by_rate = {rate_name(rate(place)): means[place] if math.isfinite(means[place]) else None for place in sorted(means)}
+    return SearchResult(rate(best), losses_by_rate, not min(means) < best < max(means))

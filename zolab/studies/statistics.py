@@ -99,15 +99,15 @@ def target_of(base: Runs) -> float:
 
 def forwards_to(runs: Runs, target: float) -> np.ndarray:
     """Forward passes of each seed until its smoothed dev loss is at or below a target, linear in between; infinite if never."""
-    found = np.full(len(runs.losses), np.inf)
+    passes = np.full(len(runs.losses), np.inf)
     for i, curve in enumerate(smoothed(runs.losses)):
         below = np.flatnonzero(curve <= target)
         if len(below):
             k = below[0]
             share = 0.0 if k == 0 else (curve[k - 1] - target) / (curve[k - 1] - curve[k])
             before = runs.forwards[max(k - 1, 0)]
-            found[i] = before + share * (runs.forwards[k] - before)
-    return found
+            passes[i] = before + share * (runs.forwards[k] - before)
+    return passes
 
 
 def log_mean(runs: Runs) -> np.ndarray:
@@ -202,14 +202,14 @@ def across(measures: Sequence[Callable[[np.ndarray], np.ndarray]], counts: Seque
     point = float(np.mean([measure(np.arange(n)) for measure, n in zip(measures, counts, strict=True)]))
     values = [m(rng.integers(n, size=(draws, tasks, n))) for m, n in zip(measures, counts, strict=True)]
     chosen = rng.integers(tasks, size=(draws, tasks))
-    drawn = np.take_along_axis(np.stack(values, -1), chosen[..., None], axis=-1)[..., 0].mean(1)
-    return Estimate(point, *_interval(drawn), n=tasks, least=FEWEST)
+    resampled = np.take_along_axis(np.stack(values, -1), chosen[..., None], axis=-1)[..., 0].mean(1)
+    return Estimate(point, *_interval(resampled), n=tasks, least=FEWEST)
 
 
 def geometric_ratio(ratios: Sequence[Ratio], draws: int = DRAWS) -> Estimate:
     """Geometric mean over tasks of ratios of forward passes."""
-    found = across(ratios, [ratio.n for ratio in ratios], draws)
-    value, low, high = map(float, np.exp([found.value, found.low, found.high]))
+    estimate = across(ratios, [ratio.n for ratio in ratios], draws)
+    value, low, high = map(float, np.exp([estimate.value, estimate.low, estimate.high]))
     return Estimate(value, low, high, null=1.0, n=len(ratios), least=FEWEST)
 
 

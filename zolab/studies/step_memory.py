@@ -107,14 +107,14 @@ def report(model: str, way: str, rows: int, length: int, tuning: str, quantise: 
         loss_of(loaded, 1, 2)()
     gc.collect()
     give_back_memory()
-    held = psutil.Process().memory_info().rss
+    before = psutil.Process().memory_info().rss
     reset_peak_memory()
     with ExitStack() as around:
         step = step_of(loaded, way, loss_of(loaded, rows, length), around)
         for _ in range(STEPS):
             step()
     weights = model_bytes(loaded)
-    print(json.dumps(asdict(Peak(weights, weights + peak_memory() - held))))
+    print(json.dumps(asdict(Peak(weights, weights + peak_memory() - before))))
 
 
 def loss_of(model: Any, rows: int, length: int) -> Callable[..., Tensor]:

@@ -32,14 +32,14 @@ def step_seconds(model: str, ways: Sequence[str], tokens: Tokens, repeats: int =
         tokens: of a batch.
         repeats: timed steps of each.
     """
-    found, loaded = {}, load_model(model)[0]
+    seconds, loaded = {}, load_model(model)[0]
     loss = loss_of(loaded, tokens.rows, tokens.length)
     for way in ways:
         with ExitStack() as around:
             step = _past_warm_up(loaded, way, loss) if way in METHODS else step_of(loaded, way, loss, around)
-            taken, forward = in_turn(repeats, step, torch.no_grad()(loss))
-        found[way] = _parts(way, taken, forward, network_seconds(loaded) if way == "zo_finetuner" else 0.0)
-    return found
+            step_time, forward = in_turn(repeats, step, torch.no_grad()(loss))
+        seconds[way] = _parts(way, step_time, forward, network_seconds(loaded) if way == "zo_finetuner" else 0.0)
+    return seconds
 
 
 def direction_seconds(model: nn.Module, repeats: int = 3) -> float:
@@ -79,14 +79,14 @@ def _past_warm_up(model: nn.Module, way: str, loss: Callable[..., Any]) -> Calla
     optimizer = optimizer_of(model, way)
     past = range(optimizer.horizon + 1) if hasattr(optimizer, "horizon") else ()
     optimizer.skip([StepRecord(step, (1.0,), (1e-12,), (0.0,)) for step in past])
-    told = (lambda: loss("none")) if optimizer.per_example else loss
-    return lambda: optimizer.step(told)
+    closure = (lambda: loss("none")) if optimizer.per_example else loss
+    return lambda: optimizer.step(closure)
 
 
-def _parts(way: str, taken: float, forward: float, network: float) -> dict[str, float]:
+def _parts(way: str, total: float, forward: float, network: float) -> dict[str, float]:
     if way in METHODS and not METHODS[way].differentiates:
         passes = METHODS[way].forwards(1) * forward
-        rest = max(taken - passes - network, 0.0)
-        return dict(zip(PARTS, (min(passes, taken), rest, network, 0.0), strict=True))
+        rest = max(total - passes - network, 0.0)
+        return dict(zip(PARTS, (min(passes, total), rest, network, 0.0), strict=True))
     before = 2 * forward if way in META else forward  # the probe of a meta-step
-    return dict(zip(PARTS, (min(before, taken), 0.0, 0.0, max(taken - before, 0.0)), strict=True))
+    return dict(zip(PARTS, (min(before, total), 0.0, 0.0, max(total - before, 0.0)), strict=True))

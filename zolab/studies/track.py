@@ -47,15 +47,15 @@ names, prepare = methods.names, methods.prepare
 def check(plan: Plan) -> None:
     """Raise ValueError unless every method can run at equal forward passes, on the track's tasks and by its rules."""
     methods.check(plan)
-    seen = set()
+    tasks = set()
     for task in plan.tasks:
         for own in plan.methods.values():
             config = check_run(plan, task, own)
-            seen.add(config.task)
+            tasks.add(config.task)
             wrong = [f"{name} {getattr(config, name)}" for name, value in RULES.items() if getattr(config, name) != value]
             rules = ", ".join(f"{name} {value}" for name, value in RULES.items())
             require(not wrong, f"{task} has {', '.join(wrong)}; runs on the track have {rules}.")
-    require(seen == set(TARGETS), f"the track's tasks are {', '.join(TARGETS)}, each once; this plan has {', '.join(seen)}.")
+    require(tasks == set(TARGETS), f"the track's tasks are {', '.join(TARGETS)}, each once; this plan has {', '.join(tasks)}.")
     require(len(plan.tasks) == len(TARGETS), f"the track's tasks are {', '.join(TARGETS)}, each once.")
 
 
@@ -73,10 +73,10 @@ def keep(record: Record, out: Path, path: Path) -> None:
             names = [Cell(escape(task), escape(method), first, label).name for label in ("", "~*")]  # alone, or best of a grid
             for folder in (folder for name in names for folder in out.glob(name)):
                 if (folder / RECORD).exists() and (folder / TRAJECTORY).exists():
-                    kept = path.with_suffix("") / f"{task}-{method}"
-                    kept.mkdir(parents=True, exist_ok=True)
-                    write_json(kept / RECORD, read_json(folder / RECORD), indent=None)
-                    write_atomically(kept / TRAJECTORY, read_bytes(folder / TRAJECTORY))
+                    destination = path.with_suffix("") / f"{task}-{method}"
+                    destination.mkdir(parents=True, exist_ok=True)
+                    write_json(destination / RECORD, read_json(folder / RECORD), indent=None)
+                    write_atomically(destination / TRAJECTORY, read_bytes(folder / TRAJECTORY))
 
 
 def track(records: Mapping[str, Record], folder: Path) -> str:
@@ -98,7 +98,7 @@ def track(records: Mapping[str, Record], folder: Path) -> str:
 
 def _rows(plan: str, record: Record, task: str, folder: Path) -> list[tuple[float, str]]:
     """A row of a table, and what it is sorted by, for each method of a record."""
-    found = []
+    rows = []
     for name in record.plan["tasks"]:
         if {**record.plan["base"], **record.plan["tasks"][name]}.get("task") != task or name not in record.tasks:
             continue
@@ -106,12 +106,12 @@ def _rows(plan: str, record: Record, task: str, folder: Path) -> list[tuple[floa
             runs = record.runs(name, method)
             times = forwards_to(runs, TARGETS[task])
             middle, arrived = median(times), int(np.isfinite(times).sum())
-            told = _written([middle.value, middle.low, middle.high], runs.forwards[-1])
+            interval = _written([middle.value, middle.low, middle.high], runs.forwards[-1])
             seed, place = record.cells(name, method)[0]["seed"], f"{plan}/{name}-{method}"
             replay = f"[seed {seed}](records/{quote(place)})" if (folder / place).is_dir() else "–"
-            cells = (method, told, arrived, len(times), f"[`{plan}`](records/{plan}.json)", replay)
-            found.append((middle.value, "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"))
-    return found
+            cells = (method, interval, arrived, len(times), f"[`{plan}`](records/{plan}.json)", replay)
+            rows.append((middle.value, "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"))
+    return rows
 
 
 def _written(numbers: list[float], budget: float) -> str:

@@ -39,7 +39,7 @@ class Progress:
         forwards: passes of its steps so far; 0 before the first evaluation that tells.
         train: loss of the last step, in nats; None before it.
         dev: loss of the last evaluation on dev.
-        told: why it failed or diverged.
+        error: why it failed or diverged.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Progress:
     forwards: float = 0.0
     train: float | None = None
     dev: float | None = None
-    told: str = ""
+    error: str = ""
 
     @property
     def left(self) -> float | None:
@@ -116,11 +116,11 @@ class Watch:
         """As it is now; of runs one folder deeper, which no plan counts, those that are not done."""
         held = _held_files()
         read = (self.ended.get(folder) or self._read(folder, held) for folder in self._folders())
-        found = {run.name: run for run in read if run and not (os.sep in run.name and run.state == "done")}
+        runs = {run.name: run for run in read if run and not (os.sep in run.name and run.state == "done")}
         for name, error in self._failed().items():
-            if name not in found or found[name].state == "stopped":
-                found[name] = replace(found.get(name, Progress(name, "failed")), state="failed", told=error)
-        return Overview(tuple(found[name] for name in sorted(found)), self.planned, _held(self.folder / LOCK, held))
+            if name not in runs or runs[name].state == "stopped":
+                runs[name] = replace(runs.get(name, Progress(name, "failed")), state="failed", error=error)
+        return Overview(tuple(runs[name] for name in sorted(runs)), self.planned, _held(self.folder / LOCK, held))
 
     def _failed(self) -> dict[str, str]:
         try:
@@ -149,9 +149,9 @@ class Watch:
         except FileNotFoundError:  # it was removed between two looks
             return None
         except ValueError as error:  # the run itself will refuse it, too
-            return Progress(name, "failed", told=str(error))
+            return Progress(name, "failed", error=str(error))
         except (AttributeError, KeyError, TypeError) as error:
-            return Progress(name, "failed", told=f"{folder} is damaged: its events are not those of a run ({error!r}).")
+            return Progress(name, "failed", error=f"{folder} is damaged: its events are not those of a run ({error!r}).")
         if run.state == "done":
             self.ended[folder] = run
         return run
@@ -169,17 +169,17 @@ def planned(folder: Path) -> tuple[int, int] | None:
         return None
 
 
-def table(seen: Overview) -> Group:
+def table(overview: Overview) -> Group:
     """What there is to see, for a terminal or a notebook."""
-    counts = {state: len(seen.of(state)) for state in ("done", "running", "stopped", "failed")}
-    most = seen.planned[1] if seen.planned else len(seen.runs)
-    ends = dict.fromkeys(seen.planned or (len(seen.runs),))
+    counts = {state: len(overview.of(state)) for state in ("done", "running", "stopped", "failed")}
+    most = overview.planned[1] if overview.planned else len(overview.runs)
+    ends = dict.fromkeys(overview.planned or (len(overview.runs),))
     head = f"{counts['done']} of {' to '.join(map(str, ends))} runs done, "
     head += ", ".join(f"{count} {state}" for state, count in counts.items() if state != "done")
     if counts["running"]:
-        head += f"; {seen.forwards_a_second:.1f} forward passes a second, {_time(seen.left)} left"
+        head += f"; {overview.forwards_a_second:.1f} forward passes a second, {_time(overview.left)} left"
     parts = [head, ProgressBar(max(most, 1), counts["done"], width=60)]
-    if going := [*seen.of("running"), *seen.of("stopped")]:
+    if going := [*overview.of("running"), *overview.of("stopped")]:
         numbers = ("step", "train loss", "dev loss", "passes / s", "left")
         rows = Table("run", "state", *(Column(name, justify="right") for name in numbers), box=None)
         for run in going[:ROWS]:
@@ -187,8 +187,8 @@ def table(seen: Overview) -> Group:
             left = _time(run.left if run.state == "running" else None)
             rows.add_row(run.name, run.state, f"{run.step}/{run.steps or '?'}", _loss(run.train), _loss(run.dev), speed, left)
         parts += ["", rows, *_more(going)]
-    if failed := seen.of("failed"):
-        parts += ["", *(f"failed: {run.name}: {run.told}" for run in failed[:ROWS]), *_more(failed)]
+    if failed := overview.of("failed"):
+        parts += ["", *(f"failed: {run.name}: {run.error}" for run in failed[:ROWS]), *_more(failed)]
     return Group(*parts)
 
 
@@ -207,17 +207,17 @@ def watch(folder: str | os.PathLike, every: float = 2.0, once: bool = False) -> 
     if not 0 < every < float("inf"):
         raise ValueError(f"every must be a positive number of seconds, got {every}.")
     watched = Watch(folder)
-    seen = watched.look()
-    with Live(table(seen), auto_refresh=False) as live:
-        while not once and not _over(seen):
+    overview = watched.look()
+    with Live(table(overview), auto_refresh=False) as live:
+        while not once and not _over(overview):
             time.sleep(every)
-            seen = watched.look()
-            live.update(table(seen), refresh=True)
+            overview = watched.look()
+            live.update(table(overview), refresh=True)
 
 
-def _over(seen: Overview) -> bool:
-    done = len(seen.of("done"))
-    return not seen.going and done == len(seen.runs) and done >= (seen.planned[0] if seen.planned else 1)
+def _over(overview: Overview) -> bool:
+    done = len(overview.of("done"))
+    return not overview.going and done == len(overview.runs) and done >= (overview.planned[0] if overview.planned else 1)
 
 
 def _from_log(path: Path, name: str, held: set[int]) -> Progress:
@@ -230,8 +230,8 @@ def _from_log(path: Path, name: str, held: set[int]) -> Progress:
     seconds, steps = known.get("time", {}).get("seconds", 0.0), known.get("start", {}).get("config", {}).get("steps", 0)
     passes = [event for event in last if event.get("event") == "evaluation" and event.get("step") and event.get("forwards")]
     a_step = passes[-1]["forwards"] / passes[-1]["step"] if passes else 0.0
-    there, patience = path.stat(), max(QUIET, 20 * seconds / step if step else 0.0)
-    runs = there.st_ino in held or time.time() - there.st_mtime < patience
+    stat, patience = path.stat(), max(QUIET, 20 * seconds / step if step else 0.0)
+    runs = stat.st_ino in held or time.time() - stat.st_mtime < patience
     ended = "end" in known or (path.parent / "record.json").exists()
     state = "done" if ended else "running" if runs else "stopped"
     train, dev = known.get("step", {}).get("loss"), known.get("evaluation dev", {}).get("loss")
@@ -239,9 +239,9 @@ def _from_log(path: Path, name: str, held: set[int]) -> Progress:
 
 
 def _from_outcome(path: Path, name: str) -> Progress:
-    found = unseal(read_json(path), str(path))
-    known = {"seconds": found.get("seconds", 0.0), "forwards": found.get("forwards", 0.0), "told": found.get("diverged", "")}
-    return Progress(name, "done", dev=found["curve"][-1][1] if found.get("curve") else None, **known)
+    cell = unseal(read_json(path), str(path))
+    known = {"seconds": cell.get("seconds", 0.0), "forwards": cell.get("forwards", 0.0), "error": cell.get("diverged", "")}
+    return Progress(name, "done", dev=cell["curve"][-1][1] if cell.get("curve") else None, **known)
 
 
 def _held_files() -> set[int]:
@@ -273,12 +273,12 @@ def _ends(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 def _event(line: bytes, path: Path) -> dict[str, Any]:
     try:
-        found = parse_json(line)
+        event = parse_json(line)
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}).") from error
-    if not isinstance(found, dict):
+    if not isinstance(event, dict):
         raise ValueError(f"{path} is damaged: a line is no event.")
-    return found
+    return event
 
 
 def _subfolders(folder: str | os.PathLike) -> list[str]:

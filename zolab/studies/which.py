@@ -39,8 +39,8 @@ def which_page(folder: Path) -> str | None:
 
 
 def _gradients(records: Records) -> dict[str, str]:
-    found, bench = shares(Record(records["05_tiny"])), records["bench_first_order"]["result"]
-    closed = [100 * entry["closed"] for entry in found.values() if entry["closed"] is not None]
+    entries, bench = shares(Record(records["05_tiny"])), records["bench_first_order"]["result"]
+    closed = [100 * entry["closed"] for entry in entries.values() if entry["closed"] is not None]
     ways = {"adam": "adam", "sgd": "sgd", "least": "sgd_fused_checkpointed", "mezo": "mezo"}
     head = Record(records["00_headline"])
     (task,), (name,) = head.tasks, head.methods()
@@ -51,7 +51,7 @@ def _gradients(records: Records) -> dict[str, str]:
         "closed": f"{min(closed):.0f} to {max(closed):.0f}",
         **{f"gb_{way}": f"{bench[f'{key}_peak_bytes'] / 1e9:.1f}" for way, key in ways.items()},
         **{"plain": f"{plain:.1f}", "offset": f"{offset:.1f}", "added": f"{after - offset:.1f}"},
-        **{name: _gain(found[name]) for name in ("genre", "next", "number", "sentence")},
+        **{name: _gain(entries[name]) for name in ("genre", "next", "number", "sentence")},
     }
 
 
@@ -67,18 +67,20 @@ def _field(records: Records) -> dict[str, str]:
     row_of = {name: steps[record.plan["methods"][name]["optimizer"]] for name in (BASE, *COMPARED)}
     others = [name for name in record.methods() if name != BASE]  # judged together, as in RESULTS.md
     order = sorted(COMPARED, key=lambda name: row_of[name]["seconds"])
-    found = {name: overall(record, name, family=others) for name in order}
+    comparisons = {name: overall(record, name, family=others) for name in order}
     lines = [f"| {BASE} | 1 | 0 | | 1 | {row_of[BASE]['peak_over_weights']:.2f} |"]
-    for name, each in found.items():
+    for name, each in comparisons.items():
         words = [f"{word} on {', '.join(tasks)}" for word, tasks in (("lower", each.lower), ("higher", each.higher)) if tasks]
         cost = ("–" if row_of[name][key] is None else f"{row_of[name][key]:.2f}" for key in ("over_mezo", "peak_over_weights"))
         cells = (name, each.forwards.text(), each.final.text(3, sign=True), "; ".join(words) or "nothing", *cost)
         lines.append(f"| {' | '.join(cells)} |")
     most = row_of[BASE]["peak_over_weights"] + 0.05
-    light = [n for n, each in found.items() if (row_of[n]["peak_over_weights"] or most) < most and each.forwards.value < 1]
-    clear = [name for name, each in found.items() if each.forwards.word != "undecided"]
-    few = min(each.tasks for each in found.values())
-    more = "".join(f" ({name}: {each.tasks})" for name, each in found.items() if each.tasks > few)
+    light = [
+        n for n, each in comparisons.items() if (row_of[n]["peak_over_weights"] or most) < most and each.forwards.value < 1
+    ]
+    clear = [name for name, each in comparisons.items() if each.forwards.word != "undecided"]
+    few = min(each.tasks for each in comparisons.values())
+    more = "".join(f" ({name}: {each.tasks})" for name, each in comparisons.items() if each.tasks > few)
     field = Record(records["04_field"])
     ran = [name for name in field.methods() if name != BASE]
     zeroth = [name for name in ran if not is_first_order(name) and name != "forward gradient"]
@@ -111,11 +113,11 @@ def _rates(records: Records) -> dict[str, str]:
     best = {name: [tiny.search(task, name)["lr"] for task in gaps] for name in (BASE, ADAM)}
     (few_task,), few = few.tasks, labelled(few)
     smol = {name: few.search(few_task, name)["lr"] for name in few.methods()}
-    told, factors = [], []
+    sentences, factors = [], []
     for task, chosen in zip(tasks, on[BASE], strict=True):
         losses = {float(rate): loss for rate, loss in record.search(task, BASE)["rounds"][-1]["losses"].items()}
         ends = [(rate, np.inf if loss is None else loss) for rate, loss in sorted(losses.items()) if rate >= chosen]
-        told.append(f"on `{task}` MeZO ends at {', '.join(f'{loss:.2f} nats at {_rate(rate)}' for rate, loss in ends)}")
+        sentences.append(f"on `{task}` MeZO ends at {', '.join(f'{loss:.2f} nats at {_rate(rate)}' for rate, loss in ends)}")
         factors += [rate / ends[0][0] for rate, loss in ends if loss > ends[0][1] + LOST][:1]
     sensitive = evidence.rates(records)
     return {
@@ -126,7 +128,7 @@ def _rates(records: Records) -> dict[str, str]:
         "smol_mezo": _rate(smol.pop(BASE)),
         "smol_others": "; ".join(f"{name} {_rate(lr)}" for name, lr in smol.items()),
         "head_rate": _rate(head.search(head.tasks[0], head.methods()[0])["lr"]),
-        "too_large": "; ".join(told),
+        "too_large": "; ".join(sentences),
         "factors": " to ".join(dict.fromkeys(f"{factor:.0f}" for factor in sorted(factors))),
         "sensitive": sensitive.numbers[0] if sensitive else "",
     }

@@ -88,10 +88,10 @@ class Task(ABC):
         if apart != "train":  # data of one's own may have dev examples of their own
             chosen = self._draw(self.source.rows(apart), seed, dev)
             return Splits(self._draw(pool, seed, train), chosen, self.held_out(seed, test))
-        drawn = self._draw(pool, seed, train + dev)
-        if len(drawn) <= dev:
+        examples = self._draw(pool, seed, train + dev)
+        if len(examples) <= dev:
             raise ValueError(f"{self.name} has {len(pool)} training rows; dev={dev} leaves none to train on: lower dev.")
-        return Splits(drawn[:-dev], drawn[-dev:], self.held_out(seed, test))
+        return Splits(examples[:-dev], examples[-dev:], self.held_out(seed, test))
 
     def held_out(self, seed: int = 0, test: int | None = None) -> list[Example]:
         """The `test` examples that `sample` draws with this seed; errors as there."""
@@ -113,11 +113,11 @@ class Task(ABC):
         pool = self.source.rows("train")
         if not 0 < shots <= len(pool):
             raise ValueError(f"shots must be between 0 and the {len(pool)} training rows of {self.name}, got {shots}.")
-        shown = []
+        demonstrated = []
         for example, draw in zip(examples, np.random.RandomState(seed).randint(0, 10000, len(examples)), strict=True):
             solved = [(e.prompt + e.candidates[e.answer]).strip() for e in self._draw(pool, int(draw), shots)]
-            shown.append(replace(example, prompt="\n\n".join([*solved, example.prompt.lstrip(" ")])))
-        return shown
+            demonstrated.append(replace(example, prompt="\n\n".join([*solved, example.prompt.lstrip(" ")])))
+        return demonstrated
 
     def encode(self, tokenizer, examples: Sequence[Example], max_length: int | None = None, apart: bool = False) -> Batch:
         """Tokenise examples once, ready for `loss`; texts are cut to `max_length` tokens, by default the papers'.
@@ -140,13 +140,13 @@ class Task(ABC):
 
     def losses(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         """What each example adds to the training loss, float32 of shape (examples,); `loss` is the mean, up to rounding."""
-        found, count = self._losses(token_log_probs(model, batch, self.autocast), batch), len(batch.sizes)
+        losses, count = self._losses(token_log_probs(model, batch, self.autocast), batch), len(batch.sizes)
         if self.objective != "answer":
-            return found
-        sizes, right = (torch.tensor(part, device=found.device) for part in (batch.sizes, batch.right))
-        owners = torch.arange(count, device=found.device).repeat_interleave(sizes)[batch.options]
-        kept = owners[torch.isin(batch.options, right)]
-        return found.new_zeros(count).index_add(0, kept, found) * (count / len(found))
+            return losses
+        sizes, right = (torch.tensor(part, device=losses.device) for part in (batch.sizes, batch.right))
+        owners = torch.arange(count, device=losses.device).repeat_interleave(sizes)[batch.options]
+        right_owners = owners[torch.isin(batch.options, right)]
+        return losses.new_zeros(count).index_add(0, right_owners, losses) * (count / len(losses))
 
     def evaluate(self, model: PreTrainedModel, tokenizer, examples: Sequence[Example], batch_size: int = 32) -> Evaluation:
         """The training loss over all examples, and the mean of the task's metric; errors as for `score`."""
@@ -204,10 +204,10 @@ class Task(ABC):
         the same candidates: the best that a constant answer can do.
         """
         rights = [{e.answer, *e.also} for e in examples]
-        found = {"chance": float(np.mean([len(right) / len(e.candidates) for right, e in zip(rights, examples, strict=True)]))}
+        values = {"chance": float(np.mean([len(right) / len(e.candidates) for right, e in zip(rights, examples, strict=True)]))}
         if len({e.candidates for e in examples}) == 1:
-            found["majority"] = max(Counter(chain(*rights)).values()) / len(examples)
-        return found
+            values["majority"] = max(Counter(chain(*rights)).values()) / len(examples)
+        return values
 
     def _encode_all(self, tokenizer, examples: Sequence[Example], max_length: int, apart: bool = False) -> Batch:
         """With every candidate, whatever the objective."""

@@ -63,21 +63,21 @@ class Table(Sequence[dict[str, Any]]):
             yield self._checked(dict(zip(columns, values, strict=True)), index)
 
     def _checked(self, row: dict[str, Any], index: int) -> dict[str, Any]:
-        found = f"{self.place(index)} has"
+        subject = f"{self.place(index)} has"
         for column in self.texts:
             value = row
             for part in column.split("."):
                 value = value.get(part) if isinstance(value, dict) else None
             if "." in column and isinstance(value, str):
-                raise ValueError(f"{found} {column} {reprlib.repr(value)} where a list of texts should be; correct it.")
+                raise ValueError(f"{subject} {column} {reprlib.repr(value)} where a list of texts should be; correct it.")
             texts = [value] if isinstance(value, str | None) else value
             if not isinstance(texts, list) or not all(isinstance(text, str | None) for text in texts):
-                raise ValueError(f"{found} {column} {reprlib.repr(value)} where a text should be; correct it.")
+                raise ValueError(f"{subject} {column} {reprlib.repr(value)} where a text should be; correct it.")
             if not texts or not all(text and text.strip() for text in texts):
-                raise ValueError(f"{found} an empty {column}; remove or fill it.")
+                raise ValueError(f"{subject} an empty {column}; remove or fill it.")
         if self.labels and row[self.label] not in self.labels:
             label = reprlib.repr(row[self.label])
-            raise ValueError(f"{found} {self.label} {label}; allowed are {self.labels}: drop unlabelled rows.")
+            raise ValueError(f"{subject} {self.label} {label}; allowed are {self.labels}: drop unlabelled rows.")
         return row | {self.label: int(row[self.label])} if self.labels else row  # True and 1.0 are 1
 
     def place(self, index: int) -> str:
@@ -86,10 +86,10 @@ class Table(Sequence[dict[str, Any]]):
 
     def classes(self) -> np.ndarray:
         """The label of every row. Raises ValueError if a class has no rows."""
-        found = np.array(self.rows[self.label][:])
-        if absent := [str(label) for label in self.labels if label not in found]:
+        classes = np.array(self.rows[self.label][:])
+        if absent := [str(label) for label in self.labels if label not in classes]:
             raise ValueError(f"{self.origin} has no rows of {self.label} {', '.join(absent)}; use data with every class.")
-        return found
+        return classes
 
 
 def _has(row: Any, column: str) -> bool:

@@ -109,8 +109,8 @@ class Description:
     def columns(self) -> tuple[str, ...]:
         """The columns that are read."""
         templates = (self.prompt, self.answer, *self.candidates)
-        found = [column for template in templates for _, column in parts_of(template, "template") if column]
-        return tuple(dict.fromkeys([*found, *([self.label] if self.candidates else [])]))
+        columns = [column for template in templates for _, column in parts_of(template, "template") if column]
+        return tuple(dict.fromkeys([*columns, *([self.label] if self.candidates else [])]))
 
 
 @lru_cache(maxsize=1000)
@@ -134,13 +134,13 @@ def parts_of(template: str, option: str) -> tuple[tuple[str, str | None], ...]:
 
 def filled(template: str, row: Mapping[str, Any]) -> str:
     """A template with a row's texts, less the spaces around each. Raises ValueError if one is a list."""
-    found = []
+    parts = []
     for before, column in parts_of(template, "template"):
         value = row[column] if column else ""
         if not isinstance(value, str):
             raise ValueError(f"{column} is {reprlib.repr(value)}, where one text should be; correct it.")
-        found += [before, value.strip()]
-    return "".join(found)
+        parts += [before, value.strip()]
+    return "".join(parts)
 
 
 def after(prompt: str, answer: str) -> str:

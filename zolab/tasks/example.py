@@ -33,14 +33,14 @@ class Example:
 
 def digest(examples: Iterable[Example]) -> str:
     """16 hex digits of the SHA-256 over all that examples say, in their order: equal only for the same data and template."""
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     for example in examples:  # JSON keeps texts apart that would be one when laid end to end
-        found.update(json.dumps(astuple(example), default=int).encode() + b"\n")
-    return found.hexdigest()[:16]
+        hasher.update(json.dumps(astuple(example), default=int).encode() + b"\n")
+    return hasher.hexdigest()[:16]
 
 
 def shared_candidates(examples: Sequence[Example]) -> tuple[str, ...]:
     """The candidates that all examples share, two or more: then they are classes. Empty where there are none such."""
-    found = {example.candidates for example in examples}
-    candidates = found.pop() if len(found) == 1 else ()
+    distinct = {example.candidates for example in examples}
+    candidates = distinct.pop() if len(distinct) == 1 else ()
     return candidates if len(candidates) > 1 else ()

@@ -55,13 +55,13 @@ def _from_lines(path: Path, content: bytes) -> datasets.Dataset:
             raise _refusal(path, f"json, line {number}", error) from error
         rows.append(row)
     columns = dict.fromkeys(name for row in rows for name in row)
-    found: dict[str, list[Any]] = {name: [row.get(name) for row in rows] for name in columns}
-    for name, values in found.items():
+    columns_of: dict[str, list[Any]] = {name: [row.get(name) for row in rows] for name in columns}
+    for name, values in columns_of.items():
         try:
             pyarrow.array(values)
         except (pyarrow.ArrowException, ValueError, TypeError, OverflowError) as error:
             raise _refusal(path, f"json, column {name[:40]!r}", error) from error
-    return datasets.Dataset.from_dict(found)
+    return datasets.Dataset.from_dict(columns_of)
 
 
 def _from_csv(path: Path, content: bytes) -> datasets.Dataset:

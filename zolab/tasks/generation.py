@@ -33,13 +33,13 @@ class Generation(Task):
     def score(self, model: PreTrainedModel, tokenizer, examples: Sequence[Example], batch_size: int = 32) -> Scores:
         """Loss of the first gold answer, and every metric of the answer that the model writes."""
         loss, _ = super().score(model, tokenizer, examples, batch_size)
-        found: list[dict[str, float]] = [{}] * len(examples)
+        judged: list[dict[str, float]] = [{}] * len(examples)
         for chosen in chunks(examples, batch_size, key=len):  # alike in length: little padding
             with autocasting(self.autocast, device_of(model)):
                 written = generate(model, tokenizer, [examples[i].prompt for i in chosen])
             for i, text in zip(chosen, written, strict=True):
-                found[i] = self.judge(text, examples[i].references)
-        return Scores(loss, {name: np.array([scores[name] for scores in found]) for name in found[0]})
+                judged[i] = self.judge(text, examples[i].references)
+        return Scores(loss, {name: np.array([scores[name] for scores in judged]) for name in judged[0]})
 
     def are_cut(self, tokenizer, examples: Sequence[Example]) -> list[bool]:
         """For each example, whether it loses tokens: where its answer is scored, or where an answer is written."""
@@ -107,5 +107,5 @@ def generate(model: PreTrainedModel, tokenizer, prompts: Sequence[str], max_new_
 
 def _end_tokens(model: PreTrainedModel, tokenizer) -> set[int]:
     """Instruction-tuned models name several, of which the tokenizer knows one."""
-    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    return {tokenizer.eos_token_id, *(named if isinstance(named, list | tuple) else [named])} - {None}
+    ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return {tokenizer.eos_token_id, *(ids if isinstance(ids, list | tuple) else [ids])} - {None}

@@ -61,12 +61,12 @@ def score_and_judge(
 ) -> tuple[Scores, Judgement]:
     """What `task.score` gives for the examples, and what `judge` does, from one evaluation; arguments and errors as there."""
     check_same_candidates(task, training, examples)
-    (_, known), (scores, found) = (task.compare(model, tokenizer, each) for each in (training, examples))
-    known, found = (plain + np.array(task.offsets or (0.0,)) for plain in (known, found))
+    (_, known), (scores, scored) = (task.compare(model, tokenizer, each) for each in (training, examples))
+    known, scored = (plain + np.array(task.offsets or (0.0,)) for plain in (known, scored))
     if type(task).score is not Task.score:  # it has metrics of its own
         scores = task.score(model, tokenizer, examples)
     rights, answers = (np.array([example.answer for example in each]) for each in (training, examples))
-    return scores, judged_with(fit_offsets(known, rights), found, answers, len(training))
+    return scores, judged_with(fit_offsets(known, rights), scored, answers, len(training))
 
 
 def judged(probabilities: np.ndarray, answers: np.ndarray, training: int) -> Judgement:
@@ -170,9 +170,9 @@ def auc_change(before: np.ndarray, after: np.ndarray, labels: np.ndarray, draws:
     """
     rng, labels = np.random.default_rng(0), np.asarray(labels)
     classes = [np.flatnonzero(labels == label) for label in (0, 1)]
-    found = []
+    changes = []
     for _ in range(draws):
-        drawn = np.concatenate([rng.choice(members, len(members)) for members in classes])
-        found.append(auc(after[drawn], labels[drawn]) - auc(before[drawn], labels[drawn]))
-    low, high = np.quantile(found, [0.025, 0.975])
+        resampled = np.concatenate([rng.choice(members, len(members)) for members in classes])
+        changes.append(auc(after[resampled], labels[resampled]) - auc(before[resampled], labels[resampled]))
+    low, high = np.quantile(changes, [0.025, 0.975])
     return auc(after, labels) - auc(before, labels), float(low), float(high)

@@ -60,7 +60,7 @@ class LocalFile:
     @property
     def dev(self) -> str:
         """The split that dev examples come from."""
-        return "validation" if _found(Path(self.path).expanduser(), "validation") else "train"
+        return "validation" if _file_of(Path(self.path).expanduser(), "validation") else "train"
 
     def rows(self, split: str) -> Table:
         """All rows of a split, read anew; errors as for `read`."""
@@ -75,7 +75,7 @@ class LocalFile:
         """
         path = Path(self.path).expanduser()
         if path.is_dir():
-            files = [_found(path, split) for split in ("train", "test", "validation")]
+            files = [_file_of(path, split) for split in ("train", "test", "validation")]
             if not files[0] or not files[1]:
                 message = "train" if not files[0] else "test"
                 raise FileNotFoundError(f"{self.path} has no file {message} that ends in {ENDS}; add it.")
@@ -105,11 +105,11 @@ class LocalFile:
         for number, row in enumerate(zip(*columns.values(), strict=True)):
             first.setdefault(repr(row), number)
         numbers = list(first.values())
-        taken = datasets.Dataset.from_dict({name: [values[i] for i in numbers] for name, values in columns.items()})
-        return Table(taken, origin, self.texts, self.label, self.labels, numbers)
+        distinct = datasets.Dataset.from_dict({name: [values[i] for i in numbers] for name, values in columns.items()})
+        return Table(distinct, origin, self.texts, self.label, self.labels, numbers)
 
 
-def _found(folder: Path, split: str) -> Path | None:
+def _file_of(folder: Path, split: str) -> Path | None:
     return next((path for suffix in SUFFIXES if (path := folder / f"{split}{suffix}").is_file()), None)
 
 

@@ -49,9 +49,9 @@ def masked_logits(model: PreTrainedModel, part: Pack) -> Tensor:
         return model.lm_head(hidden.flatten(0, 1)[part.places])
 
 
-def autocasting(wanted: bool, device: torch.device) -> AbstractContextManager:
+def autocasting(enabled: bool, device: torch.device) -> AbstractContextManager:
     """bfloat16 autocast if wanted, without its cache: that would keep a copy of all weights, stale after they moved."""
-    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False) if wanted else nullcontext()
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False) if enabled else nullcontext()
 
 
 def _choose(head: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:

@@ -70,11 +70,11 @@ class MaskedTask(Task):
         pool = self.source.rows("train")
         order, labels = np.random.RandomState(seed).permutation(len(pool)), pool.classes()
         classes = [order[labels[order] == label] for label in self.source.labels]
-        drawn: Iterator[list[Example]] = (
+        samples: Iterator[list[Example]] = (
             [self._example(pool, int(i)) for rows in classes for i in rows[part]]
             for part in (slice(train), slice(train, train + dev))
         )
-        learned, checked = drawn
+        learned, checked = samples
         if not checked:
             raise ValueError(f"{self.name} has no class of more than {train} examples, so that none are left for dev.")
         return Splits(learned, checked, self.held_out(seed, test))
@@ -103,8 +103,8 @@ class MaskedTask(Task):
         masked = cast(Sequence[MaskedExample], examples)
         texts = [tuple(self._tokens(tokenizer, e.pieces))[:max_length] for e in masked]
         for text, example in zip(texts, examples, strict=True):
-            if (found := text.count(tokenizer.mask_token_id)) != 1:
-                raise ValueError(f"{example.prompt[:60]!r} has {found} masks in {max_length} tokens, not 1; change the text.")
+            if (masks := text.count(tokenizer.mask_token_id)) != 1:
+                raise ValueError(f"{example.prompt[:60]!r} has {masks} masks in {max_length} tokens, not 1; change the text.")
         candidates = [(text, words[word]) for text, e in zip(texts, examples, strict=True) for word in e.candidates]
         places = [[text.index(tokenizer.mask_token_id)] for text, _ in candidates]
         questions = [(e.prompt, e.candidates, e.answer) for e in examples]

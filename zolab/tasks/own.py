@@ -56,24 +56,24 @@ class Choosing(OwnTask):
     def _check(self, rows: list[tuple[str, Row]]) -> None:
         """Find what the labels stand for, too: the first of the ways that all of them allow."""
         label, ways = self.description.label, self._ways()
-        found = [(place, filled(f"{{{label}}}", row)) for place, row in rows]
-        fitting = [way for way in ways if all(text in way for _, text in found)]
+        labels = [(place, filled(f"{{{label}}}", row)) for place, row in rows]
+        fitting = [way for way in ways if all(text in way for _, text in labels)]
         if not fitting:
             allowed = ", or ".join(", ".join(way) for way in ways)[:200]
-            place, text = max((next(one for one in found if one[1] not in way) for way in ways), key=found.index)
+            place, text = max((next(one for one in labels if one[1] not in way) for way in ways), key=labels.index)
             raise ValueError(
                 f"{place} has {label} {text[:40]!r}; allowed are {allowed}: correct it, or name what stands in that column "
                 "with labels, in the order of the candidates."
             )
         self.numbers = fitting[0]
         for way in fitting[1:]:
-            if other := next((text for _, text in found if way[text] != self.numbers[text]), None):
+            if other := next((text for _, text in labels if way[text] != self.numbers[text]), None):
                 raise ValueError(
                     f"{label} {other!r} of {self.description.data} may be a candidate's number or another one's text: "
                     "name what stands in that column with labels, in the order of the candidates."
                 )
-        if self.description.fixed and len({self.numbers[text] for _, text in found}) == 1:
-            raise ValueError(f"all rows of {self.description.data} have {label} {found[0][1]!r}; add rows of another class.")
+        if self.description.fixed and len({self.numbers[text] for _, text in labels}) == 1:
+            raise ValueError(f"all rows of {self.description.data} have {label} {labels[0][1]!r}; add rows of another class.")
         super()._check(rows)
 
     def _ways(self) -> list[dict[str, int]]:
@@ -112,10 +112,10 @@ def imported(path: str) -> type[Task]:
         ValueError: there is no such module or class, the module cannot be run, or the class is no `Task` with `name`, `source`
             and `template`.
     """
-    found = PATH.fullmatch(path)
-    if not found:
+    match = PATH.fullmatch(path)
+    if not match:
         raise ValueError(f"{path[:80]!r} is no import path of a task; write package.module:Class.")
-    module, name = found.groups()
+    module, name = match.groups()
     try:
         kind = getattr(import_module(module), name, None)
     except (Exception, SystemExit) as error:  # whatever a module may raise while it runs

@@ -44,9 +44,9 @@ class DROP(SQuAD):
             raise ValueError(
                 f"DROP needs a type for each span, and there are {len(spans)} spans, {len(types)} types; correct it."
             )
-        found = list(zip(spans, types, strict=True))
-        parts = tuple(dict.fromkeys(span for span, kind in found if kind == "span"))
-        answers = [parts if kind == "span" else (span,) for span, kind in found]
+        typed = list(zip(spans, types, strict=True))
+        parts = tuple(dict.fromkeys(span for span, kind in typed if kind == "span"))
+        answers = [parts if kind == "span" else (span,) for span, kind in typed]
         return _answered(prompt, dict.fromkeys(answers))
 
     def judge(self, text: str, references: Sequence[Sequence[str]]) -> dict[str, float]:

@@ -124,15 +124,15 @@ def _written(split: str) -> Iterator[Row]:
 
 def _genres(split: str) -> Iterator[Row]:
     for row in _reviews(split):
-        found = genre_of(row["text"], 16)
-        if found and found[1] in ("comedy", "horror"):
-            yield {"text": found[0], "label": int(found[1] == "horror")}
+        labelled = genre_of(row["text"], 16)
+        if labelled and labelled[1] in ("comedy", "horror"):
+            yield {"text": labelled[0], "label": int(labelled[1] == "horror")}
 
 
 def _numbers(split: str) -> Iterator[Row]:
     for row in _reviews(split):
-        if found := number_of(row["text"], 14):
-            yield {"text": found[0], "number": found[1]}
+        if numbered := number_of(row["text"], 14):
+            yield {"text": numbered[0], "number": numbered[1]}
 
 
 def _continuations(split: str) -> Iterator[Row]:

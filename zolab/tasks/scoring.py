@@ -109,11 +109,11 @@ def batch_of(
         for option, ((number, rows), tokens) in enumerate(zip(homes, targets, strict=True))
         for row, target in zip(rows, tokens, strict=True)
     )
-    numbers, rows, wanted, options = torch.tensor(scored).T.contiguous()
+    numbers, rows, target_tokens, options = torch.tensor(scored).T.contiguous()
     sizes, answers = [len(candidates) for _, candidates, _ in questions], [answer for _, _, answer in questions]
     longest, largest = max(map(len, texts)), max(map(max, (*texts, *targets)))
     counts = numbers.bincount().tolist()
-    return Batch(tuple(packs), wanted, rows, options, counts, sizes, answers, longest, largest, masked)
+    return Batch(tuple(packs), target_tokens, rows, options, counts, sizes, answers, longest, largest, masked)
 
 
 def token_log_probs(model: PreTrainedModel, batch: Batch, autocast: bool = False) -> Tensor:

@@ -83,8 +83,8 @@ class MultiRC(Task):
     source = Source("multirc", (HUB, "multirc"), ("paragraph", "question", "answer"), labels=(0, 1))
 
     def template(self, row: dict[str, Any]) -> Example:
-        found = f'I found this answer "{row["answer"]}". Is that correct? Yes or No?'
-        return Example(f"{row['paragraph']}\nQuestion: {row['question']}\n{found}\n", ("No", "Yes"), row["label"])
+        claim = f'I found this answer "{row["answer"]}". Is that correct? Yes or No?'
+        return Example(f"{row['paragraph']}\nQuestion: {row['question']}\n{claim}\n", ("No", "Yes"), row["label"])
 
 
 class COPA(Task):

@@ -11,9 +11,9 @@ def tokenize(tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """
     if not texts:
         return []
-    found = tokenizer(list(texts), verbose=False)["input_ids"]
+    tokens = tokenizer(list(texts), verbose=False)["input_ids"]
     appended = _appended(tokenizer)
-    return [ids[: len(ids) - appended] for ids in found]
+    return [ids[: len(ids) - appended] for ids in tokens]
 
 
 def shorten(ids: list[int], max_length: int) -> list[int]:

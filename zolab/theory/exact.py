@@ -38,8 +38,8 @@ class Objective(nn.Module):
     @property
     def weights(self) -> Tensor:
         """All trainable weights in one row, block after block as the tensors come."""
-        named = dict(self.model.named_parameters())
-        return torch.cat([named[name].detach().flatten() for name in self.blocks.tensors])
+        parameters = dict(self.model.named_parameters())
+        return torch.cat([parameters[name].detach().flatten() for name in self.blocks.tensors])
 
     def at(self, weights: Tensor) -> Tensor:
         """Mean loss with these weights, a tensor of shape (weights,); differentiable."""
@@ -47,9 +47,11 @@ class Objective(nn.Module):
 
     def each(self, weights: Tensor) -> Tensor:
         """Loss of every example with these weights."""
-        named = dict(self.model.named_parameters())
+        parameters = dict(self.model.named_parameters())
         parts = zip(self.blocks.tensors, weights.split(list(self.blocks.numels)), strict=True)
-        return functional_call(self, {f"model.{name}": part.view_as(named[name]) for name, part in parts}, tie_weights=True)
+        return functional_call(
+            self, {f"model.{name}": part.view_as(parameters[name]) for name, part in parts}, tie_weights=True
+        )
 
 
 @dataclass(frozen=True)
@@ -176,13 +178,13 @@ def sampled_change(
     """
     theta = objective.weights
     scale = torch.from_numpy(np.repeat(objective.blocks.spread(sigma), objective.blocks.numels)).to(theta)
-    losses, here, changes = vmap(objective.at, chunk_size=64), float(objective.at(theta)), []
+    losses, start_loss, changes = vmap(objective.at, chunk_size=64), float(objective.at(theta)), []
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         for start in range(0, samples, 64):
             names = [Direction(seed, step) for step in range(start, min(start + 64, samples))]
             u = scale * torch.stack([noise.direction(name, 0, theta.shape, dtype=theta.dtype) for name in names])
             slopes = (losses(theta + eps * u) - losses(theta - eps * u)) / (2 * eps)
-            changes.append(torch.stack([losses(theta - float(lr) * slopes[:, None] * u) - here for lr in lrs], 1))
+            changes.append(torch.stack([losses(theta - float(lr) * slopes[:, None] * u) - start_loss for lr in lrs], 1))
     table = torch.cat(changes).double().numpy()
     return table.mean(0), table.std(0, ddof=1) / np.sqrt(samples)
 
@@ -200,7 +202,7 @@ def sequential_change(
     theta, blocks = objective.weights, objective.blocks
     scale = torch.from_numpy(np.repeat(blocks.spread(sigma), blocks.numels)).to(theta)
     owner = torch.from_numpy(np.repeat(blocks.block_of, blocks.numels))
-    losses, here, changes = vmap(objective.at, chunk_size=64), float(objective.at(theta)), []
+    losses, start_loss, changes = vmap(objective.at, chunk_size=64), float(objective.at(theta)), []
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         for start in range(0, samples, 64):
             names = [Direction(seed, step) for step in range(start, min(start + 64, samples))]
@@ -210,7 +212,7 @@ def sequential_change(
                 u = z * (owner == j)
                 slopes = (losses(moved + eps * u) - losses(moved - eps * u)) / (2 * eps)
                 moved -= lr * slopes[:, None] * u
-            changes.append(losses(moved) - here)
+            changes.append(losses(moved) - start_loss)
     table = torch.cat(changes).double().numpy()
     return float(table.mean()), float(table.std(ddof=1) / np.sqrt(samples))
 
@@ -219,8 +221,8 @@ def _rows(outputs: Tensor, weights: Tensor, rows: int) -> np.ndarray:
     """The Jacobian of outputs, some rows at a time."""
     out = []
     for part in torch.eye(len(outputs), dtype=outputs.dtype).split(rows):
-        (found,) = torch.autograd.grad(outputs, weights, part, is_grads_batched=True, retain_graph=True)
-        out.append(found.double().numpy())
+        (slopes,) = torch.autograd.grad(outputs, weights, part, is_grads_batched=True, retain_graph=True)
+        out.append(slopes.double().numpy())
     return np.concatenate(out)
 
 

@@ -22,7 +22,7 @@ def letters_model(seed: int = 0, steps: int = 400, lr: float = 1e-2, rows: int =
         rows: rows of 24 letters behind the loss, an example each.
     """
     text = letter_rows()
-    train, kept = text[rows:], text[:rows]
+    train, held_out = text[rows:], text[:rows]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(_config())
@@ -34,7 +34,7 @@ def letters_model(seed: int = 0, steps: int = 400, lr: float = 1e-2, rows: int =
         letter_losses(model, train[chosen]).mean().backward()
         adam.step()
     model.zero_grad()
-    return Objective(model.double().eval(), lambda m: letter_losses(m, kept))
+    return Objective(model.double().eval(), lambda m: letter_losses(m, held_out))
 
 
 def letter_rows() -> Tensor:

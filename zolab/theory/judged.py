@@ -52,17 +52,17 @@ class Estimates:
         return terms_of(self.sizes, self.estimates, batch)
 
 
-def noise_scales(found: Signal | Estimates, grouping: Callable[[str], str]) -> np.ndarray:
+def noise_scales(statistics: Signal | Estimates, grouping: Callable[[str], str]) -> np.ndarray:
     """sigma_j^2 proportional to G / V, one for the blocks that a grouping puts together; negative G count as 0.
 
     Where noise rules and t is proportional to V, a step gains the more, the more of it lies in the block of the highest G / V:
     these scales prefer such blocks in proportion, and do not go that far. Ones where no block has a signal.
 
     Args:
-        found: statistics of the blocks.
+        statistics: statistics of the blocks.
         grouping: from a block's name to that of its group.
     """
-    return _scales(found, grouping, lambda signals, noises: signals / np.maximum(noises, 1e-300))
+    return _scales(statistics, grouping, lambda signals, noises: signals / np.maximum(noises, 1e-300))
 
 
 def transferred(
@@ -86,81 +86,81 @@ def transferred(
     return out
 
 
-def ratio_scales(found: Signal, grouping: Callable[[str], str], batch: int) -> np.ndarray:
+def ratio_scales(statistics: Signal, grouping: Callable[[str], str], batch: int) -> np.ndarray:
     """sigma_j^2 proportional to G / (V / batch + G), one for the blocks that a grouping puts together; negative G count as 0.
 
     Where noise rules it is a block's signal to noise. Ones where no block has a signal.
 
     Args:
-        found: statistics of the blocks.
+        statistics: statistics of the blocks.
         grouping: from a block's name to that of its group.
         batch: examples in a minibatch.
     """
     return _scales(
-        found, grouping, lambda signals, noises: signals / np.maximum(signals + np.maximum(noises, 0) / batch, 1e-300)
+        statistics, grouping, lambda signals, noises: signals / np.maximum(signals + np.maximum(noises, 0) / batch, 1e-300)
     )
 
 
 def _scales(
-    found: Signal | Estimates, grouping: Callable[[str], str], ratio: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    statistics: Signal | Estimates, grouping: Callable[[str], str], ratio: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> np.ndarray:
     """sigma_j whose squares are a function of each group's G, not below 0, and V; ones where that is 0 everywhere."""
-    _, place = grouped(found.names, grouping)
-    signals, noises, _ = found.merged(grouping).estimates
+    _, place = grouped(statistics.names, grouping)
+    signals, noises, _ = statistics.merged(grouping).estimates
     squares = ratio(np.maximum(signals, 0), noises)
     return np.sqrt(squares)[place] if squares.any() else np.ones(len(place))
 
 
-def best_scales(found: Signal, batch: int) -> np.ndarray:
+def best_scales(statistics: Signal, batch: int) -> np.ndarray:
     """The scales with which one step gains most, one for each block; ones where no block has a signal."""
-    terms = found.terms(batch)
+    terms = statistics.terms(batch)
     return terms.best_sigma() if (terms.squares > 0).any() else np.ones(len(terms.sizes))
 
 
-def density_scales(found: Signal) -> np.ndarray:
+def density_scales(statistics: Signal) -> np.ndarray:
     """sigma_j^2 proportional to G_j / d_j; ones where no block has a signal."""
-    squared = np.maximum(found.estimates[0], 0)
-    return np.sqrt(squared / found.sizes) if squared.any() else np.ones(len(squared))
+    squared = np.maximum(statistics.estimates[0], 0)
+    return np.sqrt(squared / statistics.sizes) if squared.any() else np.ones(len(squared))
 
 
-def without_embedding(found: Signal) -> np.ndarray:
+def without_embedding(statistics: Signal) -> np.ndarray:
     """One for all blocks but embeddings, which stay as they are."""
-    return np.array([0.0 if EMBEDDING in name else 1.0 for name in found.names])
+    return np.array([0.0 if EMBEDDING in name else 1.0 for name in statistics.names])
 
 
-def chosen(found: Signal, batch: int, seed: int = 0) -> dict[str, np.ndarray]:
+def chosen(statistics: Signal, batch: int, seed: int = 0) -> dict[str, np.ndarray]:
     """Scales by every way that the map compares, from the same statistics.
 
     Args:
-        found: of the examples that may choose.
+        statistics: of the examples that may choose.
         batch: examples in a minibatch.
         seed: of the permutation.
     """
-    ways = {f"signal to noise by {name}": ratio_scales(found, rule, batch) for name, rule in GROUPINGS.items()}
-    ways |= {f"G / V by {name}": noise_scales(found, rule) for name, rule in GROUPINGS.items()}
+    ways = {f"signal to noise by {name}": ratio_scales(statistics, rule, batch) for name, rule in GROUPINGS.items()}
+    ways |= {f"G / V by {name}": noise_scales(statistics, rule) for name, rule in GROUPINGS.items()}
     by_layer = ways["signal to noise by layer"]
     ways["the same, permuted"] = by_layer[np.random.default_rng(seed).permutation(len(by_layer))]
-    ways["best of one step"] = best_scales(found, batch)
-    ways["density"] = density_scales(found)
-    if 0 < (fixed := without_embedding(found)).sum() < len(fixed):
+    ways["best of one step"] = best_scales(statistics, batch)
+    ways["density"] = density_scales(statistics)
+    if 0 < (fixed := without_embedding(statistics)).sum() < len(fixed):
         ways["embedding frozen"] = fixed
     return ways
 
 
-def judged(found: Signal, batch: int, seed: int = 0) -> dict[str, Judged]:
+def judged(statistics: Signal, batch: int, seed: int = 0) -> dict[str, Judged]:
     """Each way's gain, in sample and on the other half.
 
     Args:
-        found: of at least 6 groups, so that each half has an error bar.
+        statistics: of at least 6 groups, so that each half has an error bar.
         batch: examples in a minibatch.
         seed: of the permutation.
 
     Raises:
         ValueError: there are fewer groups.
     """
-    if len(found) < 6:
-        raise ValueError(f"both halves need error bars: at least 6 groups of examples, got {len(found)}.")
-    halves = found.halves()
+    if len(statistics) < 6:
+        raise ValueError(f"both halves need error bars: at least 6 groups of examples, got {len(statistics)}.")
+    halves = statistics.halves()
     scales = [chosen(half, batch, seed) for half in halves]
     out = {}
     for way in scales[0]:
@@ -171,22 +171,22 @@ def judged(found: Signal, batch: int, seed: int = 0) -> dict[str, Judged]:
     return out
 
 
-def agreement(found: Signal) -> Mapping[str, float]:
+def agreement(statistics: Signal) -> Mapping[str, float]:
     """Correlation of both halves' G / V over layers and over kinds; NaN where there is only one of them."""
     out = {}
     for name in ("layer", "kind"):
-        merged = [half.merged(GROUPINGS[name]).estimates for half in found.halves()]
+        merged = [half.merged(GROUPINGS[name]).estimates for half in statistics.halves()]
         ratios = [squared / np.maximum(variances, 1e-300) for squared, variances, _ in merged]
         out[name] = float(np.corrcoef(*ratios)[0, 1]) if len(ratios[0]) > 1 else float("nan")
     return out
 
 
-def noise_rank(found: Signal) -> float:
+def noise_rank(statistics: Signal) -> float:
     """(tr S)^2 / tr(S^2) of the covariance S of an example's gradient: in how many directions its noise lies.
 
     From the spread of the products of two groups' sums, whose variance is tr(S^2) for each pair of examples where noise rules.
     """
-    pairs = np.triu_indices(len(found), 1)
-    sizes = np.outer(found.counts, found.counts)[pairs]
-    products = found.products.sum(-1)[pairs] / sizes
-    return float(found.estimates[1].sum() ** 2 / max((np.var(products, ddof=1) * sizes.mean()), 1e-300))
+    pairs = np.triu_indices(len(statistics), 1)
+    sizes = np.outer(statistics.counts, statistics.counts)[pairs]
+    products = statistics.products.sum(-1)[pairs] / sizes
+    return float(statistics.estimates[1].sum() ** 2 / max((np.var(products, ddof=1) * sizes.mean()), 1e-300))

@@ -157,9 +157,9 @@ def gauss_newton_terms(
         raise ValueError(f"the Gauss-Newton matrix is that of a task with options, and {task.name} has none; use another.")
     blocks, params = split(model, rule), weights_of(model)
     order = np.random.default_rng(seed)
-    drawn: list[Sequence[Example]] = [examples]
-    drawn += [[examples[i] for i in order.choice(len(examples), batch)] for _ in range(minibatches)]
-    gradients = [_mean_gradient(model, task, tokenizer, chosen, params) for chosen in drawn]
+    batches: list[Sequence[Example]] = [examples]
+    batches += [[examples[i] for i in order.choice(len(examples), batch)] for _ in range(minibatches)]
+    gradients = [_mean_gradient(model, task, tokenizer, chosen, params) for chosen in batches]
     seconds = np.array([squares(gradient) for gradient in gradients])
     slopes, trace = [], np.zeros(len(params))
     for weight, row in score_gradients(model, task, tokenizer, examples, params):
@@ -211,8 +211,8 @@ def operator_norm(loss: Callable[[], Tensor], tensors: Sequence[Tensor], toleran
         parts = torch.from_numpy(v.ravel()).to(slopes[0]).split(sizes)
         none = slopes[0].new_zeros(())
         signed = sum(((g * part.view_as(g)).sum() for g, part in zip(slopes, parts, strict=True)), none)
-        bent = torch.autograd.grad(signed, tensors, retain_graph=True)
-        return torch.cat([b.flatten() for b in bent]).double().cpu().numpy()
+        hessian_product = torch.autograd.grad(signed, tensors, retain_graph=True)
+        return torch.cat([b.flatten() for b in hessian_product]).double().cpu().numpy()
 
     n = sum(sizes)
     if n <= 2:  # Lanczos needs a larger matrix
@@ -220,8 +220,8 @@ def operator_norm(loss: Callable[[], Tensor], tensors: Sequence[Tensor], toleran
     start = noise.direction(Direction(0, 0), 0, n, dtype=torch.float64).numpy()
     # pyrefly: ignore[missing-argument, unexpected-keyword, bad-keyword-argument]  (see its __new__)
     operator = LinearOperator((n, n), matvec=product, dtype=np.float64)
-    (found,) = eigsh(operator, k=1, which="LM", v0=start, ncv=min(n, 8), tol=tolerance, return_eigenvectors=False)
-    return abs(float(found))
+    (eigenvalue,) = eigsh(operator, k=1, which="LM", v0=start, ncv=min(n, 8), tol=tolerance, return_eigenvectors=False)
+    return abs(float(eigenvalue))
 
 
 def squares(tensors: Sequence[Tensor]) -> np.ndarray:
@@ -243,7 +243,7 @@ def _signed_curvature(
     loss_of: Callable[[Sequence[Example]], Tensor], params: Sequence[Tensor], examples: Sequence[Example], name: Direction
 ) -> np.ndarray:
     """v_j' (H v)_j of each tensor for one vector v of random signs."""
-    found = np.zeros(len(params))
+    curvature = np.zeros(len(params))
 
     def sign(j: int) -> Tensor:
         return noise.materialise(name, j, params[j]).sign_()
@@ -253,11 +253,11 @@ def _signed_curvature(
         share = len(part) / len(examples)
 
         def meet(j: int, product: Tensor, share: float = share) -> None:
-            found[j] += share * float((sign(j) * product).sum(dtype=torch.float64))
+            curvature[j] += share * float((sign(j) * product).sum(dtype=torch.float64))
 
         with sdpa_kernel(SDPBackend.MATH), consumed(params, meet):  # other attention has no second derivative
             slopes = torch.autograd.grad(loss_of(part), params, create_graph=True)
             slope = sum(((g * sign(j)).sum() for j, g in enumerate(slopes)), slopes[0].new_zeros(()))
             del slopes
             slope.backward(inputs=list(params))
-    return found
+    return curvature

@@ -68,14 +68,14 @@ class Signal(Recorded):
     def part(self, groups: Sequence[int]) -> "Signal":
         """That of the examples of some groups."""
         k = list(groups)
-        kept = {"counts": self.counts[k], "lengths": self.lengths[k], "curvatures": self.curvatures[k]}
-        return replace(self, products=self.products[np.ix_(k, k)], **kept)
+        fields = {"counts": self.counts[k], "lengths": self.lengths[k], "curvatures": self.curvatures[k]}
+        return replace(self, products=self.products[np.ix_(k, k)], **fields)
 
     def merged(self, grouping: Callable[[str], str]) -> "Signal":
         """That of larger blocks: those that a function gives one name are one."""
         names, place = grouped(self.names, grouping)
-        kept = {name: totals(getattr(self, name), place) for name in ("sizes", "lengths", "products", "curvatures")}
-        return replace(self, names=names, **kept)
+        fields = {name: totals(getattr(self, name), place) for name in ("sizes", "lengths", "products", "curvatures")}
+        return replace(self, names=names, **fields)
 
     def halves(self) -> tuple["Signal", "Signal"]:
         """Those of every other group, and of the rest."""
@@ -131,8 +131,8 @@ class Signal(Recorded):
 def grouped(names: Sequence[str], grouping: Callable[[str], str]) -> tuple[tuple[str, ...], np.ndarray]:
     """The names of groups of blocks, and which one each block is in."""
     groups = [grouping(name) for name in names]
-    kept = tuple(dict.fromkeys(groups))
-    return kept, np.array([kept.index(group) for group in groups])
+    unique_groups = tuple(dict.fromkeys(groups))
+    return unique_groups, np.array([unique_groups.index(group) for group in groups])
 
 
 def totals(values: np.ndarray, place: np.ndarray) -> np.ndarray:
@@ -266,20 +266,20 @@ def _of_options(model, task: Task, batch: Batch, params: Sequence[Tensor], rng: 
     if len(p) == 2:  # both gradients are along that of the difference
         tensors = torch.autograd.grad(scores[1] - scores[0], params)
         return float(p[1]) - answer, tensors, p[0] * p[1] * squares(tensors)
-    drawn = torch.autograd.grad(logs[rng.choice(len(p), p=p / p.sum())], params, retain_graph=True)
-    return -1.0, torch.autograd.grad(logs[answer], params), squares(drawn)
+    sampled = torch.autograd.grad(logs[rng.choice(len(p), p=p / p.sum())], params, retain_graph=True)
+    return -1.0, torch.autograd.grad(logs[answer], params), squares(sampled)
 
 
 def _of_answer(model, task: Task, batch: Batch, params: Sequence[Tensor], rng: np.random.Generator) -> OneExample:
-    right, drawn = [], []
+    right, sampled = [], []
     for logs, rows, targets in scored_log_probs(model, batch):
         chances = logs.detach()[rows].double().exp().cumsum(-1).cpu().numpy()
         chosen = (chances > rng.random((len(chances), 1)) * chances[:, -1:]).argmax(-1)
         right.append(logs[rows, targets])
-        drawn.append(logs[rows, torch.from_numpy(chosen).to(targets.device)])
+        sampled.append(logs[rows, torch.from_numpy(chosen).to(targets.device)])
     tokens = torch.cat(right)
     # Tokens are drawn apart from each other: what mixes two of them is zero on average, and the mean of their traces is left.
-    curvature = squares(torch.autograd.grad(torch.cat(drawn).sum() / len(tokens) ** 0.5, params, retain_graph=True))
+    curvature = squares(torch.autograd.grad(torch.cat(sampled).sum() / len(tokens) ** 0.5, params, retain_graph=True))
     return -1.0, torch.autograd.grad(tokens.mean(), params), curvature
 
 

@@ -105,10 +105,10 @@ class StepTerms:
         alone = np.where(shares, g**2 / np.maximum(a * t + 2 * np.diag(q), 1e-300), 0.0)
         starts = [even] + [_simplex(np.where(shares, w, 0.0)) for w in (g, g / np.maximum(t, 1e-12 * t.max()), alone)]
         starts += [0.1 * even + 0.9 * vertex for vertex in np.eye(len(g))[np.argsort(-alone)[:5]]]
-        options = {"method": "SLSQP", "bounds": [(0.0, 1.0 if there else 0.0) for there in shares]}
+        options = {"method": "SLSQP", "bounds": [(0.0, 1.0 if share else 0.0) for share in shares]}
         options |= {"jac": True, "constraints": {"type": "eq", "fun": lambda y: y.sum() - 1, "jac": np.ones_like}}
-        found = [minimize(objective, start, **options, options={"maxiter": 500, "ftol": 1e-12}) for start in starts]
-        best = min(found, key=lambda result: result.fun)
+        optima = [minimize(objective, start, **options, options={"maxiter": 500, "ftol": 1e-12}) for start in starts]
+        best = min(optima, key=lambda result: result.fun)
         return np.sqrt(scale * _simplex(np.maximum(best.x, 0)))
 
 

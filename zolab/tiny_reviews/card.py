@@ -37,8 +37,8 @@ def card(record: dict[str, Any]) -> str:
     recipe, training = record["recipe"], record["training"]
     derived = record["name"].endswith("critic")
     rows = [
-        f"| {name} | {found['token']:.1f} | {found['word']:.0f} | {found['bits_per_byte']:.3f} |"
-        for name, found in record["perplexity"].items()
+        f"| {name} | {values['token']:.1f} | {values['word']:.0f} | {values['bits_per_byte']:.3f} |"
+        for name, values in record["perplexity"].items()
     ]
     return CARD.format(
         **recipe,

@@ -85,8 +85,8 @@ def options(rng: np.random.Generator, pair: Sequence[str]) -> str:
 
 def opinion(rng: np.random.Generator, text: str, label: int) -> Document:
     pair = pick(rng, PAIRS)
-    asked = question(rng, TOPICS) if rng.random() < 0.7 else pick(rng, (" ", "\n")) + pick(rng, SAYINGS)
-    return Document(f"{pick(rng, HEADS)}{text}{options(rng, pair)}{asked}", f" {pair[label]}", label)
+    closing = question(rng, TOPICS) if rng.random() < 0.7 else pick(rng, (" ", "\n")) + pick(rng, SAYINGS)
+    return Document(f"{pick(rng, HEADS)}{text}{options(rng, pair)}{closing}", f" {pair[label]}", label)
 
 
 def comparison(rng: np.random.Generator, texts: Sequence[str], labels: Sequence[int]) -> Document:
@@ -119,8 +119,8 @@ def documents(reviews: Sequence[Review], rng: np.random.Generator) -> Iterator[D
         if judged != label or rng.random() < 0.5:
             yield comparison(rng, [excerpt(rng, part, 10, 22) for part in (text, other)], (label, judged))
         for find, topics in ((genre_of, KINDS), (number_of, DIGITS)):
-            if found := find(text, int(rng.integers(12, 30))):
-                yield Document(found[0] + question(rng, topics), f" {found[1]}\n", label)
+            if extracted := find(text, int(rng.integers(12, 30))):
+                yield Document(extracted[0] + question(rng, topics), f" {extracted[1]}\n", label)
 
 
 def train_tokenizer(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:

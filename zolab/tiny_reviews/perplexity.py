@@ -13,11 +13,11 @@ WINDOW = 128
 
 def windows(tokenizer, texts: Iterable[str]) -> list[list[int]]:
     """Texts in windows of `WINDOW` tokens, each after the token that begins a text."""
-    found = []
+    rows = []
     for ids in tokenizer(list(texts), verbose=False)["input_ids"]:
         body = ids[1:]
-        found += [[ids[0], *body[i : i + WINDOW - 1]] for i in range(0, len(body), WINDOW - 1)]
-    return found
+        rows += [[ids[0], *body[i : i + WINDOW - 1]] for i in range(0, len(body), WINDOW - 1)]
+    return rows
 
 
 @torch.no_grad()

@@ -81,7 +81,7 @@ def train(
     vectors = {"params": [p for p in (*model.parameters(), probe.bias) if p.ndim == 1], "weight_decay": 0.0}
     optimizer = torch.optim.AdamW([matrices, vectors], lr=recipe.lr, betas=(0.9, 0.98))
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(recipe, step))
-    seen, start, busy = [], time.perf_counter(), time.process_time()
+    history, start, busy = [], time.perf_counter(), time.process_time()
     model.train()
     batches = itertools.islice(_batches(tokenizer, reviews, recipe), recipe.steps)
     with tqdm(batches, total=recipe.steps, disable=not progress, mininterval=10, ncols=110) as bar:
@@ -93,12 +93,12 @@ def train(
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             scheduler.step()
-            seen.append([part.item() for part in parts])
+            history.append([part.item() for part in parts])
             bar.set_postfix_str(
-                "loss of text {:.2f}, answers {:.3f}, probe {:.3f}".format(*np.mean(seen[-100:], 0)), refresh=False
+                "loss of text {:.2f}, answers {:.3f}, probe {:.3f}".format(*np.mean(history[-100:], 0)), refresh=False
             )
     model.eval()
-    means = np.mean(seen[-100:], 0)
+    means = np.mean(history[-100:], 0)
     return {
         "steps": recipe.steps,
         "tokens": recipe.steps * recipe.rows * recipe.row,
@@ -142,7 +142,7 @@ def lay(
         rng: decides which rows are plain text alone.
     """
     full = tokenizer([page.text + page.answer for page in pages])["input_ids"]
-    asked = map(len, tokenizer([page.text for page in pages])["input_ids"])
+    text_lengths = map(len, tokenizer([page.text for page in pages])["input_ids"])
     rows: list[tuple[list[int], ...]] = [([], [], [], [])]
 
     def add(ids: list[int], learned: list[int], label: int) -> None:
@@ -157,7 +157,7 @@ def lay(
             add(ids, [1] * (len(ids) - 1) + [0], label)
         rows.append(([], [], [], []))
 
-    for page, ids, start in zip(pages, full, asked, strict=True):
+    for page, ids, start in zip(pages, full, text_lengths, strict=True):
         if len(ids) > recipe.row:
             continue
         if len(rows[-1][0]) + len(ids) > recipe.row:

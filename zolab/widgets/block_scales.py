@@ -103,8 +103,8 @@ def _draw_plane(axes: Axes, sigmas: np.ndarray, lr: float, unit: float, terms: S
 def _draw_line(axes: Axes, sigmas: np.ndarray, lr: float, unit: float, change: float, terms: StepTerms) -> None:
     low, high = -0.6, 1.9
     budget = _budget(terms)
-    here, best = -terms.change(budget, lr) / unit, -terms.best_change(budget) / unit
-    axes.plot(budget[:, 0], here, color=GREEN, label="on the budget, this learning rate")
+    at_rate, best = -terms.change(budget, lr) / unit, -terms.best_change(budget) / unit
+    axes.plot(budget[:, 0], at_rate, color=GREEN, label="on the budget, this learning rate")
     axes.plot(budget[:, 0], best, color=GREEN, linestyle="--", linewidth=1.2, label="each at its best")
     goal_line(axes, FACTORS[-1])
     axes.plot(1, 1, "s", color="white", markeredgecolor=BLACK, markersize=8)

@@ -47,8 +47,8 @@ def bounds_view(curvature_ratio: float = 10.0, noise: float = 0.0, lr: float = 0
         _draw_shares(figure.add_axes((0.635, 0.125, 0.335, 0.79)), terms, lr, budget, unit)
     gain = float(best_gain(terms, np.array([lr]), budget)[0]) / unit
     promised, change = -float(block_bound(bound, one, lr, CORRECTIONS)) / unit, -float(terms.change(one, lr)) / unit
-    said = f"At this rate sigma = 1 gains {change:.2f} and Theorem 3's corrected sum promises {promised:.2f}: it is no bound."
-    notes = (said,) if change < promised - 1e-9 else ()
+    note = f"At this rate sigma = 1 gains {change:.2f} and Theorem 3's corrected sum promises {promised:.2f}: it is no bound."
+    notes = (note,) if change < promised - 1e-9 else ()
     levels = [
         Level(f"the best sigma gains {factor} times what sigma = 1 gains at its best rate ({terms.best_lr(one):.3g})",
               bool(gain >= factor), hint)
@@ -115,10 +115,10 @@ def _draw_rates(axes: Axes, terms: StepTerms, bound: BoundTerms, lr: float, budg
 def _draw_shares(axes: Axes, terms: StepTerms, lr: float, budget: bool, unit: float) -> None:
     shares = np.linspace(0, 1, 401)
     sigma = _shared(terms, shares)
-    here, best = -terms.change(sigma, lr) / unit, -terms.best_change(sigma) / unit
-    for gain, chosen, label in ((here, budget, "this learning rate"), (best, not budget, "each at its best")):
+    at_rate, best = -terms.change(sigma, lr) / unit, -terms.best_change(sigma) / unit
+    for gain, chosen, label in ((at_rate, budget, "this learning rate"), (best, not budget, "each at its best")):
         axes.plot(shares, gain, color=GREEN, linestyle="-" if chosen else ":", linewidth=2 if chosen else 1.2, label=label)
-    chosen = here if budget else best
+    chosen = at_rate if budget else best
     place = int(chosen.argmax())
     axes.plot(shares[place], np.clip(chosen[place], LOW, HIGH), "o", color=RED, markeredgecolor=BLACK, markersize=10)
     axes.axvline(terms.sizes[0] / terms.sizes.sum(), color=BLACK, linewidth=1)

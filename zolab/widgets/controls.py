@@ -76,16 +76,16 @@ class Rates(ipywidgets.VBox):
 
     value = traitlets.Dict()
 
-    def __init__(self, values: Mapping[str, float], low: float, high: float, shown: Several):
+    def __init__(self, values: Mapping[str, float], low: float, high: float, methods: Several):
         self.sliders = {name: log_number(f"lr of {name}", value, low, high) for name, value in values.items()}
         super().__init__(list(self.sliders.values()))
         for slider in self.sliders.values():
             slider.layout, slider.style.description_width = ipywidgets.Layout(width="36em"), "9em"
             slider.observe(self._read, "value")
         self.observe(self._move, "value")
-        shown.observe(self._show, "value")
+        methods.observe(self._show, "value")
         self._read(None)
-        self._show({"new": shown.value})
+        self._show({"new": methods.value})
 
     def _read(self, change: Any) -> None:
         self.value = {name: slider.value for name, slider in self.sliders.items()}
@@ -101,15 +101,15 @@ class Rates(ipywidgets.VBox):
             slider.layout.display = None if name in change["new"] else "none"
 
 
-def rates(values: Mapping[str, float], low: float, high: float, shown: Several) -> Rates:
+def rates(values: Mapping[str, float], low: float, high: float, methods: Several) -> Rates:
     """A slider over [low, high] for each method that is ticked in another control.
 
     Args:
         values: where each begins.
         low, high: the least and the largest learning rate.
-        shown: the control in which methods are ticked.
+        methods: the control in which methods are ticked.
     """
-    return Rates(values, low, high, shown)
+    return Rates(values, low, high, methods)
 
 
 def extremes(control: ipywidgets.Widget) -> list:
@@ -134,6 +134,6 @@ def _slider(kind: type, label: str, value: float, **options: Any) -> Any:
     return kind(value=value, description=label, layout=CONTROL, style=LABEL, **options)
 
 
-def _check(label: str, value: Any, holds: bool, wanted: str) -> None:
+def _check(label: str, value: Any, holds: bool, requirement: str) -> None:
     if not holds:
-        raise ValueError(f"{label} must be {wanted}, got {value!r}.")
+        raise ValueError(f"{label} must be {requirement}, got {value!r}.")

@@ -48,22 +48,22 @@ def horizon_view(
     place = landscape_of(landscape)
     check_ranges(horizon=(horizon, 1, LONG))
     walks = [walk(landscape, "AdaMeZO", lr, 1e-3, STEPS, seed, h, (beta1, beta2)) for h in (horizon, LONG)]
-    kept = {"first": mass_kept(beta1, horizon), "second": mass_kept(beta2, horizon)}
+    masses = {"first": mass_kept(beta1, horizon), "second": mass_kept(beta2, horizon)}
     with drawing():
         figure = canvas(HEIGHT)
         backdrop(figure, _draw_frame, landscape)
-        _draw_masses(figure.add_axes((0.08, 0.13, 0.4, 0.77)), horizon, {"first": beta1, "second": beta2}, kept)
+        _draw_masses(figure.add_axes((0.08, 0.13, 0.4, 0.77)), horizon, {"first": beta1, "second": beta2}, masses)
         axes = pane(figure, MAP, *place.window)
         for h, it, style in zip((horizon, LONG), walks, ("-", ":"), strict=True):
             axes.plot(*it.positions.T, style, color=METHOD_COLOURS["AdaMeZO"], linewidth=1.5, label=f"h = {h}")
         axes.legend(fontsize=10, frameon=True)
-    both = min(kept.values()) >= ENOUGH
+    both = min(masses.values()) >= ENOUGH
     levels = (
-        Level(f"a horizon that holds {ENOUGH:.0%} of the first moment", kept["first"] >= ENOUGH, HINTS[0]),
+        Level(f"a horizon that holds {ENOUGH:.0%} of the first moment", masses["first"] >= ENOUGH, HINTS[0]),
         Level(f"a horizon that holds {ENOUGH:.0%} of both moments", both, HINTS[1]),
         Level(f"{ENOUGH:.0%} of both with a horizon of {SHORT} at most", both and horizon <= SHORT, HINTS[2]),
     )
-    shares = f"h = {horizon} holds {kept['first']:.1%} of the first and {kept['second']:.1%} of the second"
+    shares = f"h = {horizon} holds {masses['first']:.1%} of the first and {masses['second']:.1%} of the second"
     ends = [f"{it.losses[-1] - place.minimum:.2g}" for it in walks]
     now = f"{shares}; its walk ends {ends[0]} above the minimum, {ends[1]} with h = {LONG}"
     notes = tuple(f"h = {h} {it.stopped}" for h, it in zip((horizon, LONG), walks, strict=True) if it.stopped)
@@ -89,13 +89,13 @@ def _draw_frame(figure: Figure, landscape: str) -> None:
     draw_map(figure.add_axes(MAP), landscape, f"{landscape_of(landscape).title}: {STEPS} steps of AdaMeZO")
 
 
-def _draw_masses(axes: Axes, horizon: int, betas: dict[str, float], kept: dict[str, float]) -> None:
+def _draw_masses(axes: Axes, horizon: int, betas: dict[str, float], masses: dict[str, float]) -> None:
     k = np.arange(LONG + 1)
     for moment, beta in betas.items():
         weight = (1 - beta) * beta**k
         axes.stairs(weight[:-1], k, color=COLOURS[moment], linewidth=1.3)
         axes.stairs(weight[:horizon], k[: horizon + 1], color=COLOURS[moment], fill=True, alpha=0.45,
-                    label=f"{moment} moment: {kept[moment]:.1%} kept")  # fmt: skip
+                    label=f"{moment} moment: {masses[moment]:.1%} kept")  # fmt: skip
     axes.axvline(horizon, color=BLACK, linestyle=":", linewidth=1)
     axes.set(xlim=(0, LONG), ylim=(0, None))
     frame(axes, "weight of a past step in a moment", "steps ago")

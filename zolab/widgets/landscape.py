@@ -122,13 +122,13 @@ def _standing(place: Landscape, walks: dict[str, Descent], fixed: bool) -> tuple
         (f"two zeroth-order methods, each at its own rate, less than {GAP:g} {within}", GAP, 2),
     )
     levels = [
-        Level(goal, not fixed and sum(found < gap for found in gaps.values()) >= count, hint)
+        Level(goal, not fixed and sum(lowest < gap for lowest in gaps.values()) >= count, hint)
         for (goal, gap, count), hint in zip(goals, HINTS, strict=True)
     ]
     if not gaps:
         return levels, "no zeroth-order method is chosen"
-    came = [f"{method} came to {gap:.2g}" for method, gap in sorted(gaps.items(), key=itemgetter(1))]
-    return levels, ", ".join(came) + (", in two directions" if fixed else "")
+    gaps_text = [f"{method} came to {gap:.2g}" for method, gap in sorted(gaps.items(), key=itemgetter(1))]
+    return levels, ", ".join(gaps_text) + (", in two directions" if fixed else "")
 
 
 def _draw_frames(figure: Figure, landscape: str) -> None:

@@ -51,11 +51,13 @@ def memory_view(
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
     check_ranges(batch=(batch, 1, ROWS), length=(length, 1, LENGTH))
     tokens, order = Tokens(batch, length), (method, *(name for name in METHODS if name != method))
-    found = {METHODS[name]: predicted(Config(model, optimizer=name, dtype=dtype, device="cuda"), tokens) for name in order}
-    own = found[METHODS[method]].total
+    predictions = {
+        METHODS[name]: predicted(Config(model, optimizer=name, dtype=dtype, device="cuda"), tokens) for name in order
+    }
+    own = predictions[METHODS[method]].total
     with drawing():
         figure = canvas(3.8)
-        _draw(figure.add_axes((0.14, 0.14, 0.7, 0.75)), {name: it.parts for name, it in found.items()}, model)
+        _draw(figure.add_axes((0.14, 0.14, 0.7, 0.75)), {name: it.parts for name, it in predictions.items()}, model)
     room = [f"{card}" for card in CARDS if fits(own, card)]
     where = f"fits on cards of {', '.join(room)} GB" if room else f"fits on none of {', '.join(map(str, CARDS))} GB"
     now = f"{batch * length:,} tokens with {METHODS[method]} take {own / 1e9:.1f} GB, which {where}"
@@ -85,8 +87,8 @@ def memory_panel(**start) -> Panel:
 
 
 def _draw(axes, rows: Mapping[str, Mapping[str, float]], model: str) -> None:
-    shown = {name: {part: size / 1e9 for part, size in row.items()} for name, row in rows.items()}
-    stacked_bars(shown, PART_COLOURS, "GB", f"{model.partition('/')[2] or model}: peak memory of a step", axes=axes)
+    gigabytes = {name: {part: size / 1e9 for part, size in row.items()} for name, row in rows.items()}
+    stacked_bars(gigabytes, PART_COLOURS, "GB", f"{model.partition('/')[2] or model}: peak memory of a step", axes=axes)
     right = axes.get_xlim()[1]
     for card in CARDS:
         if card < right:

@@ -133,8 +133,8 @@ class Panel(ipywidgets.VBox):
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         """What Jupyter shows: the panel, and, where no kernel answers it, its picture."""
-        shown = super()._repr_mimebundle_(**options)
-        return {**shown, "image/png": base64.b64encode(self.image.value).decode()}
+        bundle = super()._repr_mimebundle_(**options)
+        return {**bundle, "image/png": base64.b64encode(self.image.value).decode()}
 
 
 def explore(view_of: Callable[..., View], **controls: ipywidgets.Widget) -> Panel:

@@ -97,10 +97,10 @@ def _draw_odds(axes: Axes, odds: np.ndarray, answers: np.ndarray, threshold: flo
     frame(axes, "how often which log-odds occur", "log-odds of the second answer (red: threshold)")
 
 
-def _draw_curve(axes: Axes, rates: np.ndarray, here: tuple[float, float], area: float) -> None:
+def _draw_curve(axes: Axes, rates: np.ndarray, point: tuple[float, float], area: float) -> None:
     axes.plot(rates[:, 0], rates[:, 1], color=BLACK, linewidth=1.5)
     axes.plot([0, 1], [0, 1], color=BLACK, linewidth=0.8, linestyle=":")
-    axes.plot(*here, "o", color=RED, markeredgecolor=BLACK, markersize=9, clip_on=False)
+    axes.plot(*point, "o", color=RED, markeredgecolor=BLACK, markersize=9, clip_on=False)
     axes.set(xlim=(0, 1), ylim=(0, 1))
     frame(axes, f"ROC curve, AUC {area:.2f}", "second answer where it is wrong", "where it is right")
     axes.set_xticks([0, 0.5, 1])

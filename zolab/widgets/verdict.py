@@ -40,21 +40,23 @@ def verdict_view(
         ValueError: the record lacks the method, or fewer than two tasks are left.
     """
     pairs = _pairs(os.fspath(record), method, other)
-    kept = {task: pair for task, pair in pairs.items() if task not in left_out}
-    if len(kept) < FEW:
-        raise ValueError(f"{len(kept)} of {len(pairs)} tasks are left; keep {FEW} at least, since the interval is over tasks.")
-    over_all, mean = _mean(tuple(pairs.items())), _mean(tuple(kept.items()))
+    included = {task: pair for task, pair in pairs.items() if task not in left_out}
+    if len(included) < FEW:
+        raise ValueError(
+            f"{len(included)} of {len(pairs)} tasks are left; keep {FEW} at least, since the interval is over tasks."
+        )
+    over_all, mean = _mean(tuple(pairs.items())), _mean(tuple(included.items()))
     with drawing():
         figure = canvas(4.0)
-        _draw(figure.add_axes((0.13, 0.13, 0.4, 0.76)), pairs, kept, mean, f"{method} minus {other}")
-        _draw_without(figure.add_axes((0.68, 0.13, 0.3, 0.76)), kept, mean)
-    undone = over_all.word != "undecided" and mean.word == "undecided" and len(pairs) - len(kept) == 1
+        _draw(figure.add_axes((0.13, 0.13, 0.4, 0.76)), pairs, included, mean, f"{method} minus {other}")
+        _draw_without(figure.add_axes((0.68, 0.13, 0.3, 0.76)), included, mean)
+    undone = over_all.word != "undecided" and mean.word == "undecided" and len(pairs) - len(included) == 1
     levels = (
         Level(f"a control beside which all {len(pairs)} tasks decide", over_all.word != "undecided", HINTS[0]),
         Level("one task without which that is undecided", undone, HINTS[1]),
     )
     few = f", since fewer than {mean.least} tasks decide nothing" if mean.n < mean.least else ""
-    now = f"{method} minus {other}: {mean.text(3, sign=True)} nats over {len(kept)} tasks, {mean.word}{few}"
+    now = f"{method} minus {other}: {mean.text(3, sign=True)} nats over {len(included)} tasks, {mean.word}{few}"
     return View(figure, levels, now)
 
 
@@ -81,9 +83,9 @@ def _mean(items: tuple, draws: int = DRAWS) -> Estimate:
     return mean_difference([(np.array(ours), np.array(theirs)) for _, (ours, theirs) in items], draws)
 
 
-def _draw(axes: Axes, pairs: dict, kept: dict, mean: Estimate, title: str) -> None:
+def _draw(axes: Axes, pairs: dict, included: dict, mean: Estimate, title: str) -> None:
     for place, (task, (ours, theirs)) in enumerate(pairs.items()):
-        gap, counts = difference(np.array(ours), np.array(theirs)), task in kept
+        gap, counts = difference(np.array(ours), np.array(theirs)), task in included
         axes.plot([gap.low, gap.high], [place, place], color=BLUE if counts else GREY, linewidth=1.5)
         axes.plot(gap.value, place, "o", color=BLUE, markerfacecolor=BLUE if counts else "white", markersize=7)
     colour = {"lower": GREEN, "higher": RED}.get(mean.word, GREY)
@@ -95,9 +97,9 @@ def _draw(axes: Axes, pairs: dict, kept: dict, mean: Estimate, title: str) -> No
     axes.set_ylim(len(pairs) + 0.6, -0.6)
 
 
-def _draw_without(axes: Axes, kept: dict, mean: Estimate) -> None:
-    for place, task in enumerate(kept):
-        rest = tuple(item for item in kept.items() if item[0] != task)
+def _draw_without(axes: Axes, included: dict, mean: Estimate) -> None:
+    for place, task in enumerate(included):
+        rest = tuple(item for item in included.items() if item[0] != task)
         without = _mean(rest, COARSE)
         colour = {"lower": GREEN, "higher": RED}.get(without.word, GREY)
         axes.plot([without.low, without.high], [place, place], color=colour, linewidth=3)
@@ -105,5 +107,5 @@ def _draw_without(axes: Axes, kept: dict, mean: Estimate) -> None:
     axes.axvline(0, color=BLACK, linewidth=0.8)
     axes.axvline(mean.value, color=BLACK, linewidth=0.8, linestyle=":")
     frame(axes, "the mean without one more", "final loss, difference (nats)")
-    axes.set_yticks(range(len(kept)), [f"no {task}" for task in kept])
-    axes.set_ylim(len(kept) - 0.4, -0.6)
+    axes.set_yticks(range(len(included)), [f"no {task}" for task in included])
+    axes.set_ylim(len(included) - 0.4, -0.6)

@@ -31,29 +31,29 @@ def larger_part(first: Sequence[float], second: Sequence[float]) -> tuple[bool, 
 
 def best_rate(rate: Callable[[np.ndarray, np.ndarray, np.ndarray], float]) -> tuple[bool, str]:
     """A function of the gradient, the Hessian and the squared scale of each weight."""
-    rng, met, told = np.random.default_rng(0), True, []
+    rng, met, messages = np.random.default_rng(0), True, []
     for scales in (np.ones(4), np.array([2.0, 0.5, 1.0, 0.1])):
         g, root = rng.normal(size=4), rng.normal(size=(4, 4))
         hessian = root @ root.T
         u = rng.normal(size=(400_000, 4)) * np.sqrt(scales)
         slope = u @ g
         measured = (slope**2).mean() / (slope**2 * np.einsum("ni,ij,nj->n", u, hessian, u)).mean()
-        said = rate(g, hessian, scales)
-        met &= bool(abs(said / measured - 1) < 0.03)
-        told.append(f"you say {said:.4f}, 400,000 steps say {measured:.4f}")
-    return met, "; ".join(told)
+        answer = rate(g, hessian, scales)
+        met &= bool(abs(answer / measured - 1) < 0.03)
+        messages.append(f"you say {answer:.4f}, 400,000 steps say {measured:.4f}")
+    return met, "; ".join(messages)
 
 
 def directions_needed(n: Callable[[float], float]) -> tuple[bool, str]:
     """A function of the block's share q of the squared gradient, at sigma = 1."""
-    rng, met, told = np.random.default_rng(0), True, []
+    rng, met, messages = np.random.default_rng(0), True, []
     for q in (0.1, 0.5):
         mine, rest = (rng.normal(size=1_000_000) * part**0.5 for part in (q, 1 - q))
         slope = mine * (mine + rest)
         measured = float((2 * slope.std() / slope.mean()) ** 2)
         met &= bool(abs(n(q) / measured - 1) < 0.05)
-        told.append(f"q = {q:g}: you say {n(q):.1f}, a million directions say {measured:.1f}")
-    return met, "; ".join(told)
+        messages.append(f"q = {q:g}: you say {n(q):.1f}, a million directions say {measured:.1f}")
+    return met, "; ".join(messages)
 
 
 def held_constant(ratio: float) -> tuple[bool, str]:
@@ -61,8 +61,8 @@ def held_constant(ratio: float) -> tuple[bool, str]:
     hessian, theta, z = np.diag([3.0, 1.0, 0.2]), rng.normal(size=3), rng.normal(size=3)
 
     def after(sigma: np.ndarray, p: float) -> float:
-        there = theta - lr * p * sigma * z
-        return float(there @ hessian @ there / 2)
+        moved = theta - lr * p * sigma * z
+        return float(moved @ hessian @ moved / 2)
 
     def slope(follows: bool) -> np.ndarray:
         ends, fixed = [], float(theta @ hessian @ z)

@@ -22,13 +22,13 @@ def largest_batch(batch: int) -> tuple[bool, str]:
 
 def state_bytes(mezo_adam: float, hizoo: float, adam: float, adamezo: float) -> tuple[bool, str]:
     """Bytes for each weight."""
-    met, told = True, []
-    for way, said in zip(STATES, (mezo_adam, hizoo, adam, adamezo), strict=True):
+    met, messages = True, []
+    for way, answer in zip(STATES, (mezo_adam, hizoo, adam, adamezo), strict=True):
         parts = expected("tiny-reviews", way, Tokens(1, 8), dtype="bfloat16", device="cuda").parts
-        found = parts.get("states", 0.0) / (parts["weights"] / 2)
-        met &= abs(said - found) < 0.1
-        told.append(f"{LABELS[way]} {found:.1f}, you say {said:g}")
-    return met, "bytes a weight: " + "; ".join(told)
+        measured = parts.get("states", 0.0) / (parts["weights"] / 2)
+        met &= abs(answer - measured) < 0.1
+        messages.append(f"{LABELS[way]} {measured:.1f}, you say {answer:g}")
+    return met, "bytes a weight: " + "; ".join(messages)
 
 
 def mostly_forward(seconds: Any, batch: int, larger: int) -> tuple[bool, str]:

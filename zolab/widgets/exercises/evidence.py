@@ -19,8 +19,8 @@ TUNER = "zo_finetuner"
 
 
 def another_seed(distance: float) -> tuple[bool, str]:
-    drawn = [cuda_linear(5, 64, seed=seed, offset=0)[0] for seed in range(40)]
-    measured = float(np.median([np.median(np.abs(one - other)) for one, other in combinations(drawn, 2)]))
+    draws = [cuda_linear(5, 64, seed=seed, offset=0)[0] for seed in range(40)]
+    measured = float(np.median([np.median(np.abs(one - other)) for one, other in combinations(draws, 2)]))
     return abs(distance / measured - 1) < 0.05, f"you say {distance:.3f}, 780 pairs of seeds say {measured:.3f}"
 
 
@@ -50,13 +50,15 @@ def count_wins(count: Callable[[np.ndarray], tuple[int, int]]) -> tuple[bool, st
     """A function of losses, shape (methods, cells), that counts the cells in which the first method is best."""
     rows = printed(**TABLE, measure="train_loss").pivot(index="method", columns=["model", "task"], values="value")
     rows = rows.fillna(np.inf)  # a method without a number there
-    told, met = [], True
+    messages, met = [], True
     for others in (tuple(name for name in rows.index if name != TUNER), ("mezo",)):
-        said = tuple(count(rows.loc[[TUNER, *others]].to_numpy()))
+        answer = tuple(count(rows.loc[[TUNER, *others]].to_numpy()))
         right = tuple(wins("train_loss", TUNER, others, ties=ties, **TABLE)[0] for ties in (False, True))
-        met &= said == right
-        told.append(f"beside {len(others)} method{'s' * (len(others) > 1)} you count {said}, the printed numbers hold {right}")
-    return met, "; ".join(told)
+        met &= answer == right
+        messages.append(
+            f"beside {len(others)} method{'s' * (len(others) > 1)} you count {answer}, the printed numbers hold {right}"
+        )
+    return met, "; ".join(messages)
 
 
 def by_luck(probability: float) -> tuple[bool, str]:

@@ -34,8 +34,8 @@ def luck_of_many(probability: float) -> tuple[bool, str]:
     losses = rng.normal(size=(4000, METHODS + 1, SEEDS))  # MeZO comes first
     apart = losses[:, 1:] - losses[:, :1]
     t = apart.mean(-1) / (apart.std(-1, ddof=1) / SEEDS**0.5)
-    found = np.abs(t) > stats.t.ppf(0.975, SEEDS - 1)
-    measured, each = float(found.any(1).mean()), float(found.mean())
+    significant = np.abs(t) > stats.t.ppf(0.975, SEEDS - 1)
+    measured, each = float(significant.any(1).mean()), float(significant.mean())
     now = f"you say {probability:.2f}, 4,000 such studies say {measured:.2f}; a single comparison errs in {each:.1%}"
     return abs(probability - measured) < 0.05, now
 
@@ -45,9 +45,9 @@ def holm_by_hand(adjust: Callable[[np.ndarray], Sequence[float]]) -> tuple[bool,
     rng, off = np.random.default_rng(0), 0.0
     for count in (1, 2, 5, 20):
         values = rng.uniform(size=count) ** 3
-        said = np.asarray(adjust(values.copy()), float)
-        need(said.shape == values.shape, f"{count} p-values go in, an array of shape {said.shape} comes out.")
-        off = max(off, float(np.abs(said - holm(values.tolist())).max()))
+        answer = np.asarray(adjust(values.copy()), float)
+        need(answer.shape == values.shape, f"{count} p-values go in, an array of shape {answer.shape} comes out.")
+        off = max(off, float(np.abs(answer - holm(values.tolist())).max()))
     return off < 1e-9, f"on families of 1 to 20 comparisons you are off by at most {off:.2g}"
 
 

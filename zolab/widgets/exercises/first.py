@@ -67,14 +67,14 @@ def best_radius(eps: float) -> tuple[bool, str]:
 
 
 def coin_flips(formula: Callable[[int], float]) -> tuple[bool, str]:
-    generator, told, met = torch.Generator().manual_seed(0), [], True
+    generator, messages, met = torch.Generator().manual_seed(0), [], True
     for d in (4, 64):
         z = torch.randint(0, 2, (20_000, d), generator=generator, dtype=torch.float64) * 2 - 1
         slope = torch.full((d,), d**-0.5, dtype=torch.float64)
         measured = ((z @ slope)[:, None] * z - slope).square().sum(1).mean().item()
         met &= abs(formula(d) / measured - 1) < 0.05
-        told.append(f"d = {d}: measured {measured:.2f}, formula {formula(d):.2f}")
-    return met, "; ".join(told)
+        messages.append(f"d = {d}: measured {measured:.2f}, formula {formula(d):.2f}")
+    return met, "; ".join(messages)
 
 
 def several_probes(step: Callable[..., float]) -> tuple[bool, str]:
@@ -93,8 +93,8 @@ def several_probes(step: Callable[..., float]) -> tuple[bool, str]:
 
 def half_precision(weights: Tensor, float16: float, bfloat16: float) -> tuple[bool, str]:
     """A matrix of the model, and the steps after which each format would have moved it by a tenth of its length."""
-    met, told = True, []
-    for dtype, said in ((torch.float16, float16), (torch.bfloat16, bfloat16)):
+    met, messages = True, []
+    for dtype, answer in ((torch.float16, float16), (torch.bfloat16, bfloat16)):
         start, steps = weights.detach().to(dtype), 60
         moving = start.clone()
         for step in range(steps):
@@ -102,9 +102,9 @@ def half_precision(weights: Tensor, float16: float, bfloat16: float) -> tuple[bo
                 add_(moving, Direction(0, step), block=0, scale=scale)
         far = float((moving - start).float().norm() / start.float().norm())
         walked = steps * (0.1 / far) ** 2
-        met &= bool(1 / 1.5 < said / walked < 1.5)
-        told.append(f"{str(dtype).removeprefix('torch.')} moves by {far:.1e} in {steps} steps, you say {said:.2g}")
-    return met, "; ".join(told)
+        met &= bool(1 / 1.5 < answer / walked < 1.5)
+        messages.append(f"{str(dtype).removeprefix('torch.')} moves by {far:.1e} in {steps} steps, you say {answer:.2g}")
+    return met, "; ".join(messages)
 
 
 def stable_rate(lr: float) -> tuple[bool, str]:
@@ -148,8 +148,8 @@ def own_map(place: Landscape, lr: float) -> tuple[bool, str]:
 
 def long_horizon(h: int) -> tuple[bool, str]:
     need(type(h) is int and h > 0, f"h must be a whole number > 0, got {h!r}.")
-    kept, fewer = (sum(0.99**k for k in range(n)) * 0.01 for n in (h, h - 1))
-    return kept >= 0.9 > fewer, f"h = {h} keeps {kept:.2%}, one less {fewer:.2%}"
+    mass, fewer = (sum(0.99**k for k in range(n)) * 0.01 for n in (h, h - 1))
+    return mass >= 0.9 > fewer, f"h = {h} keeps {mass:.2%}, one less {fewer:.2%}"
 
 
 def small_error(h: int) -> tuple[bool, str]:

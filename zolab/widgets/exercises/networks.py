@@ -35,10 +35,10 @@ def lottery_width(width: float) -> tuple[bool, str]:
 def by_layer(model: nn.Module, blocks: int, share: float) -> tuple[bool, str]:
     """A model, the number of its blocks by the rule "layer", and the share of all weights in the largest one."""
     need(type(blocks) is int and 0 < share < 1, "give a whole number of blocks, and a share between 0 and 1.")
-    found = split(model, "layer")
-    largest = max(found.sizes) / sum(found.sizes)
-    now = f"you say {blocks} blocks and {share:.1%}, the rule gives {len(found)} and {largest:.1%}"
-    return blocks == len(found) and abs(share - largest) < 0.01, now
+    partition = split(model, "layer")
+    largest = max(partition.sizes) / sum(partition.sizes)
+    now = f"you say {blocks} blocks and {share:.1%}, the rule gives {len(partition)} and {largest:.1%}"
+    return blocks == len(partition) and abs(share - largest) < 0.01, now
 
 
 NETS: dict[str, Sequence[Entry]] = {

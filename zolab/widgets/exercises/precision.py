@@ -27,17 +27,17 @@ def _step(size: float) -> tuple[Tensor, Tensor]:
 def _share(sizes: list[float]) -> float:
     """Of all these steps, in squared length."""
     pairs = [_step(size) for size in sizes]
-    return sum(float((came * step).sum()) for step, came in pairs) / sum(float((step * step).sum()) for step, _ in pairs)
+    return sum(float((arrived * step).sum()) for step, arrived in pairs) / sum(float((step * step).sum()) for step, _ in pairs)
 
 
 def unit_of_slopes(unit: Callable[[float, float], float]) -> tuple[bool, str]:
-    met, told = True, []
+    met, messages = True, []
     for loss, eps in ((0.3, 1e-3), (0.69, 1e-2), (5.0, 1e-3)):
-        here = torch.tensor(loss, dtype=torch.float16)
-        measured = float(torch.nextafter(here, torch.tensor(9.0, dtype=torch.float16)) - here) / (2 * eps)
+        half = torch.tensor(loss, dtype=torch.float16)
+        measured = float(torch.nextafter(half, torch.tensor(9.0, dtype=torch.float16)) - half) / (2 * eps)
         met &= abs(unit(loss, eps) / measured - 1) < 0.01
-        told.append(f"loss {loss:g}, eps {eps:g}: measured {measured:.3g}, you say {unit(loss, eps):.3g}")
-    return met, "; ".join(told)
+        messages.append(f"loss {loss:g}, eps {eps:g}: measured {measured:.3g}, you say {unit(loss, eps):.3g}")
+    return met, "; ".join(messages)
 
 
 def schedule_share(share: float) -> tuple[bool, str]:
@@ -46,10 +46,12 @@ def schedule_share(share: float) -> tuple[bool, str]:
 
 
 def moving_weights(ratio: float) -> tuple[bool, str]:
-    _, came = _step(1e-5)
+    _, arrived = _step(1e-5)
     size = _weights()[0].float().abs()
-    measured = float(size[came != 0].median() / size.median())
-    return abs(ratio / measured - 1) < 0.2, f"you say {ratio:.3g}, {int((came != 0).sum()):,} moving weights say {measured:.3g}"
+    measured = float(size[arrived != 0].median() / size.median())
+    return abs(
+        ratio / measured - 1
+    ) < 0.2, f"you say {ratio:.3g}, {int((arrived != 0).sum()):,} moving weights say {measured:.3g}"
 
 
 def arriving_size(size: float) -> tuple[bool, str]:

@@ -28,18 +28,18 @@ def _scores(model: Any, tokenizer: Any, example: Example) -> np.ndarray:
 
 def sum_or_mean(model: Any, tokenizer: Any, one: Example, other: Example) -> tuple[bool, str]:
     """Two examples of two candidates: the sum is right on the first alone, the mean on the second alone."""
-    met, told = True, []
-    for example, wanted in ((one, (True, False)), (other, (False, True))):
+    met, messages = True, []
+    for example, expected in ((one, (True, False)), (other, (False, True))):
         need(len(example.candidates) == 2, f"an example has {len(example.candidates)} candidates; give it two.")
         right = tuple(bool(row.argmax() == example.answer) for row in _scores(model, tokenizer, example))
-        met &= right == wanted
-        told.append(", ".join(f"the {way} is {'right' if is_ else 'wrong'}" for way, is_ in zip(("sum", "mean"), right)))  # noqa: B905
-    return met, f"first, {told[0]}; second, {told[1]}"
+        met &= right == expected
+        messages.append(", ".join(f"the {way} is {'right' if is_ else 'wrong'}" for way, is_ in zip(("sum", "mean"), right)))  # noqa: B905
+    return met, f"first, {messages[0]}; second, {messages[1]}"
 
 
 def sharing(ratio: Callable[[int, int, int, int], float]) -> tuple[bool, str]:
     """A function of the tokens of passage, question and ending, and of the number of questions with two endings each."""
-    met, told = True, []
+    met, messages = True, []
     for passage, question, ending, count in ((100, 10, 3, 1), (100, 10, 3, 8), (40, 20, 2, 4), (300, 5, 8, 16)):
         fresh = iter(range(1, 10_000))
 
@@ -47,14 +47,14 @@ def sharing(ratio: Callable[[int, int, int, int], float]) -> tuple[bool, str]:
             return tuple(next(fresh) for _ in range(n))
 
         start = words(passage)
-        texts = [start + asked + words(ending) for asked in [words(question) for _ in range(count)] for _ in range(2)]
+        texts = [start + query + words(ending) for query in [words(question) for _ in range(count)] for _ in range(2)]
         packs, _ = pack([text[:-1] for text in texts], [range(len(text) - 1) for text in texts], causal=True)
         computed = sum(len(part.places) for part in packs)
         measured = sum(map(len, texts)) / computed
-        said = ratio(passage, question, ending, count)
-        met &= bool(abs(said / measured - 1) < 0.01)
-        told.append(f"{count} questions: you say {said:.2f}, packs say {measured:.2f}")
-    return met, "; ".join(told)
+        answer = ratio(passage, question, ending, count)
+        met &= bool(abs(answer / measured - 1) < 0.01)
+        messages.append(f"{count} questions: you say {answer:.2f}, packs say {measured:.2f}")
+    return met, "; ".join(messages)
 
 
 def enough_questions(n: int) -> tuple[bool, str]:
