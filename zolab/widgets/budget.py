@@ -24,7 +24,7 @@ MOST_METHODS, COLOURS, MARKS = 4, (BLUE, ORANGE, PURPLE, SKY), "os^D"
 LATE = 300  # forward passes
 WIDEST = 0.2  # nats: a difference beyond is marked at the edge
 EXCESS = 0.1  # nats above the best rate's loss, the most that is shown
-Sides = dict[str, tuple[Estimate, str]]
+Standings = dict[str, tuple[Estimate, str]]
 HINTS = (
     "Steps at a high rate pay at once: look at a budget of 100. Each ticked method is one comparison more.",
     "Hollow marks are the end. Many methods that are ahead at 100 passes are level with MeZO there.",
@@ -56,22 +56,22 @@ def budget_view(
     runs = {BASE: _read(os.fspath(record)).runs(task, BASE), **{name: ours for name, (ours, _) in pairs.items()}}
     whole_run = runs[BASE].forwards[-1]
     check_ranges(passes=(passes, 50, whole_run))
-    now, end = (beside_at(pairs, at) for at in (passes, whole_run))
+    at_budget, at_end = (beside_at(pairs, spent) for spent in (passes, whole_run))
     with drawing():
         figure = canvas(4.0)
         _draw_curves(figure.add_axes((0.075, 0.13, 0.34, 0.76)), runs, passes)
-        _draw_gaps(figure.add_axes((0.57, 0.13, 0.19, 0.76)), now, end)
+        _draw_gaps(figure.add_axes((0.57, 0.13, 0.19, 0.76)), at_budget, at_end)
         _draw_rates(figure.add_axes((0.845, 0.13, 0.14, 0.76)), os.fspath(record), task, methods)
-    ahead = [name for name, (_, word) in now.items() if word == "lower"]
-    lost = [name for name in ahead if end[name][1] != "lower"]
+    ahead = [name for name, (_, word) in at_budget.items() if word == "lower"]
+    lost = [name for name in ahead if at_end[name][1] != "lower"]
     late = [name for name in lost if not is_first_order(name) and passes >= LATE]
     levels = (
         Level(f"a method decidedly below {BASE} at your budget", bool(ahead), HINTS[0]),
         Level(f"one that is so no longer at {whole_run:,.0f} passes", bool(lost), HINTS[1]),
         Level(f"one without backpropagation, at {LATE} passes or later", bool(late), HINTS[2]),
     )
-    told = ", ".join(f"{name} {gap.value:+.3f} ({word})" for name, (gap, word) in now.items())
-    return View(figure, levels, f"at {passes:,} passes, beside {BASE}: {told}")
+    summary = ", ".join(f"{name} {gap.value:+.3f} ({word})" for name, (gap, word) in at_budget.items())
+    return View(figure, levels, f"at {passes:,} passes, beside {BASE}: {summary}")
 
 
 def budget_panel(
@@ -105,32 +105,32 @@ def _draw_curves(axes: Axes, runs: dict[str, Runs], passes: float) -> None:
     for (name, own), colour, mark in zip(runs.items(), (BLACK, *COLOURS), ("s", *MARKS), strict=False):
         mean = own.losses[np.isfinite(own.losses).all(1)].mean(0)  # a run that diverged has no curve
         spent = own.forwards <= passes
-        here = difference(losses_at(own, passes), np.zeros(len(own.losses)))
+        estimate = difference(losses_at(own, passes), np.zeros(len(own.losses)))
         axes.plot(own.forwards, mean, color=colour, linewidth=1, alpha=0.25)
-        axes.plot([*own.forwards[spent], passes], [*mean[spent], here.value], color=colour, linewidth=1.8)
-        axes.plot([passes, passes], [here.low, here.high], color=colour, linewidth=1.2)
-        axes.plot(passes, here.value, mark, color=colour, markersize=7, label=name)
-        top, low = max(top, float(mean[0])), min(low, float(mean.min()), here.low)
+        axes.plot([*own.forwards[spent], passes], [*mean[spent], estimate.value], color=colour, linewidth=1.8)
+        axes.plot([passes, passes], [estimate.low, estimate.high], color=colour, linewidth=1.2)
+        axes.plot(passes, estimate.value, mark, color=colour, markersize=7, label=name)
+        top, low = max(top, float(mean[0])), min(low, float(mean.min()), estimate.low)
     axes.set(xlim=(-20, 1.02 * runs[BASE].forwards[-1]), ylim=(low - 0.02, top + 0.2 * (top - low)))
     axes.legend(fontsize=9.5, frameon=True, loc="upper right")
     frame(axes, f"mean dev loss to {passes:,} passes", "forward passes (a backward pass is two)", "nats")
 
 
-def _draw_gaps(axes: Axes, now: Sides, end: Sides) -> None:
-    gaps = [gap for sides in (now, end) for gap, _ in sides.values()]
+def _draw_gaps(axes: Axes, at_budget: Standings, at_end: Standings) -> None:
+    gaps = [gap for sides in (at_budget, at_end) for gap, _ in sides.values()]
     left, right = max(min(gap.low for gap in gaps), -WIDEST), min(max(gap.high for gap in gaps), WIDEST)
-    for place, (name, mark) in enumerate(zip(now, MARKS, strict=False)):
-        for shift, (gap, word), filled in ((-0.14, now[name], True), (0.14, end[name], False)):
+    for place, (name, mark) in enumerate(zip(at_budget, MARKS, strict=False)):
+        for shift, (gap, word), filled in ((-0.14, at_budget[name], True), (0.14, at_end[name], False)):
             colour = {"lower": GREEN, "higher": RED}.get(word, GREY)
             axes.plot([gap.low, gap.high], [place + shift] * 2, color=colour, linewidth=3 if filled else 1.5)
             face = colour if filled else "white"
-            at = np.clip(gap.value, left, right)
-            axes.plot(at, place + shift, mark, color=colour, markerfacecolor=face, markersize=8, clip_on=False)
+            centre = np.clip(gap.value, left, right)
+            axes.plot(centre, place + shift, mark, color=colour, markerfacecolor=face, markersize=8, clip_on=False)
     axes.axvline(0, color=BLACK, linewidth=0.8)
     frame(axes, f"loss minus {BASE}'s", "nats (hollow: at the end)")
-    axes.set_yticks(range(len(now)), list(now), fontsize=9.5)
+    axes.set_yticks(range(len(at_budget)), list(at_budget), fontsize=9.5)
     room = 0.05 * (right - left)
-    axes.set(xlim=(min(left, 0) - room, max(right, 0) + room), ylim=(len(now) - 0.5, -0.5))
+    axes.set(xlim=(min(left, 0) - room, max(right, 0) + room), ylim=(len(at_budget) - 0.5, -0.5))
     axes.locator_params(axis="x", nbins=3)
 
 

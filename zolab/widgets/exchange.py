@@ -97,8 +97,8 @@ def exchange_panel(**start) -> Panel:
 
 def seconds(weights: float, link: float, latency: float, ranks: int) -> tuple[Seconds, Seconds]:
     """Of a step by gradients, and of one by losses; arguments as `exchange_view` has them."""
-    measured, both = MEASURED["8B, bfloat16"]  # two forward passes
-    forward = both / 2 * weights / measured / ranks
+    measured_weights, pair_seconds = MEASURED["8B, bfloat16"]  # two forward passes
+    forward = pair_seconds / 2 * weights / measured_weights / ranks
     waiting, speed = 2 * (ranks - 1) * latency / 1e3, link * 1e6 / 8
     return (
         Seconds(3 * forward, waiting, 2 * (ranks - 1) / ranks * A_WEIGHT * weights / speed),
@@ -109,8 +109,8 @@ def seconds(weights: float, link: float, latency: float, ranks: int) -> tuple[Se
 def _draw_links(axes: Axes, weights: float, link: float, latency: float, ranks: int, worth: float) -> None:
     low, high = np.log10(LINKS)
     links = np.logspace(low, high, 61)
-    both = [seconds(weights, float(each), latency, ranks) for each in links]
-    gradients, losses = np.array([[sum(one), worth * sum(other)] for one, other in both]).T
+    steps = [seconds(weights, float(each), latency, ranks) for each in links]
+    gradients, losses = np.array([[sum(one), worth * sum(other)] for one, other in steps]).T
     axes.plot(np.log10(links), np.log10(gradients), color=GREY, linewidth=2.4, label="one step by gradients")
     axes.plot(
         np.log10(links),

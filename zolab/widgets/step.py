@@ -63,11 +63,11 @@ def step_view(losses: np.ndarray, direction: int = 0, eps: float = 1e-3, lr: flo
         Level(f"a mean fall over all directions of {HALF * largest:.3g} nats", mean >= HALF * largest, HINTS[1]),
         Level(f"one of {MOST * best:.3g}, with {every} directions going down", mean >= MOST * best and falls >= most, HINTS[2]),
     )
-    way = "fell" if changes[direction] < 0 else "rose"
-    all_of_them = (
+    moved = "fell" if changes[direction] < 0 else "rose"
+    all_directions = (
         f"{falls} of {len(losses)} directions go down, and the mean {'falls' if mean > 0 else 'rises'} by {abs(mean):.3g}"
     )
-    now = f"the loss {way} by {abs(changes[direction]):.2g}; {all_of_them}"
+    now = f"the loss {moved} by {abs(changes[direction]):.2g}; {all_directions}"
     beyond = int((lr * np.abs(slopes) > RADII[-1]).sum())
     notes = (f"{beyond} of the steps end beyond what was measured; they are cut off there.",) if beyond else ()
     return View(figure, levels, now, notes)
@@ -96,11 +96,11 @@ def losses_along(model: nn.Module, loss: Callable[[], torch.Tensor], seeds: Sequ
         Losses in nats, shape (seeds, places).
     """
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    found = np.empty((len(seeds), len(PLACES)))
+    losses = np.empty((len(seeds), len(PLACES)))
     middle = len(RADII)
     with torch.no_grad():
-        found[:, middle] = float(loss())
-        for row, seed in zip(found, seeds, strict=True):
+        losses[:, middle] = float(loss())
+        for row, seed in zip(losses, seeds, strict=True):
             for place, radius in enumerate(RADII.tolist(), start=1):
                 probe = Perturbation(weights, tuple(range(len(weights))), Direction(seed, 0), [radius] * len(weights))
                 probe.plus()
@@ -108,7 +108,7 @@ def losses_along(model: nn.Module, loss: Callable[[], torch.Tensor], seeds: Sequ
                 probe.minus()
                 row[middle - place] = float(loss())
                 probe.leave()
-    return found
+    return losses
 
 
 def slopes_of(losses: np.ndarray, eps: float) -> np.ndarray:
@@ -144,7 +144,7 @@ def _best(content: bytes, directions: int) -> tuple[float, int, float]:
 def _draw_slice(axes: Axes, losses: np.ndarray, eps: float, slope: float, step: float) -> None:
     reach = next((wide for wide in WINDOWS if wide >= 1.3 * max(eps, abs(step))), WINDOWS[-1])
     inside = np.abs(PLACES) <= 1.01 * reach
-    here, end = float(losses[len(RADII)]), float(np.clip(step, -RADII[-1], RADII[-1]))
+    centre, end = float(losses[len(RADII)]), float(np.clip(step, -RADII[-1], RADII[-1]))
     plus, minus = np.interp([eps, -eps], PLACES, losses)
     low, high = losses[inside].min(), losses[inside].max()
     axes.plot(PLACES, losses, color=BLACK, linewidth=1.6)
@@ -152,7 +152,7 @@ def _draw_slice(axes: Axes, losses: np.ndarray, eps: float, slope: float, step: 
     axes.plot([-eps, eps], [minus, plus], "o", color=BLUE, markersize=7, label="the two losses")
     axes.axvline(0, color=GREY, linewidth=0.8)
     axes.plot(end, np.interp(end, PLACES, losses), "D", color=RED, markeredgecolor=BLACK, markersize=8, label="after the step")
-    axes.plot(0, here, "o", color=BLACK, markersize=5)
+    axes.plot(0, centre, "o", color=BLACK, markersize=5)
     axes.set(xlim=(-reach, reach), ylim=(low - 0.1 * (high - low), high + 0.45 * (high - low)))
     axes.legend(fontsize=10, frameon=True, loc="upper center", ncols=3, columnspacing=1, handletextpad=0.4)
     frame(axes, "the loss along one direction (nats)", "t, the distance along z: weights at θ + t z")
