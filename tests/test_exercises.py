@@ -86,6 +86,9 @@ def wrong(notebook, number, right):
         ("12", 2): lambda: (0.5,),
         ("12", 3): lambda: (1.0,),
         ("12", 4): lambda: (2 * right[0],),
+        ("14", 1): lambda: (right[0] / 3,),
+        ("14", 2): lambda: (*right[:2], 0.0),
+        ("14", 3): lambda: (lambda model, trajectory, loss: loss() > 0,),
     }[notebook, number]()
 
 
@@ -134,6 +137,7 @@ def test_an_answer_that_is_none_is_said_in_a_sentence():
         (("10", 1, 0), "batch must be a whole number between 1 and 99,999"),
         (("05", 1, 3.5), "n must be a whole number above 1"),
         (("07", 1, None, 32, 21.0), "a share between 0 and 1"),
+        (("14", 2, None, ["0-A.npz"], 0.1), "give the files of both workers, round by round, got 1"),
         (("00", 3, None, "a b c", "a c"), "the sentences differ in 2 words"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -26,6 +26,8 @@ from zolab.widgets import (
     block_scales_view,
     bounds_view,
     choice,
+    directions_view,
+    division_view,
     explore,
     extremes,
     gain_view,
@@ -36,6 +38,7 @@ from zolab.widgets import (
     log_number,
     mass_kept,
     number,
+    printed_view,
     rates,
     several,
     switch,
@@ -46,7 +49,10 @@ from zolab.widgets import (
     whole,
 )
 from zolab.widgets import bounds as bounds_module
+from zolab.widgets import directions as directions_module
+from zolab.widgets import division as division_module
 from zolab.widgets import gain as gain_module
+from zolab.widgets import printed as printed_module
 from zolab.widgets import threshold as threshold_module
 from zolab.widgets import verdict as verdict_module
 from zolab.widgets.block_scales import two_blocks
@@ -468,3 +474,131 @@ class TestBounds:
     def test_bad_arguments(self, change):
         with pytest.raises(ValueError, match="must lie in"):
             bounds_view(**change)
+
+
+class TestDivision:
+    def test_descents_are_those_of_the_theory_and_even_scales_are_a_zero(self):
+        terms, place = division_module.two_blocks(10.0, 2.0), 240
+        sigma = terms.on_budget(np.exp(np.array([1.0, -1.0]) * division_module.GRID[place]))
+        lr = 0.7 * float(terms.best_lr(np.ones(2)))
+        found = division_module.descents(10.0, 2.0, 0.7)
+        assert np.isclose(found[place], terms.change(sigma, lr) / terms.best_change(np.ones(2)))
+        assert np.isclose(division_module.descents(10.0, 2.0, 1.0)[len(found) // 2], 1)
+
+    def test_the_best_a_falls_with_the_rate(self):
+        best = [division_module.descents(10.0, 0.0, rate).argmax() for rate in (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)]
+        assert best == sorted(best, reverse=True)
+        assert division_module.GRID[best[-1]] < 0 < division_module.GRID[best[0]]
+
+    def test_noise_of_all_weights_asks_for_the_small_block(self):
+        quiet, noisy = (division_module.descents(10.0, noise, 1.0).argmax() for noise in (0.0, 5.0))
+        assert noisy > quiet
+
+    def test_the_goals(self):
+        settings = (
+            {},
+            {"used": 1.6, "learned": 1.6},
+            {"used": 1.6, "learned": 0.5},
+            {"used": 10**0.2, "learned": 1.0, "curvatures": 10**0.6},
+        )
+        assert [division_view(**change).reached for change in settings] == [0, 1, 2, 3]
+
+    def test_an_a_at_the_edge_is_said_to_be_more(self):
+        assert "the best a is ≥ +2.00" in str(division_view(used=0.1))
+
+    @pytest.mark.parametrize("change", [{"learned": 0.01}, {"used": 5.0}, {"curvatures": 0.5}, {"noise": -1.0}])
+    def test_bad_arguments(self, change):
+        with pytest.raises(ValueError, match="must lie in"):
+            division_view(**change)
+
+
+class TestDirections:
+    def test_the_formula_is_what_many_directions_give(self):
+        samples, goal = directions_module.drawn(20_000)
+        squares = np.abs(goal)
+        for part in directions_module.PARTS:
+            blocks = directions_module.members(squares, part)
+            for n in (8, 64):
+                means = directions_module.means_of(samples[1e-3], n)[:, blocks]
+                length = np.square(means).sum(1).mean()
+                assert np.isclose(
+                    np.linalg.norm(goal[blocks]) / length**0.5, directions_module.formula(n, squares, blocks), rtol=0.03
+                )
+
+    def test_alike_blocks_are_counted(self):
+        assert np.isclose(directions_module.formula(10, np.ones(7), np.arange(7)), (10 / (10 + 1 + 7)) ** 0.5)
+
+    def test_means_are_of_directions_that_no_other_mean_has(self):
+        samples = np.arange(10.0)[:, None] * [1.0, 2.0]
+        assert directions_module.means_of(samples, 4)[:, 0].tolist() == [1.5, 5.5]
+        assert directions_module.means_of(samples, 99)[:, 1].tolist() == [9.0]
+
+    def test_the_goals(self):
+        samples, goal = directions_module.drawn()
+        *_, some, half = directions_module.PARTS
+        least = directions_module.needed(np.abs(goal), directions_module.members(np.abs(goal), half))
+        settings = ((1,), (50,), (1000, some), (10 * least, half), (1.1 * least, half))
+        assert [directions_view(samples, goal, *each).reached for each in settings] == [0, 1, 2, 2, 3]
+
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            ({"directions": 0}, "directions must lie in"),
+            ({"part": "some"}, "part must be one of all, all but the largest"),
+            ({"eps": 0.5}, "eps must be one of 1e-05, 0.001, 1, got 0.5"),
+            ({"goal": np.ones(3)}, r"got \(50, 30\), \(3,\)"),
+        ],
+    )
+    def test_bad_arguments(self, change, match):
+        samples, goal = directions_module.drawn()
+        with pytest.raises(ValueError, match=match):
+            directions_view(**{"samples": samples, "goal": goal, **change})
+
+
+class TestPrinted:
+    def test_numbers_are_the_record_s_and_the_paper_s(self):
+        texts = [
+            text.get_text()
+            for text in printed_view("sentence beside boolq", model="Llama-3.2-1B", methods=("HiZOO",)).figure.axes[0].texts
+        ]
+        study = Record.load(printed_module.RECORD)
+        losses = np.array([cell["train_loss_last"] for cell in study.cells("sentence", "HiZOO")])
+        assert f"{losses.mean():.3f} ± {losses.std(ddof=1):.3f} (10)" in texts
+        assert "0.62" in texts  # Table 1, Llama-3.2-1B, BoolQ, HiZOO
+        gaps = losses - [cell["train_loss_last"] for cell in study.cells("sentence", "MeZO")]
+        assert f"{(gaps.mean() - (0.62 - 0.63)) / gaps.std(ddof=1):+.1f}" in texts
+        percent = printed_view("number beside drop", "test metric", "OPT-1.3B", ("AdaMeZO",))
+        assert "24.6 ± 1.0" in [text.get_text() for text in percent.figure.axes[0].texts]
+
+    def test_the_picture_says_whose_model_is_ours(self):
+        (heading,) = printed_view().figure.texts
+        assert heading.get_text() == "Ours: tiny-reviews on sentence. Printed: Llama-3.1-8B on cb, arXiv 2510.00419."
+
+    def test_what_is_not_printed_is_said(self):
+        view = printed_view(model="OPT-1.3B", methods=("HiZOO", "AdaMeZO"))
+        assert view.notes == ("Not run, diverged or not printed: MeZO, HiZOO, AdaMeZO.",)
+        assert "0 of 0 pairs" in str(view)
+
+    def test_the_goals(self):
+        five = ("MeZO-Adam", "HiZOO", "LOZO", "ZO Fine-tuner")
+        settings = (
+            {},
+            {"cell": "sentence beside boolq", "model": "Llama-3.2-1B"},
+            {"cell": "sentence beside boolq", "model": "Qwen2.5-14B", "methods": ("HiZOO", "ZO Fine-tuner")},
+            {"model": "Llama-3.2-1B", "methods": five},
+        )
+        assert [printed_view(**change).reached for change in settings] == [0, 1, 2, 3]
+
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            ({"cell": "critic"}, "cell must be one of sentence beside sst2"),
+            ({"measure": "loss"}, "measure must be one of training loss, test metric, got 'loss'"),
+            ({"model": "GPT"}, "model must be one of Llama-3.2-1B"),
+            ({"methods": ("MEAZO",)}, "methods must be of MeZO-Adam, .*, got 'MEAZO'"),
+            ({"record": "figures/records/bench_walks.json"}, "is not the record of a study"),
+        ],
+    )
+    def test_bad_arguments(self, change, match):
+        with pytest.raises(ValueError, match=match):
+            printed_view(**change)

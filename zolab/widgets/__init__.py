@@ -5,6 +5,8 @@ from zolab.widgets.block_scales import block_scales_panel, block_scales_view
 from zolab.widgets.bounds import bounds_panel, bounds_view
 from zolab.widgets.budget import budget_panel, budget_view
 from zolab.widgets.controls import choice, extremes, log_number, number, rates, several, switch, whole
+from zolab.widgets.directions import directions_panel, directions_view
+from zolab.widgets.division import division_panel, division_view
 from zolab.widgets.exchange import exchange_panel, exchange_view
 from zolab.widgets.gain import gain_panel, gain_view
 from zolab.widgets.horizon import horizon_panel, horizon_view, mass_kept
@@ -12,6 +14,7 @@ from zolab.widgets.landscape import landscape_panel, landscape_view
 from zolab.widgets.memory import memory_panel, memory_view
 from zolab.widgets.panel import Level, Panel, View, explore
 from zolab.widgets.precision import precision_panel, precision_view
+from zolab.widgets.printed import printed_panel, printed_view
 from zolab.widgets.step import losses_along, step_panel, step_view
 from zolab.widgets.threshold import threshold_panel, threshold_view
 from zolab.widgets.two_point import two_point_panel, two_point_view
@@ -31,6 +34,9 @@ PANELS = {
     "step": step_panel,
     "threshold": threshold_panel,
     "verdict": verdict_panel,
+    "division": division_panel,
+    "directions": directions_panel,
+    "printed": printed_panel,
 }
 
 __all__ = [
@@ -47,6 +53,10 @@ __all__ = [
     "budget_view",
     "check",
     "choice",
+    "directions_panel",
+    "directions_view",
+    "division_panel",
+    "division_view",
     "exchange_panel",
     "exchange_view",
     "explore",
@@ -65,6 +75,8 @@ __all__ = [
     "number",
     "precision_panel",
     "precision_view",
+    "printed_panel",
+    "printed_view",
     "rates",
     "several",
     "step_panel",

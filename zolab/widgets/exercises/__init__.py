@@ -8,8 +8,9 @@ from zolab.widgets.exercises.cost import COST
 from zolab.widgets.exercises.evidence import EVIDENCE
 from zolab.widgets.exercises.field import FIELD
 from zolab.widgets.exercises.first import FIRST
+from zolab.widgets.exercises.machines import MACHINES
 from zolab.widgets.exercises.networks import NETS
 from zolab.widgets.exercises.precision import PRECISION
 from zolab.widgets.exercises.tasks import TASKS
 
-EXERCISES = {**FIRST, **FIELD, **TASKS, **BLOCKS, **NETS, **EVIDENCE, **COST, **PRECISION}
+EXERCISES = {**FIRST, **FIELD, **TASKS, **BLOCKS, **NETS, **EVIDENCE, **COST, **PRECISION, **MACHINES}
