@@ -180,3 +180,8 @@ def test_the_defaults_of_a_kept_command_are_as_they_were(name):
     command = words.index("zolab") + 1
     options = vars(parser_of(words[command]).parse_args(words[command + 1 :]))
     assert {key: options[key] for key in RECORDS[name]["config"]} == RECORDS[name]["config"]
+
+
+def test_a_record_without_a_command_has_none():
+    """One that was made by a call from Python."""
+    assert todays({"config": {}}, "mine") == ""

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -92,3 +93,10 @@ def test_the_readmes_links_lead_somewhere_and_its_results_name_their_records():
     section = text.split("## Results")[1].split("\n## ")[0]
     for row in re.findall(r"^\| (?!claim|---).*", section, re.M):
         assert re.search(r"\(figures/records/\w+\.json\)|\(notebooks/\w+\.ipynb\)", row), row
+
+
+def test_links_of_the_pages_lead_to_files():
+    """Not to folders, which the site cannot show."""
+    for page in [path for folder in ("figures", "notebooks") for path in (ROOT / folder).glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            assert link.startswith("http") or (page.parent / unquote(link)).is_file(), (page.name, link)

@@ -83,7 +83,7 @@ def test_a_race_is_run_and_gives_its_page(tmp_path, monkeypatch):
     assert completed.status == 0, completed.errors
     assert "TRACK.md" in completed.out
     page = (tmp_path / "TRACK.md").read_text()
-    link = "[seed 0](records/04_small/sentence-MeZO)"
+    link = "[seed 0](records/04_small/sentence-MeZO/record.json)"
     assert f"| MeZO | 0 | 2 | 2 | [`04_small`](records/04_small.json) | {link} |" in page
     assert "| Adam | 0 | 2 | 2 | [`04_small`](records/04_small.json) | – |" in page
     assert command(*words, "--check").status == 0

@@ -33,10 +33,17 @@ def gather() -> None:
     rooms = {path: page for path in sorted((ROOT / "zolab").iterdir()) if (page := room(path))}
     for path, page in rooms.items():
         (SOURCE / "api" / f"{path.stem}.md").write_text(page)
+    lines = "\n".join(f"- [`zolab.{path.stem}`]({path.stem}.md): {sentence_of(path)}" for path in rooms)
     names = "\n".join(path.stem for path in rooms)
     (SOURCE / "api" / "index.md").write_text(
-        f"# Reference\n\nFrom the docstrings, room by room.\n\n```{{toctree}}\n{names}\n```\n"
+        f"# Reference\n\nFrom the docstrings, room by room.\n\n{lines}\n\n```{{toctree}}\n:hidden:\n\n{names}\n```\n"
     )
+
+
+def sentence_of(path: Path) -> str:
+    """The first line of what a room says about itself."""
+    file = path if path.suffix == ".py" else path / "__init__.py"
+    return (ast.get_docstring(ast.parse(file.read_text())) or "").split("\n")[0]
 
 
 def room(path: Path) -> str:

@@ -16,6 +16,7 @@ myst_heading_anchors = 4
 suppress_warnings = ["myst.header", "ref.python"]  # a notebook may step from # to ###; some names are public in two rooms
 html_theme = "furo"
 html_math_renderer = "mathml"
+html_static_path, html_css_files = ["static"], ["math.css"]
 html_show_copyright = html_copy_source = html_show_sourcelink = False
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"

@@ -17,18 +17,15 @@ MOVED = {
 
 
 def todays(content: dict[str, Any], name: str) -> str:
-    """The command that makes a record again.
+    """The command that makes a record again; empty for one that was made by a call from Python.
 
     Args:
         content: of the record; that of a GPU check needs no command of its own.
         name: of its file, without the suffix; a study's plan has the same.
-
-    Raises:
-        KeyError: the record has no command.
     """
     if content.get("kind") == "gpu_check":
         return "make gpu-check"
-    own = content["command"]
+    own = content.get("command", "")
     for old, new in MOVED.items():
         if own.startswith(f"{old} "):
             return new.format(name=name, rest=own.removeprefix(old))

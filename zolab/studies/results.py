@@ -85,7 +85,8 @@ def _origin(path: Path, content: dict[str, Any]) -> str:
     commit = (content["commit"] or "unknown")[:7]
     then = f", where it was `{content['command']}`" if content.get("command", command) != command else ""
     threads = f"{machine['threads']} thread{'s' * (machine['threads'] != 1)}"
-    return f"`{command}`\n\nRecord [`{path.name}`](records/{path.name}); commit {commit}{then}; {place}, {threads}."
+    begin = f"`{command}`\n\n" if command else ""
+    return f"{begin}Record [`{path.name}`](records/{path.name}); commit {commit}{then}; {place}, {threads}."
 
 
 def _runs(runs: list[tuple[Path, dict[str, Any]]]) -> list[str]:

@@ -108,7 +108,7 @@ def _rows(plan: str, record: Record, task: str, folder: Path) -> list[tuple[floa
             middle, arrived = median(times), int(np.isfinite(times).sum())
             interval = _written([middle.value, middle.low, middle.high], runs.forwards[-1])
             seed, place = record.cells(name, method)[0]["seed"], f"{plan}/{name}-{method}"
-            replay = f"[seed {seed}](records/{quote(place)})" if (folder / place).is_dir() else "–"
+            replay = f"[seed {seed}](records/{quote(place)}/{RECORD})" if (folder / place).is_dir() else "–"
             cells = (method, interval, arrived, len(times), f"[`{plan}`](records/{plan}.json)", replay)
             rows.append((middle.value, "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"))
     return rows
