@@ -222,6 +222,12 @@ class TestLandscape:
         with pytest.raises(ValueError, match=f"{len(methods)} methods are chosen; choose 1 to 4"):
             landscape_view(methods=methods)
 
+    def test_a_method_without_a_rate_is_said(self):
+        rates_of_two = {"MeZO": 0.01, "SGD": 0.1}
+        with pytest.raises(ValueError, match="lr has no rate for Adam, AdaMeZO; give one for each of Adam, MeZO, AdaMeZO"):
+            landscape_view(methods=("Adam", "MeZO", "AdaMeZO"), lr=rates_of_two)
+        assert landscape_view(methods=("MeZO",), lr=rates_of_two, steps=5).figure
+
     def test_too_many_methods_are_said_in_the_panel(self):
         panel = landscape_panel(methods=("Adam", "SGD", "MeZO", "MEAZO"), steps=10)
         with pytest.raises(ValueError, match="5 methods"):

@@ -15,11 +15,12 @@ from zolab.models import load_model, model_bytes
 from zolab.runs.batches import batch_at
 from zolab.runs.config import Config, make_optimizer
 from zolab.runs.objectives import closure
+from zolab.studies.compare import ERROR
 from zolab.studies.family import NORMALISED, family
 from zolab.studies.outcomes import Record
 from zolab.studies.plan import configuration, forwards
 from zolab.studies.search import rate_name
-from zolab.studies.statistics import Estimate, Ratio, Runs, difference, target_of
+from zolab.studies.statistics import Estimate, Ratio, Runs, difference, holm, target_of
 from zolab.tasks import load_task
 
 BOTH = "SGD fused, checkpointed"
@@ -259,10 +260,26 @@ def difference_at_cost(ours: Runs, base: Runs, each: float, base_each: float) ->
     """Dev loss minus the base method's where both have spent as much as the one that spent less in all; arguments as above."""
     ours, base = at_cost(ours, each), at_cost(base, base_each)
     spent = min(ours.forwards[-1], base.forwards[-1])
-    return difference(_at(ours, spent), _at(base, spent))
+    return difference(losses_at(ours, spent), losses_at(base, spent))
 
 
-def _at(runs: Runs, spent: float) -> np.ndarray:
+def beside_at(pairs: Mapping[str, tuple[Runs, Runs]], spent: float) -> dict[str, tuple[Estimate, str]]:
+    """Methods beside a base method where each run has spent so much, judged together by Holm's correction.
+
+    Args:
+        pairs: of each method, its runs and the base method's on the same seeds.
+        spent: forward passes, or another cost in which the runs are.
+
+    Returns:
+        For each method its dev loss minus the base method's, and whether that is lower, higher or undecided.
+    """
+    gaps = {name: difference(losses_at(ours, spent), losses_at(base, spent)) for name, (ours, base) in pairs.items()}
+    adjusted = holm([gap.p for gap in gaps.values()])
+    words = [gap.word if gap.bound or p < ERROR else "undecided" for gap, p in zip(gaps.values(), adjusted, strict=True)]
+    return {name: (gap, word) for (name, gap), word in zip(gaps.items(), words, strict=True)}
+
+
+def losses_at(runs: Runs, spent: float) -> np.ndarray:
     """Dev loss of each seed at a cost, linear between evaluations; infinite for a run that diverged."""
     losses = [np.interp(spent, runs.forwards, row) if np.isfinite(row).all() else np.inf for row in runs.losses]
     return np.array(losses)

@@ -69,12 +69,14 @@ def landscape_view(
         azimuth, elevation: where the view in space is seen from, in degrees.
 
     Raises:
-        ValueError: no method or too many, or an argument is out of range.
+        ValueError: no method or too many, one without a learning rate, or an argument is out of range.
     """
     if not 1 <= len(methods) <= MOST_METHODS:
         raise ValueError(f"{len(methods)} methods are chosen; choose 1 to {MOST_METHODS}, as many as the legend holds.")
     place = landscape_of(landscape)
     rate = lr if isinstance(lr, Mapping) else dict.fromkeys(methods, lr)
+    if lacking := [method for method in methods if method not in rate]:
+        raise ValueError(f"lr has no rate for {', '.join(lacking)}; give one for each of {', '.join(methods)}.")
     walks = {method: walk(landscape, method, rate[method], eps, steps, seed, horizon, fixed=fixed) for method in methods}
     with drawing():
         figure = canvas(HEIGHT)
