@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -45,11 +46,23 @@ class Uneven(TASKS["rotten_tomatoes"]):
         return replace(example, prompt=example.prompt * (14 if len(example.prompt) % 2 else 1))
 
 
+class Dying(TASKS["rotten_tomatoes"]):
+    """Its third loss kills the second rank while the first one waits for its weights."""
+
+    losses_taken = 0
+
+    def loss(self, model, batch):
+        self.losses_taken += 1
+        if os.environ["RANK"] == "1" and self.losses_taken == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().loss(model, batch)
+
+
 RUNS = {
     "sgd": SGD,
     "momentum": replace(SGD, optim_args="momentum=0.9", weight_decay=0.1, model="tiny-random-opt"),
     "adam": replace(SGD, optimizer="adam", lr=3e-4, optim_args="recompute=True"),
-    "uneven": replace(SGD, task="test_shards:Uneven", batch_size=5, calibrate=6),
+    "uneven": replace(SGD, task="test_shards:Uneven", batch_size=5, calibrate=6, steps=2, test=2),
     "answer": replace(SGD, task="test_ranks:Written", model="tiny-random-qwen2"),
 }
 LEARNED = {
@@ -179,6 +192,13 @@ def test_a_finished_run_is_read_again_in_parts_and_whole(two, tmp_path):
     again = made(RUNS["sgd"], folder / "sgd", shard=False)
     weights = load_file(folder / "sgd-1.weights")
     assert all(torch.equal(weights[name], p.detach()) for name, p in again.model.named_parameters())
+
+
+def test_a_rank_that_dies_in_the_middle_of_a_pass_ends_the_run_with_one_sentence(tmp_path):
+    first, second = together(2, {"dying": replace(SGD, task="test_shards:Dying")}, tmp_path / "runs", _work)
+    assert second == -signal.SIGKILL
+    assert first["dying"].startswith("RuntimeError: another of the 2 ranks ended")
+    assert not (tmp_path / "runs" / "dying" / "record.json").exists()
 
 
 @pytest.mark.parametrize("name", LEARNED)

@@ -4,6 +4,7 @@ FSDP2 (`torch.distributed.fsdp.fully_shard`) puts a layer's weights together whi
 is cut by its rows, so that a part is a piece of the flat tensor: where it starts says which numbers of a direction are its own.
 """
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,6 +43,8 @@ def shard(model: PreTrainedModel, device: str, group: Any = None) -> None:
         group = distributed.new_group(distributed.get_process_group_ranks(group), backend="nccl")
     every: Any = group or distributed.group.WORLD
     mesh = DeviceMesh.from_group(every, kind)
+    # OPT's layers end in a view of what they computed, which nothing writes to.
+    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module \(FSDPOPTDecoderLayer\) returned a view tensor")
     for part in (*layers, model):
         fully_shard(part, mesh=mesh, reshard_after_forward=True)  # else the root's weights would be those before a step
     for module in model.modules():

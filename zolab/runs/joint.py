@@ -53,7 +53,8 @@ def log_of(out: Path, ranks: Ranks, overwrite: bool, check: Callable[[RunLog], N
         if not ranks.first:
             (out / LOG).write_text(content)
             hold()
-        yield logs[0]
+        with ranks.noticing():
+            yield logs[0]
 
 
 def check_alike(ranks: Ranks, config: Any, known: Mapping[str, Any], more: Mapping[str, Any]) -> None:

@@ -173,6 +173,21 @@ class Ranks:
             raise refused
         raise RuntimeError(f"rank {number}: {sentences[number]}") from refused
 
+    @contextmanager
+    def noticing(self) -> Iterator[None]:
+        """Around exchanges that are not this class's, such as of weights: one that fails for a lost rank says so."""
+        try:
+            yield
+        except RuntimeError as error:
+            lost = isinstance(error, distributed.DistError) or "gloo" in str(error) if self.count > 1 else False
+            raise self._lost() if lost else error from error
+
+    def _lost(self) -> RuntimeError:
+        message = (
+            f"another of the {self.count} ranks ended, or did not answer for {TIMEOUT}: see what it printed. The same command"
+        )
+        return RuntimeError(f"{message} goes on from what the run has logged.")
+
     def _numbers(self, mine: list[float]) -> list[list[float]]:
         """The numbers of each rank, equally many of all."""
         self.exchanged += 8 * len(mine) * self.count
@@ -193,10 +208,7 @@ class Ranks:
         try:
             distributed.all_gather(parts, mine, group=self.group)
         except RuntimeError as error:
-            raise RuntimeError(
-                f"another of the {self.count} ranks ended, or did not answer for {TIMEOUT}: see what it printed. The same "
-                "command goes on from what the run has logged."
-            ) from error
+            raise self._lost() from error
         return parts
 
 
