@@ -87,13 +87,13 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["zolab.runs.finetune", "test_ranks"])
 
 
-def together(count, jobs, folder):
+def together(count, jobs, folder, work=None):
     """Run jobs in so many ranks and return what each rank told: for each job its sentence, or None if it came through."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     folder.mkdir(exist_ok=True)
-    ranks = [CONTEXT.Process(target=_work, args=(number, count, port, jobs, folder)) for number in range(count)]
+    ranks = [CONTEXT.Process(target=work or _work, args=(number, count, port, jobs, folder)) for number in range(count)]
     for rank in ranks:
         rank.start()
     for rank in ranks:

@@ -19,7 +19,7 @@ from zolab.pertnn.published import import_published, trace
 from zolab.probe.blocks import split
 from zolab.records import load_record, save_record
 from zolab.records.log import RunLog
-from zolab.runs.checkpoints import Checkpoints
+from zolab.runs.checkpoints import Checkpoints, trained
 from zolab.runs.config import Config
 from zolab.runs.evaluations import keep_offsets, read_offsets
 from zolab.studies.compare import beside_table, final_table
@@ -104,7 +104,7 @@ def _load_trajectory(folder: Path, name: str) -> tuple[str, str]:
 
 
 def _make_checkpoint(folder: Path) -> None:
-    Checkpoints(folder, "run").save(network(), 3, 3)
+    Checkpoints(folder, "run").save(trained(network()), 3, 3)
 
 
 def _load_checkpoint(folder: Path, name: str) -> list[str]:

@@ -19,6 +19,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, required=True, metavar="FOLDER", help="folder of the run; a stopped run in it goes on"
     )
     parser.add_argument("--overwrite", action="store_true", help="discard an earlier run in the folder")
+    text = "let each of the processes that torchrun or accelerate launch started hold a part of the weights (FSDP2) instead "
+    text += "of all of them, for models whose gradients do not fit one GPU; of sgd and adam"
+    parser.add_argument("--shard", action="store_true", help=text)
     add_settings(parser, Config)
     add_own_data(parser)
 
@@ -32,9 +35,9 @@ def run(options: argparse.Namespace) -> None:
     config = settings_of(options, Config)
     if not Ranks.joined().first:
         warnings.simplefilter("ignore")  # the first process warns, and tells what came out
-        finetune(config, options.out, overwrite=options.overwrite)
+        finetune(config, options.out, overwrite=options.overwrite, shard=options.shard)
         return
-    run = finetune(config, options.out, overwrite=options.overwrite)
+    run = finetune(config, options.out, overwrite=options.overwrite, shard=options.shard)
     result, timing = run.record["result"], run.record["timing"]
     metric = run.task.metric
     print(f"{config.optimizer} on {run.task.name}, {config.model}: kept step {result['best_step']} of {result['steps']}")
@@ -63,7 +66,12 @@ def run(options: argparse.Namespace) -> None:
             f"  {sum(cut)} texts were longer than the model or the task takes, and lost tokens from the left of their prompts"
         )
     if shared := run.record.get("ranks"):
-        print(f"  {shared['count']} processes, which exchanged {shared['bytes_a_step']:.0f} bytes a step")
+        exchanged = (
+            f"which exchanged {shared['bytes_a_step']:.0f} bytes a step"
+            if "bytes_a_step" in shared
+            else "each with a part of the weights"
+        )
+        print(f"  {shared['count']} processes, {exchanged}")
     counted = "evaluations of f1" if config.objective == "f1" else "forward passes"
     print(f"  {result['forwards']} {counted}, {timing['wall_seconds'] / 60:.1f} minutes", end="")
     print(f", peak memory {timing['peak_bytes'] / 1e9:.2f} GB; record: {Path(options.out) / 'record.json'}")

@@ -8,6 +8,8 @@ EXAMPLE = "--check"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--records", type=Path, default=Path("figures/records"), metavar="FOLDER", help="folder of the records")
+    text = "folder of the plans of the papers' tables, whose cost is told; without it that section is left out"
+    parser.add_argument("--plans", type=Path, default=Path("notebooks/plans"), metavar="FOLDER", help=text)
     parser.add_argument("--out", type=Path, default=Path("figures/RESULTS.md"), metavar="FILE", help="file that is written")
     parser.add_argument("--check", action="store_true", help="write nothing, and fail if the file says something else")
 
@@ -20,7 +22,10 @@ def run(options: argparse.Namespace) -> None:
 
     if not options.records.is_dir():
         raise FileNotFoundError(f"there is no folder {options.records}; run this in the project's folder, or name it.")
-    pages = {options.out: results(options.records), options.out.with_name("TRACK.md"): track_page(options.records)}
+    pages = {
+        options.out: results(options.records, options.plans),
+        options.out.with_name("TRACK.md"): track_page(options.records),
+    }
     pages[options.out.with_name("CLAIMS.md")] = claims_page(options.records)
     pages[options.out.with_name("WHICH.md")] = which_page(options.records)
     for path, text in pages.items():

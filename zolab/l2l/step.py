@@ -19,10 +19,12 @@ from torch import Tensor
 
 from zolab import noise
 from zolab.l2l.config import GRADIENTS, MEASURED
-from zolab.models.gradients import consumed, gradient_of
-from zolab.noise import Direction
+from zolab.l2l.parts import Parts
+from zolab.models.gradients import consumed
+from zolab.models.shards import own_part
+from zolab.noise import Direction, GivenDirection
 from zolab.pertnn import PertNN, features
-from zolab.probe.blocks import mean_and_variance, moments
+from zolab.probe.blocks import mean_and_variance
 from zolab.probe.in_place import Perturbation
 from zolab.theory.terms import StepTerms
 
@@ -64,7 +66,7 @@ class MetaStep:
     """Algorithm 2's step on one minibatch: PertNN learns from the loss after a zeroth-order step; the model takes one of SGD.
 
     Args:
-        tensors: the model's trainable tensors, in the order of the PertNN's blocks.
+        tensors: the model's trainable tensors, in the order of the PertNN's blocks; or their `Parts`, if ranks share them.
         pertnn: it is trained.
         outer: optimizer of the PertNN.
         lr: learning rate of the model's SGD; may be set anew before each step.
@@ -85,7 +87,7 @@ class MetaStep:
 
     def __init__(
         self,
-        tensors: Sequence[Tensor],
+        tensors: Sequence[Tensor] | Parts,
         pertnn: PertNN,
         outer: torch.optim.Optimizer,
         *,
@@ -106,7 +108,8 @@ class MetaStep:
             raise ValueError("the fused step cannot clip: the norm is known only when every gradient is; set clip to None.")
         if fused and exact:
             raise ValueError("the fused step forgets the gradients that an exact p is made of; set exact or fused to False.")
-        self.tensors, self.pertnn, self.outer = list(tensors), pertnn, outer
+        self.parts = tensors if isinstance(tensors, Parts) else Parts(tensors)
+        self.tensors, self.pertnn, self.outer = self.parts.tensors, pertnn, outer
         self.lr, self.momentum = lr, momentum
         self.velocity: list[Tensor | None] = [None] * len(self.tensors)
         self.lr_zo, self.eps, self.gradient, self.through_budget = lr_zo, eps, gradient, through_budget
@@ -129,8 +132,8 @@ class MetaStep:
         """
         if (self.gradient in MEASURED) != (terms is not None):
             raise ValueError(f"terms go with gradient {' or '.join(MEASURED)}, and only with it: give both or neither.")
-        direction = Direction(self.seed, self.steps)
-        mean, variance = mean_and_variance(self.pertnn.blocks.totals(moments(self.tensors).T).T, self.pertnn.blocks.sizes)
+        direction = self.parts.direction(Direction(self.seed, self.steps))
+        mean, variance = mean_and_variance(self.pertnn.blocks.totals(self.parts.moments().T).T, self.pertnn.blocks.sizes)
         raw = self.pertnn(features(mean, variance, history.losses, history.raw).to(self.pertnn.b2.device))
         factor = self.pertnn.normaliser(raw)
         sigma = raw * (factor if self.through_budget else factor.detach())
@@ -156,8 +159,7 @@ class MetaStep:
                 for j in self.numbers:
                     self._descend(j)
         finally:
-            for tensor in self.tensors:
-                tensor.grad = None
+            self.parts.forget_gradients()
         if self.gradient == "expected":
             g = self.pertnn.blocks.totals(squares)
             meta_loss, slope = float(-self.lr_zo * (known**2 @ g)), -2 * self.lr_zo * known * g
@@ -172,7 +174,7 @@ class MetaStep:
         return Outcome(losses, p, meta_loss, loss, raw.detach().cpu().numpy(), sigma.detach().cpu().numpy(), slope)
 
     @torch.no_grad()
-    def _probe(self, closure: Closure, direction: Direction, scales: Sequence[float]) -> tuple[float, float]:
+    def _probe(self, closure: Closure, direction: Direction | GivenDirection, scales: Sequence[float]) -> tuple[float, float]:
         probe = Perturbation(self.tensors, self.numbers, direction, [self.eps * scale for scale in scales])
         try:
             probe.plus()
@@ -185,30 +187,33 @@ class MetaStep:
             raise FloatingPointError(f"step {self.steps}: the probed losses are {plus} and {minus}; lower lr or eps.")
         return plus, minus
 
-    def _ahead(self, closure: Closure, direction: Direction, scales: Sequence[float]) -> tuple[float, np.ndarray]:
+    def _ahead(
+        self, closure: Closure, direction: Direction | GivenDirection, scales: Sequence[float]
+    ) -> tuple[float, np.ndarray]:
         """The loss at theta', and <grad_j L(theta'), z_j> of each tensor."""
         products = np.zeros(len(self.tensors))
 
         def meet(j: int, gradient: Tensor) -> None:
-            products[j] = noise.dot(gradient.contiguous(), direction, j)
+            products[j] += noise.dot(own_part(gradient).contiguous(), direction, j)  # of ranks in one piece for each pack
 
         move = Perturbation(self.tensors, self.numbers, direction, scales)
         try:
             with torch.no_grad():
                 move.plus()
-            with consumed(self.tensors, meet):
+            with consumed(self.parts.params, meet):
                 loss = closure()
                 loss.backward()
         finally:
             with torch.no_grad():
                 move.leave()
+        products = self.parts.total(products)
         if not np.isfinite(loss.item()) or not np.isfinite(products).all():
             raise FloatingPointError(
                 f"step {self.steps}: the loss after the zeroth-order step is {loss.item()}; lower lr or lr_zo."
             )
         return loss.item(), products
 
-    def _clean(self, closure: Closure, direction: Direction) -> tuple[float, np.ndarray, np.ndarray]:
+    def _clean(self, closure: Closure, direction: Direction | GivenDirection) -> tuple[float, np.ndarray, np.ndarray]:
         """The clean loss and its backward pass; <grad_j L, z_j> and |grad_j L|^2 of each tensor, where they are needed. The
         gradients become the model's velocity, so that they take no room of their own in another backward pass; if fused, each
         moves its tensor at once.
@@ -228,19 +233,20 @@ class MetaStep:
 
         with ExitStack() as stack:
             if self.fused:
-                stack.enter_context(consumed(self.tensors, step))
+                stack.enter_context(consumed(self.parts.params, step))
             loss = closure()
             if not np.isfinite(loss.item()):
                 raise FloatingPointError(f"step {self.steps}: the loss is {loss.item()}; lower the model's learning rate.")
             loss.backward()
         if not self.fused:
-            for j, tensor in enumerate(self.tensors):
-                measure(j, gradient_of(tensor))
+            for j in self.numbers:
+                measure(j, self.parts.gradient(j))
             if self.clip is not None:
-                torch.nn.utils.clip_grad_norm_(self.tensors, self.clip)
-            for j, tensor in enumerate(self.tensors):
-                self._gather(j, gradient_of(tensor))
-                tensor.grad = None
+                self.parts.clip(self.clip)
+            for j in self.numbers:
+                self._gather(j, self.parts.gradient(j))
+                self.parts.params[j].grad = None
+        dots, squares = self.parts.total(np.stack([dots, squares]))
         return loss.item(), dots, squares
 
     @torch.no_grad()

@@ -3,6 +3,9 @@
 Training goes in periods. A period begins with the base model, without momentum; PertNN, sigma and, as in the published code,
 the loss history go on. So what has to be remembered between two periods is a few hundred kilobytes, and a stopped run goes on
 at the beginning of the period that it was in.
+
+Several processes can hold a part of the weights each (`--shard`): they see their shares of a batch, sum their gradients and the
+products of gradients and directions, and so train the same PertNN.
 """
 
 from collections.abc import Callable
@@ -17,6 +20,7 @@ from tqdm import tqdm
 
 from zolab.l2l.base_weights import BaseWeights
 from zolab.l2l.config import MEASURED, EvolveConfig, MetaConfig
+from zolab.l2l.parts import Parts
 from zolab.l2l.step import History, MetaStep, Outcome
 from zolab.models import load_model
 from zolab.models.gradients import recomputed
@@ -30,6 +34,10 @@ from zolab.runs.batches import batch_at
 from zolab.runs.config import require
 from zolab.runs.events import IDENTITY
 from zolab.runs.identity import check_same, identity
+from zolab.runs.joint import check_alike, log_of, take_gpu
+from zolab.runs.objectives import LOSS, closure
+from zolab.runs.ranks import Ranks
+from zolab.runs.shards import Copies, Shards, check_shards
 from zolab.tasks import Example, Splits, Task, load_task
 from zolab.theory.measure import gauss_newton_terms
 from zolab.theory.terms import StepTerms
@@ -71,7 +79,7 @@ def drawn(task: Task, config: MetaConfig | EvolveConfig, dev: int = 1) -> Splits
     return examples
 
 
-def meta_train(config: MetaConfig, out: str | Path, *, progress: bool = True) -> MetaRun:
+def meta_train(config: MetaConfig, out: str | Path, *, progress: bool = True, shard: bool = False) -> MetaRun:
     """Train a PertNN in a folder, or go on with it if it was begun there before.
 
     The folder holds `log.jsonl` (every step), `state-STEP.safetensors` (PertNN between two periods), and at the end PertNN with
@@ -81,6 +89,7 @@ def meta_train(config: MetaConfig, out: str | Path, *, progress: bool = True) ->
         config: what to do.
         out: the folder.
         progress: show a progress line.
+        shard: of several processes each holds a part of the weights (`zolab.runs.shards`); the first one writes the folder.
 
     Raises:
         ValueError: a setting is wrong, a task has too few examples, a file of the run is damaged, or the folder holds a run of
@@ -88,36 +97,57 @@ def meta_train(config: MetaConfig, out: str | Path, *, progress: bool = True) ->
         OSError: data or model cannot be had, or the folder cannot be written to.
         FloatingPointError: a loss is not finite.
     """
-    config.validate()
-    tasks = [load_task(name) for name in config.task_names]
-    log = RunLog(Path(out) / "log.jsonl")
-    try:
-        check_events(log.events, EVENTS, str(log.path))
-        return _MetaSession(config, Path(out), tasks, log, progress).run()
-    finally:
-        log.close()
+    ranks = Ranks.joined()
+    with ranks.agreed():
+        config.validate()
+        _check_ranks(config, ranks, shard)
+        tasks = [load_task(name) for name in config.task_names]
+    with log_of(Path(out), ranks, overwrite=False, check=_check_log) as log:
+        with ranks.agreed():
+            session = _MetaSession(config, tasks, log, ranks, shard, progress and ranks.first)
+        check_alike(ranks, config, session.identity, {"shard": shard})
+        return session.run()
+
+
+def _check_log(log: RunLog) -> None:
+    check_events(log.events, EVENTS, str(log.path))
+
+
+def _check_ranks(config: MetaConfig, ranks: Ranks, shard: bool) -> None:
+    if not shard:
+        message = f"{ranks.count} processes were started, and learning to learn shares nothing among them but a model's weights"
+        require(ranks.count == 1, f"{message}: add --shard, or start one.")
+        return
+    check_shards(ranks, config.fused)
+    message = f"gradient {config.gradient} measures a whole model in each process: choose another one, or leave --shard."
+    require(config.gradient not in MEASURED, message)
+    message = (
+        f"batch_size is {config.batch_size}, and there are {ranks.count} ranks, each of which needs an example of each batch"
+    )
+    require(config.batch_size >= ranks.count, f"{message}: raise batch_size, or start fewer.")
+    take_gpu(config.device, ranks)
 
 
 class _MetaSession:
     """One process's share of a meta-training."""
 
-    def __init__(self, config: MetaConfig, out: Path, tasks: list[Task], log: RunLog, progress: bool):
-        self.config, self.out, self.tasks, self.log, self.progress = config, out, tasks, log, progress
+    def __init__(self, config: MetaConfig, tasks: list[Task], log: RunLog, ranks: Ranks, shard: bool, progress: bool):
+        self.config, self.tasks, self.log, self.ranks, self.progress = config, tasks, log, ranks, progress
+        self.out, self.shard, self.copies = log.path.parent, shard, (Shards if shard else Copies)(ranks, config.device)
         started = log.of("start")
         if started and started[0]["config"] != asdict(config):
-            raise ValueError(f"{out} holds a meta-training with other settings; choose another folder.")
+            raise ValueError(f"{self.out} holds a meta-training with other settings; choose another folder.")
         for task in tasks if config.gradient in MEASURED else []:
             message = f"gradient {config.gradient} needs tasks with options, and {task.name} has none; leave it out."
             require(task.objective == "options", message)
         self.examples = [drawn(task, config).train for task in tasks]
-        self.model, self.tokenizer = load_model(config.model, config.dtype, config.device)
+        self.model, self.tokenizer = load_model(config.model, config.dtype, self.copies.loaded_on)
         self.model.eval()
         drawn_from = dict(zip(config.task_names, self.examples, strict=True))
         self.identity = identity(self.model, self.tokenizer, drawn_from)
         for event in started:
-            check_same(self.identity, event, out, "bring it back, or choose another folder")
+            check_same(self.identity, event, self.out, "bring it back, or choose another folder")
         blocks = split(self.model, RULES[config.rule])
-        self.tensors = weights_of(self.model)
         weights = None
         if config.budget == "code":
             weights = published_weights(blocks, self.model.config.hidden_size, config.batch_size)
@@ -126,6 +156,8 @@ class _MetaSession:
         self.histories = [History() for _ in tasks]
 
     def run(self) -> MetaRun:
+        self.copies.split(self.model)
+        self.parts = Parts(weights_of(self.model), self.ranks)
         done = self.log.of("period")
         if not self.log.of("start"):
             self.log.append("start", config=asdict(self.config), **self.identity, **environment())
@@ -135,7 +167,7 @@ class _MetaSession:
         if done:
             self._resume(done[-1], outer)
         bar = tqdm(total=self.config.steps, initial=step, disable=not self.progress, unit="step", mininterval=1, ncols=110)
-        base_weights = BaseWeights(self.tensors, self.out / "base.bin")
+        base_weights = BaseWeights(self.parts.tensors, self.out / "base.bin")
         with base_weights, bar, recomputed(self.model) if self.config.recompute else nullcontext():
             while step < self.config.steps:
                 base_weights.put_back()
@@ -147,7 +179,7 @@ class _MetaSession:
         config = self.config
         last = min(first + config.period, config.steps)
         settings = {name: getattr(config, name) for name in SHARED} | {"clip": config.clip or None}
-        meta_step = MetaStep(self.tensors, self.pertnn, outer, **settings)
+        meta_step = MetaStep(self.parts, self.pertnn, outer, **settings)
         meta_step.steps, losses = first, []
         for step in range(first, last):
             meta_step.lr = config.lr * (1 - (step - first) / config.period if config.decay else 1)
@@ -165,11 +197,10 @@ class _MetaSession:
         self._keep(last, outer)
         return last
 
-    def _closure(self, turn: int, number: int) -> Callable[[], Tensor]:
-        task, examples = self.tasks[turn], self.examples[turn]
-        chosen: list[Example] = batch_at(examples, self.config.batch_size, self.config.seed, number)
-        batch = task.encode(self.tokenizer, chosen).to(self.config.device)
-        return lambda: task.loss(self.model, batch)
+    def _closure(self, turn: int, number: int) -> Callable[[], Any]:
+        chosen: list[Example] = batch_at(self.examples[turn], self.config.batch_size, self.config.seed, number)
+        data = self.tasks[turn], self.model, self.tokenizer, self.ranks.share(chosen)
+        return closure(LOSS, *data, ranks=self.ranks, shard=self.shard)
 
     def _terms(self, turn: int, number: int) -> StepTerms:
         """Of the present weights, on examples that change from step to step."""
@@ -206,6 +237,9 @@ class _MetaSession:
 
     def _resume(self, period: dict[str, Any], outer: torch.optim.Optimizer) -> None:
         path = self._state(period["steps"])
+        content = self.ranks.from_first(lambda: path.read_bytes().hex() if self.shard else "")
+        if not self.ranks.first:  # whose folder is not the run's
+            path.write_bytes(bytes.fromhex(content))
         state, about = read_tensors(path)
         if (about.get("run"), about.get("steps", period["steps"])) != (self.log.id, period["steps"]):
             raise ValueError(f"{path} is of another run than the log beside it; restore it, or choose another folder.")
@@ -225,6 +259,8 @@ class _MetaSession:
         about = {"base_model": self.config.model, "fingerprint": base, "training_data": self.config.tasks, "licence": "MIT"}
         self.pertnn.save(self.out, **about, metrics={"steps": len(steps), "sigma": sigma, "settings": asdict(self.config)})
         record = {"config": asdict(self.config), "result": {"steps": steps, "sigma": sigma, "base": base}, **environment()}
+        if self.shard:
+            record["ranks"] = {"count": self.ranks.count, **self.copies.exchange(1)}
         record["timing"] = {"peak_bytes": peak_memory(self.config.device)}
         save_record(record, self.out / "record.json")
         return MetaRun(self.pertnn, load_record(self.out / "record.json"))

@@ -10,6 +10,7 @@ import transformers
 
 from zolab.models.adapters import adapter_of, adapter_weights, base_parameters
 from zolab.models.quantised import plain_tensors
+from zolab.models.shards import whole
 from zolab.records.sealed import tensors_digest
 
 # What a configuration tells of a file or of a call, and not of the function that the weights make.
@@ -34,12 +35,12 @@ def fingerprint(model: torch.nn.Module) -> str:
     """16 hex digits of the SHA-256 over names, shapes, dtypes and bytes of the parameters, one tensor at a time.
 
     An adapter in the model is not seen: the base weights have the digest that they have without it. Quantised weights are taken
-    as they are held.
+    as they are held, sharded ones are put together one by one, so that each of their processes must call this.
     """
     digest = hashlib.sha256()
     for name, parameter in base_parameters(model):
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())
-        for tensor in plain_tensors(parameter):
+        for tensor in plain_tensors(whole(parameter)):
             flat = tensor.cpu().contiguous().as_strided((tensor.numel(),), (1,))  # of one number, any stride is contiguous
             digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]

@@ -86,7 +86,7 @@ def is_quantised(weight: Tensor) -> bool:
 
 
 def plain_tensors(tensor: Tensor) -> Iterator[Tensor]:
-    """The tensors that hold a tensor's numbers: itself, or those that a quantised one is made of."""
+    """The tensors that hold a tensor's numbers here: itself, those that a quantised one is made of, a part of a sharded one."""
     if not is_quantised(tensor):
         yield tensor.detach()
         return

@@ -16,7 +16,7 @@ from zolab.noise.directions import (
 )
 from zolab.noise.group import GroupDirection
 from zolab.noise.low_rank import LowRankDirection, is_matrix
-from zolab.noise.made import MadeDirection
+from zolab.noise.made import MadeDirection, on_parts
 from zolab.noise.pieces import Chunk, check, chunks, cut, fetched, for_each, per_tensor, small_ones, sums
 from zolab.noise.rows import ROWS, rows_of
 
@@ -45,6 +45,7 @@ __all__ = [
     "for_each",
     "is_matrix",
     "materialise",
+    "on_parts",
     "per_tensor",
     "rows_of",
     "small_ones",

@@ -184,9 +184,12 @@ def store_(tensor: Tensor, values: Tensor, rounding: np.ndarray | None, offset: 
     return tensor
 
 
-def dot(tensor: Tensor, name: Direction, block: int) -> float:
-    """Sum of tensor * z, without materialising z."""
+def dot(tensor: Tensor, name: Direction | GivenDirection, block: int) -> float:
+    """Sum of tensor * z, without materialising z; of a given direction, a slice of it at a time."""
     check(tensor)
+    if isinstance(name, GivenDirection):
+        slices = enumerate(tensor.detach().view(-1).split(SLICE))
+        return sum(float((part * materialise(name, block, part, i * SLICE)).sum(dtype=torch.float64)) for i, part in slices)
     ((k0, k1),) = name.keys((block,))
     pieces = chunks([tensor])
     parts = [0.0] * len(pieces)

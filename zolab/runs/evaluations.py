@@ -104,3 +104,15 @@ def read_offsets(folder: Path) -> dict[str, Any] | None:
     if len(fitted["offsets"]) != len(fitted["candidates"]):
         raise ValueError(f"{path} is damaged: it has not one offset for each candidate; restore it.")
     return fitted
+
+
+def shown(dev: Mapping[str, Any], metric: str) -> str:
+    """An evaluation on dev in a few words, for a progress line.
+
+    Args:
+        dev: of `evaluation`.
+        metric: its name.
+    """
+    order = (dev.get("judgement") or {}).get("auc")
+    message = "" if order is None else f", AUC {order:.2f}"
+    return f"dev loss {dev['loss']:.3f}, {metric} {100 * dev['metric']:.1f} %{message}"

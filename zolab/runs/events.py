@@ -25,7 +25,7 @@ EVALUATION = {
     "judgement?": JUDGEMENT,
 }
 CALIBRATION = {"offsets": [NUMBER], "candidates": [str], "examples": int, "forwards": int}
-RANKS = {"count": int, "parallel": str, "bytes_a_step": NUMBER}
+RANKS = {"count": int, "parallel": str, "bytes_a_step?": NUMBER}
 EVENTS = {
     "start": {"config": dict, **HELD, "cut?": {str: int}, **IDENTITY},
     "step": {**STEP, "loss": NUMBER, "sigmas": [NUMBER], "arrived?": ARRIVED},

@@ -6,14 +6,15 @@ calibrated) and `record.json` (everything, at the end). Starting the same config
 it stopped, to the bit; a finished run is only read. Base model, tokenizer and examples must be what they were, to the bit.
 
 A first-order run has gradients, which are not in its log: it keeps `weights-N.safetensors` of its best step instead of a
-trajectory, and begins again when it was stopped. Several processes can make a run together: `zolab.runs.ranks`.
+trajectory, and begins again when it was stopped. Several processes can make a run: `zolab.runs.ranks`, `zolab.runs.shards`.
 """
 
 import json
 import sys
 import time
 import zlib
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from zolab.records.log import RunLog
 from zolab.runs.batches import batch_at, check_classes
 from zolab.runs.checkpoints import Checkpoints
 from zolab.runs.config import Config, forwards, make_optimizer, require
-from zolab.runs.evaluations import calibration, evaluation, keep_offsets
+from zolab.runs.evaluations import calibration, evaluation, keep_offsets, shown
 from zolab.runs.events import RECORD, best_of, out_of_patience, record_of, same_configuration, step_record
 from zolab.runs.full_batch import full_loss
 from zolab.runs.guards import Guards
@@ -41,7 +42,8 @@ from zolab.runs.objectives import LOSS, check_objective, closure
 from zolab.runs.probing import choose_probe
 from zolab.runs.ranks import ALONE, Ranks
 from zolab.runs.schedules import scheduler
-from zolab.runs.tuning import FOLDER, OFFSETS, discard_adapter, keep_adapter, load_tuned, weight_numbers
+from zolab.runs.shards import Copies, Shards
+from zolab.runs.tuning import FOLDER, discard, keep_adapter, load_tuned, weight_numbers
 from zolab.tasks import Example, Splits, Task, cut, load_task
 
 
@@ -56,7 +58,7 @@ class Run:
     examples: Splits
 
 
-def finetune(config: Config, out: str | Path, *, overwrite: bool = False, progress: bool = True) -> Run:
+def finetune(config: Config, out: str | Path, *, overwrite: bool = False, progress: bool = True, shard: bool = False) -> Run:
     """Run a configuration in a folder, or go on with it if it was started there before.
 
     Args:
@@ -64,6 +66,7 @@ def finetune(config: Config, out: str | Path, *, overwrite: bool = False, progre
         out: the run's folder.
         overwrite: discard an earlier run in the folder.
         progress: show a progress line.
+        shard: of several processes each holds a part of the weights, for methods that take gradients (`zolab.runs.shards`).
 
     Raises:
         ValueError: a setting is wrong, a file of the run is damaged, or the folder holds a run of another configuration, base
@@ -75,22 +78,23 @@ def finetune(config: Config, out: str | Path, *, overwrite: bool = False, progre
     ranks = Ranks.joined()
     with ranks.agreed():
         config.validate()
-        check_ranks(config, ranks)
+        check_ranks(config, ranks, shard)
         task = load_task(config.task, config.autocast)
         check_objective(config.objective, task, config.differentiates)
     with log_of(Path(out), ranks, overwrite) as log:
         with ranks.agreed():
-            session = _Session(config, task, log, ranks, overwrite, progress and ranks.first)
-        check_alike(ranks, config, session.identity, {"optimizer": session.settings, "overwrite": overwrite})
+            session = _Session(config, task, log, ranks, overwrite, progress and ranks.first, shard)
+        check_alike(ranks, config, session.identity, {"optimizer": session.settings, "overwrite": overwrite, "shard": shard})
         return session.run()
 
 
 class _Session:
     """One process's share of a run."""
 
-    def __init__(self, config: Config, task: Task, log: RunLog, ranks: Ranks, overwrite: bool, progress: bool):
+    def __init__(self, config: Config, task: Task, log: RunLog, ranks: Ranks, overwrite: bool, progress: bool, shard: bool):
         self.out, self.task, self.log, self.ranks, self.progress = log.path.parent, task, log, ranks, progress
         self.config = config = config if overwrite else same_configuration(config, log)
+        self.shard, self.parts = shard, (Shards if shard else Copies)(ranks, config.device)
         self.overwrite, self.sharing, self.taken = overwrite, ranks if config.parallel == "batch" else ALONE, 0
         self.examples = task.sample(config.data_seed, config.train, config.dev, config.test)
         require(
@@ -98,18 +102,19 @@ class _Session:
             f"batch_size {config.batch_size} exceeds the {len(self.examples.train)} training examples of {task.name}.",
         )
         check_classes(config, task, self.examples.train)
-        self.model, self.tokenizer = load_tuned(config)
+        self.model, self.tokenizer = load_tuned(replace(config, device=self.parts.loaded_on))
         optimizer = make_optimizer(config, self.model)  # refused here, what does not fit this model costs nothing
         if config.per_example and isinstance(optimizer, ZeroOrderOptimizer):
             optimizer.look_through(self.model)
-        if (config.checkpoint_every and ranks.first) or config.first_order:
+        if (config.checkpoint_every or config.first_order) and ranks.first:
             self.checkpoints.check_space(self.model)
         self.identity = identity(self.model, self.tokenizer, self.examples._asdict())
-        self.settings = plain(optimizer.trajectory.settings)
+        self.weight_numbers, self.settings = weight_numbers(self.model), plain(optimizer.trajectory.settings)
         for started in self.log.of("start"):
             check_same(self.identity, started, self.out, "bring it back, or use --overwrite")
 
     def run(self) -> Run:
+        self.parts.split(self.model)
         if self.overwrite:  # only now: a misspelt setting must not cost the earlier run
             self.log.clear()
         if not self.log.of("end"):
@@ -122,11 +127,13 @@ class _Session:
         if not (self.out / "trajectory.npz").exists():
             self._save_trajectory()
         keep_adapter(self.model, self.out, self.config.model)
-        if not (self.out / "record.json").exists():
-            save_record(self._record(), self.out / "record.json")
-        record = load_record(self.out / "record.json", RECORD)
-        keep_offsets(record.get("calibration"), self.out, self.out / FOLDER)
-        return Run(record, self.model, self.tokenizer, self.task, self.examples)
+        record = self.out / "record.json"
+        content = self._record() if self.shard or not record.exists() else {}  # all ranks put sharded weights together for it
+        if not record.exists():
+            save_record(content, record)
+        found = load_record(record, RECORD)
+        keep_offsets(found.get("calibration"), self.out, self.out / FOLDER)
+        return Run(found, self.model, self.tokenizer, self.task, self.examples)
 
     def _start(self) -> None:
         with self.ranks.agreed():
@@ -137,9 +144,10 @@ class _Session:
             self.log.clear()
         if not self.log.of("start"):
             shortened = {split: cut(self.task, self.tokenizer, drawn) for split, drawn in self.examples._asdict().items()}
-            known = {**self.identity, **weight_numbers(self.model), "cut": shortened}
+            known = {**self.identity, **self.weight_numbers, "cut": shortened}
             self.log.append("start", config=asdict(self.config), **known, **environment())
-            self._discard()
+            self.checkpoints.discard()
+            discard(self.out)
         reset_peak_memory(self.config.device)
         previous = self.log.of("time")
         self.clock = time.perf_counter() - (previous[-1]["seconds"] if previous else 0.0)
@@ -152,7 +160,7 @@ class _Session:
         """Fit the offsets, or take those that the log has; from here on losses and answers are with them."""
         if self.config.calibrate and not self.log.of("calibration"):
             data = self.task, self.model, self.tokenizer, self.examples.train
-            self.log.append("calibration", **self.ranks.from_first(partial(calibration, self.config, *data)))
+            self.log.append("calibration", **self.parts.evaluated(partial(calibration, self.config, *data)))
         for entry in self.log.of("calibration"):
             self.task.offsets = tuple(entry["offsets"])
 
@@ -162,7 +170,7 @@ class _Session:
             self._first_loss()
 
     def _first_loss(self) -> Tensor:
-        return self.task.loss(self.model, self.task.encode(self.tokenizer, self._batch(0)).to(self.config.device))
+        return self._closure(0, LOSS, self.ranks if self.shard else ALONE)()
 
     def _train(self) -> None:
         config, steps = self.config, [step_record(entry) for entry in self.log.of("step")]
@@ -176,13 +184,13 @@ class _Session:
         with bar:
             for step in range(len(steps), config.steps + 1):
                 if step % config.eval_every == 0 or step == config.steps:
-                    bar.set_postfix_str(self._status(self._evaluate(step, "dev")))
+                    bar.set_postfix_str(shown(self._evaluate(step, "dev"), self.task.metric))
                     if config.first_order and step and best_of(self.log)["step"] == step:
-                        self.checkpoints.save(self.model, step, step)  # it cannot be replayed
+                        self.parts.save(self.model, self.checkpoints, step, best_of(self.log)["step"])  # it cannot be replayed
                 if step == config.steps or out_of_patience(self.log, config.patience, step):
                     break
-                if config.checkpoint_every and step and step % config.checkpoint_every == 0 and self.ranks.first:
-                    self.checkpoints.save(self.model, step, best_of(self.log)["step"])
+                if config.checkpoint_every and step and step % config.checkpoint_every == 0:
+                    self.parts.save(self.model, self.checkpoints, step, best_of(self.log)["step"])
                 self._step(step)
                 bar.update()
 
@@ -203,14 +211,18 @@ class _Session:
 
     def _on_batch(self, number: int) -> float:
         """Take a step on the batch of this number."""
-        config, data = self.config, (self.task, self.model, self.tokenizer, self._batch(number))
-        return self.optimizer.step(closure(config.objective, *data, each=config.per_example, ranks=self.sharing))
+        return self.optimizer.step(self._closure(number, self.config.objective, self.sharing))
+
+    def _closure(self, number: int, objective: str, ranks: Ranks) -> Callable[[], Any]:
+        data, each = (self.task, self.model, self.tokenizer, self._batch(number)), self.config.per_example
+        return closure(objective, *data, each=each and ranks is self.sharing, ranks=ranks, shard=self.shard)
 
     def _finish(self) -> None:
         best_step, peak, ranks = best_of(self.log)["step"], peak_memory(self.config.device), self.ranks
         if ranks.count > 1 and self.taken:
-            bytes_a_step = ranks.exchanged / self.taken
-            self.log.append("ranks", count=ranks.count, parallel=self.config.parallel, bytes_a_step=bytes_a_step)
+            self.log.append(
+                "ranks", **{"count": ranks.count, "parallel": self.config.parallel, **self.parts.exchange(self.taken)}
+            )
         if best_step != self.optimizer.steps:
             self._rebuild(best_step)
         self._evaluate(best_step, "train")
@@ -239,9 +251,7 @@ class _Session:
         for known in self.log.of("optimizer") or ([{"settings": {}}] if records else []):
             self.optimizer.rounding = known["settings"].get("rounding", "nearest")  # as runs did that are older than it
         self.scheduler = scheduler(self.config.schedule, self.optimizer, self.config.steps)
-        saved = max((at for at in self.checkpoints.steps() if at <= step and self.optimizer.resumable(at)), default=0)
-        if saved:
-            self.checkpoints.load(self.model, saved)
+        saved = self.parts.load(self.model, self.checkpoints, lambda at: at <= step and self.optimizer.resumable(at))
         self.optimizer.skip(records[:saved])
         self.optimizer.replay(records[saved:step])
         self.optimizer.zero_grad()
@@ -254,7 +264,8 @@ class _Session:
         del self.model
         for name in ("optimizer", "scheduler"):  # their memory goes before the next ones' comes
             vars(self).pop(name, None)
-        self.model, _ = load_tuned(self.config)
+        self.model, _ = load_tuned(replace(self.config, device=self.parts.loaded_on))
+        self.parts.split(self.model)
         self._weights_at(step, [step_record(entry) for entry in self.log.of("step")])
 
     def _batch(self, step: int) -> list[Example]:
@@ -272,7 +283,7 @@ class _Session:
             self.ranks.check_same({"the steps so far": zlib.crc32(json.dumps(self.log.of("step")).encode())})
         try:
             data = self.task, self.model, self.tokenizer, examples, split, trained
-            measured = self.ranks.from_first(partial(evaluation, *data))
+            measured = self.parts.evaluated(partial(evaluation, *data))
         except FloatingPointError as error:
             raise FloatingPointError(f"evaluation on {split} at step {step}: {error}") from error
         self.log.append("evaluation", step=step, split=split, forwards=self._forwards(step), **measured)
@@ -284,18 +295,6 @@ class _Session:
     def _seconds(self) -> float:
         return time.perf_counter() - self.clock
 
-    def _status(self, dev: dict[str, Any]) -> str:
-        order = (dev.get("judgement") or {}).get("auc")
-        message = "" if order is None else f", AUC {order:.2f}"
-        return f"dev loss {dev['loss']:.3f}, {self.task.metric} {100 * dev['metric']:.1f} %{message}"
-
     @property
     def checkpoints(self) -> Checkpoints:
         return Checkpoints(self.out, self.log.id)
-
-    def _discard(self) -> None:
-        """What an earlier run left in the folder."""
-        self.checkpoints.discard()
-        discard_adapter(self.out)
-        for name in ("trajectory.npz", "record.json", OFFSETS):
-            (self.out / name).unlink(missing_ok=True)

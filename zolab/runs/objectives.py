@@ -28,6 +28,7 @@ from torch import Tensor
 
 from zolab.runs.config import require
 from zolab.runs.ranks import ALONE, Ranks
+from zolab.runs.shards import shared_loss
 from zolab.tasks import Example, Task
 
 LOSS = "loss"
@@ -48,6 +49,7 @@ def closure(
     examples: Sequence[Example],
     each: bool = False,
     ranks: Ranks = ALONE,
+    shard: bool = False,
 ) -> Callable[[], Tensor | float]:
     """What an optimizer's step measures on a batch, to make it small.
 
@@ -57,12 +59,15 @@ def closure(
         examples: the batch, or this rank's share of it.
         each: the loss of each example as a vector, for the methods that need it.
         ranks: those who share the batch: what is measured is the mean over all of it.
+        shard: they share the weights, too, and want a gradient (`zolab.runs.shards.shared_loss`).
     """
     if name == LOSS:
         batch = task.encode(tokenizer, examples, apart=each).to(next(model.parameters()).device)
         measure, terms = partial(task.losses if each else task.loss, model, batch), task.terms(batch)
     else:
         measure, terms = lambda: 1.0 - task.evaluate(model, tokenizer, examples, len(examples)).metric, len(examples)
+    if shard:
+        return shared_loss(task, model, batch, ranks)
     if ranks.count == 1:
         return measure
     average = ranks.averaging(terms)

@@ -19,7 +19,7 @@ others keep their log in a folder that goes with them, and need no common disk.
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -32,6 +32,7 @@ from zolab.runs.config import require
 
 TIMEOUT = timedelta(hours=1)
 """How long a rank waits for the others, such as for the first one's evaluation. One that ended is noticed at once."""
+LACKING = "this torch was built without torch.distributed: install another build of torch, or start one process."
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
@@ -66,6 +67,7 @@ class Ranks:
         ready = distributed.is_available() and distributed.is_initialized()
         if not ready and int(os.environ.get("WORLD_SIZE", "1")) < 2:
             return ALONE
+        require(distributed.is_available(), f"several processes were started, and {LACKING}")
         if not ready:
             distributed.init_process_group("gloo", timeout=TIMEOUT)
         by_gloo = distributed.get_backend() == "gloo"
@@ -114,6 +116,20 @@ class Ranks:
                 mine += [float("nan")] * values
         gathered = self._numbers([*mine, *[0.0] * (places * values - len(mine))])
         return [tuple(gathered[place % self.count][place // self.count * values :][:values]) for place in range(len(items))]
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """The sums of each rank's numbers, equally many of all; the same bits in each."""
+        return [sum(each) for each in zip(*self.gathered(values), strict=True)]
+
+    def gathered(self, values: Sequence[float]) -> list[list[float]]:
+        """The numbers of each rank, equally many of all."""
+        return self._numbers([float(value) for value in values])
+
+    def all_make(self, make: Callable[[], Made]) -> Made:
+        """What every rank makes, since it takes all of them; the first one's, as JSON can tell it."""
+        mine = make()
+        text = self._texts(json.dumps(mine))[0]
+        return mine if self.first else json.loads(text)
 
     def from_first(self, make: Callable[[], Made]) -> Made:
         """What the first rank makes, as JSON can tell it; the others wait. They raise RuntimeError if it could not."""

@@ -49,7 +49,9 @@ def keep_adapter(model: PreTrainedModel, run: Path, base: str) -> None:
         save_adapter(model, run / FOLDER, base)
 
 
-def discard_adapter(run: Path) -> None:
-    """Remove the adapter that an earlier run left in a folder."""
+def discard(run: Path) -> None:
+    """Remove what an earlier run left in a folder, beside its log and its checkpoints."""
     for name in (*ADAPTER_FILES, OFFSETS):  # one by one: the folder may hold more
         (run / FOLDER / name).unlink(missing_ok=True)
+    for name in ("trajectory.npz", "record.json", OFFSETS):
+        (run / name).unlink(missing_ok=True)

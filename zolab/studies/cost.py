@@ -29,6 +29,8 @@ class Cost:
         forwards: training forward passes of one cell.
         seconds: of one cell, evaluations included; None where its model or data is not on this machine.
         memory: bytes at its peak, of the papers' models; None of others.
+        alone: of the seconds, those that several GPUs which share its batches do not take less of; None likewise.
+        batch: examples in a batch.
     """
 
     task: str
@@ -37,6 +39,8 @@ class Cost:
     forwards: int
     seconds: float | None
     memory: float | None = None
+    alone: float | None = None
+    batch: int = 1
 
 
 def costs(plan: Plan) -> list[Cost]:
@@ -48,15 +52,15 @@ def costs(plan: Plan) -> list[Cost]:
             cells = _cells(plan, task, own)
             if config.model in SHAPES and config.task in TOKENS:
                 generates = load_task(config.task).metric == "f1"
-                seconds = seconds_of(config, _evaluated(config), generates)
+                passes, alone = seconds_of(config, _evaluated(config), generates)
                 tokens = Tokens(config.batch_size, TOKENS[config.task])
-                memory = predicted(replace(config, device="cuda"), tokens).total
+                memory, seconds = predicted(replace(config, device="cuda"), tokens).total, passes + alone
             else:
                 key = config.model, config.task, config.batch_size, config.dtype, config.device
                 if key not in known:
                     known[key] = _timed(config)
-                seconds, memory = _seconds(config, known[key]), None
-            rows.append(Cost(task, method, cells, forwards(config), seconds, memory))
+                seconds, memory, alone = _seconds(config, known[key]), None, None
+            rows.append(Cost(task, method, cells, forwards(config), seconds, memory, alone, config.batch_size))
     return rows
 
 

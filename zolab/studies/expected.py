@@ -66,8 +66,8 @@ TOGETHER = 8
 """Examples that are evaluated at once."""
 
 
-def seconds_of(config: Config, evaluated: int, generates: bool) -> float:
-    """Of a run with all its steps, evaluations included.
+def seconds_of(config: Config, evaluated: int, generates: bool) -> tuple[float, float]:
+    """Of a run's training forward passes, and of the rest: updates and evaluations, which sharing a batch leaves as they are.
 
     Args:
         config: its settings; the model is one of `SHAPES`, the task one of `TOKENS`.
@@ -79,9 +79,9 @@ def seconds_of(config: Config, evaluated: int, generates: bool) -> float:
     base_weights, base = MEASURED["1B, bfloat16"]
     passes = forwards(config, config.steps, config.train or 1000)
     beyond = max(A_STEP.get(config.optimizer, 0.0) - base / 2 * passes / config.steps, 0.0)  # its forward passes
-    steps = passes * a_token * config.batch_size * tokens + config.steps * beyond / base_weights * shape.weights
+    updates = config.steps * beyond / base_weights * shape.weights
     reading = WRITTEN * shape.weights * _bytes(config.dtype) / BANDWIDTH / TOGETHER if generates else 0.0
-    return steps + evaluated * (a_token * tokens + reading)
+    return passes * a_token * config.batch_size * tokens, updates + evaluated * (a_token * tokens + reading)
 
 
 def _seconds_a_token(shape: Shape, dtype: str) -> float:

@@ -11,6 +11,7 @@ from zolab.runs.config import Config
 from zolab.studies import draws, learnability
 from zolab.studies.commands import todays
 from zolab.studies.compare import LEARNED_HEAD, how_searched, learned_rows, overall
+from zolab.studies.grids import grids_section, paper_grids
 from zolab.studies.outcomes import FORMAT, Record
 from zolab.studies.plan import BASE
 from zolab.studies.sections import Section, gpu_section, map_section, table_of
@@ -33,11 +34,12 @@ Written by `python -m zolab results` from the records in this folder; a test fai
 """
 
 
-def results(folder: Path) -> str:
+def results(folder: Path, plans: Path | None = None) -> str:
     """All records of a folder as Markdown, in the order of their names.
 
     Args:
         folder: with the records, JSON files.
+        plans: a folder with plans of the papers' tables, whose cost is a section of its own.
 
     Raises:
         ValueError: a record is of no known kind.
@@ -52,6 +54,10 @@ def results(folder: Path) -> str:
         parts.append("\n".join([f"## {title}", "", _origin(path, content), "", *lines, ""]))
     if runs:
         parts.insert(1, "\n".join(_runs(runs)))
+    grids = paper_grids(plans) if plans and plans.is_dir() else []
+    if grids:
+        title, lines = grids_section(grids)
+        parts.append("\n".join([f"## {title}", "", *lines, ""]))
     return "\n".join(parts)
 
 
