@@ -52,8 +52,8 @@ def commands_of(text):
     lines = [line for part in block.findall(text) for line in part.replace("\\\n", " ").splitlines()]
     lines += [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", block.sub("", text))]
     for line in lines:
-        for found in COMMAND.finditer(re.sub(r"\s#\s.*", "", line)):
-            yield [NUMBER.get(word, word) for word in shlex.split(found["words"])]
+        for match in COMMAND.finditer(re.sub(r"\s#\s.*", "", line)):
+            yield [NUMBER.get(word, word) for word in shlex.split(match["words"])]
 
 
 def are_there(*names):
@@ -127,7 +127,7 @@ def test_commands_are_found_wherever_a_page_shows_them():
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "message"),
     [
         ("python -m zolab sweep x.yaml", "no command sweep"),
         ("python -m zolab study gone.yaml --out runs/x --record runs/x.json", "no gone.yaml"),
@@ -140,8 +140,8 @@ def test_commands_are_found_wherever_a_page_shows_them():
         ("make gone", "gone"),
     ],
 )
-def test_what_is_not_of_today_is_noticed(command, told):
-    with pytest.raises((AssertionError, ModuleNotFoundError), match=told):
+def test_what_is_not_of_today_is_noticed(command, message):
+    with pytest.raises((AssertionError, ModuleNotFoundError), match=message):
         check(shlex.split(command))
 
 

@@ -481,9 +481,9 @@ class TestDivision:
         terms, place = division_module.two_blocks(10.0, 2.0), 240
         sigma = terms.on_budget(np.exp(np.array([1.0, -1.0]) * division_module.GRID[place]))
         lr = 0.7 * float(terms.best_lr(np.ones(2)))
-        found = division_module.descents(10.0, 2.0, 0.7)
-        assert np.isclose(found[place], terms.change(sigma, lr) / terms.best_change(np.ones(2)))
-        assert np.isclose(division_module.descents(10.0, 2.0, 1.0)[len(found) // 2], 1)
+        descents = division_module.descents(10.0, 2.0, 0.7)
+        assert np.isclose(descents[place], terms.change(sigma, lr) / terms.best_change(np.ones(2)))
+        assert np.isclose(division_module.descents(10.0, 2.0, 1.0)[len(descents) // 2], 1)
 
     def test_the_best_a_falls_with_the_rate(self):
         best = [division_module.descents(10.0, 0.0, rate).argmax() for rate in (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)]

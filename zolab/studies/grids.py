@@ -125,11 +125,9 @@ def _total(runs: Iterable[Run]) -> float:
 
 def _about() -> list[str]:
     text = "Predicted from steps that were measured on one H100 (`zolab/studies/expected.py`; half or twice as much is what to "
-    text += (
-        "expect of it), as `zolab study PLAN --dry_run` prints for each plan of `notebooks/plans/`. Runs that need more cards "
-    )
-    text += "than there are, are left out. AdaMeZO's plans stop a run early, so that theirs are at most; meta-training is not "
-    text += "counted. No run was made on several GPUs."
+    text += "expect of it), as `zolab study` prints with `--dry_run` for each plan of `notebooks/plans/`. Runs that need more "
+    text += "cards than there are, are left out. AdaMeZO's plans stop a run early, so that theirs are at most; meta-training "
+    text += "is not counted. No run was made on several GPUs."
     return [text]
 
 
