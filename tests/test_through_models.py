@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, MixtralConfig, Qwen2MoeConfig
 
 from zolab import LOZO, MeZO
-from zolab.models import tiny_model
+from zolab.models import offloaded_weights, tiny_model
 
 IDS = torch.randint(3, 90, (4, 12), generator=torch.Generator().manual_seed(0))
 OF_PEFT = "ignore:.*is_gradient_checkpointing:FutureWarning"
@@ -181,9 +181,42 @@ def test_weights_that_are_offloaded_are_refused(to_disk, tmp_path):
         disk_offload(model, tmp_path, execution_device="cpu")
     else:
         cpu_offload(model, execution_device="cpu")
-    with pytest.raises(ValueError, match=r"embed_tokens\.weight is on the meta device, where offloading leaves .*device_map"):
+    with pytest.raises(ValueError, match=r"embed_tokens\.weight is on the meta device, where offloading .*offloaded_weights"):
         MeZO(model.named_parameters())
+    if to_disk:
+        with pytest.raises(ValueError, match=r"embed_tokens\.weight is on the disk, where no step can change it"):
+            offloaded_weights(model)
     assert torch.equal(loss_of(model)(), expected)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("method", [MeZO, LOZO])
+def test_weights_that_are_lent_layer_by_layer_take_the_steps_of_a_model_in_memory(method, tied):
+    twin = tiny_model("llama")
+    twin.config.tie_word_embeddings = tied
+    if tied:
+        twin.tie_weights()
+    model = copy.deepcopy(twin)
+    model.model.layers[0].mlp.up_proj.weight.requires_grad_(False)
+    twin.model.layers[0].mlp.up_proj.weight.requires_grad_(False)
+    cpu_offload(model, execution_device="cpu")
+    assert all(p.device.type == "meta" for p in model.parameters())
+    lent, own = offloaded_weights(model), dict(twin.named_parameters())
+    assert [name for name, _ in lent] == list(own)
+    one, two = method(lent, lr=1e-3, eps=1e-2), method(twin.named_parameters(), lr=1e-3, eps=1e-2)
+    before = loss_of(model)()
+    for _ in range(3):
+        assert one.step(loss_of(model)) == two.step(loss_of(twin))
+    assert all(torch.equal(weight, own[name]) for name, weight in lent)
+    assert torch.equal(loss_of(model)(), loss_of(twin)())
+    assert not torch.equal(loss_of(model)(), before)
+
+
+def test_a_model_that_stays_in_memory_has_its_own_weights():
+    model = tiny_model("llama")
+    assert all(weight is p for (_, weight), p in zip(offloaded_weights(model), model.parameters(), strict=True))
+    with pytest.raises(ValueError, match=r"weight is on the meta device, and no hook of Accelerate's brings it"):
+        offloaded_weights(nn.Linear(2, 2, device="meta"))
 
 
 # --- checkpoints and compilers

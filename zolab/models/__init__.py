@@ -15,6 +15,7 @@ from zolab.models.load import (
     model_bytes,
     tiny_model,
 )
+from zolab.models.offloaded import offloaded_weights
 from zolab.models.quantised import check_quantiser, quantise_base, quantised_in
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "kept_model",
     "load_model",
     "model_bytes",
+    "offloaded_weights",
     "quantise_base",
     "quantised_in",
     "read_adapter",

@@ -39,8 +39,8 @@ def check(tensor: Tensor, name: str = "tensor") -> None:
     """Raise ValueError unless directions can be added to the tensor in place."""
     if tensor.device.type == "meta":
         raise ValueError(
-            f"{name} is on the meta device, where offloading leaves a weight whose numbers are elsewhere; keep the model in "
-            "memory (no cpu or disk in its device_map), or freeze this parameter."
+            f"{name} is on the meta device, where offloading leaves a weight whose numbers are elsewhere; give the weights "
+            "where they are, zolab.models.offloaded_weights(model), keep the model in memory, or freeze this parameter."
         )
     if tensor.layout != torch.strided or tensor.dtype not in DTYPES:
         raise ValueError(
