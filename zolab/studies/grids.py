@@ -151,8 +151,8 @@ def _limits(runs: Sequence[Run]) -> list[str]:
         "longest reported run.",
         f"- **Methods**: {slowest} takes {100 * part:.0f} % of all hours, for its grid of settings and its slow step.",
         "- **One run on several cards**: `torchrun` shares a batch of 16 among up to 16 cards (`--parallel batch`), but "
-        f"updates and evaluations, {100 * share:.0f} % of all hours, stay as they are. A run of one direction a step has none "
-        "to share out (`--parallel directions`), and steps follow each other.",
+        f"updates and evaluations, {100 * share:.0f} % of all hours, stay as they are. Of one direction a step two cards can "
+        "take a side each (`--parallel directions`), and steps follow each other.",
         f"- **Memory**: {count:,} runs need more than the {CARD} GB of one card, up to {most} cards. First-order methods can "
         "be shared by FSDP2 (`--shard`); zeroth-order ones need `device_map`, where one card works at a time, or a larger "
         "card.",
