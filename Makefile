@@ -1,6 +1,6 @@
 # make start   fresh machine -> fine-tuned language model        make lab    open the notebooks
 # make test    every test, every notebook                        make bench  every benchmark
-# make check   format, lint, types, fast tests: under 90 s       make figures  draw the kept pictures in figures/ again
+# make check   format, lint, types, fast tests: under 90 s       make figures  run the notebooks in whole and keep their outputs
 # make gpu-check   all that only a machine with a GPU can tell            make site     all of it as pages, in runs/site
 PYTHON ?= python3
 BIN := .venv/bin
@@ -37,9 +37,9 @@ bench: install
 gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check
 
+# make figures NOTEBOOKS=notebooks/06_block_variance.ipynb: one of them
 figures: install
-	for notebook in notebooks/*.ipynb; do $(BIN)/papermill $$notebook runs/$$(basename $$notebook) --cwd notebooks \
-		-p figures ../figures || exit 1; done
+	$(BIN)/python notebooks/site/outputs.py $(NOTEBOOKS)
 
 # static pages, runs/site/html/index.html: no notebook is run, a broken link is an error
 site: install

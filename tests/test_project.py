@@ -1,8 +1,8 @@
 """The project's own order: one list of dependencies, clean notebooks, kept figures."""
 
 import ast
-import json
 import re
+import runpy
 import sys
 import tomllib
 from pathlib import Path
@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+stale = runpy.run_path(str(ROOT / "notebooks" / "site" / "outputs.py"))["stale"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REQUIREMENTS = [*PROJECT["dependencies"], *(text for extra in PROJECT["optional-dependencies"].values() for text in extra)]
 
@@ -85,7 +86,13 @@ class TestNotebook:
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
         assert notebook.metadata.kernelspec.name == "python3"
-        assert all(not cell.outputs and cell.execution_count is None for cell in self.cells(path))
+
+    def test_outputs_are_those_of_the_code(self, path):
+        again = f"make figures NOTEBOOKS=notebooks/{path.name}"
+        assert not stale(nbformat.read(path, as_version=4)), f"these cells have changed since they were run: {again}"
+        kinds = [kind for cell in self.cells(path) for output in cell.outputs for kind in output.get("data", {})]
+        assert "image/png" in kinds
+        assert "application/vnd.jupyter.widget-view+json" not in kinds, f"a live panel in a file: {again}"
 
     def test_frame(self, path):
         text = "\n".join(cell.source for cell in self.cells(path, "markdown"))
@@ -126,25 +133,27 @@ class TestNotebook:
             assert not re.search(r"^\s*[!%]", cell.source, re.M), cell.source
             assert not re.search(r"os\.environ|\binteract\(|interact_manual|with \w*[oO]utput\b", cell.source), cell.source
 
-    def test_kept_pictures_exist_and_are_small(self, path):
-        text = "\n".join(cell.source for cell in self.cells(path, "markdown"))
-        pictures = re.findall(r"\]\(\.\./(figures/[^)]+\.png)\)", text)
-        assert pictures
-        manifest = json.loads((ROOT / "figures" / "manifest.json").read_text())
-        for picture in pictures:
-            file = ROOT / picture
-            assert file.exists(), picture
-            assert file.stat().st_size <= 200_000
-            if any("save_figure(" in cell.source for cell in self.cells(path)):
-                assert manifest[file.stem]["notebook"] == path.stem
-            else:  # one that does without `zolab`
-                assert file.stem.startswith(path.stem[:3])
+    def test_pictures_are_outputs(self, path):
+        assert not re.search(r"!\[[^]]*\]\(", "\n".join(cell.source for cell in self.cells(path, "markdown")))
 
     def test_links_lead_somewhere(self, path):
         text = "\n".join(cell.source for cell in self.cells(path, "markdown"))
         for link in re.findall(r"\]\(([\w./]+\.(?:ipynb|md))\)", text):
             assert (path.parent / link).exists(), link
         assert "**Symbols:** [Notation](notation.md)" in text
+
+
+def test_outputs_stay_small():
+    assert sum(path.stat().st_size for path in NOTEBOOKS) <= 12e6
+
+
+def test_pictures_in_figures_are_shown_on_pages():
+    pages = "\n".join(path.read_text() for path in (ROOT / "README.md", *(ROOT / "figures").glob("*.md")))
+    pictures = list((ROOT / "figures").glob("*.png"))
+    assert pictures
+    for picture in pictures:
+        assert picture.name in pages, f"no page shows {picture.name}, and notebooks keep their own pictures"
+        assert picture.stat().st_size <= 200_000
 
 
 def test_the_notebook_from_scratch_needs_torch_alone_and_is_short():

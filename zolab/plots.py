@@ -73,7 +73,7 @@ def save_figure(figure: Figure, name: str, folder: str | os.PathLike, notebook: 
     Args:
         figure: what to write.
         name: file name without suffix, beginning with the notebook's number.
-        folder: normally `figures/`.
+        folder: normally `runs/figures`.
         notebook: name of the notebook that draws it.
 
     Raises:
