@@ -148,6 +148,11 @@ def how_searched(record: Record) -> str:
     return message + (", which are reported too" if searched_on_reported(record) else "")
 
 
+def _first_column(names: Sequence[str]) -> int:
+    """Characters that the names of methods take in a text table."""
+    return max(18, *(len(name) + 1 for name in names))
+
+
 def final_table(record: Record, key: str = "loss", methods: Sequence[str] | None = None) -> str:
     """A text table, methods by tasks: mean ± standard deviation over the seeds of the final dev loss or the test metric (%).
 
@@ -157,8 +162,10 @@ def final_table(record: Record, key: str = "loss", methods: Sequence[str] | None
         methods: those that are shown; all by default.
     """
     tasks, factor, digits = record.tasks, 100 if key == "metric" else 1, 1 if key == "metric" else 3
-    lines = [f"{key:18}" + "".join(f"{task:>16}" for task in tasks)]
-    for name in methods or record.methods():
+    names = list(methods or record.methods())
+    wide = _first_column(names)
+    lines = [f"{key:{wide}}" + "".join(f"{task:>16}" for task in tasks)]
+    for name in names:
         cells = []
         for task in tasks:
             if not record.cells(task, name):
@@ -172,18 +179,19 @@ def final_table(record: Record, key: str = "loss", methods: Sequence[str] | None
             spread = values.std(ddof=1) if len(values) > 1 and np.isfinite(values).all() else np.nan
             mark = "*" if record.search(task, name)["edge"] else ""
             cells.append(f"{values.mean():.{digits}f} ± {spread:.{digits}f}{mark}")
-        lines.append(f"{name:18}" + "".join(f"{cell:>16}" for cell in cells))
+        lines.append(f"{name:{wide}}" + "".join(f"{cell:>16}" for cell in cells))
     return "\n".join(lines)
 
 
 def beside_table(record: Record, methods: Sequence[str] | None = None, base: str = BASE) -> str:
     """A text table, a row for each method: its forward passes over those of the base method, task by task and over all."""
     tasks, names = record.tasks, [name for name in methods or record.methods() if name != base]
-    lines = [f"{'forward passes':18}" + "".join(f"{task:>22}" for task in (*tasks, "all tasks"))]
+    wide = _first_column(names)
+    lines = [f"{'forward passes':{wide}}" + "".join(f"{task:>22}" for task in (*tasks, "all tasks"))]
     for name in names:
         rows = {row.task: row.forwards.text() for row in beside(record, name, base)}
         cells = [rows.get(task, "–") for task in tasks] + [overall(record, name, base).forwards.text()]
-        lines.append(f"{name:18}" + "".join(f"{cell:>22}" for cell in cells))
+        lines.append(f"{name:{wide}}" + "".join(f"{cell:>22}" for cell in cells))
     return "\n".join(lines)
 
 

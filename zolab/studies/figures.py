@@ -93,7 +93,8 @@ def beside_base(record: Record, title: str, methods: Sequence[str] | None = None
     names = [name for name in methods or record.methods() if name != base]
     tasks, comparisons = record.tasks, {name: overall(record, name, base) for name in names}
     with look():
-        figure, (left, right) = plt.subplots(1, 2, sharey=True, figsize=(9.4, 0.5 * len(names) + 2.4))
+        width = 9.4 + 0.09 * max(0, max(map(len, names)) - 14)  # room for long names
+        figure, (left, right) = plt.subplots(1, 2, sharey=True, figsize=(width, 0.5 * len(names) + 2.4))
         for place, name in enumerate(names):
             for axes, estimate in ((left, comparisons[name].forwards), (right, comparisons[name].final)):
                 _interval(axes, estimate, place)
