@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -91,7 +91,8 @@ def head(folder, port):
     finally:
         started = [process, *psutil.Process(process.pid).children(recursive=True)]
         for each in started:
-            each.kill()
+            with suppress(psutil.NoSuchProcess):  # one that has ended by itself meanwhile
+                each.kill()
         for each in started:
             each.wait()
 
