@@ -87,13 +87,18 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["zolab.runs.finetune", "test_ranks"])
 
 
-def together(count, jobs, folder, work=None):
-    """Run jobs in so many ranks and return what each rank told: for each job its sentence, or None if it came through."""
+def together(count, jobs, folder, do=None):
+    """Run jobs in so many ranks and return what each rank told: for each job its sentence, or None if it came through.
+
+    `do(name, job, folder, number)` is how rank `number` does a job; `_finetuned` by default.
+    """
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     folder.mkdir(exist_ok=True)
-    ranks = [CONTEXT.Process(target=work or _work, args=(number, count, port, jobs, folder)) for number in range(count)]
+    ranks = [
+        CONTEXT.Process(target=_work, args=(number, count, port, jobs, folder, do or _finetuned)) for number in range(count)
+    ]
     for rank in ranks:
         rank.start()
     for rank in ranks:
@@ -102,26 +107,28 @@ def together(count, jobs, folder, work=None):
     return [json.loads(file.read_text()) if file.exists() else rank.exitcode for file, rank in zip(files, ranks, strict=True)]
 
 
-def _work(number, count, port, jobs, folder):
+def _work(number, count, port, jobs, folder, do):
     os.environ |= {"RANK": str(number), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.chdir(folder)
     torch.set_num_threads(1)
     outcomes = {}
-    for name, config in jobs.items():
-        config, dies = (config, None) if isinstance(config, Config) else config
-        if isinstance(dies, Config):
-            config = dies if number else config
-        elif dies and number == 1:
-            _die_after(dies)
+    for name, job in jobs.items():
         try:
-            done = finetune(config, folder / name, progress=False)
-            save_file(
-                {key: p.detach().clone() for key, p in done.model.named_parameters()}, folder / f"{name}-{number}.weights"
-            )
-            outcomes[name] = None
+            outcomes[name] = do(name, job, folder, number)
         except Exception as error:  # what each rank says is what is tested
             outcomes[name] = f"{type(error).__name__}: {error}"
     (folder / f"outcomes-{number}.json").write_text(json.dumps(outcomes))
+
+
+def _finetuned(name, config, folder, number):
+    """A run, whose weights are kept; beside its configuration may stand that of rank 1, or the steps after which that dies."""
+    config, dies = (config, None) if isinstance(config, Config) else config
+    if isinstance(dies, Config):
+        config = dies if number else config
+    elif dies and number == 1:
+        _die_after(dies)
+    done = finetune(config, folder / name, progress=False)
+    save_file({key: p.detach().clone() for key, p in done.model.named_parameters()}, folder / f"{name}-{number}.weights")
 
 
 def _die_after(steps):

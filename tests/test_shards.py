@@ -88,19 +88,8 @@ def made(config, out, shard=True):
     return run(config, out, progress=False, shard=shard)
 
 
-def _work(number, count, port, jobs, folder):
-    os.environ |= {"RANK": str(number), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.chdir(folder)
-    torch.set_num_threads(1)
-    outcomes = {}
-    for name, job in jobs.items():
-        try:
-            outcomes[name] = (
-                job(folder / name) if callable(job) else keep(made(job, folder / name), folder / f"{name}-{number}")
-            )
-        except Exception as error:  # what each rank says is what is tested
-            outcomes[name] = f"{type(error).__name__}: {error}"
-    (folder / f"outcomes-{number}.json").write_text(json.dumps(outcomes))
+def _done(name, job, folder, number):
+    return job(folder / name) if callable(job) else keep(made(job, folder / name), folder / f"{name}-{number}")
 
 
 def keep(run, path):
@@ -135,7 +124,7 @@ def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     refused = {name: config for name, (config, _) in REFUSED.items()}
     alone = {"without": partial(made, META, shard=False), "parts": parts_of}
-    return folder, together(2, {**RUNS, **LEARNED, **refused, **alone}, folder, _work)
+    return folder, together(2, {**RUNS, **LEARNED, **refused, **alone}, folder, _done)
 
 
 @pytest.fixture(scope="module")
@@ -188,14 +177,14 @@ def test_the_best_weights_are_saved_whole_and_the_record_knows_them(two):
 def test_a_finished_run_is_read_again_in_parts_and_whole(two, tmp_path):
     folder, _ = two
     (folder / "outcomes-0.json").unlink()
-    assert together(2, {"sgd": RUNS["sgd"]}, folder, _work) == [{"sgd": None}] * 2
+    assert together(2, {"sgd": RUNS["sgd"]}, folder, _done) == [{"sgd": None}] * 2
     again = made(RUNS["sgd"], folder / "sgd", shard=False)
     weights = load_file(folder / "sgd-1.weights")
     assert all(torch.equal(weights[name], p.detach()) for name, p in again.model.named_parameters())
 
 
 def test_a_rank_that_dies_in_the_middle_of_a_pass_ends_the_run_with_one_sentence(tmp_path):
-    first, second = together(2, {"dying": replace(SGD, task="test_shards:Dying")}, tmp_path / "runs", _work)
+    first, second = together(2, {"dying": replace(SGD, task="test_shards:Dying")}, tmp_path / "runs", _done)
     assert second == -signal.SIGKILL
     assert first["dying"].startswith("RuntimeError: another of the 2 ranks ended")
     assert not (tmp_path / "runs" / "dying" / "record.json").exists()
@@ -225,7 +214,7 @@ def test_meta_training_that_was_stopped_goes_on_in_parts(two, tmp_path, monkeypa
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_after(3, patch)
         made(META, tmp_path / "sample", shard=False)
-    assert together(2, {"sample": META}, tmp_path, _work) == [{"sample": None}] * 2
+    assert together(2, {"sample": META}, tmp_path, _done) == [{"sample": None}] * 2
     expected = load_file(folder / "sample-0.weights")
     for number in range(2):
         learned = load_file(tmp_path / f"sample-{number}.weights")

@@ -35,6 +35,18 @@ class StepTerms:
     traces: np.ndarray
     curvatures: np.ndarray
 
+    @classmethod
+    def isotropic(cls, sizes: np.ndarray, squares: np.ndarray, variances: np.ndarray, norms: np.ndarray) -> "StepTerms":
+        """Of blocks whose Hessians are multiples of the identity.
+
+        Args:
+            sizes, squares: as of the class.
+            variances: of a minibatch's gradient, A_j - G_j, shape (blocks,).
+            norms: those multiples, shape (blocks,).
+        """
+        seconds = squares + variances
+        return cls(sizes, squares, seconds, norms * sizes, norms * seconds)
+
     @cached_property
     def matrix(self) -> np.ndarray:
         """Q as a symmetric matrix."""

@@ -73,9 +73,8 @@ def two_blocks(curvature_ratio: float, noise: float) -> tuple[StepTerms, BoundTe
     """10 weights and 100, each block with half of the squared gradient and a multiple of the identity as its Hessian."""
     norms = FLAT * np.array([curvature_ratio, 1])
     variances = noise * SQUARES.sum() * SIZES / SIZES.sum()
-    seconds, traces = SQUARES + variances, norms * SIZES
-    bound = BoundTerms(SIZES, SQUARES, variances, norms, SIZES, norms.max(), traces.sum() / norms.max(), batch=1)
-    return StepTerms(SIZES, SQUARES, seconds, traces, norms * seconds), bound
+    terms = StepTerms.isotropic(SIZES, SQUARES, variances, norms)
+    return terms, BoundTerms(SIZES, SQUARES, variances, norms, SIZES, norms.max(), terms.traces.sum() / norms.max(), batch=1)
 
 
 def best_gain(terms: StepTerms, lrs: np.ndarray, budget: bool) -> np.ndarray:

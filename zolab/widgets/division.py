@@ -83,9 +83,8 @@ def division_panel(**start) -> Panel:
 
 def two_blocks(curvatures: float, noise: float) -> StepTerms:
     """The small block with most of the gradient, the large one, and a multiple of the identity as each one's Hessian."""
-    curvature, variances = FLAT * np.array([curvatures, 1]), noise * SQUARES.sum() * SIZES / SIZES.sum()
-    seconds = SQUARES + variances
-    return StepTerms(SIZES, SQUARES, seconds, SIZES * curvature, curvature * seconds)
+    variances = noise * SQUARES.sum() * SIZES / SIZES.sum()
+    return StepTerms.isotropic(SIZES, SQUARES, variances, FLAT * np.array([curvatures, 1]))
 
 
 def descents(curvatures: float, noise: float, rates: np.ndarray | float) -> np.ndarray:
