@@ -2,15 +2,16 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from zolab.__main__ import main
 from zolab.records import load_record
-from zolab.studies.gain_figures import WAYS, gain_figure, gain_text, points_at, signal_figure
+from zolab.studies.gain_figures import WAYS, gain_figure, points_at, signal_figure, transfer_figure
 from zolab.studies.gain_map import ESTIMATES, finite
-from zolab.studies.gain_transfer import transfer
+from zolab.studies.gain_transfer import gain_text, transfer
 from zolab.theory.judged import (
     GROUPINGS,
     Estimates,
@@ -24,6 +25,7 @@ from zolab.theory.judged import (
 )
 from zolab.theory.signal import Signal, gain
 
+RECORDS = Path(__file__).resolve().parent.parent / "figures" / "records"
 NAMES = ("model.embed_tokens.weight", *(f"model.layers.{i}.{kind}.weight" for i in range(4) for kind in ("up", "down")))
 SIZES = np.array([400, *[40] * 8])
 SLOPES = np.array([0.0, 0.0, 0.0, 0.3, 0.3, 0.0, 0.0, 0.0, 0.0])  # of a weight: the second layer alone has a signal
@@ -204,3 +206,12 @@ def test_points_of_two_models_share_no_scales():
     with pytest.raises(ValueError, match="one model only"):
         transfer([point, {**point, "blocks": ["y"]}], 16)
     assert transfer([point, point], 16)[0, 1] == pytest.approx(1.0)
+
+
+def test_the_figure_of_what_tasks_share_has_each_gain_in_its_place():
+    record = load_record(RECORDS / "06_gain_map.json")
+    base = points_at(record, 0)
+    gains = np.nanmean(transfer(base, record["config"]["batch_size"]), (2, 3))
+    axes, _ = transfer_figure(base, record["config"]["batch_size"], "shared").axes
+    assert [text.get_text() for text in axes.texts] == [f"{gain:.2g}" for gain in gains.flat]
+    assert [text.get_text() for text in axes.get_xticklabels()] == [point["task"].removeprefix("reviews_") for point in base]

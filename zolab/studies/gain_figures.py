@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from zolab.plots import BLACK, BLUE, COLOURS, GREEN, GREY, ORANGE, PURPLE, RED, look
+from zolab.studies.gain_transfer import Points, gain_text, transfer
 
 WAYS = {
     "signal to noise by kind": (BLUE, "o"),
@@ -22,19 +23,11 @@ WAYS = {
     "the same, permuted": (GREY, "x"),
 }
 """Colour and marker of each way to choose scales."""
-Points = Sequence[Mapping[str, Any]]
 
 
 def points_at(record: Mapping[str, Any], step: int) -> Points:
     """What was measured after so many steps, a point a task, in the record's order."""
     return [point for point in record["result"]["points"] if point["step"] == step]
-
-
-def gain_text(one: Mapping[str, float | None] | None) -> str:
-    """A gain on the other half with its standard error; a dash where too few examples leave no number."""
-    if one is None or one["other"] is None:
-        return "–"
-    return f"{one['other']:.2f}" + ("" if one["error"] is None else f" ± {one['error']:.2f}")
 
 
 def gain_table(points: Points) -> str:
@@ -113,6 +106,34 @@ def signal_figure(points: Points, title: str) -> Figure:
         panels[0].set_ylabel("G / V, over that of all weights")
         panels[0].legend(fontsize=8)
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
+    return figure
+
+
+def transfer_figure(points: Points, batch: int, title: str) -> Figure:
+    """What scales by G / V of each kind of tensor, chosen on one task, gain on each: a mean over the halves of both tasks.
+
+    Args:
+        points: one for each task, of one model.
+        batch: examples in a minibatch.
+        title: of the figure.
+    """
+    names = [point["task"].removeprefix("reviews_") for point in points]
+    gains = np.nanmean(transfer(points, batch), (2, 3))
+    with look():
+        figure, axes = plt.subplots(figsize=(0.62 * len(points) + 2.4, 0.5 * len(points) + 1.8))
+        logs = np.log2(np.maximum(gains, 0.25))
+        image = axes.imshow(logs, cmap="PuOr_r", vmin=-2, vmax=2, aspect="auto")
+        for row, column in np.ndindex(gains.shape):
+            dark = abs(logs[row, column]) > 1.3
+            style: dict[str, Any] = {"color": "white" if dark else BLACK, "ha": "center", "va": "center", "fontsize": 8}
+            axes.text(column, row, f"{gains[row, column]:.2g}", **style)
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+        axes.set_yticks(range(len(names)), names)
+        axes.grid(visible=False)
+        axes.set(xlabel="judged on", ylabel="scales chosen on")
+        axes.set_title(title)
+        bar = figure.colorbar(image, label="predicted gain of a step")
+        bar.set_ticks([-2, -1, 0, 1, 2], labels=["≤ 1/4", "1/2", "1", "2", "≥ 4"])
     return figure
 
 

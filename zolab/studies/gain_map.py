@@ -19,7 +19,7 @@ from zolab.runs.evaluations import calibration
 from zolab.runs.identity import identity
 from zolab.runs.objectives import LOSS, closure
 from zolab.runs.schedules import scheduler
-from zolab.studies.gain_figures import gain_text
+from zolab.studies.gain_transfer import gain_text
 from zolab.studies.run import holding
 from zolab.tasks import Splits, Task, by_class, load_task, shared_candidates
 from zolab.tasks.judgement import fit_offsets

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from zolab.studies.gain_figures import WAYS, gain_text
 from zolab.theory.judged import GROUPINGS, Estimates, noise_scales, transferred
 
 GAINS = (
@@ -44,9 +43,16 @@ def transfer(points: Points, batch: int, grouping: str = GROUPED) -> np.ndarray:
     return transferred([halves_of(point) for point in points], lambda half: noise_scales(half, GROUPINGS[grouping]), batch)
 
 
+def gain_text(one: Mapping[str, float | None] | None) -> str:
+    """A gain on the other half with its standard error; a dash where too few examples leave no number."""
+    if one is None or one["other"] is None:
+        return "–"
+    return f"{one['other']:.2f}" + ("" if one["error"] is None else f" ± {one['error']:.2f}")
+
+
 def gain_rows(points: Points) -> list[list[str]]:
     """A head and a row a task: its signal and noise, and what each way gains on the other half, with standard errors."""
-    ways = [way for way in WAYS if any(way in point["gains"] for point in points)]
+    ways = list(dict.fromkeys(way for point in points for way in point["gains"]))
     rows = [["task", "examples", "steps", "G", "V / G", "noise rank", "halves agree, by kind and layer", *ways]]
     for point in points:
         (g, error), (v, _) = point["total"]["G"], point["total"]["V"]
