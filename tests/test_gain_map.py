@@ -11,7 +11,7 @@ from zolab.__main__ import main
 from zolab.records import load_record
 from zolab.studies.gain_figures import WAYS, gain_figure, points_at, signal_figure, transfer_figure
 from zolab.studies.gain_map import ESTIMATES, finite
-from zolab.studies.gain_transfer import gain_text, transfer
+from zolab.studies.gain_transfer import gain_text, transfer, with_signal
 from zolab.theory.judged import (
     GROUPINGS,
     Estimates,
@@ -153,7 +153,9 @@ def test_a_task_has_its_own_number_of_examples_and_no_balance_where_a_class_is_r
 def test_a_gain_that_too_few_examples_leave_open_is_kept_as_none_and_drawn_as_a_dash():
     assert finite({"own": 1.0, "other": float("nan"), "error": float("inf")}) == {"own": 1.0, "other": None, "error": None}
     assert gain_text({"own": 1.0, "other": None, "error": None}) == "–"
-    assert gain_text({"own": 1.0, "other": 2.0, "error": None}) == "2.00"
+    assert gain_text({"own": 1.0, "other": 2.0, "error": None}) == "–"
+    assert gain_text({"own": 1.0, "other": 2.0, "error": 2.5}) == "–"
+    assert gain_text({"own": 1.0, "other": 0.1, "error": 0.9}) == "0.10 ± 0.90"
     assert gain_text({"own": 1.0, "other": 2.0, "error": 0.5}) == "2.00 ± 0.50"
 
 
@@ -210,7 +212,11 @@ def test_points_of_two_models_share_no_scales():
 
 def test_the_figure_of_what_tasks_share_has_each_gain_in_its_place():
     record = load_record(RECORDS / "06_gain_map.json")
-    base = points_at(record, 0)
+    base = with_signal(points_at(record, 0))
+    assert {point["task"] for point in points_at(record, 0)} - {point["task"] for point in base} == {
+        "reviews_agree",
+        "reviews_genre",
+    }
     gains = np.nanmean(transfer(base, record["config"]["batch_size"]), (2, 3))
     axes, _ = transfer_figure(base, record["config"]["batch_size"], "shared").axes
     assert [text.get_text() for text in axes.texts] == [f"{gain:.2g}" for gain in gains.flat]

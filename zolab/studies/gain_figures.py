@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from zolab.plots import BLACK, BLUE, COLOURS, GREEN, GREY, ORANGE, PURPLE, RED, look
-from zolab.studies.gain_transfer import Points, gain_text, transfer
+from zolab.studies.gain_transfer import Points, gain_text, known, transfer
 
 WAYS = {
     "signal to noise by kind": (BLUE, "o"),
@@ -51,7 +51,7 @@ def gain_table(points: Points) -> str:
 
 
 def gain_figure(points: Points, title: str, ways: Sequence[str] = tuple(WAYS)) -> Figure:
-    """Per task the predicted gain on the examples that did not choose the scales, with its standard error.
+    """Per task the predicted gain on the examples that did not choose the scales, with its standard error, where that says anything.
 
     Args:
         points: one for each task.
@@ -60,12 +60,11 @@ def gain_figure(points: Points, title: str, ways: Sequence[str] = tuple(WAYS)) -
     """
     with look():
         figure, axes = plt.subplots(figsize=(8.2, 0.42 * len(points) + 1.7))
-        known = [way for way in ways if any(way in point["gains"] for point in points)]
-        for number, way in enumerate(known):
+        drawn = [way for way in ways if any(way in point["gains"] for point in points)]
+        for number, way in enumerate(drawn):
             colour, marker = WAYS[way]
-            rows = [(row, point["gains"].get(way)) for row, point in enumerate(points)]
-            rows = [(row, one) for row, one in rows if one and None not in one.values()]
-            places = [row + 0.7 * ((number + 0.5) / len(known) - 0.5) for row, _ in rows]
+            rows = [(row, point["gains"][way]) for row, point in enumerate(points) if known(point["gains"].get(way))]
+            places = [row + 0.7 * ((number + 0.5) / len(drawn) - 0.5) for row, _ in rows]
             values, errors = ([one[key] for _, one in rows] for key in ("other", "error"))
             style: dict[str, Any] = {"color": colour, "markersize": 5, "elinewidth": 1.1}
             axes.errorbar(values, places, xerr=errors, fmt=marker, label=way, **style)

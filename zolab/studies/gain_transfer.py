@@ -9,12 +9,14 @@ from zolab.theory.judged import GROUPINGS, Estimates, noise_scales, transferred
 
 GAINS = (
     "Predicted descent of a step with one sigma per block, over that with sigma = 1, each at its own best rate, judged on the "
-    "half of the examples that did not choose sigma; ± standard error of the judging half. *Best of one step* and others that "
+    "half of the examples that did not choose sigma; ± standard error of the judging half, a dash where that is larger than 1 "
+    "and than the gain. *Best of one step* and others that "
     "put everything into a few tensors promise too much: the curvature along the gradient is left out."
 )
 TRANSFERS = (
     "Scales by G / V of each kind of tensor, chosen on the task of the row and judged on that of the column: mean over the "
-    "halves of both tasks' examples, and their extremes; below 1 they lose."
+    "halves of both tasks' examples, and their extremes; below 1 they lose. Tasks whose G is not three standard errors above 0 are "
+    "left out."
 )
 Points = Sequence[Mapping[str, Any]]
 GROUPED = "kind"  # of the scales that are carried over: few numbers, so that other tasks can share them
@@ -25,6 +27,11 @@ def halves_of(point: Mapping[str, Any]) -> tuple[Estimates, Estimates]:
     names, sizes = tuple(point["blocks"]), np.array(point["sizes"], float)
     one, two = (Estimates(names, sizes, np.array(half, float)) for half in point["halves"])
     return one, two
+
+
+def with_signal(points: Points) -> list[Mapping[str, Any]]:
+    """Those whose G over all weights is at least three of its standard errors: their scales can be carried over."""
+    return [point for point in points if point["total"]["G"][0] >= 3 * point["total"]["G"][1]]
 
 
 def transfer(points: Points, batch: int, grouping: str = GROUPED) -> np.ndarray:
@@ -43,11 +50,16 @@ def transfer(points: Points, batch: int, grouping: str = GROUPED) -> np.ndarray:
     return transferred([halves_of(point) for point in points], lambda half: noise_scales(half, GROUPINGS[grouping]), batch)
 
 
+def known(one: Mapping[str, float | None] | None) -> bool:
+    """Whether the judging examples say anything of a gain: its standard error is at most 1, or at most as large as it is."""
+    if one is None or one["other"] is None or one["error"] is None:
+        return False
+    return one["error"] <= max(1.0, abs(one["other"]))
+
+
 def gain_text(one: Mapping[str, float | None] | None) -> str:
-    """A gain on the other half with its standard error; a dash where too few examples leave no number."""
-    if one is None or one["other"] is None:
-        return "–"
-    return f"{one['other']:.2f}" + ("" if one["error"] is None else f" ± {one['error']:.2f}")
+    """A gain on the other half with its standard error; a dash where that leaves it open."""
+    return f"{one['other']:.2f} ± {one['error']:.2f}" if one and known(one) else "–"
 
 
 def gain_rows(points: Points) -> list[list[str]]:
