@@ -49,9 +49,9 @@ def precision_view(lr: float = 1e-6, slope: float = 10.0, dtype: str = "bfloat16
     step = lr * slope
     moves, arrives = (float(share[0]) for share in shares(dtype, rounding, (step,)))
     with drawing():
-        figure = canvas(3.6)
+        figure = canvas(3.8)
         for place, left, title in ((0, 0.08, "share of the weights that move"), (1, 0.57, "share of the step that arrives")):
-            axes = figure.add_axes((left, 0.15, 0.4, 0.73))
+            axes = figure.add_axes((left, 0.14, 0.4, 0.68))
             _draw(axes, place, title, dtype, rounding, np.log10(step), (moves, arrives)[place])
     levels = [
         Level(
@@ -104,6 +104,7 @@ def _draw(axes: Axes, place: int, title: str, dtype: str, rounding: str, at: flo
     if place:
         goal_line(axes, GOALS[-1][1])
     axes.set(xlim=(LOW, HIGH), ylim=(-0.02, 1.08))
-    axes.legend(fontsize=10, frameon=True, loc="lower right" if place else "center left")
+    if place:
+        axes.legend(fontsize=10, loc="lower left", bbox_to_anchor=(-1.22, 1.12), ncols=len(COLOURS))
     frame(axes, title, "size of the step, lr |p| (red: yours)")
     decades(axes.xaxis, LOW, HIGH)
