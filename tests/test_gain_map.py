@@ -1,14 +1,15 @@
 """The gain map: what is chosen by one half and judged by the other, and the command that measures it on several tasks."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
 from zolab.__main__ import main
 from zolab.records import load_record
-from zolab.studies.gain_figures import WAYS, gain_figure, points_at, signal_figure
-from zolab.studies.gain_map import ESTIMATES
+from zolab.studies.gain_figures import WAYS, gain_figure, gain_text, points_at, signal_figure
+from zolab.studies.gain_map import ESTIMATES, _finite
 from zolab.studies.gain_transfer import transfer
 from zolab.theory.judged import (
     GROUPINGS,
@@ -131,10 +132,27 @@ def test_the_map_of_two_tasks_along_a_run_goes_on_where_it_stopped(tmp_path, cap
     assert "measured with other settings (lr); choose another folder" in capsys.readouterr().err
     assert mapped(steps=["-1"]) == 1
     assert "steps must be 0 or more" in capsys.readouterr().err
-    assert mapped("--groups", "20") == 1
-    assert "20 groups need as many examples of each class" in capsys.readouterr().err
+    assert mapped("--examples", "24", "24", "24") == 1
+    assert "one for each of the 2 tasks; got 3" in capsys.readouterr().err
     assert mapped("--groups", "5") == 1
     assert "groups must be between 6 and the 24 examples" in capsys.readouterr().err
+
+
+def test_a_task_has_its_own_number_of_examples_and_no_balance_where_a_class_is_rare(tmp_path, capsys):
+    words = ["--model", "tiny-random-llama", "--tasks", "reviews_sentence,reviews_writer", "--examples", "40", "11"]
+    places = ["--out", str(tmp_path / "out"), "--record", str(tmp_path / "map.json")]
+    assert main(["map", *words, "--balanced", "--groups", "6", "--dev", "4", "--batch_size", "6", *places]) == 0
+    assert re.search(r"reviews_writer: \d examples of a class cannot be dealt to 6 groups", capsys.readouterr().out)
+    sentence, writer = load_record(tmp_path / "map.json")["result"]["points"]
+    assert (sentence["balanced"], writer["balanced"]) == (True, False)
+    assert (sentence["examples"] % 12, writer["examples"]) == (0, 11)
+
+
+def test_a_gain_that_too_few_examples_leave_open_is_kept_as_none_and_drawn_as_a_dash():
+    assert _finite({"own": 1.0, "other": float("nan"), "error": float("inf")}) == {"own": 1.0, "other": None, "error": None}
+    assert gain_text({"own": 1.0, "other": None, "error": None}) == "–"
+    assert gain_text({"own": 1.0, "other": 2.0, "error": None}) == "2.00"
+    assert gain_text({"own": 1.0, "other": 2.0, "error": 0.5}) == "2.00 ± 0.50"
 
 
 # --- carried over to other tasks

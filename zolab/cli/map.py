@@ -16,7 +16,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="smollm2-135m", help="embedded name, local folder or Hub id of the model")
     tasks = f"names of tasks with commas between them: {', '.join(TASK_NAMES)}; or {OWN_TASKS}"
     parser.add_argument("--tasks", default="rotten_tomatoes_short", metavar="TASK,...", help=tasks)
-    parser.add_argument("--examples", type=int, default=512, metavar="INTEGER", help="training examples of each task")
+    examples = "training examples that are measured: one number for all tasks, or one for each"
+    parser.add_argument("--examples", type=int, nargs="+", default=[512], metavar="INTEGER", help=examples)
     groups = "sums of gradients that are kept, each as large as the model"
     parser.add_argument("--groups", type=int, default=8, metavar="INTEGER", help=groups)
     steps = "measure after so many steps of a run; 0 is the base model"
@@ -43,9 +44,10 @@ def run(options: argparse.Namespace) -> None:
 
     names = ("model", "optimizer", "lr", "batch_size", "balanced", "calibrate", "dev", "seed")
     shared = {name: getattr(options, name) for name in names}
-    config = Config(**shared, data_seed=options.seed, train=options.examples, test=2)
+    config = Config(**shared, data_seed=options.seed, test=2)
     describe_tasks(options)
     tasks = TaskNames(options.tasks)
     tasks.check_task_names()
-    record = gain_map(config, tasks.task_names, options.steps, options.groups, options.out, options.record)
+    places = (options.out, options.record)
+    record = gain_map(config, tasks.task_names, options.examples, options.steps, options.groups, *places)
     print(gain_table(record["result"]["points"]))

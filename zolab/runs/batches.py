@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from zolab.runs.config import Config, require
-from zolab.tasks import Example, Task, shared_candidates
+from zolab.tasks import Example, Task, by_class, shared_candidates
 
 
 def batch_at(examples: Sequence[Example], size: int, seed: int, step: int, balanced: bool = False) -> list[Example]:
@@ -28,15 +28,12 @@ def batch_at(examples: Sequence[Example], size: int, seed: int, step: int, balan
 
 
 def _balanced(examples: Sequence[Example], size: int, seed: int, step: int) -> list[Example]:
-    classes = len(shared_candidates(examples))
-    labels = np.array([example.answer for example in examples])
-    batch = []
-    for label in range(classes):
-        members = np.flatnonzero(labels == label)
-        start, end = (_taken(label, at, size, classes) for at in (step, step + 1))
+    classes, batch = by_class(examples), []
+    for label, members in enumerate(classes):
+        start, end = (_taken(label, at, size, len(classes)) for at in (step, step + 1))
         for epoch in range(start // len(members), -(-end // len(members))):
-            order, begins = np.random.default_rng((seed, epoch, label)).permutation(members), epoch * len(members)
-            batch += [examples[i] for i in order[max(start - begins, 0) : end - begins]]
+            order, begins = np.random.default_rng((seed, epoch, label)).permutation(len(members)), epoch * len(members)
+            batch += [members[i] for i in order[max(start - begins, 0) : end - begins]]
     return batch
 
 

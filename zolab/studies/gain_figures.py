@@ -30,6 +30,13 @@ def points_at(record: Mapping[str, Any], step: int) -> Points:
     return [point for point in record["result"]["points"] if point["step"] == step]
 
 
+def gain_text(one: Mapping[str, float | None] | None) -> str:
+    """A gain on the other half with its standard error; a dash where too few examples leave no number."""
+    if one is None or one["other"] is None:
+        return "–"
+    return f"{one['other']:.2f}" + ("" if one["error"] is None else f" ± {one['error']:.2f}")
+
+
 def gain_table(points: Points) -> str:
     """A row a task: signal, noise and gains, in sample and on the other half, with standard errors.
 
@@ -44,7 +51,8 @@ def gain_table(points: Points) -> str:
         row = f"{point['task'][:23]:24}{point['step']:5}{g:9.3g} ± {g_error:<6.2g}{v / g:8.0f}{point['noise_rank']:6.0f}  "
         for way in ways:
             one = point["gains"].get(way)
-            row += f"{one['own']:12.2f} -> {one['other']:5.2f} ± {one['error']:<5.2f}" if one else f"{'–':>29}"
+            own = f"{one['own']:.2f}" if one and one["own"] is not None else "–"
+            row += f"{own:>12} -> {gain_text(one):<13}"
         lines.append(row)
     return "\n".join(lines)
 
@@ -62,7 +70,8 @@ def gain_figure(points: Points, title: str, ways: Sequence[str] = tuple(WAYS)) -
         known = [way for way in ways if any(way in point["gains"] for point in points)]
         for number, way in enumerate(known):
             colour, marker = WAYS[way]
-            rows = [(row, point["gains"][way]) for row, point in enumerate(points) if way in point["gains"]]
+            rows = [(row, point["gains"].get(way)) for row, point in enumerate(points)]
+            rows = [(row, one) for row, one in rows if one and None not in one.values()]
             places = [row + 0.7 * ((number + 0.5) / len(known) - 0.5) for row, _ in rows]
             values, errors = ([one[key] for _, one in rows] for key in ("other", "error"))
             style: dict[str, Any] = {"color": colour, "markersize": 5, "elinewidth": 1.1}

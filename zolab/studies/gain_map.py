@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from zolab.runs.evaluations import calibration
 from zolab.runs.identity import identity
 from zolab.runs.objectives import LOSS, closure
 from zolab.runs.schedules import scheduler
+from zolab.studies.gain_figures import gain_text
 from zolab.studies.run import holding
-from zolab.tasks import Splits, Task, load_task, shared_candidates
+from zolab.tasks import Splits, Task, by_class, load_task, shared_candidates
 from zolab.tasks.judgement import fit_offsets
 from zolab.theory.judged import GROUPINGS, agreement, judged, noise_rank
 from zolab.theory.signal import Signal, in_turns, signal
@@ -29,14 +30,15 @@ ESTIMATES = ("G", "V", "t")
 
 
 def gain_map(
-    config: Config, tasks: Sequence[str], steps: Sequence[int], groups: int, out: Path, record: Path
+    config: Config, tasks: Sequence[str], examples: Sequence[int], steps: Sequence[int], groups: int, out: Path, record: Path
 ) -> dict[str, Any]:
     """Measure on each task after so many steps of a run, or take up where an earlier call stopped; write the record.
 
     Args:
-        config: model, optimizer, rate, batches, calibration (left out on tasks without common candidates) and the number of
-            examples, `train`; its task and steps are not looked at.
-        tasks: names of tasks.
+        config: model, optimizer, rate, batches and calibration (left out on tasks without common candidates); `balanced`
+            holds for tasks with enough examples of each class; task, steps and number of training examples are not looked at.
+        tasks: names of tasks, each once.
+        examples: how many of each task are measured; a single number holds for all.
         steps: of the run, 0 being the base model.
         groups: of examples, at least 6; memory is needed for `groups` + 1 times the weights besides the model.
         out: folder of what is done.
@@ -50,11 +52,14 @@ def gain_map(
         OSError: another process measures in the folder, data or model cannot be had, or a file cannot be written.
     """
     at_steps = sorted(set(steps))
-    require(bool(tasks), "tasks must name at least one task.")
+    require(bool(tasks) and len(set(tasks)) == len(tasks), f"tasks must name at least one task, each once, got {list(tasks)}.")
     require(bool(at_steps) and at_steps[0] >= 0, f"steps must be 0 or more, got {list(steps)}.")
-    sentence = f"groups must be between 6 and the {config.train} examples, got {groups}."
-    require(config.train is not None and 6 <= groups <= config.train, sentence)
-    begun = {task: _start(replace(config, task=task, steps=max(at_steps[-1], 1)), groups) for task in dict.fromkeys(tasks)}
+    sentence = f"give one number of examples, or one for each of the {len(tasks)} tasks; got {len(examples)}."
+    require(len(examples) in (1, len(tasks)), sentence)
+    require(6 <= groups <= min(examples), f"groups must be between 6 and the {min(examples)} examples, got {groups}.")
+    counts = dict(zip(tasks, [*examples] * (len(tasks) // len(examples)), strict=True))
+    config = replace(config, steps=max(at_steps[-1], 1))
+    begun = {task: _start(replace(config, task=task, train=count), groups) for task, count in counts.items()}
     ready(record)
     with holding(out):
         sweep(out)
@@ -66,7 +71,7 @@ def gain_map(
                 known[task, step] = point
                 write_json(files[task, step], seal({"settings": _settings(start[0], groups), "point": point}))
                 print(line_of(point), flush=True)
-    shared = {name: value for name, value in _settings(config, groups).items() if name != "task"}
+    shared = {name: value for name, value in _settings(config, groups).items() if name not in ("task", "train")}
     settings, points = {**shared, "tasks": list(begun), "steps": at_steps}, [known[key] for key in files]
     content = {"config": settings, "result": {"points": points}, **environment()}
     save_record(content, record)
@@ -74,15 +79,16 @@ def gain_map(
 
 
 def _start(config: Config, groups: int) -> tuple[Config, Task, Splits]:
-    """A task with its examples, and the configuration without calibration where candidates differ."""
+    """A task with its examples, and the configuration without what it cannot have: calibration and balance want classes."""
     task = load_task(config.task)
     examples = task.sample(config.data_seed, config.train, config.dev, config.test)
     if not (task.objective == "options" and shared_candidates(examples.train)):
         config = replace(config, calibrate=0, balanced=False)
+    elif config.balanced and (least := min(map(len, by_class(examples.train)))) < groups:
+        print(f"{config.task}: {least} examples of a class cannot be dealt to {groups} groups; its batches are not balanced")
+        config = replace(config, balanced=False)
     config.validate()
     check_classes(config, task, examples.train)
-    if config.balanced:
-        in_turns(examples.train, groups)
     return config, task, examples
 
 
@@ -125,9 +131,10 @@ def _point(statistics: Signal, config: Config) -> dict[str, Any]:
     """Numbers of one point, as JSON takes them."""
     return {
         "examples": int(statistics.counts.sum()),
+        "balanced": statistics.balanced,
         "noise_rank": noise_rank(statistics),
-        "agreement": {name: value if np.isfinite(value) else None for name, value in agreement(statistics).items()},
-        "gains": {way: asdict(one) for way, one in judged(statistics, config.batch_size, config.seed).items()},
+        "agreement": _finite(agreement(statistics)),
+        "gains": {way: _finite(asdict(one)) for way, one in judged(statistics, config.batch_size, config.seed).items()},
         "total": _rows(statistics.merged(lambda name: "all"))["all"],
         **{name: _rows(statistics.merged(GROUPINGS[name])) for name in ("layer", "kind")},
         "blocks": list(statistics.names),
@@ -147,6 +154,11 @@ def _pairs(values: np.ndarray, errors: np.ndarray) -> dict[str, list[float]]:
     return {name: _short([value, error]) for name, value, error in zip(ESTIMATES, values, errors, strict=True)}
 
 
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    """None for what too few examples leave without a number: JSON has no NaN."""
+    return {name: value if np.isfinite(value) else None for name, value in values.items()}
+
+
 def _short(values: Any) -> Any:
     """To five digits: their errors are larger by far."""
     return np.vectorize(lambda value: float(f"{value:.5g}"))(values).tolist()
@@ -155,7 +167,7 @@ def _short(values: Any) -> Any:
 def line_of(point: dict[str, Any]) -> str:
     """A line for each point: signal, noise and what the ways gain on the other half."""
     g, v = point["total"]["G"], point["total"]["V"]
-    gains = ", ".join(f"{way} {one['other']:.2f} ± {one['error']:.2f}" for way, one in point["gains"].items())
+    gains = ", ".join(f"{way} {gain_text(one)}" for way, one in point["gains"].items())
     head = f"{point['task']} after {point['step']} steps: G {g[0]:.3g} ± {g[1]:.2g}, V/G {v[0] / g[0]:.3g}"
     return f"{head}; gains on the other half: {gains} ({point['seconds']:.0f} s)"
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from zolab.studies.gain_figures import WAYS
+from zolab.studies.gain_figures import WAYS, gain_text
 from zolab.theory.judged import GROUPINGS, Estimates, noise_scales, transferred
 
 GAINS = (
@@ -47,12 +47,13 @@ def transfer(points: Points, batch: int, grouping: str = GROUPED) -> np.ndarray:
 def gain_rows(points: Points) -> list[list[str]]:
     """A head and a row a task: its signal and noise, and what each way gains on the other half, with standard errors."""
     ways = [way for way in WAYS if any(way in point["gains"] for point in points)]
-    rows = [["task", "steps", "G", "V / G", *ways]]
+    rows = [["task", "examples", "steps", "G", "V / G", "noise rank", "halves agree, by kind and layer", *ways]]
     for point in points:
         (g, error), (v, _) = point["total"]["G"], point["total"]["V"]
-        gains = (point["gains"].get(way) for way in ways)
-        cells = (f"{one['other']:.2f} ± {one['error']:.2f}" if one else "–" for one in gains)
-        rows.append([point["task"], str(point["step"]), f"{g:.3g} ± {error:.2g}", f"{v / g:.0f}", *cells])
+        cells = (gain_text(point["gains"].get(way)) for way in ways)
+        agreed = ("–" if point["agreement"][name] is None else f"{point['agreement'][name]:.2f}" for name in ("kind", "layer"))
+        measured = [f"{g:.3g} ± {error:.2g}", f"{v / g:.0f}", f"{point['noise_rank']:.1f}", ", ".join(agreed)]
+        rows.append([point["task"], str(point["examples"]), str(point["step"]), *measured, *cells])
     return rows
 
 

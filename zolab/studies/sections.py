@@ -46,7 +46,7 @@ def map_section(content: dict[str, Any]) -> Section:
     """What one sigma per block may gain."""
     config, points = content["config"], content["result"]["points"]
     head, *rows = gain_rows(points)
-    lines = [f"{config['train']} examples, {config['groups']} groups. {GAINS}", "", *table_of(head, rows)]
+    lines = [f"{config['groups']} groups of examples. {GAINS}", "", *table_of(head, rows)]
     if len(base := [point for point in points if not point["step"]]) > 1:
         head, *rows = transfer_rows(base, config["batch_size"])
         lines += ["", TRANSFERS, "", *table_of(head, rows)]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from zolab.tasks.base import Evaluation, Scores, Splits, Task, cut
 from zolab.tasks.description import Description
-from zolab.tasks.example import Example, digest, shared_candidates
+from zolab.tasks.example import Example, by_class, digest, shared_candidates
 from zolab.tasks.files import SUFFIXES
 from zolab.tasks.local import LocalFile
 from zolab.tasks.masked import MaskedMNLI, MaskedRTE, MaskedSNLI, MaskedSST2, MaskedSST5, MaskedTREC
@@ -53,6 +53,7 @@ __all__ = [
     "Scores",
     "Splits",
     "Task",
+    "by_class",
     "cut",
     "digest",
     "load_task",

@@ -44,3 +44,9 @@ def shared_candidates(examples: Sequence[Example]) -> tuple[str, ...]:
     distinct = {example.candidates for example in examples}
     candidates = distinct.pop() if len(distinct) == 1 else ()
     return candidates if len(candidates) > 1 else ()
+
+
+def by_class(examples: Sequence[Example]) -> list[list[Example]]:
+    """The examples of each class, in the order of the candidates that all share; empty where they share none."""
+    labels = range(len(shared_candidates(examples)))
+    return [[example for example in examples if example.answer == label] for label in labels]

@@ -31,7 +31,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from zolab.probe.blocks import Blocks, Rule, split, weights_of
-from zolab.tasks import Example, Task, shared_candidates
+from zolab.tasks import Example, Task, by_class
 from zolab.tasks.scoring import Batch, option_log_probs, scored_log_probs
 from zolab.theory.measure import Recorded, squares
 from zolab.theory.terms import StepTerms
@@ -143,7 +143,7 @@ def totals(values: np.ndarray, place: np.ndarray) -> np.ndarray:
 def gain(terms: StepTerms, sigma: np.ndarray) -> float:
     """The expected descent of a step with scales over that with one for all, each at its own best learning rate.
 
-    Negative where sum_j s_j G_j is: these statistics see no descent along the scales.
+    Negative where sum_j s_j G_j is: these statistics see no descent along the scales. NaN where they compare nothing.
 
     Args:
         terms: measured on other examples than sigma was chosen by, or it is too good.
@@ -151,13 +151,18 @@ def gain(terms: StepTerms, sigma: np.ndarray) -> float:
     """
     ones = np.ones(len(terms.sizes))
     signs = np.sign(terms.gain(sigma)) * np.sign(terms.gain(ones))
-    return float(signs * terms.best_change(sigma) / terms.best_change(ones))
+    with np.errstate(divide="ignore", invalid="ignore"):  # few examples may see a loss that falls without end, or not at all
+        return float(signs * terms.best_change(sigma) / terms.best_change(ones))
 
 
 def jackknife(rests: np.ndarray) -> np.ndarray:
-    """Standard errors of what was estimated without each group in turn, along the first axis; groups are equally large."""
+    """Standard errors of what was estimated without each group in turn, along the first axis; groups are equally large.
+
+    NaN where one of them is infinite: too few examples leave no error bar.
+    """
     n = len(rests)
-    return np.sqrt((n - 1) / n * np.square(rests - rests.mean(0)).sum(0))
+    with np.errstate(invalid="ignore"):
+        return np.sqrt((n - 1) / n * np.square(rests - rests.mean(0)).sum(0))
 
 
 def signal_of(blocks: Blocks, gradients: Iterable[OneExample], groups: int, balanced: bool = False) -> Signal:
@@ -246,14 +251,10 @@ def in_turns(examples: Sequence[Example], groups: int) -> list[Example]:
     Raises:
         ValueError: a class has fewer examples than there are groups, or the examples have no classes.
     """
-    classes = [
-        [example for example in examples if example.answer == label] for label in range(len(shared_candidates(examples)))
-    ]
+    classes = by_class(examples)
     least = min(map(len, classes), default=0)
     if least < groups:
-        raise ValueError(
-            f"{groups} groups need as many examples of each class, got {least} of one; give more, or fewer groups."
-        )
+        raise ValueError(f"{groups} groups need as many examples of each class, got {least} of one; give more examples.")
     return [example for members in classes for example in members[: least - least % groups]]
 
 
