@@ -48,6 +48,7 @@ SLOW = {
     "test_papers_tasks",
     "test_perturbed",
     "test_plain_scorer",
+    "test_predictions_are_kept_beside_the_runs_and_drawn",
     "test_probe_of_a_run",
     "test_ranks",  # processes that wait for one another
     "test_reproduction",

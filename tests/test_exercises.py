@@ -98,12 +98,12 @@ def test_a_solution_reaches_the_goal_and_a_wrong_answer_gets_a_hint(notebook, nu
     exercise, right = exercises(notebook)[number - 1], solutions(notebook)[number]()
     answer = check(notebook, number, *right)
     assert answer.met, answer
-    assert str(answer).startswith(f"✓ Goal met: {exercise.goal}. Now: ")
+    assert answer.text.startswith(f"✓ Goal met: {exercise.goal}. Now: ")
     assert "Hint" not in str(answer)
     missed = check(notebook, number, *wrong(notebook, number, right))
     assert not missed.met, missed
-    assert str(missed).startswith(f"○ Goal: {exercise.goal}. Now: ")
-    assert str(missed).endswith(f"Hint: {exercise.hint}")
+    assert missed.text.startswith(f"○ Goal: {exercise.goal}. Now: ")
+    assert missed.text.endswith(f"Hint: {exercise.hint}")
 
 
 @pytest.mark.parametrize("notebook", EXERCISES)

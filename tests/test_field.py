@@ -128,7 +128,7 @@ def test_settings_are_the_records_and_say_how_they_were_found():
     assert yaml.safe_load(text) == {"methods": chosen(record(), "t")}
     assert {own["lr"] for own in chosen(record(), "t").values()} == {0.00215}
     lines = {line.split(":")[0].strip(): line for line in text.splitlines() if line.startswith("  ")}
-    assert lines["HiZOO"].endswith("# lowest mean loss of 3 rates from 0.001 to 0.00464, seed 9")
+    assert lines["HiZOO"].endswith("# best of 3 rates, 0.001 to 0.00464, seed 9")
     assert lines["Adam"].endswith("at the edge of its grid")
     listed = record()
     listed.content["result"]["search"]["t"]["Adam"]["rounds"] = [{"seeds": [], "losses": {}}]

@@ -9,7 +9,7 @@ import pytest
 from zolab.__main__ import main
 from zolab.records import load_record
 from zolab.studies.gain_figures import WAYS, gain_figure, gain_text, points_at, signal_figure
-from zolab.studies.gain_map import ESTIMATES, _finite
+from zolab.studies.gain_map import ESTIMATES, finite
 from zolab.studies.gain_transfer import transfer
 from zolab.theory.judged import (
     GROUPINGS,
@@ -149,7 +149,7 @@ def test_a_task_has_its_own_number_of_examples_and_no_balance_where_a_class_is_r
 
 
 def test_a_gain_that_too_few_examples_leave_open_is_kept_as_none_and_drawn_as_a_dash():
-    assert _finite({"own": 1.0, "other": float("nan"), "error": float("inf")}) == {"own": 1.0, "other": None, "error": None}
+    assert finite({"own": 1.0, "other": float("nan"), "error": float("inf")}) == {"own": 1.0, "other": None, "error": None}
     assert gain_text({"own": 1.0, "other": None, "error": None}) == "–"
     assert gain_text({"own": 1.0, "other": 2.0, "error": None}) == "2.00"
     assert gain_text({"own": 1.0, "other": 2.0, "error": 0.5}) == "2.00 ± 0.50"

@@ -79,8 +79,8 @@ class TestBudget:
             assert word == row.word
 
     def test_more_methods_make_it_harder(self):
-        assert "DiZO -0.008 (lower)" in str(budget_view(("DiZO",), 400))
-        assert "DiZO -0.008 (undecided)" in str(budget_view(("DiZO", "FZOO", "HiZOO"), 400))
+        assert "DiZO -0.008 (lower)" in budget_view(("DiZO",), 400).now
+        assert "DiZO -0.008 (undecided)" in budget_view(("DiZO", "FZOO", "HiZOO"), 400).now
 
     def test_the_goals(self):
         settings = [

@@ -57,6 +57,7 @@ from zolab.widgets import threshold as threshold_module
 from zolab.widgets import verdict as verdict_module
 from zolab.widgets.block_scales import two_blocks
 from zolab.widgets.horizon import LONG
+from zolab.widgets.panel import wrapped
 from zolab.widgets.two_point import secant_slope
 from zolab.widgets.walks import FIRST_ORDER, walk
 
@@ -201,7 +202,20 @@ class TestPanel:
     def test_a_view_is_shown_by_jupyter(self):
         view = self.view(4)
         assert view._repr_png_().startswith(b"\x89PNG")
-        assert str(view) == "✓ Goal met, the last of 2: a < above 3. Now: a = 4."
+        assert str(view) == view.line == "✓ Goal met, the last of 2: a < above 3. Now: a = 4."
+
+    def test_what_is_printed_fits_a_notebook(self):
+        line = f'○ 1 {"a word " * 40}check("01", 1, a)\n  Hint: {"of words " * 30}'
+        assert max(map(len, wrapped(line).splitlines())) <= 110
+        assert wrapped(line).split() == line.split()
+        assert sum(not row.startswith("  ") for row in wrapped(line).splitlines()) == 1
+
+    @pytest.mark.parametrize("easy", [False, True])
+    def test_the_line_that_is_drawn_is_that_of_the_next_goal(self, easy):
+        view = two_point_view("beale", eps=0.5 if easy else 1e-4)
+        assert view.reached == (1 if easy else 2)
+        (line,) = [line for line in view.figure.axes[1].lines if line.get_linestyle() == ":"]
+        assert line.get_ydata()[0] == pytest.approx(-5 if easy else -10)
 
 
 class TestLandscape:
@@ -248,10 +262,10 @@ class TestLandscape:
         assert landscape_view("beale", ("MeZO", "MEAZO"), lr={"MeZO": 0.03, "MEAZO": 0.4}).met
         two = landscape_view("tilted_ellipse", ("MeZO",), lr=0.1, fixed=True)
         assert two.reached == 0
-        assert "in two directions" in str(two)
+        assert "in two directions" in two.now
         adam = landscape_view("tilted_ellipse", ("Adam",), lr=0.1)
         assert adam.reached == 0
-        assert "no zeroth-order method" in str(adam)
+        assert "no zeroth-order method" in adam.now
 
     @pytest.mark.parametrize("landscape", ["sophia", "two_blocks"])  # one parameter, and two
     @pytest.mark.parametrize("fixed", [False, True])
@@ -402,12 +416,13 @@ class TestGain:
 class TestThreshold:
     def test_accuracy_and_the_curve_are_those_of_counting(self):
         scores, answers = np.array([0.1, 0.2, 0.3, 0.7]), np.array([0, 1, 0, 1])
-        assert "75.0% are right above a probability of 0.5, 100% of one class, 50% of the other" in str(
-            threshold_view(scores, answers)
+        assert (
+            "75.0% are right above a probability of 0.5, 100% of one class, 50% of the other"
+            in threshold_view(scores, answers).now
         )
         low = threshold_view(scores, answers, -1.7)  # a probability of 0.154
-        assert "75.0% are right" in str(low)
-        assert "50% of one class, 100% of the other" in str(low)
+        assert "75.0% are right" in low.now
+        assert "50% of one class, 100% of the other" in low.now
         assert "AUC 0.75" in low.figure.axes[1].get_title(loc="left")
 
     def test_the_goals(self):
@@ -433,7 +448,7 @@ class TestVerdict:
     def test_numbers_are_those_of_the_comparison(self):
         record = Record.load(verdict_module.RECORD)
         difference = overall(record, "trained", "permuted").final
-        assert f"trained minus permuted: {difference.value:+.3f}" in str(verdict_view("permuted"))
+        assert f"trained minus permuted: {difference.value:+.3f}" in verdict_view("permuted").now
         left = verdict_view("permuted", left_out=("number", "critic"))
         assert "over 5 tasks, undecided, since fewer than 6 tasks decide nothing" in str(left)
 
@@ -504,7 +519,7 @@ class TestDivision:
         assert [division_view(**change).reached for change in settings] == [0, 1, 2, 3]
 
     def test_an_a_at_the_edge_is_said_to_be_more(self):
-        assert "the best a is ≥ +2.00" in str(division_view(used=0.1))
+        assert "the best a is ≥ +2.00" in division_view(used=0.1).now
 
     @pytest.mark.parametrize("change", [{"learned": 0.01}, {"used": 5.0}, {"curvatures": 0.5}, {"noise": -1.0}])
     def test_bad_arguments(self, change):
@@ -577,7 +592,7 @@ class TestPrinted:
     def test_what_is_not_printed_is_said(self):
         view = printed_view(model="OPT-1.3B", methods=("HiZOO", "AdaMeZO"))
         assert view.notes == ("Not run, diverged or not printed: MeZO, HiZOO, AdaMeZO.",)
-        assert "0 of 0 pairs" in str(view)
+        assert "0 of 0 pairs" in view.now
 
     def test_the_goals(self):
         five = ("MeZO-Adam", "HiZOO", "LOZO", "ZO Fine-tuner")

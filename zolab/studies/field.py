@@ -25,6 +25,7 @@ from zolab.tasks import load_task
 
 BOTH = "SGD fused, checkpointed"
 """The label of the first-order method that takes the least memory."""
+LONG = 110  # characters of a line, of which a notebook shows no more at once
 
 
 @dataclass(frozen=True)
@@ -213,13 +214,15 @@ def settings_text(record: Record, task: str, source: str, key: str, notebook: st
     lines = [
         f"# {name} on {plan['tasks'][task]['task']}: each method's best learning rate, and how it was found. Written by",
         f"# notebooks/{notebook}.ipynb (settings_text) from {source}.",
-        f"#   papermill notebooks/{notebook}.ipynb runs/{notebook}.ipynb --cwd notebooks -f notebooks/params/{name}.yaml",
+        f"#   papermill notebooks/{notebook}.ipynb runs/{notebook}.ipynb --cwd notebooks \\",
+        f"#       -f notebooks/params/{name}.yaml",
         f"{key}:",
     ]
     for method, own in chosen(record, task).items():
         search = record.search(task, method)
         values = ", ".join(f"{k}: {_yaml(v)}" for k, v in own.items())
-        lines.append(f"  {method}: {{{values}}}  # {_origin_of_rate(search)}")
+        entry, origin = f"  {method}: {{{values}}}", f"  # {_origin_of_rate(search)}"
+        lines += [origin, entry] if len(entry + origin) > LONG else [entry + origin]
     return "\n".join(lines) + "\n"
 
 
@@ -231,7 +234,7 @@ def _origin_of_rate(search: Mapping[str, Any]) -> str:
         return "as the plan has it"
     seeds = f"seed{'s' * (len(last['seeds']) > 1)} {', '.join(map(str, last['seeds']))}"
     edge = "; at the edge of its grid" if search["edge"] else ""
-    return f"lowest mean loss of {len(tried)} rates from {rate_name(tried[0])} to {rate_name(tried[-1])}, {seeds}{edge}"
+    return f"best of {len(tried)} rates, {rate_name(tried[0])} to {rate_name(tried[-1])}, {seeds}{edge}"
 
 
 def _yaml(value: Any) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from zolab.plots import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, look, plain_log
+from zolab.plots import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, headline, legend_below, look, plain_log
 from zolab.studies.family import FAMILY, Member, family, is_first_order, name_of
 from zolab.studies.outcomes import Record
 from zolab.studies.plan import BASE
@@ -22,6 +22,7 @@ KINDS = {
     "length": (PURPLE, "how far a step goes"),
 }
 WIDTH, HEIGHT, COLUMN = 2.15, 0.74, 2.45  # of a box, in rows and in inches; inches from one column to the next
+WIDEST = 8.6  # inches of a picture that fits a notebook's column
 
 
 def colour_of(label: str) -> str:
@@ -83,7 +84,8 @@ def family_tree(title: str) -> Figure:
 def standings(record: Record, task: str, order: Sequence[str], title: str, axes: Axes) -> Figure:
     """Final dev loss of every method: a dot for each seed, and their mean with its 95 % interval.
 
-    The range ends a little above the loss before training, which a grey line marks; a mean beyond it is written.
+    The range holds every interval, and ends a little above the loss before training, which a grey line marks; a mean beyond
+    that is written.
 
     Args:
         record: of a study, or of runs at given rates.
@@ -92,7 +94,7 @@ def standings(record: Record, task: str, order: Sequence[str], title: str, axes:
         title: of the panel.
         axes: where to draw.
     """
-    starts, lowest = [], np.inf
+    starts, lowest, highest = [], np.inf, -np.inf
     for place, name in enumerate(order):
         if not record.cells(task, name):
             continue
@@ -105,22 +107,28 @@ def standings(record: Record, task: str, order: Sequence[str], title: str, axes:
         if not len(final):
             continue
         colour, mean = colour_of(name), difference(final, np.zeros(len(final)))
-        lowest = min(lowest, final.min())
+        several = len(final) > 1
+        lowest = min(lowest, final.min(), *([mean.low] if several else []))
         if mean.value > np.mean(starts):
-            axes.text(
-                0.99, place, f"{mean.value:.2f} →", transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=8
-            )
-        if len(final) > 1:
+            beyond = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center", "fontsize": 8}
+            axes.text(0.99, place, f"{mean.value:.2f} →", **beyond)
+        else:
+            highest = max(highest, final.max(), *([mean.high] if several else []))
+        if several:
             axes.plot([mean.low, mean.high], [place, place], color=colour, linewidth=7, alpha=0.3, solid_capstyle="butt")
             axes.plot(mean.value, place, "|", color=colour, markersize=13, markeredgewidth=2.5)
-        axes.plot(final, [place] * len(final), "o", color=colour, markersize=3 if len(final) > 1 else 6)
+        axes.plot(final, [place] * len(final), "o", color=colour, markersize=3 if several else 6)
         if name == BASE:
             axes.axvline(mean.value, color=BLUE, linewidth=1, linestyle=":")
     before = float(np.mean(starts))
     axes.axvline(before, color=GREY, linewidth=1, linestyle="--")
     axes.set_yticks(range(len(order)), order)
-    axes.set(xlim=(lowest - 0.05 * (before - lowest), before + 0.15 * (before - lowest)), ylim=(len(order) - 0.5, -0.5))
-    axes.set(xlabel="final dev loss (nats)", title=title)
+    fall = before - lowest
+    right = min(max(before + 0.15 * fall, highest + 0.05 * fall), before + 0.6 * fall)
+    axes.set(xlim=(lowest - 0.05 * fall, right), ylim=(len(order) - 0.5, -0.5))
+    axes.set(xlabel="final dev loss (nats)")
+    axes.set_title(title, fontsize=10)
+    axes.locator_params(axis="x", nbins=4)
     return cast(Figure, axes.figure)
 
 
@@ -137,13 +145,15 @@ def every_method(panels: Mapping[str, tuple[Record, str]], title: str) -> Figure
     order += [name for record, other in panels.values() for name in record.methods(other) if name not in order]
     order = list(dict.fromkeys(order))
     with look():
-        figure, both = plt.subplots(1, len(panels), sharey=True, figsize=(4.6 * len(panels), 0.29 * len(order) + 1.9))
+        figure, both = plt.subplots(
+            1, len(panels), sharey=True, figsize=(min(4.6 * len(panels), WIDEST), 0.29 * len(order) + 2.3)
+        )
         for axes, (panel_title, (record, name)) in zip(np.atleast_1d(both), panels.items(), strict=True):
             standings(record, name, order, panel_title, axes)
         for colour, label in KINDS.values():
             np.atleast_1d(both)[0].plot([], [], "s", color=colour, label=label)
         figure.legend(loc="outside lower center", ncols=3, fontsize=8.5, title="changes", title_fontsize=8.5)
-        figure.suptitle(title, x=0.01, ha="left", weight="bold", size=12)
+        headline(figure, title)
         return figure
 
 
@@ -197,7 +207,8 @@ def rate_sensitivity(record: Record, task: str, title: str) -> Figure:
         factor = record.plan["search"]["factor"]
         axes.set_xticks(range(len(places)), [f"{factor**k:.2g}" for k in places.astype(float)])
         axes.grid(visible=False)
-        axes.set(xlabel="learning rate, divided by the method's best", title=title)
+        axes.set(xlabel="learning rate, divided by the method's best")
+        headline(figure, title)
         return figure
 
 
@@ -213,6 +224,8 @@ def at_equal_cost(
 ) -> Figure:
     """Dev loss of a few methods against several costs, side by side: mean over the seeds, smoothed as comparisons are.
 
+    The range ends at the loss before training: what is above has learned nothing yet.
+
     Args:
         record: of a study.
         task: its name in the record.
@@ -222,7 +235,7 @@ def at_equal_cost(
     """
     styles = ("-", "--", "-.", ":")
     with look():
-        figure, panels = plt.subplots(1, len(costs), sharey=True, figsize=(4.4 * len(costs), 3.9))
+        figure, panels = plt.subplots(1, len(costs), sharey=True, figsize=(4.3 * len(costs), 4.1))
         for axes, (axis_label, each) in zip(np.atleast_1d(panels), costs.items(), strict=True):
             for place, name in enumerate(names):
                 runs = record.runs(task, name)
@@ -232,9 +245,11 @@ def at_equal_cost(
                     axes.plot(x[1:], smoothed(kept).mean(0)[1:], styles[place % 4], color=colour, label=name)
             axes.set(xscale="log", xlabel=axis_label)
             plain_log(axes.xaxis)
-        np.atleast_1d(panels)[0].set_ylabel("dev loss (nats)")
-        np.atleast_1d(panels)[-1].legend(fontsize=9)
-        figure.suptitle(title, x=0.01, ha="left", weight="bold", size=12)
+        first = np.atleast_1d(panels)[0]
+        before = np.mean([record.runs(task, name).losses[:, 0].mean() for name in names])
+        first.set(ylabel="dev loss (nats)", ylim=(None, before))
+        legend_below(first, ncols=3)
+        headline(figure, title)
         return figure
 
 
@@ -266,5 +281,5 @@ def memory_frontier(losses: Mapping[str, float], memory: Mapping[str, float], ti
         )
         right.set(xlabel=f"final dev loss (nats), {settings[1]}")
         right.legend(fontsize=8.5)
-        figure.suptitle(title, x=0.01, ha="left", weight="bold", size=12)
+        headline(figure, title)
         return figure

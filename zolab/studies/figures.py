@@ -1,7 +1,7 @@
 """Figures of studies: pure functions of their records, in zolab's look, with titles that say what is drawn."""
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,6 +12,7 @@ from zolab.plots import BLACK, GREY, MARK_COLOURS, METHOD_COLOURS, headline, leg
 from zolab.studies.compare import beside, overall
 from zolab.studies.outcomes import Record
 from zolab.studies.plan import BASE
+from zolab.studies.predicted import agreement, outcomes
 from zolab.studies.statistics import Estimate
 
 MARKS = "os^Dv<>PX*"
@@ -169,3 +170,42 @@ def searched_rates(record: Record, task: str, title: str, before: float | None =
         headline(figure, title)
         legend_below(axes)
         return figure
+
+
+def prediction_figure(record: Record) -> Figure:
+    """What the gain map predicts of each way's scales on each task, and what runs saved and ended at; the title says how alike.
+
+    Args:
+        record: of a study `predicted`.
+    """
+    rows = outcomes(record)
+    ways = list(dict.fromkeys(row.way for row in rows))
+    with look():
+        figure, panels = plt.subplots(1, 2, figsize=(9.6, 4.4), layout="constrained")
+        for number, way in enumerate(ways):
+            mine = [row for row in rows if row.way == way]
+            style: dict[str, Any] = {"color": colour_of(way, number), "fmt": MARKS[number % len(MARKS)], "markersize": 5}
+            style |= {"elinewidth": 0.8, "linestyle": "none", "label": way}
+            known = [row for row in mine if row.saving.bound != "–"]
+            for axes, shown, ends in (
+                (panels[0], known, [(row.saving.value, row.saving.low, row.saving.high) for row in known]),
+                (panels[1], mine, [(row.final.value, row.final.low, row.final.high) for row in mine]),
+            ):
+                values, lows, highs = np.array(ends).T if ends else np.empty((3, 0))
+                spread = np.nan_to_num([values - lows, highs - values], posinf=0.0)
+                axes.errorbar([row.gain for row in shown], values, yerr=np.maximum(spread, 0), **style)
+        for axes, level in zip(panels, (1, 0), strict=True):
+            axes.axhline(level, color=BLACK, linewidth=1)
+            axes.axvline(1, color=BLACK, linewidth=1)
+            axes.set_xscale("symlog", linthresh=1)
+            axes.set(xlabel="predicted descent of a step over MeZO's")
+        panels[0].set_yscale("log")
+        plain_log(panels[0].yaxis)
+        panels[0].set(ylabel="MeZO's forward passes over theirs", title="saving, above 1 fewer passes")
+        panels[1].set(ylabel="final dev loss minus MeZO's (nats)", title="final loss, below 0 lower")
+        figure.legend(*panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
+        alike = {key: agreement(rows, key).text(sign=True) for key in ("saving", "final")}
+        headline(
+            figure, f"Rank correlation of predicted gains with savings {alike['saving']}, with lower losses {alike['final']}"
+        )
+    return figure

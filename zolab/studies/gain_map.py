@@ -107,9 +107,7 @@ def _points(
     for step in range(steps[-1] + 1):
         if step in steps:
             began, running = time.perf_counter(), task.offsets
-            if config.calibrate:
-                task.offsets = _offsets(config, task, model, tokenizer, examples, groups)
-            statistics = signal(model, task, tokenizer, examples.train, groups, seed=config.seed, balanced=config.balanced)
+            statistics = _measured(config, task, model, tokenizer, examples, groups)
             more = {"dev": task.evaluate(model, tokenizer, examples.dev).loss, "offsets": list(task.offsets)}
             point = {"task": config.task, "step": step, **known, **more, **_point(statistics, config)}
             task.offsets = running
@@ -120,11 +118,28 @@ def _points(
             rates.step()
 
 
-def _offsets(config: Config, task: Task, model: Any, tokenizer: Any, examples: Splits, groups: int) -> tuple[float, ...]:
-    """Those that fit the examples which are measured, so that the offset between the answers has no part in G."""
-    chosen = in_turns(examples.train, groups) if config.balanced else examples.train
-    _, scores = task.compare(model, tokenizer, chosen)
-    return tuple(fit_offsets(scores, np.array([example.answer for example in chosen])).tolist())
+def base_signal(config: Config, groups: int) -> Signal:
+    """Signal and noise of a task's training examples at the base model, with the offsets that fit them.
+
+    Args:
+        config: of a run; `balanced` and `calibrate` hold where the task has classes, as in `gain_map`.
+        groups: of examples.
+
+    Raises:
+        ValueError: there are too few examples.
+    """
+    config, task, examples = _start(config, groups)
+    model, tokenizer = load_model(config.model, config.dtype, config.device)
+    return _measured(config, task, model, tokenizer, examples, groups)
+
+
+def _measured(config: Config, task: Task, model: Any, tokenizer: Any, examples: Splits, groups: int) -> Signal:
+    """Statistics at the weights as they are. The task keeps offsets that fit the examples, so that they have no part in G."""
+    if config.calibrate:
+        chosen = in_turns(examples.train, groups) if config.balanced else examples.train
+        _, scores = task.compare(model, tokenizer, chosen)
+        task.offsets = tuple(fit_offsets(scores, np.array([example.answer for example in chosen])).tolist())
+    return signal(model, task, tokenizer, examples.train, groups, seed=config.seed, balanced=config.balanced)
 
 
 def _point(statistics: Signal, config: Config) -> dict[str, Any]:
@@ -133,8 +148,8 @@ def _point(statistics: Signal, config: Config) -> dict[str, Any]:
         "examples": int(statistics.counts.sum()),
         "balanced": statistics.balanced,
         "noise_rank": noise_rank(statistics),
-        "agreement": _finite(agreement(statistics)),
-        "gains": {way: _finite(asdict(one)) for way, one in judged(statistics, config.batch_size, config.seed).items()},
+        "agreement": finite(agreement(statistics)),
+        "gains": {way: finite(asdict(one)) for way, one in judged(statistics, config.batch_size, config.seed).items()},
         "total": _rows(statistics.merged(lambda name: "all"))["all"],
         **{name: _rows(statistics.merged(GROUPINGS[name])) for name in ("layer", "kind")},
         "blocks": list(statistics.names),
@@ -154,7 +169,7 @@ def _pairs(values: np.ndarray, errors: np.ndarray) -> dict[str, list[float]]:
     return {name: _short([value, error]) for name, value, error in zip(ESTIMATES, values, errors, strict=True)}
 
 
-def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+def finite(values: Mapping[str, float]) -> dict[str, float | None]:
     """None for what too few examples leave without a number: JSON has no NaN."""
     return {name: value if np.isfinite(value) else None for name, value in values.items()}
 

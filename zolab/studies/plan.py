@@ -33,6 +33,7 @@ from zolab.studies.reading import check_named, check_option, check_values, read_
 STUDIES = {
     "methods": "methods as the plan has them",
     "scales": "MeZO with the theory's scales",
+    "predicted": "MeZO with the gain map's scales, beside what it predicts of them",
     "controls": "a trained PertNN beside everything that might do as well",
     "recipes": "ways of meta-training, each PertNN in use",
     "learnability": "what MeZO recovers of Adam's gain",

@@ -14,7 +14,7 @@ from zolab.studies.compare import LEARNED_HEAD, how_searched, learned_rows, over
 from zolab.studies.grids import grids_section, paper_grids
 from zolab.studies.outcomes import FORMAT, Record
 from zolab.studies.plan import BASE
-from zolab.studies.sections import Section, gpu_section, map_section, table_of
+from zolab.studies.sections import Section, gpu_section, map_section, predicted_lines, table_of
 from zolab.studies.track import track
 
 HEAD = """# Results
@@ -141,6 +141,8 @@ def _study(content: dict[str, Any]) -> Section:
     if BASE in names and others:
         head = ["beside MeZO", "forward passes", "one task left out", "final loss, difference", "lower on", "decided"]
         lines += ["", *table_of(head, (_beside(record, name, others) for name in others))]
+    if plan["study"] == "predicted":
+        lines += ["", *predicted_lines(record)]
     if learned := learned_rows(record):
         lines += ["", "Test examples before → after; the gain of AUC with its interval:", "", *table_of(LEARNED_HEAD, learned)]
     lines += [f"\nFailed: {entry['cell']}: {entry['error']}" for entry in record.failed]

@@ -82,7 +82,11 @@ def terms_of(config: Config, seed: int, examples: int = 64, minibatches: int = 4
 
 
 def with_sigma(sigma: np.ndarray, terms: StepTerms, lr: float) -> dict[str, Any]:
-    """Settings of MeZO with fixed scales: the search for their learning rate starts where one step's best is, beside MeZO's."""
-    ratio = float(terms.best_lr(sigma) / terms.best_lr(np.ones(len(sigma))))
+    """Settings of MeZO with fixed scales: the search for their learning rate starts where one step's best is, beside MeZO's.
+
+    At MeZO's own where the terms, of few examples, know no best rate.
+    """
+    best, plain = (float(terms.best_lr(scales)) for scales in (sigma, np.ones(len(sigma))))
+    ratio = best / plain if 0 < best < np.inf and 0 < plain < np.inf else 1.0
     scales = [float(f"{s:.4g}") for s in sigma]
     return {"optimizer": "mezo", "lr": float(f"{lr * ratio:.3g}"), "optim_args": f"sigma={scales}"}

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from zolab.studies.gain_transfer import GAINS, TRANSFERS, gain_rows, transfer_rows
+from zolab.studies.outcomes import Record
+from zolab.studies.predicted import agreement, outcomes
 
 Section = tuple[str, list[str]]
 """Title and lines."""
@@ -51,3 +53,19 @@ def map_section(content: dict[str, Any]) -> Section:
         head, *rows = transfer_rows(base, config["batch_size"])
         lines += ["", TRANSFERS, "", *table_of(head, rows)]
     return f"Gain map of {config['model']}", lines
+
+
+def predicted_lines(record: Record) -> list[str]:
+    """What was predicted of scales, and what runs with them saved."""
+    rows = outcomes(record)
+    both = {key: agreement(rows, key).text(sign=True) for key in ("saving", "final")}
+    message = (
+        f"Rank correlation, over tasks and scales, of the predicted gain of a step with the saving of forward passes "
+        f"{both['saving']}, with how much lower the final loss is {both['final']}; intervals from tasks drawn anew."
+    )
+    head = ["task", "scales", "predicted gain ± standard error", "forward passes saved (ratio)", "final loss minus MeZO's"]
+    cells = (
+        [row.task, row.way, f"{row.gain:.2f} ± {row.error:.2f}", row.saving.text(), row.final.text(3, sign=True)]
+        for row in rows
+    )
+    return [message, "", *table_of(head, cells)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zolab.widgets.exercises import EXERCISES
-from zolab.widgets.panel import standing
+from zolab.widgets.panel import standing, wrapped
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Checked:
     text: str
 
     def __repr__(self) -> str:
-        return self.text
+        return wrapped(self.text)
 
 
 def exercises(notebook: str) -> tuple[Exercise, ...]:

@@ -9,7 +9,7 @@ from zolab.plots import BLACK, GREEN, RED
 from zolab.theory.terms import StepTerms
 from zolab.widgets.controls import log_number, number
 from zolab.widgets.drawing import canvas, drawing, frame, goal_line
-from zolab.widgets.panel import Level, Panel, View, check_ranges, explore, settings
+from zolab.widgets.panel import Level, Panel, View, ahead, check_ranges, explore, settings
 from zolab.widgets.walks import landscape_of
 
 FACTORS = (1.1, 1.25, 1.4)
@@ -40,10 +40,6 @@ def block_scales_view(sigma1: float = 1.0, sigma2: float = 1.0, lr: float = 0.01
     terms, one, sigmas = two_blocks(), np.ones(2), np.array([sigma1, sigma2])
     change, best = float(terms.change(sigmas, lr)), float(terms.best_change(one))
     spent = float(terms.sizes @ sigmas**2 / terms.sizes.sum())
-    with drawing():
-        figure = canvas(4.2)
-        _draw_plane(figure.add_axes((0.075, 0.13, 0.4, 0.77)), sigmas, lr, -best, terms)
-        _draw_line(figure.add_axes((0.57, 0.13, 0.41, 0.77)), sigmas, lr, -best, change, terms)
     times, best_lr = change / best, terms.best_lr(one)
     levels = [
         Level(
@@ -53,6 +49,12 @@ def block_scales_view(sigma1: float = 1.0, sigma2: float = 1.0, lr: float = 0.01
         )
         for factor, hint in zip(FACTORS, HINTS, strict=True)
     ]
+    with drawing():
+        figure = canvas(4.2)
+        _draw_plane(figure.add_axes((0.075, 0.13, 0.4, 0.77)), sigmas, lr, -best, terms)
+        line = figure.add_axes((0.57, 0.13, 0.41, 0.77))
+        _draw_line(line, sigmas, lr, -best, change, terms)
+        goal_line(line, FACTORS[ahead(levels)])
     now = f"{times:.2f} times" if times >= 0 else f"the loss rises by {-times:.2f} times as much"
     now += f", with {spent:.0%} of the budget"
     return View(figure, levels, now)
@@ -106,7 +108,6 @@ def _draw_line(axes: Axes, sigmas: np.ndarray, lr: float, unit: float, change: f
     at_rate, best = -terms.change(budget, lr) / unit, -terms.best_change(budget) / unit
     axes.plot(budget[:, 0], at_rate, color=GREEN, label="on the budget, this learning rate")
     axes.plot(budget[:, 0], best, color=GREEN, linestyle="--", linewidth=1.2, label="each at its best")
-    goal_line(axes, FACTORS[-1])
     axes.plot(1, 1, "s", color="white", markeredgecolor=BLACK, markersize=8)
     mark = {"color": RED, "markeredgecolor": BLACK, "markersize": 10, "clip_on": False}
     axes.plot(sigmas[0], np.clip(-change / unit, low, high), "o", **mark)

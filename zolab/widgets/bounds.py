@@ -8,7 +8,7 @@ from zolab.theory.bounds import CORRECTIONS, BoundTerms, block_bound, mezo_bound
 from zolab.theory.terms import StepTerms
 from zolab.widgets.controls import log_number, number, switch
 from zolab.widgets.drawing import canvas, decades, drawing, frame, goal_line
-from zolab.widgets.panel import Level, Panel, View, check_ranges, explore, settings
+from zolab.widgets.panel import Level, Panel, View, ahead, check_ranges, explore, settings
 
 SIZES = np.array([10, 100])
 SQUARES = np.array([0.5, 0.5])
@@ -41,10 +41,6 @@ def bounds_view(curvature_ratio: float = 10.0, noise: float = 0.0, lr: float = 0
     check_ranges(curvature_ratio=(curvature_ratio, *RATIOS), noise=(noise, 0, LARGEST_NOISE), lr=(lr, *RATES))
     terms, bound = two_blocks(curvature_ratio, noise)
     one, unit = np.ones(2), -float(terms.best_change(np.ones(2)))
-    with drawing():
-        figure = canvas(4.4)
-        _draw_rates(figure.add_axes((0.075, 0.125, 0.48, 0.79)), terms, bound, lr, budget, unit)
-        _draw_shares(figure.add_axes((0.635, 0.125, 0.335, 0.79)), terms, lr, budget, unit)
     gain = float(best_gain(terms, np.array([lr]), budget)[0]) / unit
     promised, change = -float(block_bound(bound, one, lr, CORRECTIONS)) / unit, -float(terms.change(one, lr)) / unit
     note = f"At this rate sigma = 1 gains {change:.2f} and Theorem 3's corrected sum promises {promised:.2f}: it is no bound."
@@ -54,6 +50,13 @@ def bounds_view(curvature_ratio: float = 10.0, noise: float = 0.0, lr: float = 0
               bool(gain >= factor), hint)
         for factor, hint in zip(FACTORS, HINTS, strict=True)
     ]  # fmt: skip
+    with drawing():
+        figure = canvas(4.4)
+        rates, shares = (figure.add_axes(place) for place in ((0.075, 0.125, 0.48, 0.79), (0.635, 0.125, 0.335, 0.79)))
+        _draw_rates(rates, terms, bound, lr, budget, unit)
+        _draw_shares(shares, terms, lr, budget, unit)
+        for axes in (rates, shares):
+            goal_line(axes, FACTORS[ahead(levels)])
     return View(figure, levels, f"{gain:.2f} times", notes)
 
 
@@ -104,7 +107,6 @@ def _draw_rates(axes: Axes, terms: StepTerms, bound: BoundTerms, lr: float, budg
     for label, (change, colour, style, width) in curves.items():
         axes.plot(np.log10(lrs), -change / unit, style, color=colour, linewidth=width, label=label)
     axes.axvline(np.log10(lr), color=RED, linewidth=1)
-    goal_line(axes, FACTORS[-1])
     axes.set(xlim=np.log10(RATES), ylim=(LOW, HIGH))
     axes.legend(fontsize=9.5, frameon=True, loc="upper left")
     frame(axes, "gain: expected (lines), promised (dashes)", "learning rate (red: yours)")
@@ -122,7 +124,6 @@ def _draw_shares(axes: Axes, terms: StepTerms, lr: float, budget: bool, unit: fl
     axes.plot(shares[place], np.clip(chosen[place], LOW, HIGH), "o", color=RED, markeredgecolor=BLACK, markersize=10)
     axes.axvline(terms.sizes[0] / terms.sizes.sum(), color=BLACK, linewidth=1)
     axes.text(terms.sizes[0] / terms.sizes.sum() + 0.02, LOW + 0.1, "sigma = 1", fontsize=10)
-    goal_line(axes, FACTORS[-1])
     axes.set(xlim=(0, 1), ylim=(LOW, HIGH))
     axes.legend(fontsize=9.5, frameon=True, loc="upper right")
     frame(axes, "gain, by share (dot: best)", "small block's share of the budget")

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from zolab.plots import BLACK, BLUE, GREY, ORANGE, RED
 from zolab.widgets.controls import choice, log_number
-from zolab.widgets.drawing import canvas, decades, drawing, frame
+from zolab.widgets.drawing import canvas, decades, drawing, frame, goal_line
 from zolab.widgets.panel import Level, Panel, View, check_ranges, explore, settings
 
 MOST = 100_000  # directions; a mean of more than were measured is the formula's
@@ -156,8 +156,7 @@ def _draw_cosines(axes: Axes, measured: np.ndarray, goal: np.ndarray, blocks: np
         axes.plot(np.full(len(cosine), np.log10(count)), cosine, "o", color=BLUE, alpha=0.5, markersize=5, label=label)
         count *= 2
     axes.plot(np.log10(n), now, "D", color=RED, markeredgecolor=BLACK, markersize=9, linestyle="none", label="yours")
-    axes.axhline(CLOSE, color=BLACK, linestyle=":", linewidth=1)
-    axes.text(0.99, CLOSE, "goal", fontsize=10, ha="right", va="top", transform=axes.get_yaxis_transform())
+    goal_line(axes, CLOSE, right=True)
     axes.axhline(0, color=BLACK, linewidth=0.8)
     axes.set(xlim=(-0.1, np.log10(MOST) + 0.1), ylim=(-1.03, 1.06))
     axes.legend(fontsize=9.5, frameon=True, loc="lower right")

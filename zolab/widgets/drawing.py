@@ -50,10 +50,17 @@ def decades(axis, low: int, high: int, most: int = 4) -> None:
     axis.set_ticks(places, [f"1e{place}" if place not in (0, 1) else f"{10**place}" for place in places])
 
 
-def goal_line(axes: Axes, height: float) -> None:
-    """A dotted line to get below or above."""
-    axes.axhline(height, color=BLACK, linestyle=":", linewidth=1)
-    axes.text(0.01, height, "goal", fontsize=10, va="top", transform=axes.get_yaxis_transform())
+def goal_line(axes: Axes, height: float, right: bool = False) -> None:
+    """A dotted line to get below or above: the height that the goal asks for which the reader is to reach next."""
+    named_line(axes, height, "goal", right, color=BLACK, linestyle=":", linewidth=1)
+
+
+def named_line(axes: Axes, height: float, name: str, right: bool = False, **line) -> None:
+    """A horizontal line with its name on it, at the left or the right end, readable where it crosses curves or bars."""
+    axes.axhline(height, **line)
+    behind = {"facecolor": "white", "edgecolor": "none", "alpha": 0.9, "pad": 0.5}
+    style = {"color": line["color"], "fontsize": 10, "va": "center", "ha": "right" if right else "left"}
+    axes.text(0.99 if right else 0.01, height, name, style, transform=axes.get_yaxis_transform(), bbox=behind, zorder=4)
 
 
 def heights(landscape: Landscape, losses: np.ndarray, floor: float) -> np.ndarray:

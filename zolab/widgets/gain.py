@@ -9,7 +9,7 @@ from zolab.plots import BLACK, BLUE, GREEN, RED
 from zolab.theory.terms import StepTerms
 from zolab.widgets.controls import log_number, number, whole
 from zolab.widgets.drawing import canvas, decades, drawing, frame, goal_line
-from zolab.widgets.panel import Level, Panel, View, check_ranges, explore, settings
+from zolab.widgets.panel import Level, Panel, View, ahead, check_ranges, explore, settings
 
 RANKS, LARGEST_NOISE, MOST_BLOCKS, WIDEST = (1, 100), 300, 12, 2
 CURVE = 13  # ranks at which the curve is computed
@@ -42,15 +42,17 @@ def gain_view(rank: float = 1.0, noise: float = 0.0, blocks: int = 6, spread: fl
     check_ranges(rank=(rank, *RANKS), noise=(noise, 0, LARGEST_NOISE), spread=(spread, 0, WIDEST))
     check_ranges(blocks=(blocks, 2, MOST_BLOCKS))
     gain, sigma = best(rank, noise, blocks, spread)
-    with drawing():
-        figure = canvas(3.9)
-        _draw_ranks(figure.add_axes((0.075, 0.14, 0.41, 0.76)), rank, noise, blocks, spread, gain)
-        _draw_blocks(figure.add_axes((0.57, 0.14, 0.41, 0.76)), modelled(rank, noise, blocks, spread), sigma)
     levels = [
         Level(f"the best sigma gains {factor:g} times" + f" with a noise of at least {least:g}" * (least > 0),
               bool(gain >= factor and noise >= least), hint)
         for factor, least, hint in LEVELS
     ]  # fmt: skip
+    with drawing():
+        figure = canvas(3.9)
+        ranks = figure.add_axes((0.075, 0.14, 0.41, 0.76))
+        _draw_ranks(ranks, rank, noise, blocks, spread, gain)
+        goal_line(ranks, np.log10(LEVELS[ahead(levels)][0]))
+        _draw_blocks(figure.add_axes((0.57, 0.14, 0.41, 0.76)), modelled(rank, noise, blocks, spread), sigma)
     return View(figure, levels, f"{gain:.2f} times what sigma = 1 does")
 
 
@@ -96,7 +98,6 @@ def _draw_ranks(axes: Axes, rank: float, noise: float, blocks: int, spread: floa
         axes.plot(np.log10(ranks), np.log10(gains), color=colour, linewidth=width, label=label)
     axes.plot(np.log10(rank), np.log10(gain), "o", color=RED, markeredgecolor=BLACK, markersize=9)
     axes.axhline(0, color=BLACK, linewidth=0.8)
-    goal_line(axes, np.log10(LEVELS[-1][0]))
     axes.set(xlim=(-0.05, 2.05), ylim=(-0.15, 2.3))
     axes.legend(fontsize=10, frameon=True, loc="upper left")
     frame(axes, "gain of the best sigma over sigma = 1", "effective rank (dot: yours)")

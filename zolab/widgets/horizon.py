@@ -54,8 +54,11 @@ def horizon_view(
         backdrop(figure, _draw_frame, landscape)
         _draw_masses(figure.add_axes((0.08, 0.13, 0.4, 0.77)), horizon, {"first": beta1, "second": beta2}, masses)
         axes = pane(figure, MAP, *place.window)
-        for h, it, style in zip((horizon, LONG), walks, ("-", ":"), strict=True):
-            axes.plot(*it.positions.T, style, color=METHOD_COLOURS["AdaMeZO"], linewidth=1.5, label=f"h = {h}")
+        ends = [f"{it.losses[-1] - place.minimum:.2g}" for it in walks]
+        looks = ((horizon, METHOD_COLOURS["AdaMeZO"], 1.4, 3), (LONG, BLACK, 3.2, 2))  # the long walk shows on both sides
+        for (h, colour, width, order), it, end in zip(looks, walks, ends, strict=True):
+            axes.plot(*it.positions.T, color=colour, linewidth=width, zorder=order, label=f"h = {h}: ends {end} above")
+            axes.plot(*it.positions[-1], "X" if it.stopped else "o", color=colour, markersize=5 + width, zorder=order)
         axes.legend(fontsize=10, frameon=True)
     both = min(masses.values()) >= ENOUGH
     levels = (
@@ -64,7 +67,6 @@ def horizon_view(
         Level(f"{ENOUGH:.0%} of both with a horizon of {SHORT} at most", both and horizon <= SHORT, HINTS[2]),
     )
     shares = f"h = {horizon} holds {masses['first']:.1%} of the first and {masses['second']:.1%} of the second"
-    ends = [f"{it.losses[-1] - place.minimum:.2g}" for it in walks]
     now = f"{shares}; its walk ends {ends[0]} above the minimum, {ends[1]} with h = {LONG}"
     notes = tuple(f"h = {h} {it.stopped}" for h, it in zip((horizon, LONG), walks, strict=True) if it.stopped)
     return View(figure, levels, now, notes)

@@ -24,11 +24,12 @@ from zolab.widgets.drawing import (
     heights,
     pane,
 )
-from zolab.widgets.panel import Level, Panel, View, explore, settings
+from zolab.widgets.panel import Level, Panel, View, ahead, explore, settings
 from zolab.widgets.walks import FIRST_ORDER, MOST_STEPS, landscape_of, walk
 
 MOST_METHODS = 4
-NEAR, GAP, BUDGET = 1, 0.1, 100
+GAP, BUDGET = 0.1, 100
+GAPS = (1, GAP, GAP)
 HINTS = (
     "A rate too low arrives nowhere within the budget, one too high jumps out of the map: try rates a factor of two apart.",
     "Every method has a rate of its own. One that divides by a moment takes steps of about its rate, whatever the slope is.",
@@ -78,13 +79,14 @@ def landscape_view(
     if lacking := [method for method in methods if method not in rate]:
         raise ValueError(f"lr has no rate for {', '.join(lacking)}; give one for each of {', '.join(methods)}.")
     walks = {method: walk(landscape, method, rate[method], eps, steps, seed, horizon, fixed=fixed) for method in methods}
+    levels, now = _standing(place, walks, fixed)
     with drawing():
         figure = canvas(HEIGHT)
         backdrop(figure, _draw_frames, landscape)
-        _draw_paths(figure, place, walks)
+        _draw_paths(figure, place, walks, GAPS[ahead(levels)])
         _draw_in_space(figure, landscape, walks, azimuth, elevation)
     notes = tuple(f"{method} {it.stopped}" for method, it in walks.items() if it.stopped)
-    return View(figure, *_standing(place, walks, fixed), notes)
+    return View(figure, levels, now, notes)
 
 
 def landscape_panel(**start) -> Panel:
@@ -116,14 +118,10 @@ def _standing(place: Landscape, walks: dict[str, Descent], fixed: bool) -> tuple
         if method not in FIRST_ORDER
     }
     within = f"above the minimum within {BUDGET} forward passes, in fresh directions"
-    goals = (
-        (f"a zeroth-order method less than {NEAR:g} {within}", NEAR, 1),
-        (f"a zeroth-order method less than {GAP:g} {within}", GAP, 1),
-        (f"two zeroth-order methods, each at its own rate, less than {GAP:g} {within}", GAP, 2),
-    )
+    who = ("a zeroth-order method", "a zeroth-order method", "two zeroth-order methods, each at its own rate,")
     levels = [
-        Level(goal, not fixed and sum(lowest < gap for lowest in gaps.values()) >= count, hint)
-        for (goal, gap, count), hint in zip(goals, HINTS, strict=True)
+        Level(f"{name} less than {gap:g} {within}", not fixed and sum(each < gap for each in gaps.values()) >= count, hint)
+        for name, gap, count, hint in zip(who, GAPS, (1, 1, 2), HINTS, strict=True)
     ]
     if not gaps:
         return levels, "no zeroth-order method is chosen"
@@ -135,7 +133,6 @@ def _draw_frames(figure: Figure, landscape: str) -> None:
     place = landscape_of(landscape)
     draw_map(figure.add_axes(ABOVE), landscape, place.title)
     costs = figure.add_axes(COSTS, xlim=(0, PASSES), ylim=_decades_of(place))
-    goal_line(costs, np.log10(GAP))
     costs.axvline(np.log10(BUDGET), color=BLACK, linestyle=":", linewidth=1)
     frame(costs, "f above its minimum", "forward passes (a backward pass is two)")
     decades(costs.yaxis, *_decades_of(place))
@@ -147,7 +144,7 @@ def _decades_of(place: Landscape) -> tuple[int, int]:
     return int(np.log10(FLOOR)), int(np.floor(heights(place, place(*place.start), FLOOR))) + 2
 
 
-def _draw_paths(figure: Figure, place: Landscape, walks: dict[str, Descent]) -> None:
+def _draw_paths(figure: Figure, place: Landscape, walks: dict[str, Descent], gap: float) -> None:
     above = pane(figure, ABOVE, *place.window)
     costs = pane(figure, COSTS, (0, PASSES), _decades_of(place))
     for method, it in walks.items():
@@ -156,6 +153,7 @@ def _draw_paths(figure: Figure, place: Landscape, walks: dict[str, Descent]) -> 
         above.plot(*it.positions[-1], "X" if it.stopped else "o", color=colour, markersize=6)
         passes = np.log10(np.maximum(it.forwards + 2 * it.backwards, 1))
         costs.plot(passes, heights(place, it.losses, FLOOR), color=colour, linewidth=1.3)
+    goal_line(costs, np.log10(gap))
     figure.legend(*above.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.055, 1.0), ncols=MOST_METHODS)
 
 

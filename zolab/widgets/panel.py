@@ -9,6 +9,7 @@ import gc
 import html
 import inspect
 import io
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,9 +46,19 @@ class Level(NamedTuple):
     hint: str
 
 
+def reached(levels: Sequence[Level]) -> int:
+    """How many goals are met, up to the first that is not."""
+    return next((number for number, level in enumerate(levels) if not level.met), len(levels))
+
+
+def ahead(levels: Sequence[Level]) -> int:
+    """The place of the goal to reach next, or of the last."""
+    return min(reached(levels), len(levels) - 1)
+
+
 @dataclass(frozen=True)
 class View:
-    """A picture, and how far it is from its goals. Jupyter shows the picture; str() is the line of the goals.
+    """A picture, and how far it is from its goals. Jupyter shows the picture; str() is what `line` says, in short lines.
 
     Args:
         figure: the picture, sized in inches at its own dpi.
@@ -64,7 +75,7 @@ class View:
     @property
     def reached(self) -> int:
         """How many goals are met, up to the first that is not."""
-        return next((number for number, level in enumerate(self.levels) if not level.met), len(self.levels))
+        return reached(self.levels)
 
     @property
     def met(self) -> bool:
@@ -74,10 +85,15 @@ class View:
     @property
     def level(self) -> Level:
         """The goal to reach next, or the last."""
-        return self.levels[min(self.reached, len(self.levels) - 1)]
+        return self.levels[ahead(self.levels)]
+
+    @property
+    def line(self) -> str:
+        """The goal to reach next, and where the current settings stand."""
+        return standing(self.met, self.level.goal, self.now, (self.reached, len(self.levels)))
 
     def __str__(self) -> str:
-        return standing(self.met, self.level.goal, self.now, (self.reached, len(self.levels)))
+        return wrapped(self.line)
 
     def png(self) -> bytes:
         """The picture as a PNG file."""
@@ -101,6 +117,12 @@ def standing(met: bool, goal: str, now: str, levels: tuple[int, int] = (0, 1)) -
     if met:
         return f"✓ Goal met{f', the last of {count}' if count > 1 else ''}: {goal}. Now: {now}."
     return f"○ Goal{f' {reached + 1} of {count}' if count > 1 else ''}: {goal}. Now: {now}."
+
+
+def wrapped(text: str) -> str:
+    """Lines that a notebook shows without a scroll bar."""
+    shape = {"width": 110, "subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False}
+    return "\n".join(textwrap.fill(line, **shape, replace_whitespace=False) for line in text.splitlines())
 
 
 class Panel(ipywidgets.VBox):
@@ -128,7 +150,7 @@ class Panel(ipywidgets.VBox):
         self.image.value = picture
         notes = [_line(f"⚠ {note}", ORANGE) for note in view.notes]
         colour = GREEN if view.met else AMBER if view.reached else GREY
-        self.goal.value = "".join([_line(str(view), colour, view.met), *notes])
+        self.goal.value = "".join([_line(view.line, colour, view.met), *notes])
         self.hint.value = "" if view.met else f"<details><summary>Hint</summary>{html.escape(view.level.hint)}</details>"
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:

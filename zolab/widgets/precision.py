@@ -10,7 +10,7 @@ from zolab.plots import BLUE, GREEN, ORANGE, RED
 from zolab.theory.precision import arriving, moving, spacing
 from zolab.widgets.controls import choice, log_number
 from zolab.widgets.drawing import canvas, decades, drawing, frame, goal_line
-from zolab.widgets.panel import Level, Panel, View, check_ranges, explore, settings
+from zolab.widgets.panel import Level, Panel, View, ahead, check_ranges, explore, settings
 
 FORMATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 COLOURS = {"float32": BLUE, "float16": GREEN, "bfloat16": ORANGE}
@@ -48,11 +48,6 @@ def precision_view(lr: float = 1e-6, slope: float = 10.0, dtype: str = "bfloat16
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
     step = lr * slope
     moves, arrives = (float(share[0]) for share in shares(dtype, rounding, (step,)))
-    with drawing():
-        figure = canvas(3.8)
-        for place, left, title in ((0, 0.08, "share of the weights that move"), (1, 0.57, "share of the step that arrives")):
-            axes = figure.add_axes((left, 0.14, 0.4, 0.68))
-            _draw(axes, place, title, dtype, rounding, np.log10(step), (moves, arrives)[place])
     levels = [
         Level(
             f"{share:.0%} of a step arrives at a rate of {rate:g} or below, in half precision",
@@ -61,6 +56,12 @@ def precision_view(lr: float = 1e-6, slope: float = 10.0, dtype: str = "bfloat16
         )
         for (rate, share), hint in zip(GOALS, HINTS, strict=True)
     ]
+    with drawing():
+        figure = canvas(3.8)
+        for place, left, title in ((0, 0.08, "share of the weights that move"), (1, 0.57, "share of the step that arrives")):
+            axes = figure.add_axes((left, 0.14, 0.4, 0.68))
+            _draw(axes, place, title, dtype, rounding, np.log10(step), (moves, arrives)[place])
+        goal_line(axes, GOALS[ahead(levels)][1])
     now = f"a step of {step:.1e} moves {moves:.1%} of the weights, and {arrives:.1%} of it arrives"
     return View(figure, levels, now)
 
@@ -101,8 +102,6 @@ def _draw(axes: Axes, place: int, title: str, dtype: str, rounding: str, at: flo
         axes.plot(sizes, curve, color=colour, linewidth=2.6 if chosen else 1.2, alpha=1 if chosen else 0.6, label=name)
     axes.plot(at, share, "o", color=RED, markersize=8)
     axes.axvline(at, color=RED, linewidth=1)
-    if place:
-        goal_line(axes, GOALS[-1][1])
     axes.set(xlim=(LOW, HIGH), ylim=(-0.02, 1.08))
     if place:
         axes.legend(fontsize=10, loc="lower left", bbox_to_anchor=(-1.22, 1.12), ncols=len(COLOURS))

@@ -12,8 +12,8 @@ from zolab.noise import Direction
 from zolab.plots import BLACK, BLUE, GREEN, GREY, RED
 from zolab.probe.in_place import Perturbation
 from zolab.widgets.controls import log_number, whole
-from zolab.widgets.drawing import canvas, drawing, frame, goal_line
-from zolab.widgets.panel import Level, Panel, View, check_ranges, explore
+from zolab.widgets.drawing import canvas, drawing, frame, goal_line, named_line
+from zolab.widgets.panel import Level, Panel, View, ahead, check_ranges, explore
 
 RADII = np.array([10 ** (tenths / 10) for tenths in range(-30, -9)])
 """1e-3 to 0.1, at every position of a slider."""
@@ -53,16 +53,17 @@ def step_view(losses: np.ndarray, direction: int = 0, eps: float = 1e-3, lr: flo
     changes, own = changes_of(losses, eps, lr), -lr * float(slopes[direction])
     largest, most, best = _best(losses.tobytes(), len(losses))
     falls, mean = int((changes < 0).sum()), -float(changes.mean())
-    with drawing():
-        figure = canvas(3.8)
-        _draw_slice(figure.add_axes((0.085, 0.14, 0.48, 0.75)), losses[direction], eps, float(slopes[direction]), own)
-        _draw_changes(figure.add_axes((0.665, 0.14, 0.32, 0.75)), changes, direction, -HALF * largest)
     every = f"{most} of the {len(losses)}" if most < len(losses) else f"all {most}"
     levels = (
         Level("a step that lowers the loss", bool(changes[direction] < 0), HINTS[0]),
         Level(f"a mean fall over all directions of {HALF * largest:.3g} nats", mean >= HALF * largest, HINTS[1]),
         Level(f"one of {MOST * best:.3g}, with {every} directions going down", mean >= MOST * best and falls >= most, HINTS[2]),
     )
+    goal = (0.0, -HALF * largest, -MOST * best)[ahead(levels)]
+    with drawing():
+        figure = canvas(3.8)
+        _draw_slice(figure.add_axes((0.085, 0.14, 0.48, 0.75)), losses[direction], eps, float(slopes[direction]), own)
+        _draw_changes(figure.add_axes((0.665, 0.14, 0.32, 0.75)), changes, direction, goal)
     moved = "fell" if changes[direction] < 0 else "rose"
     all_directions = (
         f"{falls} of {len(losses)} directions go down, and the mean {'falls' if mean > 0 else 'rises'} by {abs(mean):.3g}"
@@ -163,9 +164,10 @@ def _draw_changes(axes: Axes, changes: np.ndarray, direction: int, goal: float) 
     bars = axes.bar(range(len(changes)), changes, color=colours, width=0.7)
     bars[direction].set(edgecolor=BLACK, linewidth=2)
     axes.axhline(0, color=BLACK, linewidth=0.8)
-    axes.axhline(float(changes.mean()), color=BLUE, linewidth=1.5)
+    named_line(axes, float(changes.mean()), "mean", right=True, color=BLUE, linewidth=1.5)
     goal_line(axes, goal)
-    low = min(float(changes.min()), goal)
-    axes.set(xlim=(-0.6, len(changes) - 0.4), ylim=(1.15 * low, max(-0.5 * low, min(1.1 * float(changes.max()), -2 * low))))
-    frame(axes, "change of the loss by one step", "direction (framed: yours; blue: mean)")
+    low, high = min(float(changes.min()), goal, 0.0), max(float(changes.max()), 0.0)
+    room = 0.08 * (high - low or 1.0)
+    axes.set(xlim=(-0.6, len(changes) - 0.4), ylim=(low - room, high + room))
+    frame(axes, "change of the loss by one step", "direction (framed: yours)")
     axes.set_xticks(range(0, len(changes), -(-len(changes) // 10)))

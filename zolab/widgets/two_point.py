@@ -8,7 +8,7 @@ from zolab.noise import Direction, direction
 from zolab.plots import BLACK, BLUE, ORANGE, RED
 from zolab.widgets.controls import choice, log_number, whole
 from zolab.widgets.drawing import canvas, decades, drawing, frame, goal_line
-from zolab.widgets.panel import Level, Panel, View, explore, settings
+from zolab.widgets.panel import Level, Panel, View, ahead, explore, settings
 from zolab.widgets.walks import landscape_of
 
 TARGETS = {"float64": (1e-2, 1e-5, 1e-10), "float32": (1e-2, 1e-3, 1e-4)}
@@ -45,14 +45,15 @@ def two_point_view(landscape: str = "sophia", eps: float = 0.5, seed: int = 0, p
     true = float(np.dot(place.gradient(*place.start), z))
     slope = float(secant_slope(place, z, eps, precision))
     error = float(relative_error(slope, true))
-    with drawing():
-        figure = canvas(3.8)
-        _draw_slice(figure.add_axes((0.08, 0.14, 0.4, 0.75)), place, z, eps, slope, true)
-        _draw_errors(figure.add_axes((0.58, 0.14, 0.4, 0.75)), place, z, true, eps, error, precision)
     levels = [
         Level(f"a slope in {precision} with a relative error below {target:g}", error < target, hint)
         for target, hint in zip(TARGETS[precision], HINTS, strict=True)
     ]
+    target = TARGETS[precision][ahead(levels)]
+    with drawing():
+        figure = canvas(3.8)
+        _draw_slice(figure.add_axes((0.08, 0.14, 0.4, 0.75)), place, z, eps, slope, true)
+        _draw_errors(figure.add_axes((0.58, 0.14, 0.4, 0.75)), place, z, true, eps, error, precision, target)
     now = f"the secant says {slope:.10g}, the derivative is {true:.10g}, relative error {error:.1e}"
     return View(figure, levels, now)
 
@@ -97,12 +98,12 @@ def _draw_slice(axes: Axes, place: Landscape, z: np.ndarray, eps: float, slope: 
     axes.legend(fontsize=10)
 
 
-def _draw_errors(axes: Axes, place: Landscape, z, true: float, eps: float, error: float, precision: str) -> None:
+def _draw_errors(axes: Axes, place: Landscape, z, true: float, eps: float, error: float, precision: str, target: float) -> None:
     radii = np.logspace(-12, np.log10(WIDEST), 121)
     floor = 10.0**FLOOR
     errors = relative_error(secant_slope(place, z, radii, precision), true)
     axes.plot(np.log10(radii), np.log10(np.clip(errors, floor, None)), color=ORANGE, linewidth=1.2)
-    goal_line(axes, np.log10(TARGETS[precision][-1]))
+    goal_line(axes, np.log10(target))
     axes.plot(np.log10(eps), np.log10(np.clip(error, floor, 10.0**TOP)), "o", color=RED, markersize=8)
     frame(axes, f"relative error of the slope, {precision}", "eps (too small: rounding, too large: bending)")
     decades(axes.xaxis, -12, 0)
