@@ -11,6 +11,8 @@ import torch
 from zolab import MeZO
 from zolab.landscapes import LANDSCAPES, run
 from zolab.plots import (
+    BLACK,
+    BLUE,
     METHOD_COLOURS,
     bars,
     changed,
@@ -20,6 +22,7 @@ from zolab.plots import (
     look,
     meta_training,
     save_figure,
+    stacked_bars,
     training_curve,
 )
 
@@ -87,6 +90,17 @@ def test_bars_show_values_and_units():
     (axes,) = bars(["a", "b"], [1.0, 2.5], "MB", "title").axes
     assert {text.get_text().strip() for text in axes.texts} == {"1 MB", "2.5 MB"}
     assert axes.get_xlabel() == "MB"
+
+
+def test_limits_within_reach_are_lines_and_sums_stand_beside_them():
+    rows = {"a": {"weights": 2.0, "states": 1.0}, "b": {"weights": 2.0}}
+    (axes,) = stacked_bars(rows, {"weights": BLACK, "states": BLUE}, "GB", "title", limits={"2 GB": 2, "40 GB": 40}).axes
+    assert [list(line.get_xdata()) for line in axes.lines] == [[2, 2]]
+    assert [text.get_text() for text in axes.texts] == ["3", "2", "2 GB"]
+    assert axes.texts[0].get_position()[0] == axes.get_xlim()[1]
+    (axes,) = stacked_bars(rows, {"weights": BLACK, "states": BLUE}, "GB", "title").axes
+    assert axes.texts[1].get_position()[0] < 2.1  # at the bar's own end
+    assert not axes.lines
 
 
 def test_the_look_does_not_leak():

@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-stale = runpy.run_path(str(ROOT / "notebooks" / "site" / "outputs.py"))["stale"]
+OUTPUTS = runpy.run_path(str(ROOT / "notebooks" / "site" / "outputs.py"))
+stale, is_lifeless = OUTPUTS["stale"], OUTPUTS["is_lifeless"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REQUIREMENTS = [*PROJECT["dependencies"], *(text for extra in PROJECT["optional-dependencies"].values() for text in extra)]
 
@@ -76,6 +77,22 @@ def test_modules_stay_short():
         assert lines <= 300, f"{path.name} has {lines} lines: which concept is missing?"
 
 
+def test_outputs_that_show_nothing_in_a_file_are_known():
+    widget = {OUTPUTS["LIVE"]: {}, "text/plain": "VBox()"}
+    assert is_lifeless({"data": widget})
+    assert is_lifeless({"data": {"text/html": "<pre style='x'></pre>\n", "text/plain": ""}})
+    assert not is_lifeless({"data": widget | {"image/png": "iVBO"}})
+    assert not is_lifeless({"data": {"text/html": "<pre>3 of 4 runs</pre>", "text/plain": "3 of 4 runs"}})
+    assert not is_lifeless({"name": "stdout", "text": ""})
+
+
+def test_text_is_one_output_however_it_came():
+    pieces = [nbformat.v4.new_output("stream", name=name, text=name[-1]) for name in ("stdout", "stdout", "stderr", "stdout")]
+    picture = nbformat.v4.new_output("display_data", {"image/png": ""})
+    texts = [output.get("text") for output in OUTPUTS["joined"]([*pieces, picture, *pieces[:1]])]
+    assert texts == ["tt", "r", "t", None, "tt"]
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 class TestNotebook:
     def cells(self, path, kind="code"):
@@ -92,7 +109,7 @@ class TestNotebook:
         assert not stale(nbformat.read(path, as_version=4)), f"these cells have changed since they were run: {again}"
         kinds = [kind for cell in self.cells(path) for output in cell.outputs for kind in output.get("data", {})]
         assert "image/png" in kinds
-        assert "application/vnd.jupyter.widget-view+json" not in kinds, f"a live panel in a file: {again}"
+        assert OUTPUTS["LIVE"] not in kinds, f"a live panel in a file: {again}"
 
     def test_frame(self, path):
         text = "\n".join(cell.source for cell in self.cells(path, "markdown"))

@@ -248,8 +248,9 @@ def stacked_bars(
     title: str,
     marks: Mapping[str, float] | None = None,
     axes: Axes | None = None,
+    limits: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Horizontal bars made of parts, one under the other, with their sums written beside them.
+    """Horizontal bars made of parts, one under the other, with their sums written beside them or, with limits, at the right.
 
     Args:
         rows: of each bar the size of its parts.
@@ -258,6 +259,7 @@ def stacked_bars(
         title: of the picture.
         marks: a dot on each bar that has one, such as what was measured.
         axes: where to draw.
+        limits: dotted lines with their names, such as the memory of cards; those far beyond all bars are left out.
     """
     with look():
         axes = axes or plt.figure(figsize=(7.4, 0.34 * len(rows) + 1.5)).subplots()
@@ -272,16 +274,16 @@ def stacked_bars(
             dot = (marks or {}).get(name)
             if dot is not None:
                 axes.plot(dot, place, "D", color="white", markeredgecolor=BLACK, markersize=6)
-            axes.text(
-                max(sum_, dot or 0.0) + 0.015 * largest,
-                place,
-                f"{sum_:,.0f}" if sum_ >= 1000 else f"{sum_:.3g}",
-                va="center",
-                fontsize=9,
-            )
+            at = 1.2 * largest if limits else max(sum_, dot or 0.0) + 0.015 * largest  # no number on a dotted line
+            written = f"{sum_:,.0f}" if sum_ >= 1000 else f"{sum_:.3g}"
+            axes.text(at, place, written, ha="right" if limits else "left", va="center", fontsize=9)
+        drawn = {name: limit for name, limit in (limits or {}).items() if limit <= 1.1 * largest}
+        for number, (name, limit) in enumerate(drawn.items()):
+            axes.axvline(limit, color=BLACK, linestyle=":", linewidth=1)
+            axes.text(limit, -0.55, name, ha="left" if number else "right", va="bottom", fontsize=9)
         axes.set_yticks(places, list(rows))
-        axes.set(xlabel=unit, xlim=(0, 1.12 * largest), ylim=(len(rows) - 0.5, -0.5))
+        axes.set(xlabel=unit, xlim=(0, (1.2 if limits else 1.12) * largest), ylim=(len(rows) - 0.5, -0.5))
         axes.grid(axis="y", visible=False)
-        axes.set_title(title)
+        axes.set_title(title, pad=18 if drawn else None)
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), fontsize=9)
         return cast(Figure, axes.figure)

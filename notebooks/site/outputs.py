@@ -2,12 +2,14 @@
 
 A notebook runs from top to bottom in its own folder, with the parameters that it has: all of its work, not the small share of
 it that `make test` does. Each code cell keeps a digest of what its outputs rest on, itself and all code cells before it, so
-that `tests/test_project.py` tells which outputs are older than their code. A panel is kept as its picture.
+that `tests/test_project.py` tells which outputs are older than their code. A panel is kept as its picture; what shows nothing
+where no kernel answers is left out.
 
 A notebook whose run fails stays as it was; the run is in runs/notebooks.
 """
 
 import hashlib
+import re
 import shutil
 import sys
 import time
@@ -23,6 +25,7 @@ RUNS = ROOT / "runs" / "notebooks"
 DRAWN = ROOT / "runs" / "figures"  # where notebooks write their pictures
 KEPT = ROOT / "figures"
 LIVE = "application/vnd.jupyter.widget-view+json"  # of a panel; no kernel answers it in a file
+EMPTY = re.compile(r"\s*<pre[^>]*>\s*</pre>\s*")
 DIGEST = "made_by"
 
 
@@ -52,12 +55,12 @@ def run(path: Path) -> float:
 
 
 def keep(path: Path, written: NotebookNode, ran: NotebookNode) -> None:
-    """Write a notebook with the outputs of its run, progress bars left out."""
+    """Write a notebook with the outputs of its run that show something in a file."""
     code = [cell for cell in ran.cells if cell.cell_type == "code"]
     for cell, own, digest in zip(code, [c for c in written.cells if c.cell_type == "code"], digests(written), strict=True):
         assert cell.id == own.id
         own.execution_count, own.metadata[DIGEST] = cell.execution_count, digest
-        own.outputs = [output for output in cell.outputs if not is_progress(output)]
+        own.outputs = joined([output for output in cell.outputs if not is_progress(output) and not is_lifeless(output)])
         for output in own.outputs:
             check(path, own, output)
             output.get("data", {}).pop(LIVE, None)
@@ -66,9 +69,27 @@ def keep(path: Path, written: NotebookNode, ran: NotebookNode) -> None:
     beside.replace(path)
 
 
+def joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Outputs, where pieces of text that follow each other are one: a busy machine cuts them anywhere."""
+    kept: list[NotebookNode] = []
+    for output in outputs:
+        if kept and output.output_type == "stream" and output.name == kept[-1].get("name"):
+            kept[-1].text += output.text
+        else:
+            kept.append(output)
+    return kept
+
+
 def is_progress(output: NotebookNode) -> bool:
     """Whether an output is a piece of a progress bar, which writes over itself."""
     return output.get("name") == "stderr" and ("\r" in output.text or not output.text.strip())
+
+
+def is_lifeless(output: NotebookNode) -> bool:
+    """Whether an output is a widget without a picture, of which a file shows but its name, or an empty block of text."""
+    data = output.get("data", {})
+    shown = set(data) - {LIVE, "text/plain"}
+    return (LIVE in data and not shown) or (shown == {"text/html"} and bool(EMPTY.fullmatch(data["text/html"])))
 
 
 def check(path: Path, cell: NotebookNode, output: NotebookNode) -> None:

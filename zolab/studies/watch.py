@@ -144,8 +144,7 @@ class Watch:
     def _read(self, folder: Path, held: set[int]) -> Progress | None:
         name = str(folder.relative_to(self.folder)) if folder != self.folder else folder.name
         try:
-            done = (folder / OUTCOME).exists()
-            run = _from_outcome(folder / OUTCOME, name) if done else _from_log(folder / LOG, name, held)
+            run = _from_outcome(folder / OUTCOME, name) if (folder / OUTCOME).exists() else _from_log(folder / LOG, name, held)
         except FileNotFoundError:  # it was removed between two looks
             return None
         except ValueError as error:  # the run itself will refuse it, too
@@ -172,13 +171,12 @@ def planned(folder: Path) -> tuple[int, int] | None:
 def table(overview: Overview) -> Group:
     """What there is to see, for a terminal or a notebook."""
     counts = {state: len(overview.of(state)) for state in ("done", "running", "stopped", "failed")}
-    most = overview.planned[1] if overview.planned else len(overview.runs)
     ends = dict.fromkeys(overview.planned or (len(overview.runs),))
     head = f"{counts['done']} of {' to '.join(map(str, ends))} runs done, "
     head += ", ".join(f"{count} {state}" for state, count in counts.items() if state != "done")
     if counts["running"]:
         head += f"; {overview.forwards_a_second:.1f} forward passes a second, {_time(overview.left)} left"
-    parts = [head, ProgressBar(max(most, 1), counts["done"], width=60)]
+    parts = [head, ProgressBar(max(*ends, 1), counts["done"], width=60)]
     if going := [*overview.of("running"), *overview.of("stopped")]:
         numbers = ("step", "train loss", "dev loss", "passes / s", "left")
         rows = Table("run", "state", *(Column(name, justify="right") for name in numbers), box=None)
@@ -208,16 +206,18 @@ def watch(folder: str | os.PathLike, every: float = 2.0, once: bool = False) -> 
         raise ValueError(f"every must be a positive number of seconds, got {every}.")
     watched = Watch(folder)
     overview = watched.look()
-    with Live(table(overview), auto_refresh=False) as live:
-        while not once and not _over(overview):
-            time.sleep(every)
-            overview = watched.look()
-            live.update(table(overview), refresh=True)
+    with Live(table(overview), auto_refresh=False, transient=True) as live:
+        try:
+            while not once and not _over(overview):
+                time.sleep(every)
+                overview = watched.look()
+                live.update(table(overview), refresh=True)
+        finally:  # printed, so that a notebook's file has it, too
+            live.console.print(table(overview))
 
 
 def _over(overview: Overview) -> bool:
-    done = len(overview.of("done"))
-    return not overview.going and done == len(overview.runs) and done >= (overview.planned[0] if overview.planned else 1)
+    return not overview.going and len(overview.runs) == len(overview.of("done")) >= (overview.planned or (1,))[0]
 
 
 def _from_log(path: Path, name: str, held: set[int]) -> Progress:

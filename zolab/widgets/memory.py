@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 
-from zolab.plots import BLACK, PART_COLOURS, stacked_bars
+from zolab.plots import PART_COLOURS, stacked_bars
 from zolab.runs.config import Config
 from zolab.runs.memory import CARDS, CONTEXT, Tokens, fits, predicted
 from zolab.widgets.controls import choice, whole
@@ -88,10 +88,6 @@ def memory_panel(**start) -> Panel:
 
 def _draw(axes, rows: Mapping[str, Mapping[str, float]], model: str) -> None:
     gigabytes = {name: {part: size / 1e9 for part, size in row.items()} for name, row in rows.items()}
-    stacked_bars(gigabytes, PART_COLOURS, "GB", f"{model.partition('/')[2] or model}: peak memory of a step", axes=axes)
-    right = axes.get_xlim()[1]
-    for card in CARDS:
-        if card < right:
-            axes.axvline(card, color=BLACK, linestyle=":", linewidth=1)
-            axes.text(card, -0.5, f" {card} GB", fontsize=9, va="bottom")
+    title = f"{model.partition('/')[2] or model}: peak memory of a step"
+    stacked_bars(gigabytes, PART_COLOURS, "GB", title, axes=axes, limits={f"{card} GB": card for card in CARDS})
     axes.get_yticklabels()[0].set_weight("bold")

@@ -57,9 +57,9 @@ def precision_view(lr: float = 1e-6, slope: float = 10.0, dtype: str = "bfloat16
         for (rate, share), hint in zip(GOALS, HINTS, strict=True)
     ]
     with drawing():
-        figure = canvas(3.6)
+        figure = canvas(3.8)
         for place, left, title in ((0, 0.08, "share of the weights that move"), (1, 0.57, "share of the step that arrives")):
-            axes = figure.add_axes((left, 0.15, 0.4, 0.73))
+            axes = figure.add_axes((left, 0.14, 0.4, 0.68))
             _draw(axes, place, title, dtype, rounding, np.log10(step), (moves, arrives)[place])
         goal_line(axes, GOALS[ahead(levels)][1])
     now = f"a step of {step:.1e} moves {moves:.1%} of the weights, and {arrives:.1%} of it arrives"
@@ -103,6 +103,7 @@ def _draw(axes: Axes, place: int, title: str, dtype: str, rounding: str, at: flo
     axes.plot(at, share, "o", color=RED, markersize=8)
     axes.axvline(at, color=RED, linewidth=1)
     axes.set(xlim=(LOW, HIGH), ylim=(-0.02, 1.08))
-    axes.legend(fontsize=10, frameon=True, loc="lower right" if place else "center left")
+    if place:
+        axes.legend(fontsize=10, loc="lower left", bbox_to_anchor=(-1.22, 1.12), ncols=len(COLOURS))
     frame(axes, title, "size of the step, lr |p| (red: yours)")
     decades(axes.xaxis, LOW, HIGH)
