@@ -51,7 +51,7 @@ def gain_table(points: Points) -> str:
 
 
 def gain_figure(points: Points, title: str, ways: Sequence[str] = tuple(WAYS)) -> Figure:
-    """Per task the predicted gain on the examples that did not choose the scales, with its standard error, where that says anything.
+    """Per task the predicted gain on the examples that did not choose the scales, with its standard error, if known.
 
     Args:
         points: one for each task.

@@ -15,8 +15,8 @@ GAINS = (
 )
 TRANSFERS = (
     "Scales by G / V of each kind of tensor, chosen on the task of the row and judged on that of the column: mean over the "
-    "halves of both tasks' examples, and their extremes; below 1 they lose. Tasks whose G is not three standard errors above 0 are "
-    "left out."
+    "halves of both tasks' examples, and their extremes; below 1 they lose. Tasks whose G is not three standard errors above 0 "
+    "are left out."
 )
 Points = Sequence[Mapping[str, Any]]
 GROUPED = "kind"  # of the scales that are carried over: few numbers, so that other tasks can share them
