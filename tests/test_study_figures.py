@@ -6,8 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from zolab.plots import BLUE, RED
-from zolab.studies.figures import aside, beside_base, loss_curves, searched_rates, spelled
+from zolab.plots import BLUE, GREEN, ORANGE, RED
+from zolab.studies.figures import aside, beside_base, colours_of, loss_curves, searched_rates, spelled
 from zolab.studies.outcomes import Record
 from zolab.studies.statistics import Estimate
 
@@ -49,6 +49,20 @@ def test_a_curve_names_what_ends_lowest_and_shows_every_end():
     assert all(low < end.mean() - end.std() and end.mean() + end.std() < high for end in ends.values())
 
 
+def test_no_curve_is_named_lowest_where_all_end_level():
+    record = Record.load(RECORDS / "11_reproduction.json")
+    colours = colours_of(["MeZO", "HiZOO", "ZO Fine-tuner"])
+    (axes,) = loss_curves(record, "next", colours, "next").axes
+    means = [record.runs("next", name).final.mean() for name in colours]
+    apart = float(axes.get_title(loc="left").removeprefix("next\nall end within ").removesuffix(" nats"))
+    assert max(means) - min(means) <= apart <= max(means) - min(means) + 0.001
+
+
+def test_colours_tell_methods_apart():
+    assert colours_of(["HiZOO", "MeZO", "LOZO"]) == {"HiZOO": ORANGE, "MeZO": BLUE, "LOZO": GREEN}
+    assert len(set(colours_of([*"abcdefg"]).values())) == 7
+
+
 def test_rates_name_the_least_and_the_most_that_the_highest_costs():
     record = Record.load(RECORDS / "03_methods.json")
     (task,) = record.tasks
@@ -66,3 +80,5 @@ def test_rates_name_the_least_and_the_most_that_the_highest_costs():
         == f"six: at the highest rate {spelled(least)} ends at {ends[least]:.2f} nats, {spelled(most)} at {ends[most]:.2f}"
     )
     assert [text.get_text() for text in figure.legends[0].get_texts()][-1] == "before training"
+    fewer = searched_rates(record, task, "two", methods=["MeZO", "AdaMeZO"])
+    assert [text.get_text() for text in fewer.legends[0].get_texts()] == ["MeZO", "AdaMeZO"]

@@ -1,6 +1,7 @@
 """Figures of studies: pure functions of their records, in zolab's look, with titles that say what is drawn."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any, cast
 
 import matplotlib.pyplot as plt
@@ -24,9 +25,11 @@ def spelled(name: str) -> str:
     return SPELLED.get(name, name.replace("_", " "))
 
 
-def colour_of(name: str, place: int) -> str:
-    """A method's own colour, or the next of the palette."""
-    return METHOD_COLOURS.get(name, MARK_COLOURS[place % len(MARK_COLOURS)])
+def colours_of(names: Sequence[str]) -> dict[str, str]:
+    """A method's own colour, or the next of the palette that none of them has."""
+    own = [METHOD_COLOURS.get(name) for name in names]
+    free = cycle([colour for colour in MARK_COLOURS if colour not in own] or MARK_COLOURS)
+    return {name: colour or next(free) for name, colour in zip(names, own, strict=True)}
 
 
 def loss_curves(record: Record, task: str, colours: Mapping[str, str], title: str, axes: Axes | None = None) -> Figure:
@@ -39,7 +42,8 @@ def loss_curves(record: Record, task: str, colours: Mapping[str, str], title: st
         record: of a study.
         task: its name in the record.
         colours: of the methods that are drawn; those that did not run are left out.
-        title: what stands before the name of the method that ends lowest.
+        title: what stands before the name of the method that ends lowest, or, where the means lie within a tenth of every
+            method's standard deviation, before how far apart they are.
         axes: where to draw.
     """
     with look():
@@ -64,7 +68,10 @@ def loss_curves(record: Record, task: str, colours: Mapping[str, str], title: st
             before = float(np.mean([mean[0] for mean in means]))
             if before > axes.get_ylim()[1]:
                 axes.text(0.98, 0.96, f"before: {before:.2f} nats", transform=axes.transAxes, ha="right", va="top", fontsize=9)
-            title += f"\n{spelled(min(ends, key=lambda name: ends[name].mean()))} ends lowest"
+            span, spread = np.ptp([end.mean() for end in ends.values()]), min(end.std() for end in ends.values())
+            least = spelled(min(ends, key=lambda name: ends[name].mean()))
+            level = f"all end within {np.ceil(1000 * span) / 1000:.3f} nats"
+            title += "\n" + (level if 0 < 10 * span < spread else f"{least} ends lowest")
         axes.set(xlabel="forward passes", ylabel="dev loss (nats)")
         axes.set_title(title, fontsize=11)
         return cast(Figure, axes.figure)
@@ -118,7 +125,8 @@ def beside_base(record: Record, title: str, methods: Sequence[str] | None = None
         left.invert_yaxis()
         left.set(xscale="log", xlabel=f"forward passes to {base}'s final loss,\ndivided by {base}'s (left is better)")
         right.set(xlabel=f"final dev loss minus {base}'s (nats)\nat equal forward passes (left is better)")
-        plain_log(left.xaxis)
+        low, high = left.get_xlim()
+        plain_log(left.xaxis, (1, 2, 5) if high > 2 * low else (1, 1.1, 1.2, 1.5, 2, 3, 4, 5, 6, 7, 8, 9))
         headline(figure, f"{title}: {aside({name: each.final for name, each in comparisons.items()}, base)}")
         legend_below(left, ncols=5)
         return figure
@@ -136,7 +144,9 @@ def _mark(number: int, hollow: bool = False) -> dict:
     return {"color": colour, "marker": MARKS[max(number, 0) % len(MARKS)], "markersize": 6, **fill}
 
 
-def searched_rates(record: Record, task: str, title: str, before: float | None = None) -> Figure:
+def searched_rates(
+    record: Record, task: str, title: str, before: float | None = None, methods: Sequence[str] | None = None
+) -> Figure:
     """Final dev loss against the learning rate over the method's best one, from the search.
 
     Args:
@@ -144,15 +154,17 @@ def searched_rates(record: Record, task: str, title: str, before: float | None =
         task: its name in the record.
         title: what stands before the lowest and the highest loss at the highest rate of a search.
         before: loss before training (nats), a dotted line.
+        methods: those that are drawn; all by default.
     """
     with look():
         figure, axes = plt.subplots(figsize=(7.0, 4.4))
-        above, names = {}, record.methods(task)
+        above, names = {}, methods or record.methods(task)
+        colours = colours_of(names)
         for place, name in enumerate(names):
             search = record.search(task, name)
             losses = {float(rate): loss for rate, loss in search["rounds"][-1]["losses"].items() if loss is not None}
             rates = np.array(sorted(losses))
-            style = {"color": colour_of(name, place), "marker": MARKS[place % len(MARKS)]}
+            style = {"color": colours[name], "marker": MARKS[place % len(MARKS)]}
             beside_others = 1.03 ** (place - (len(names) - 1) / 2)  # marks that would hide each other
             axes.plot(rates / search["lr"] * beside_others, [losses[rate] for rate in rates], label=spelled(name), **style)
             if len(rates) and rates[-1] > search["lr"]:
@@ -184,7 +196,7 @@ def prediction_figure(record: Record) -> Figure:
         figure, panels = plt.subplots(1, 2, figsize=(9.6, 4.4), layout="constrained")
         for number, way in enumerate(ways):
             mine = [row for row in rows if row.way == way]
-            style: dict[str, Any] = {"color": colour_of(way, number), "fmt": MARKS[number % len(MARKS)], "markersize": 5}
+            style: dict[str, Any] = {"color": colours_of(ways)[way], "fmt": MARKS[number % len(MARKS)], "markersize": 5}
             style |= {"elinewidth": 0.8, "linestyle": "none", "label": way}
             known = [row for row in mine if row.saving.bound != "–"]
             for axes, shown, ends in (
