@@ -71,7 +71,8 @@ def gain_rows(points: Points) -> list[list[str]]:
         cells = (gain_text(point["gains"].get(way)) for way in ways)
         agreed = ("–" if point["agreement"][name] is None else f"{point['agreement'][name]:.2f}" for name in ("kind", "layer"))
         measured = [f"{g:.3g} ± {error:.2g}", f"{v / g:.0f}", f"{point['noise_rank']:.1f}", ", ".join(agreed)]
-        rows.append([point["task"], str(point["examples"]), str(point["step"]), *measured, *cells])
+        examples = f"{point['examples']}{', balanced' if point.get('balanced') else ''}"  # older records do not say
+        rows.append([point["task"], examples, str(point["step"]), *measured, *cells])
     return rows
 
 
