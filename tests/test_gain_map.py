@@ -152,11 +152,12 @@ def test_a_task_has_its_own_number_of_examples_and_no_balance_where_a_class_is_r
 
 def test_a_gain_that_too_few_examples_leave_open_is_kept_as_none_and_drawn_as_a_dash():
     assert finite({"own": 1.0, "other": float("nan"), "error": float("inf")}) == {"own": 1.0, "other": None, "error": None}
-    assert gain_text({"own": 1.0, "other": None, "error": None}) == "–"
-    assert gain_text({"own": 1.0, "other": 2.0, "error": None}) == "–"
-    assert gain_text({"own": 1.0, "other": 2.0, "error": 2.5}) == "–"
-    assert gain_text({"own": 1.0, "other": 0.1, "error": 0.9}) == "0.10 ± 0.90"
-    assert gain_text({"own": 1.0, "other": 2.0, "error": 0.5}) == "2.00 ± 0.50"
+    point = {"total": {"G": [3.0, 1.0]}, "gains": {"a": {"own": 1.0, "other": 2.0, "error": 0.5}}}
+    assert gain_text(point, "a") == "2.00 ± 0.50"
+    assert gain_text({**point, "total": {"G": [2.9, 1.0]}}, "a") == "–"
+    assert gain_text(point, "b") == "–"
+    for other, error, text in ((2.0, None, "–"), (None, None, "–"), (2.0, 2.5, "–"), (0.1, 0.9, "0.10 ± 0.90")):
+        assert gain_text({**point, "gains": {"a": {"own": 1.0, "other": other, "error": error}}}, "a") == text
 
 
 # --- carried over to other tasks

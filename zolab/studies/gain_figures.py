@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from zolab.plots import BLACK, BLUE, COLOURS, GREEN, GREY, ORANGE, PURPLE, RED, look
-from zolab.studies.gain_transfer import Points, gain_text, known, transfer
+from zolab.studies.gain_transfer import Points, gain_at, gain_text, has_signal, transfer
 
 WAYS = {
     "signal to noise by kind": (BLUE, "o"),
@@ -45,13 +45,13 @@ def gain_table(points: Points) -> str:
         for way in ways:
             one = point["gains"].get(way)
             own = f"{one['own']:.2f}" if one and one["own"] is not None else "–"
-            row += f"{own:>12} -> {gain_text(one):<13}"
+            row += f"{own:>12} -> {gain_text(point, way):<13}"
         lines.append(row)
     return "\n".join(lines)
 
 
 def gain_figure(points: Points, title: str, ways: Sequence[str] = tuple(WAYS)) -> Figure:
-    """Per task the predicted gain on the examples that did not choose the scales, with its standard error, where that says anything.
+    """Per task the predicted gain on the examples that did not choose the scales, with its standard error, if known.
 
     Args:
         points: one for each task.
@@ -63,17 +63,20 @@ def gain_figure(points: Points, title: str, ways: Sequence[str] = tuple(WAYS)) -
         drawn = [way for way in ways if any(way in point["gains"] for point in points)]
         for number, way in enumerate(drawn):
             colour, marker = WAYS[way]
-            rows = [(row, point["gains"][way]) for row, point in enumerate(points) if known(point["gains"].get(way))]
+            rows = [(row, gain) for row, point in enumerate(points) if (gain := gain_at(point, way))]
             places = [row + 0.7 * ((number + 0.5) / len(drawn) - 0.5) for row, _ in rows]
-            values, errors = ([one[key] for _, one in rows] for key in ("other", "error"))
+            values, errors = ([gain[number] for _, gain in rows] for number in (0, 1))
             style: dict[str, Any] = {"color": colour, "markersize": 5, "elinewidth": 1.1}
             axes.errorbar(values, places, xerr=errors, fmt=marker, label=way, **style)
+        for row, point in enumerate(points):
+            if not has_signal(point):
+                axes.text(-0.95, row, "no signal in these examples", color=GREY, fontsize=8, va="center")
         axes.axvline(1, color=BLACK, linewidth=1)
         axes.set_xscale("symlog", linthresh=1)
         axes.set_xlim(-1, 30)
         axes.set_xticks([-1, 0, 1, 2, 5, 10, 20], ["-1", "0", "1", "2", "5", "10", "20"])
         axes.set_yticks(range(len(points)), [point["task"] for point in points])
-        axes.invert_yaxis()
+        axes.set_ylim(len(points) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
         axes.set(xlabel="predicted descent of a step over sigma = 1, on the other half of the examples (± standard error)")
         axes.set_title(title)

@@ -193,7 +193,7 @@ def _short(values: Any) -> Any:
 def line_of(point: dict[str, Any]) -> str:
     """A line for each point: signal, noise and what the ways gain on the other half."""
     g, v = point["total"]["G"], point["total"]["V"]
-    gains = ", ".join(f"{way} {gain_text(one)}" for way, one in point["gains"].items())
+    gains = ", ".join(f"{way} {gain_text(point, way)}" for way in point["gains"])
     head = f"{point['task']} after {point['step']} steps: G {g[0]:.3g} ± {g[1]:.2g}, V/G {v[0] / g[0]:.3g}"
     return f"{head}; gains on the other half: {gains} ({point['seconds']:.0f} s)"
 

@@ -9,14 +9,14 @@ from zolab.theory.judged import GROUPINGS, Estimates, noise_scales, transferred
 
 GAINS = (
     "Predicted descent of a step with one sigma per block, over that with sigma = 1, each at its own best rate, judged on the "
-    "half of the examples that did not choose sigma; ± standard error of the judging half, a dash where that is larger than 1 "
-    "and than the gain. *Best of one step* and others that "
+    "half of the examples that did not choose sigma; ± standard error of the judging half. A dash: G is not three standard "
+    "errors above 0, or the gain's is larger than 1 and than the gain. *Best of one step* and others that "
     "put everything into a few tensors promise too much: the curvature along the gradient is left out."
 )
 TRANSFERS = (
     "Scales by G / V of each kind of tensor, chosen on the task of the row and judged on that of the column: mean over the "
-    "halves of both tasks' examples, and their extremes; below 1 they lose. Tasks whose G is not three standard errors above 0 are "
-    "left out."
+    "halves of both tasks' examples, and their extremes; below 1 they lose. Tasks whose G is not three standard errors above 0 "
+    "are left out."
 )
 Points = Sequence[Mapping[str, Any]]
 GROUPED = "kind"  # of the scales that are carried over: few numbers, so that other tasks can share them
@@ -30,8 +30,8 @@ def halves_of(point: Mapping[str, Any]) -> tuple[Estimates, Estimates]:
 
 
 def with_signal(points: Points) -> list[Mapping[str, Any]]:
-    """Those whose G over all weights is at least three of its standard errors: their scales can be carried over."""
-    return [point for point in points if point["total"]["G"][0] >= 3 * point["total"]["G"][1]]
+    """Those with a signal: their scales can be carried over."""
+    return [point for point in points if has_signal(point)]
 
 
 def transfer(points: Points, batch: int, grouping: str = GROUPED) -> np.ndarray:
@@ -50,16 +50,25 @@ def transfer(points: Points, batch: int, grouping: str = GROUPED) -> np.ndarray:
     return transferred([halves_of(point) for point in points], lambda half: noise_scales(half, GROUPINGS[grouping]), batch)
 
 
-def known(one: Mapping[str, float | None] | None) -> bool:
-    """Whether the judging examples say anything of a gain: its standard error is at most 1, or at most as large as it is."""
-    if one is None or one["other"] is None or one["error"] is None:
-        return False
-    return one["error"] <= max(1.0, abs(one["other"]))
+def has_signal(point: Mapping[str, Any]) -> bool:
+    """Whether G over all weights is at least three of its standard errors: without it, no gain can be told."""
+    return point["total"]["G"][0] >= 3 * point["total"]["G"][1]
 
 
-def gain_text(one: Mapping[str, float | None] | None) -> str:
-    """A gain on the other half with its standard error; a dash where that leaves it open."""
-    return f"{one['other']:.2f} ± {one['error']:.2f}" if one and known(one) else "–"
+def gain_at(point: Mapping[str, Any], way: str) -> tuple[float, float] | None:
+    """A way's gain on the other half with its standard error; None where the examples leave it open.
+
+    They do without a signal, and where the standard error is larger than 1 and than the gain.
+    """
+    one = point["gains"].get(way)
+    if one is None or None in one.values() or not has_signal(point) or one["error"] > max(1.0, abs(one["other"])):
+        return None
+    return one["other"], one["error"]
+
+
+def gain_text(point: Mapping[str, Any], way: str) -> str:
+    """The same as text, with a dash where it is open."""
+    return "–" if (gain := gain_at(point, way)) is None else f"{gain[0]:.2f} ± {gain[1]:.2f}"
 
 
 def gain_rows(points: Points) -> list[list[str]]:
@@ -68,7 +77,7 @@ def gain_rows(points: Points) -> list[list[str]]:
     rows = [["task", "examples", "steps", "G", "V / G", "noise rank", "halves agree, by kind and layer", *ways]]
     for point in points:
         (g, error), (v, _) = point["total"]["G"], point["total"]["V"]
-        cells = (gain_text(point["gains"].get(way)) for way in ways)
+        cells = (gain_text(point, way) for way in ways)
         agreed = ("–" if point["agreement"][name] is None else f"{point['agreement'][name]:.2f}" for name in ("kind", "layer"))
         measured = [f"{g:.3g} ± {error:.2g}", f"{v / g:.0f}", f"{point['noise_rank']:.1f}", ", ".join(agreed)]
         examples = f"{point['examples']}{', balanced' if point.get('balanced') else ''}"  # older records do not say
