@@ -88,7 +88,9 @@ def _start(config: Config, groups: int, apart: Set[Example] = frozenset()) -> tu
     examples = task.sample(config.data_seed, count + len(apart), config.dev, config.test)
     if apart:
         train = [example for example in examples.train if example not in apart][:count]
-        sentence = f"{len(train)} examples of {config.task} are not kept apart, too few for {groups} groups: lower dev or groups."
+        sentence = (
+            f"{len(train)} examples of {config.task} are not kept apart, too few for {groups} groups: lower dev or groups."
+        )
         require(len(train) >= groups, sentence)
         examples = examples._replace(train=train)
     if not (task.objective == "options" and shared_candidates(examples.train)):

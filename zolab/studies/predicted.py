@@ -17,6 +17,7 @@ from zolab.runs.batches import check_classes
 from zolab.runs.config import require
 from zolab.studies.compare import beside
 from zolab.studies.gain_map import base_signal, finite
+from zolab.studies.gain_transfer import gain_at
 from zolab.studies.outcomes import Record
 from zolab.studies.plan import BASE, Plan, Prepared
 from zolab.studies.scales import start_of, with_sigma
@@ -80,8 +81,10 @@ def prepare(plan: Plan, task: str, out: Path) -> Prepared:
             gain, error = other.gain(sigma, config.batch_size)
             predicted[name] = finite({"gain": gain, "error": error})
     kept = {name: [float(f"{s:.4g}") for s in sigma] for name, sigma in sigmas.items()}
-    measured = {"examples": int(statistics.counts.sum()), "balanced": statistics.balanced}
-    return Prepared(methods, {"predicted": predicted, "sigma": kept, **measured})
+    whole = statistics.merged(lambda name: "all")
+    of = {"examples": int(statistics.counts.sum()), "balanced": statistics.balanced}
+    total = {"G": [float(whole.estimates[0, 0]), float(whole.errors[0, 0])]}
+    return Prepared(methods, {"predicted": predicted, "sigma": kept, "total": total, **of})
 
 
 def _checked(plan: Plan, task: str) -> frozenset[Example]:
@@ -110,6 +113,7 @@ class Outcome:
     Args:
         task, way: names in the record.
         gain, error: predicted descent of a step over MeZO's, by examples that did not choose the scales; its standard error.
+            NaN where those examples leave it open (`zolab.studies.gain_transfer.gain_at`).
         saving: MeZO's forward passes to its mean final loss, over those with the scales.
         final: final dev loss minus MeZO's.
     """
@@ -121,9 +125,14 @@ class Outcome:
     saving: Estimate
     final: Estimate
 
+    @property
+    def predicted(self) -> str:
+        """The prediction as text; a dash where it is open."""
+        return "–" if np.isnan(self.gain) else f"{self.gain:.2f} ± {self.error:.2f}"
+
 
 def outcomes(record: Record) -> list[Outcome]:
-    """What was predicted and what came of it, of each task and way; those without a prediction or runs are left out.
+    """What was predicted and what came of it, of each task and way that ran beside MeZO.
 
     Args:
         record: of a study of this kind.
@@ -133,21 +142,26 @@ def outcomes(record: Record) -> list[Outcome]:
         if way == BASE or not record.pairs(way):  # while a study runs, or where runs failed
             continue
         for row in beside(record, way):
-            predicted: Mapping[str, float | None] = record.measured[row.task]["predicted"][way]
-            if (gain := predicted["gain"]) is not None:
-                ratio, error = row.forwards, predicted["error"]
-                flipped = {"≤": "≥", "≥": "≤"}.get(ratio.bound, ratio.bound)
-                saving = replace(ratio, value=1 / ratio.value, low=1 / ratio.high, high=1 / ratio.low, bound=flipped)
-                rows.append(Outcome(row.task, way, gain, np.nan if error is None else error, saving, row.final))
+            gain, error = _prediction(record.measured[row.task], way)
+            ratio, flipped = row.forwards, {"≤": "≥", "≥": "≤"}.get(row.forwards.bound, row.forwards.bound)
+            saving = replace(ratio, value=1 / ratio.value, low=1 / ratio.high, high=1 / ratio.low, bound=flipped)
+            rows.append(Outcome(row.task, way, gain, error, saving, row.final))
     return rows
+
+
+def _prediction(measured: Mapping[str, Any], way: str) -> tuple[float, float]:
+    """The gain and its standard error, by the rules of the gain map; NaN where the examples leave it open."""
+    one = measured["predicted"][way]
+    point = {"total": measured.get("total", {"G": [1.0, 0.0]}), "gains": {way: {"other": one["gain"], "error": one["error"]}}}
+    return gain_at(point, way) or (np.nan, np.nan)
 
 
 def agreement(rows: Sequence[Outcome], key: Literal["saving", "final"] = "saving") -> Estimate:
     """Rank correlation of predicted gains with what came of them: Goodman and Kruskal's gamma, which bounds do not mislead.
 
-    Of the pairs of outcomes whose order is known, the share that was predicted in that order, less the share in the other one. A
-    run that never arrives leaves a bound, and some pairs without an order; where all of them diverged, the final loss is the
-    worst. The interval draws tasks anew, and is open with one task.
+    Of the pairs of outcomes whose order is known, the share that was predicted in that order, less the share in the other one.
+    Runs that do not arrive leave a bound, and some pairs without an order; scales of which more runs diverged than of MeZO have
+    the worst final loss. The interval draws tasks anew, and is open with one task.
 
     Args:
         rows: of one study.
@@ -161,7 +175,7 @@ def agreement(rows: Sequence[Outcome], key: Literal["saving", "final"] = "saving
     of = np.array([[float(row.task == task) for task in tasks] for row in rows])
     above = least[:, None] > np.where(of @ of.T > 0, most, beyond)
     order = above.astype(float) - above.T
-    signs = order * np.sign(gains[:, None] - gains)
+    signs = order * np.nan_to_num(np.sign(gains[:, None] - gains))
     sums, pairs = of.T @ signs @ of, of.T @ np.abs(signs) @ of
 
     def gamma(weights: np.ndarray) -> np.ndarray:
