@@ -183,7 +183,7 @@ def prediction_figure(record: Record) -> Figure:
     rows = [row for row in outcomes(record) if np.isfinite(row.gain)]
     ways = list(dict.fromkeys(row.way for row in rows))
     with look():
-        figure, panels = plt.subplots(1, 2, figsize=(9.6, 4.4), layout="constrained")
+        figure, panels = plt.subplots(1, 2, sharex=True, figsize=(9.6, 4.4), layout="constrained")
         for number, way in enumerate(ways):
             mine = [row for row in rows if row.way == way]
             style: dict[str, Any] = {"color": colour_of(way, number), "fmt": MARKS[number % len(MARKS)], "markersize": 5}
