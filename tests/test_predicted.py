@@ -12,9 +12,10 @@ from zolab.studies.figures import prediction_figure
 from zolab.studies.gain_map import base_signal
 from zolab.studies.outcomes import Record
 from zolab.studies.plan import check_plan
-from zolab.studies.predicted import Outcome, agreement, outcomes, prepare
+from zolab.studies.predicted import SCALES, Outcome, agreement, outcomes, prepare, scales_by
 from zolab.studies.results import _study
 from zolab.studies.run import run_study
+from zolab.studies.scales import start_of
 from zolab.studies.sections import predicted_lines
 from zolab.studies.statistics import Estimate
 
@@ -206,3 +207,13 @@ def test_what_is_wrong_with_the_last_task_is_said_before_the_first_is_measured(o
 def test_a_wrong_plan_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         check_plan({**PLAN, **change})
+
+
+def test_each_way_has_its_scales_and_the_control_has_those_of_layers_elsewhere():
+    half = base_signal(start_of(check_plan(PLAN), "sentence"), 6).halves()[0]
+    known = scales_by(half, batch=4, seed=0)
+    assert set(known) == set(SCALES)
+    assert sorted(known["permuted"]) == sorted(known["by layer"])
+    assert (known["permuted"] != known["by layer"]).any()
+    assert len({tuple(sigma) for sigma in known.values()}) == len(known)
+    assert all(np.isfinite(sigma).all() and (sigma >= 0).all() for sigma in known.values())

@@ -20,24 +20,49 @@ from zolab.studies.gain_map import base_signal, finite
 from zolab.studies.gain_transfer import gain_at
 from zolab.studies.outcomes import Record
 from zolab.studies.plan import BASE, Plan, Prepared
-from zolab.studies.scales import start_of, with_sigma
+from zolab.studies.scales import scales_of, start_of, with_sigma
 from zolab.studies.statistics import DRAWS, FEWEST, Estimate, interval
 from zolab.tasks import Example, load_task
 from zolab.theory.judged import EMBEDDING, chosen
+from zolab.theory.signal import Signal
 
 OPTIONS: dict[str, Any] = {"examples": 512, "groups": 16}
 BEFORE = "the gradients of some examples on each task, one by one"
 FROZEN = "no embedding"
 SCALES = {
-    "by kind": "G / V by kind",
-    "by layer": "G / V by layer",
-    "by tensor": "G / V by tensor",
-    "best": "best of one step",
-    "density": "density",
-    FROZEN: "embedding frozen",
-    "permuted": "the same, permuted",
+    "by kind": "sigma^2 in proportion to G / V of each kind of tensor",
+    "by layer": "the same for each layer",
+    "by tensor": "the same for each tensor",
+    "permuted": "`by layer`, each tensor's given to another",
+    "best": "the best of one step",
+    "bound": "the closed form for blocks moved one by one (Theorem 3's, corrected)",
+    "density": "sigma_j^2 in proportion to G_j / d_j",
+    FROZEN: "one for all blocks but embeddings, which stay as they are",
+    "random": "log-normal, one for each tensor",
 }
-"""Methods of a plan: which of the map's ways chooses the scales (`zolab.theory.judged.chosen`)."""
+"""Methods of a plan beside MeZO: how the scales are chosen."""
+
+
+def scales_by(half: Signal, batch: int, seed: int) -> dict[str, np.ndarray]:
+    """Sigma of each tensor by all of `SCALES`, off the budget.
+
+    Args:
+        half: statistics of the examples that choose.
+        batch: examples in a minibatch.
+        seed: of what is drawn.
+    """
+    ways, rng = chosen(half, batch, seed), np.random.default_rng(seed)
+    by_layer = ways["G / V by layer"]
+    frozen = {FROZEN: ways["embedding frozen"]} if "embedding frozen" in ways else {}
+    return {
+        **{f"by {name}": ways[f"G / V by {name}"] for name in ("kind", "layer", "tensor")},
+        "permuted": rng.permutation(by_layer),
+        "best": ways["best of one step"],
+        "bound": scales_of(half.terms(batch))["bound"],
+        "density": ways["density"],
+        **frozen,
+        "random": np.exp(rng.normal(size=len(by_layer))),
+    }
 
 
 def check(plan: Plan) -> None:
@@ -72,11 +97,11 @@ def prepare(plan: Plan, task: str, out: Path) -> Prepared:
     config, groups = start_of(plan, task), plan.options["groups"]
     statistics = base_signal(replace(config, train=plan.options["examples"], dev=1), groups, _checked(plan, task))
     half, other = statistics.halves()
-    ways, terms = chosen(half, config.batch_size, config.seed), half.terms(config.batch_size)
+    known, terms = scales_by(half, config.batch_size, config.seed), half.terms(config.batch_size)
     methods, predicted, sigmas = {BASE: {"optimizer": "mezo"}}, {}, {}
     for name in plan.methods:
         if name in SCALES:
-            sigmas[name] = sigma = terms.on_budget(ways[SCALES[name]])
+            sigmas[name] = sigma = terms.on_budget(known[name])
             methods[name] = with_sigma(sigma, terms, config.lr)
             gain, error = other.gain(sigma, config.batch_size)
             predicted[name] = finite({"gain": gain, "error": error})
