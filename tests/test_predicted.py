@@ -1,24 +1,26 @@
 """Predicted gains beside what runs save: the study, its numbers, its figure and its page."""
 
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from zolab.models import load_model
+from zolab.records import load_record
 from zolab.studies import predicted
 from zolab.studies.compare import overall
 from zolab.studies.figures import prediction_figure
-from zolab.studies.gain_map import base_signal
+from zolab.studies.gain_transfer import halves_of
 from zolab.studies.outcomes import Record
 from zolab.studies.plan import check_plan
 from zolab.studies.predicted import SCALES, Outcome, agreement, outcomes, prepare, scales_by
 from zolab.studies.results import _study
 from zolab.studies.run import run_study
-from zolab.studies.scales import start_of
 from zolab.studies.sections import predicted_lines
 from zolab.studies.statistics import Estimate
 
+RECORDS = Path(__file__).resolve().parent.parent / "figures" / "records"
 PLAN = {
     "study": "predicted",
     "examples": 24,
@@ -210,7 +212,8 @@ def test_a_wrong_plan_is_refused(change, message):
 
 
 def test_each_way_has_its_scales_and_the_control_has_those_of_layers_elsewhere():
-    half = base_signal(start_of(check_plan(PLAN), "sentence"), 6).halves()[0]
+    (record,) = RECORDS.glob("06_gain_map.json")
+    half, _ = halves_of(load_record(record)["result"]["points"][0])
     known = scales_by(half, batch=4, seed=0)
     assert set(known) == set(SCALES)
     assert sorted(known["permuted"]) == sorted(known["by layer"])
