@@ -11,6 +11,7 @@ from zolab.records import load_record
 from zolab.studies import predicted
 from zolab.studies.compare import overall
 from zolab.studies.figures import prediction_figure
+from zolab.studies.gain_map import base_signal
 from zolab.studies.gain_transfer import halves_of
 from zolab.studies.outcomes import Record
 from zolab.studies.plan import check_plan
