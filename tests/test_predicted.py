@@ -15,7 +15,7 @@ from zolab.studies.gain_map import base_signal
 from zolab.studies.gain_transfer import halves_of
 from zolab.studies.outcomes import Record
 from zolab.studies.plan import check_plan
-from zolab.studies.predicted import SCALES, Outcome, agreement, outcomes, prepare, scales_by
+from zolab.studies.predicted import SCALES, Outcome, concordance, outcomes, prepare, scales_by
 from zolab.studies.results import _study
 from zolab.studies.run import run_study
 from zolab.studies.sections import predicted_lines
@@ -62,35 +62,35 @@ def test_predictions_are_kept_beside_the_runs_and_drawn(tmp_path):
 def test_agreement_is_that_of_ranks_and_leaves_out_what_runs_do_not_tell():
     gains = np.array([-3.0, 0.5, 1.5, 20.0, 2.0, 0.1])
     rows = [outcome(f"t{i % 3}", gain, 1 + np.arctan(gain) / 2) for i, gain in enumerate(gains)]
-    assert agreement(rows).value == pytest.approx(1)
-    assert agreement([*rows, outcome("t0", np.nan, 0.01)]).value == pytest.approx(1)
-    assert agreement([*rows, outcome("t0", 100.0, 0.01)]).value == pytest.approx((15 - 6) / 21)
-    assert agreement(rows, "final").value == pytest.approx(1)  # a lower loss is better
-    assert np.isnan(agreement([outcome("t0", gain, 1.0) for gain in gains]).value)
+    assert concordance(rows).value == pytest.approx(1)
+    assert concordance([*rows, outcome("t0", np.nan, 0.01)]).value == pytest.approx(1)
+    assert concordance([*rows, outcome("t0", 100.0, 0.01)]).value == pytest.approx((15 - 6) / 21)
+    assert concordance(rows, "final").value == pytest.approx(1)  # a lower loss is better
+    assert np.isnan(concordance([outcome("t0", gain, 1.0) for gain in gains]).value)
 
 
 def test_a_bound_has_an_order_only_beside_what_lies_beyond_it():
     late = outcome("a", 9.0, 1.0, bound="≤")  # never arrives: its saving is anything below 1
-    assert agreement([late, outcome("b", 2.0, 1.2)]).value == -1
-    assert np.isnan(agreement([late, outcome("b", 2.0, 0.9)]).value)
+    assert concordance([late, outcome("b", 2.0, 1.2)]).value == -1
+    assert np.isnan(concordance([late, outcome("b", 2.0, 0.9)]).value)
     early = outcome("a", 9.0, 1.1, bound="≥")  # MeZO never arrives
-    assert agreement([early, outcome("b", 2.0, 1.0)]).value == 1
-    assert np.isnan(agreement([early, outcome("b", 2.0, 1.3)]).value)
-    assert agreement([early, outcome("a", 2.0, 1.3, bound="≥")]).value == -1  # of one task: MeZO's passes are in both
-    assert agreement([early, outcome("a", 2.0, 1.0, bound="–")]).value == 1  # which never arrived either
-    assert np.isnan(agreement([early, outcome("b", 2.0, 1.0, bound="–")]).value)
+    assert concordance([early, outcome("b", 2.0, 1.0)]).value == 1
+    assert np.isnan(concordance([early, outcome("b", 2.0, 1.3)]).value)
+    assert concordance([early, outcome("a", 2.0, 1.3, bound="≥")]).value == -1  # of one task: MeZO's passes are in both
+    assert concordance([early, outcome("a", 2.0, 1.0, bound="–")]).value == 1  # which never arrived either
+    assert np.isnan(concordance([early, outcome("b", 2.0, 1.0, bound="–")]).value)
 
 
 def test_the_interval_of_an_agreement_draws_tasks_and_is_open_with_one():
     rows = [outcome(f"t{i}", float(i + j), float(i + (j if i % 3 else -j))) for i in range(6) for j in (0, 1)]
-    estimate = agreement(rows)
+    estimate = concordance(rows)
     assert estimate.low < estimate.value < estimate.high <= 1
     assert (estimate.n, estimate.least) == (6, 6)
-    one = agreement(rows[2:4])
+    one = concordance(rows[2:4])
     assert (one.value, one.low, one.high, one.word) == (1, -np.inf, np.inf, "undecided")
     assert one.text(sign=True) == "+1.00 (-∞ to ∞)"
-    assert np.isnan(agreement([]).value)
-    assert agreement([]).text() == "–"
+    assert np.isnan(concordance([]).value)
+    assert concordance([]).text() == "–"
 
 
 def record_of(*cells, gains=None, failed=()):
@@ -117,7 +117,7 @@ def test_scales_with_which_every_run_diverges_save_nothing():
     assert (by_way["best"].saving.bound, by_way["best"].final.bound) == ("≤", "≥")
     assert by_way["best"].saving.value < 1 < by_way["by kind"].saving.value
     assert overall(record, "best").forwards.value > 1
-    assert [agreement(outcomes(record), key).value for key in ("saving", "final")] == [-1, -1]
+    assert [concordance(outcomes(record), key).value for key in ("saving", "final")] == [-1, -1]
     left, right = prediction_figure(record).axes
     hollow = [[line.get_markerfacecolor() for line in axes.lines].count("white") for axes in (left, right)]
     assert hollow == [3, 0]  # two tasks, one in the legend; nothing tells how much higher the loss is
@@ -146,7 +146,7 @@ def test_a_prediction_that_the_examples_leave_open_is_a_dash_and_counts_for_noth
     ends = {"MeZO": 0.5, "by kind": 0.4, "best": 0.3, "density": 0.45}
     record = record_of(*((task, name, 0, end) for task in "ab" for name, end in ends.items()))
     assert [row.predicted for row in outcomes(record) if row.task == "a"] == ["2.00 ± 0.10", "9.00 ± 1.00", "–"]
-    assert agreement(outcomes(record), "final").value == 1
+    assert concordance(outcomes(record), "final").value == 1
     assert len(predicted_lines(record)) == 4 + 6
     record.measured["a"]["total"]["G"] = [2.0, 1.0]
     assert {row.task for row in outcomes(record) if np.isfinite(row.gain)} == {"b"}

@@ -181,7 +181,7 @@ def _prediction(measured: Mapping[str, Any], way: str) -> tuple[float, float]:
     return gain_at(point, way) or (np.nan, np.nan)
 
 
-def agreement(rows: Sequence[Outcome], key: Literal["saving", "final"] = "saving") -> Estimate:
+def concordance(rows: Sequence[Outcome], key: Literal["saving", "final"] = "saving") -> Estimate:
     """Rank correlation of predicted gains with what came of them: Goodman and Kruskal's gamma, which bounds do not mislead.
 
     Of the pairs of outcomes whose order is known, the share that was predicted in that order, less the share in the other one.
