@@ -11,7 +11,7 @@ from zolab.__main__ import main
 from zolab.records import load_record
 from zolab.studies.gain_figures import WAYS, gain_figure, points_at, signal_figure, transfer_figure
 from zolab.studies.gain_map import ESTIMATES, finite
-from zolab.studies.gain_transfer import gain_text, transfer, with_signal
+from zolab.studies.gain_transfer import gain_rows, gain_text, transfer, with_signal
 from zolab.theory.judged import (
     GROUPINGS,
     Estimates,
@@ -158,6 +158,19 @@ def test_a_gain_that_too_few_examples_leave_open_is_kept_as_none_and_drawn_as_a_
     assert gain_text(point, "b") == "–"
     for other, error, text in ((2.0, None, "–"), (None, None, "–"), (2.0, 2.5, "–"), (0.1, 0.9, "0.10 ± 0.90")):
         assert gain_text({**point, "gains": {"a": {"own": 1.0, "other": other, "error": error}}}, "a") == text
+
+
+def test_the_page_says_which_points_are_of_balanced_batches_and_reads_older_ones_that_do_not():
+    points = load_record(RECORDS / "06_gain_map.json")["result"]["points"][:1]
+    older = [{name: value for name, value in point.items() if name != "balanced"} for point in points]
+    expected = str(older[0]["examples"])
+    for point, text in ((older[0], expected), ({**older[0], "balanced": True}, f"{expected}, balanced")):
+        assert gain_rows([point])[1][1] == text
+    assert gain_rows([{**older[0], "balanced": False}])[1][1] == expected
+    assert gain_rows([{**older[0], "total": {"G": [-1.0, 2.0], "V": [9.0, 1.0]}}])[1][3:5] == [
+        "-1 ± 2",
+        "–",
+    ]  # no noise to signal
 
 
 # --- carried over to other tasks

@@ -26,6 +26,7 @@ from zolab.studies.finding import (
     steps_on_gpu,
     tuners,
 )
+from zolab.studies.gain_transfer import gain_text, with_signal
 from zolab.studies.outcomes import Record
 from zolab.studies.paper_tables import win_counts
 from zolab.studies.papers import printed, wins
@@ -34,6 +35,7 @@ from zolab.studies.statistics import difference, mean_difference
 from zolab.theory.bounds import CORRECTIONS, BoundTerms, block_bound, mezo_bound
 
 TABLE_1 = {"paper": "2510.00419", "table": "1"}
+GAIN_MAPS = ("06_gain_map_smollm2", "06_gain_map")
 CONTROL = ("permuted", "untrained0", "untrained1")
 
 
@@ -69,7 +71,18 @@ def reset(records: Records) -> Finding | None:
 
 
 def blocks(records: Records) -> Finding | None:
-    return _recipes(records, [("published", "layers", TUNER, "by layer"), ("gain", "gain_layers", "", "")])
+    """Runs decide; what the gain maps predict of one step stands beside them."""
+    finding = _recipes(records, [("published", "layers", TUNER, "by layer"), ("gain", "gain_layers", "", "")])
+    maps = [stem for stem in GAIN_MAPS if stem in records]
+    predicted = [
+        f"`{stem}`: predicted gain of a step over σ = 1, scales by tensor and by layer: "
+        + "; ".join(
+            f"{point['task']} {gain_text(point, 'G / V by tensor')} and {gain_text(point, 'G / V by layer')}"
+            for point in with_signal(records[stem]["result"]["points"])
+        )
+        for stem in maps
+    ]
+    return finding and Finding(finding.verdict, finding.ran, [*finding.numbers, *predicted], [*finding.records, *maps])
 
 
 def other_tasks(records: Records) -> Finding | None:

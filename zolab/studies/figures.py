@@ -13,7 +13,7 @@ from zolab.plots import BLACK, GREY, MARK_COLOURS, METHOD_COLOURS, headline, leg
 from zolab.studies.compare import beside, overall
 from zolab.studies.outcomes import Record
 from zolab.studies.plan import BASE
-from zolab.studies.predicted import agreement, outcomes
+from zolab.studies.predicted import concordance, outcomes
 from zolab.studies.statistics import Estimate
 
 MARKS = "os^Dv<>PX*"
@@ -187,25 +187,26 @@ def searched_rates(
 def prediction_figure(record: Record) -> Figure:
     """What the gain map predicts of each way's scales on each task, and what runs saved and ended at; the title says how alike.
 
+    A mark is hollow where runs that did not arrive, or diverged, leave only a bound; where they leave nothing there is none.
+
     Args:
         record: of a study `predicted`.
     """
-    rows = outcomes(record)
+    rows = [row for row in outcomes(record) if np.isfinite(row.gain)]
     ways = list(dict.fromkeys(row.way for row in rows))
     with look():
-        figure, panels = plt.subplots(1, 2, figsize=(9.6, 4.4), layout="constrained")
+        figure, panels = plt.subplots(1, 2, sharex=True, figsize=(9.6, 4.4), layout="constrained")
         for number, way in enumerate(ways):
             mine = [row for row in rows if row.way == way]
             style: dict[str, Any] = {"color": colours_of(ways)[way], "fmt": MARKS[number % len(MARKS)], "markersize": 5}
-            style |= {"elinewidth": 0.8, "linestyle": "none", "label": way}
-            known = [row for row in mine if row.saving.bound != "–"]
-            for axes, shown, ends in (
-                (panels[0], known, [(row.saving.value, row.saving.low, row.saving.high) for row in known]),
-                (panels[1], mine, [(row.final.value, row.final.low, row.final.high) for row in mine]),
-            ):
-                values, lows, highs = np.array(ends).T if ends else np.empty((3, 0))
-                spread = np.nan_to_num([values - lows, highs - values], posinf=0.0)
-                axes.errorbar([row.gain for row in shown], values, yerr=np.maximum(spread, 0), **style)
+            style |= {"elinewidth": 0.8, "linestyle": "none"}
+            for axes, ends in zip(panels, ([row.saving for row in mine], [row.final for row in mine]), strict=True):
+                axes.errorbar([], [], label=way, **style)
+                for row, end in zip(mine, ends, strict=True):
+                    if end.bound != "–" and np.isfinite(end.value):
+                        spread = np.nan_to_num([[end.value - end.low], [end.high - end.value]], posinf=0.0)
+                        fill = {"markerfacecolor": "white"} if end.bound else {}
+                        axes.errorbar([row.gain], [end.value], yerr=np.maximum(spread, 0), **style, **fill)
         for axes, level in zip(panels, (1, 0), strict=True):
             axes.axhline(level, color=BLACK, linewidth=1)
             axes.axvline(1, color=BLACK, linewidth=1)
@@ -215,8 +216,10 @@ def prediction_figure(record: Record) -> Figure:
         plain_log(panels[0].yaxis)
         panels[0].set(ylabel="MeZO's forward passes over theirs", title="saving, above 1 fewer passes")
         panels[1].set(ylabel="final dev loss minus MeZO's (nats)", title="final loss, below 0 lower")
-        figure.legend(*panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
-        alike = {key: agreement(rows, key).text(sign=True) for key in ("saving", "final")}
+        handles, labels = panels[1].get_legend_handles_labels()
+        handles += panels[0].plot([], [], linestyle="", **_mark(-1, hollow=True))
+        figure.legend(handles, [*labels, "only a bound"], loc="outside lower center", ncols=4, fontsize=9)
+        alike = {key: concordance(rows, key).text(sign=True) for key in ("saving", "final")}
         headline(
             figure, f"Rank correlation of predicted gains with savings {alike['saving']}, with lower losses {alike['final']}"
         )

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from zolab.runs.objectives import LOSS, closure
 from zolab.runs.schedules import scheduler
 from zolab.studies.gain_transfer import gain_text
 from zolab.studies.run import holding
-from zolab.tasks import Splits, Task, by_class, load_task, shared_candidates
+from zolab.tasks import Example, Splits, Task, by_class, load_task, shared_candidates
 from zolab.tasks.judgement import fit_offsets
 from zolab.theory.judged import GROUPINGS, agreement, judged, noise_rank
 from zolab.theory.signal import Signal, in_turns, signal
@@ -78,10 +78,21 @@ def gain_map(
     return content
 
 
-def _start(config: Config, groups: int) -> tuple[Config, Task, Splits]:
-    """A task with its examples, and the configuration without what it cannot have: calibration and balance want classes."""
+def _start(config: Config, groups: int, apart: Set[Example] = frozenset()) -> tuple[Config, Task, Splits]:
+    """A task with its examples, and the configuration without what it cannot have: calibration and balance want classes.
+
+    None of the training examples is one of those that are kept apart.
+    """
     task = load_task(config.task)
-    examples = task.sample(config.data_seed, config.train, config.dev, config.test)
+    count = config.train or task.train
+    examples = task.sample(config.data_seed, count + len(apart), config.dev, config.test)
+    if apart:
+        train = [example for example in examples.train if example not in apart][:count]
+        sentence = (
+            f"{len(train)} examples of {config.task} are not kept apart, too few for {groups} groups: lower dev or groups."
+        )
+        require(len(train) >= groups, sentence)
+        examples = examples._replace(train=train)
     if not (task.objective == "options" and shared_candidates(examples.train)):
         config = replace(config, calibrate=0, balanced=False)
     elif config.balanced and (least := min(map(len, by_class(examples.train)))) < groups:
@@ -118,17 +129,19 @@ def _points(
             rates.step()
 
 
-def base_signal(config: Config, groups: int) -> Signal:
+def base_signal(config: Config, groups: int, apart: Set[Example] = frozenset()) -> Signal:
     """Signal and noise of a task's training examples at the base model, with the offsets that fit them.
 
     Args:
-        config: of a run; `balanced` and `calibrate` hold where the task has classes, as in `gain_map`.
+        config: of a run, with as many training examples as are measured, or fewer where there are no more; `balanced` and
+            `calibrate` hold where the task has classes, as in `gain_map`.
         groups: of examples.
+        apart: examples that are not measured, such as those that will judge.
 
     Raises:
         ValueError: there are too few examples.
     """
-    config, task, examples = _start(config, groups)
+    config, task, examples = _start(config, groups, apart)
     model, tokenizer = load_model(config.model, config.dtype, config.device)
     return _measured(config, task, model, tokenizer, examples, groups)
 

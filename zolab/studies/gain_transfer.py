@@ -79,8 +79,9 @@ def gain_rows(points: Points) -> list[list[str]]:
         (g, error), (v, _) = point["total"]["G"], point["total"]["V"]
         cells = (gain_text(point, way) for way in ways)
         agreed = ("–" if point["agreement"][name] is None else f"{point['agreement'][name]:.2f}" for name in ("kind", "layer"))
-        measured = [f"{g:.3g} ± {error:.2g}", f"{v / g:.0f}", f"{point['noise_rank']:.1f}", ", ".join(agreed)]
-        rows.append([point["task"], str(point["examples"]), str(point["step"]), *measured, *cells])
+        measured = [f"{g:.3g} ± {error:.2g}", f"{v / g:.0f}" if g > 0 else "–", f"{point['noise_rank']:.1f}", ", ".join(agreed)]
+        examples = f"{point['examples']}{', balanced' if point.get('balanced') else ''}"  # older records do not say
+        rows.append([point["task"], examples, str(point["step"]), *measured, *cells])
     return rows
 
 

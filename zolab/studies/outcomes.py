@@ -134,7 +134,10 @@ class Record:
         return before, after
 
     def pairs(self, method: str, base: str = BASE, tasks: list[str] | None = None) -> dict[str, tuple[Runs, Runs]]:
-        """Runs of a method and of another one, of each task that both ran on, with the same seeds in the same order."""
+        """Runs of a method and of another one, of each task that both ran on, with the same seeds in the same order.
+
+        Where every run of one diverged, nothing says how many forward passes they would have had: they count with the other's.
+        """
         pairs = {}
         for task in self.tasks if tasks is None else tasks:
             if self.cells(task, method) and self.cells(task, base):
@@ -142,7 +145,8 @@ class Record:
                 if not (ours.kept and theirs.kept):
                     continue
                 common = [seed for seed in theirs.seeds if seed in ours.seeds]
-                pairs[task] = _of(ours, common), _of(theirs, common)
+                ours, theirs = _of(ours, common), _of(theirs, common)
+                pairs[task] = _as_long_as(ours, theirs), _as_long_as(theirs, ours)
         return pairs
 
     @cached_property
@@ -171,6 +175,13 @@ def joined(*records: Record) -> Record:
 def _of(runs: Runs, seeds: list[int]) -> Runs:
     order = [runs.seeds.index(seed) for seed in seeds]
     return replace(runs, losses=runs.losses[order], metrics=runs.metrics[order], seeds=tuple(seeds))
+
+
+def _as_long_as(runs: Runs, others: Runs) -> Runs:
+    """Runs with a curve as they are; those that all diverged, and have none, with the forward passes of others."""
+    if np.isfinite(runs.losses).any():
+        return runs
+    return replace(runs, forwards=others.forwards, losses=np.full((len(runs.seeds), len(others.forwards)), np.inf))
 
 
 def _as_long(curve: list[list[float]], evaluations: int) -> list[float]:

@@ -137,7 +137,7 @@ def _study(content: dict[str, Any]) -> Section:
     names, tasks = record.methods(), record.tasks
     rows = [[name, *(_cell(record, task, name) for task in tasks)] for name in names]
     lines += ["", "Final dev loss, and the test metric in %:", "", *table_of(["method", *tasks], rows)]
-    others = [name for name in names if name != BASE]
+    others = [name for name in names if name != BASE and record.pairs(name)]  # where a run failed there is nothing beside
     if BASE in names and others:
         head = ["beside MeZO", "forward passes", "one task left out", "final loss, difference", "lower on", "decided"]
         lines += ["", *table_of(head, (_beside(record, name, others) for name in others))]

@@ -80,7 +80,7 @@ class Estimate:
     def text(self, digits: int = 2, sign: bool = False) -> str:
         """Such as 0.80 (0.55 to 1.30), or ≤ 0.80 (…) where there is only a bound."""
         form = f"{'+' if sign else ''}.{digits}f"
-        low, high = (f"{end:{form}}" if np.isfinite(end) else "∞" for end in (self.low, self.high))
+        low, high = (f"{end:{form}}" if np.isfinite(end) else "-∞" if end < 0 else "∞" for end in (self.low, self.high))
         if self.bound == "–" or not np.isfinite(self.value):
             return "–"
         return f"{self.bound + ' ' if self.bound else ''}{self.value:{form}} ({low} to {high})"
@@ -158,7 +158,7 @@ class Ratio:
         """With a bootstrap over seeds."""
         ours, theirs = (np.median(t) >= limit for t, limit in zip(self.times, self.limits, strict=True))
         bound = "–" if ours and theirs else "≥" if ours else "≤" if theirs else ""
-        value, ends = float(np.exp(self(np.arange(self.n)))), np.exp(_interval(self(_orders(self.n, draws, seed))))
+        value, ends = float(np.exp(self(np.arange(self.n)))), np.exp(interval(self(_orders(self.n, draws, seed))))
         return Estimate(value, *map(float, ends), null=1.0, bound=bound, n=self.n, least=FEWEST)
 
 
@@ -203,7 +203,7 @@ def across(measures: Sequence[Callable[[np.ndarray], np.ndarray]], counts: Seque
     values = [m(rng.integers(n, size=(draws, tasks, n))) for m, n in zip(measures, counts, strict=True)]
     chosen = rng.integers(tasks, size=(draws, tasks))
     resampled = np.take_along_axis(np.stack(values, -1), chosen[..., None], axis=-1)[..., 0].mean(1)
-    return Estimate(point, *_interval(resampled), n=tasks, least=FEWEST)
+    return Estimate(point, *interval(resampled), n=tasks, least=FEWEST)
 
 
 def geometric_ratio(ratios: Sequence[Ratio], draws: int = DRAWS) -> Estimate:
@@ -230,7 +230,7 @@ def _orders(n: int, draws: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(n, size=(draws, n))
 
 
-def _interval(values: np.ndarray) -> tuple[float, float]:
+def interval(values: np.ndarray) -> tuple[float, float]:
     """Quantiles of bootstrap draws, each one of the draws, so that infinite ones do no harm."""
     tail = (1 - LEVEL) / 2
     return float(np.quantile(values, tail, method="lower")), float(np.quantile(values, 1 - tail, method="higher"))
