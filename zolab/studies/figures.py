@@ -26,7 +26,7 @@ def spelled(name: str) -> str:
 
 def colour_of(name: str, place: int) -> str:
     """A method's own colour, or the next of the palette."""
-    return METHOD_COLOURS.get(name, MARK_COLOURS[place % len(MARK_COLOURS)])
+    return METHOD_COLOURS.get(spelled(name), MARK_COLOURS[place % len(MARK_COLOURS)])
 
 
 def loss_curves(record: Record, task: str, colours: Mapping[str, str], title: str, axes: Axes | None = None) -> Figure:
