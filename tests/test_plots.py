@@ -49,7 +49,7 @@ def test_training_curve_is_against_forward_passes():
     assert list(dev.get_xdata()) == [0, 100, 200]
     assert axes.get_xlabel() == "forward passes"
     assert "loss" in axes.get_ylabel()
-    assert figure.get_suptitle() == "m on t: the dev loss falls from 1.00 to 0.50 nats"
+    assert figure.get_suptitle() == "In 200 forward passes the dev loss falls from 1.00 to 0.50 nats"
     assert [text.get_text() for text in training_curve(RECORD, chance=0.5).legends[0].get_texts()][-1] == "chance, 0.50"
 
 

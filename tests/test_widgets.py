@@ -12,12 +12,13 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-import zolab.optim
 from zolab import Direction, MeZO
 from zolab.landscapes import LANDSCAPES, Landscape, Protocol, run
 from zolab.noise import direction
+from zolab.optim import METHODS
 from zolab.plots import METHOD_COLOURS
 from zolab.studies.compare import overall
+from zolab.studies.family import name_of
 from zolab.studies.outcomes import Record
 from zolab.widgets import (
     PANELS,
@@ -271,11 +272,11 @@ class TestLandscape:
     @pytest.mark.parametrize("fixed", [False, True])
     @pytest.mark.parametrize("method", METHOD_COLOURS)
     def test_walks_are_those_of_the_optimizers(self, landscape, fixed, method):
-        steps, own = 60, {"AdaMeZO": {"horizon": 7, "betas": (0.6, 0.8)}, "ZOAdaMU": {"phases": (3, 48, 60)}}.get(method, {})
+        steps, own = 60, {"AdaMeZO": {"horizon": 7, "betas": (0.6, 0.8)}, "ZO-AdaMU": {"phases": (3, 48, 60)}}.get(method, {})
         if method in FIRST_ORDER:
             theirs = run(partial(getattr(torch.optim, method), lr=1e-3), LANDSCAPES[landscape], steps)
         else:
-            optimizer = partial(getattr(zolab.optim, method), lr=1e-3, eps=1e-2, seed=3, **own)
+            optimizer = partial(METHODS[name_of(method)], lr=1e-3, eps=1e-2, seed=3, **own)
             theirs = run(optimizer, LANDSCAPES[landscape], steps, directions=Protocol.directions if fixed else None)
         ours = walk(landscape, method, 1e-3, 1e-2, steps, 3, 7, (0.6, 0.8), fixed)
         assert np.allclose(ours.positions, theirs.positions, atol=2e-5)  # of numbers up to 7 in float32

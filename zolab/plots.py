@@ -31,8 +31,9 @@ MARK_COLOURS = tuple(colour for colour in COLOURS if colour != YELLOW)
 """Of marks on white, on which yellow is hard to see."""
 METHOD_COLOURS = {
     **{"Adam": BLACK, "SGD": GREY, "MeZO": BLUE, "AdaMeZO": RED, "MEAZO": GREEN},
-    **{"MeZOAdam": PURPLE, "MeZOMomentum": SKY, "ZOAdaMU": ORANGE},
+    **{"MeZO-Adam": PURPLE, "MeZO-momentum": SKY, "ZO-AdaMU": ORANGE},
 }
+"""By the names that papers give to methods, as in `zolab.studies.family`."""
 PART_COLOURS = {
     **{"weights": GREY, "states": PURPLE, "gradients": RED, "saved": ORANGE},
     **{"activations": BLUE, "logits": SKY, "scratch": GREEN, "journal": YELLOW},
@@ -135,7 +136,7 @@ def training_curve(record: dict[str, Any], chance: float | None = None) -> Figur
     """
     with look():
         figure, axes = plt.subplots()
-        config, result, begun = record["config"], record["result"], record.get("calibration", {}).get("forwards", 0)
+        result, begun = record["result"], record.get("calibration", {}).get("forwards", 0)
         losses = np.array([step["loss"] for step in record["steps"]])
         forwards = begun + (result["forwards"] - begun) / result["steps"] * (np.arange(len(losses)) + 1)
         axes.plot(forwards, losses, color=SKY, linewidth=0.9, alpha=0.6, label="training batches")
@@ -150,7 +151,7 @@ def training_curve(record: dict[str, Any], chance: float | None = None) -> Figur
         values = [*np.quantile(losses, (0.02, 0.98)), *ends, *smooth, *([] if chance is None else [chance])]
         room = 0.08 * (max(values) - min(values))
         axes.set(xlabel="forward passes", ylabel="loss (nats)", ylim=(min(values) - room, max(values) + room))
-        headline(figure, f"{config['model']} on {config['task']}: the dev loss {changed(ends[0], ends[-1])} nats")
+        headline(figure, f"In {result['forwards']:,} forward passes the dev loss {changed(ends[0], ends[-1])} nats")
         legend_below(axes)
         return figure
 
@@ -202,7 +203,7 @@ def landscape_map(
 
     Args:
         landscape: the function; contours rise by half a decade above its minimum.
-        walks: by class name of the optimizer, which chooses the colour; what leaves the window is cut off.
+        walks: by the method's name, a key of `METHOD_COLOURS`; what leaves the window is cut off.
         axes: where to draw.
         window: ((left, right), (bottom, top)), instead of the landscape's own.
     """

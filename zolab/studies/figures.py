@@ -27,7 +27,7 @@ def spelled(name: str) -> str:
 
 def colours_of(names: Sequence[str]) -> dict[str, str]:
     """A method's own colour, or the next of the palette that none of them has."""
-    own = [METHOD_COLOURS.get(name) for name in names]
+    own = [METHOD_COLOURS.get(spelled(name)) for name in names]
     free = cycle([colour for colour in MARK_COLOURS if colour not in own] or MARK_COLOURS)
     return {name: colour or next(free) for name, colour in zip(names, own, strict=True)}
 

@@ -177,7 +177,7 @@ def outcomes(record: Record) -> list[Outcome]:
 def _prediction(measured: Mapping[str, Any], way: str) -> tuple[float, float]:
     """The gain and its standard error, by the rules of the gain map; NaN where the examples leave it open."""
     one = measured["predicted"][way]
-    point = {"total": measured.get("total", {"G": [1.0, 0.0]}), "gains": {way: {"other": one["gain"], "error": one["error"]}}}
+    point = {"total": measured["total"], "gains": {way: {"other": one["gain"], "error": one["error"]}}}
     return gain_at(point, way) or (np.nan, np.nan)
 
 

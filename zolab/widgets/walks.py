@@ -8,8 +8,8 @@ from zolab.plots import METHOD_COLOURS
 
 FIRST_ORDER = {"Adam": numbers.adam, "SGD": numbers.sgd}
 METHODS = {
-    **{"MeZO": numbers.mezo, "AdaMeZO": numbers.adamezo, "MEAZO": numbers.meazo, "MeZOAdam": numbers.mezo_adam},
-    **{"MeZOMomentum": numbers.mezo_momentum, "ZOAdaMU": numbers.zo_adamu},
+    **{"MeZO": numbers.mezo, "AdaMeZO": numbers.adamezo, "MEAZO": numbers.meazo, "MeZO-Adam": numbers.mezo_adam},
+    **{"MeZO-momentum": numbers.mezo_momentum, "ZO-AdaMU": numbers.zo_adamu},
 }
 MOST_STEPS = 2500  # as in AdaMeZO's longest figure
 
@@ -48,7 +48,7 @@ def walk(
         raise ValueError(f"no method called {method}; the methods are {', '.join(METHOD_COLOURS)}.")
     # The paper's phases for 20,000 steps, shrunk to this walk's length.
     phases = {"phases": (steps // 20, 4 * steps // 5, steps)}
-    own = {"AdaMeZO": {"horizon": horizon, "betas": check_betas(betas)}, "ZOAdaMU": phases}.get(method, {})
+    own = {"AdaMeZO": {"horizon": horizon, "betas": check_betas(betas)}, "ZO-AdaMU": phases}.get(method, {})
     draw = numbers.given(Protocol.directions) if fixed else numbers.draws(seed, place.blocks)
     return numbers.take(partial(METHODS[method], **own)(lr, draw), place, steps, eps)
 
