@@ -9,7 +9,7 @@ import pytest
 
 from zolab.__main__ import main
 from zolab.records import load_record
-from zolab.studies.gain_figures import WAYS, gain_figure, points_at, signal_figure, transfer_figure
+from zolab.studies.gain_figures import LABELS, WAYS, gain_figure, points_at, signal_figure, transfer_figure
 from zolab.studies.gain_map import ESTIMATES, finite
 from zolab.studies.gain_transfer import gain_rows, gain_text, transfer, with_signal
 from zolab.theory.judged import (
@@ -125,7 +125,8 @@ def test_the_map_of_two_tasks_along_a_run_goes_on_where_it_stopped(tmp_path, cap
     (axes,) = gain_figure(base, "gains").axes
     assert [text.get_text() for text in axes.get_yticklabels()] == ["reviews_sentence", "reviews_next"]
     drawn_ways = axes.get_legend_handles_labels()[1]
-    assert set(drawn_ways) == set(base[0]["gains"]) <= set(WAYS)
+    assert set(drawn_ways) == {LABELS.get(way, way) for way in base[0]["gains"]}
+    assert set(base[0]["gains"]) <= set(WAYS)
     layers, kinds = signal_figure(base, "signals").axes
     assert (len(layers.get_xticks()), len(kinds.get_xticks())) == (len(base[0]["layer"]), len(base[0]["kind"]))
     assert points[0]["dev"] != points[1]["dev"]

@@ -12,6 +12,9 @@ from zolab.studies.statistics import Estimate, Ratio, Runs, difference, geometri
 ERROR = 0.05
 """Rate of wrong decisions that Holm's correction keeps to, over all tasks of a comparison."""
 
+LINE = 110
+"""Characters in a line that a notebook shows without breaking it."""
+
 
 @dataclass(frozen=True)
 class Beside:
@@ -153,6 +156,19 @@ def _first_column(names: Sequence[str]) -> int:
     return max(18, *(len(name) + 1 for name in names))
 
 
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], column: int) -> str:
+    """A text table; columns that do not fit beside the others in the width of a notebook stand below them."""
+    first = _first_column([row[0] for row in rows])
+    fit = max(1, (LINE - first) // column)
+    parts = []
+    for start in range(1, len(head), fit):
+        lines = (
+            f"{row[0]:{first}}" + "".join(f"{cell:>{column}}" for cell in row[start : start + fit]) for row in (head, *rows)
+        )
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
 def final_table(record: Record, key: str = "loss", methods: Sequence[str] | None = None) -> str:
     """A text table, methods by tasks: mean ± standard deviation over the seeds of the final dev loss or the test metric (%).
 
@@ -163,8 +179,7 @@ def final_table(record: Record, key: str = "loss", methods: Sequence[str] | None
     """
     tasks, factor, digits = record.tasks, 100 if key == "metric" else 1, 1 if key == "metric" else 3
     names = list(methods or record.methods())
-    wide = _first_column(names)
-    lines = [f"{key:{wide}}" + "".join(f"{task:>16}" for task in tasks)]
+    rows = []
     for name in names:
         cells = []
         for task in tasks:
@@ -179,20 +194,18 @@ def final_table(record: Record, key: str = "loss", methods: Sequence[str] | None
             spread = values.std(ddof=1) if len(values) > 1 and np.isfinite(values).all() else np.nan
             mark = "*" if record.search(task, name)["edge"] else ""
             cells.append(f"{values.mean():.{digits}f} ± {spread:.{digits}f}{mark}")
-        lines.append(f"{name:{wide}}" + "".join(f"{cell:>16}" for cell in cells))
-    return "\n".join(lines)
+        rows.append([name, *cells])
+    return _table([key, *tasks], rows, 16)
 
 
 def beside_table(record: Record, methods: Sequence[str] | None = None, base: str = BASE) -> str:
     """A text table, a row for each method: its forward passes over those of the base method, task by task and over all."""
     tasks, names = record.tasks, [name for name in methods or record.methods() if name != base]
-    wide = _first_column(names)
-    lines = [f"{'forward passes':{wide}}" + "".join(f"{task:>22}" for task in (*tasks, "all tasks"))]
+    table = []
     for name in names:
         rows = {row.task: row.forwards.text() for row in beside(record, name, base)}
-        cells = [rows.get(task, "–") for task in tasks] + [overall(record, name, base).forwards.text()]
-        lines.append(f"{name:{wide}}" + "".join(f"{cell:>22}" for cell in cells))
-    return "\n".join(lines)
+        table.append([name, *(rows.get(task, "–") for task in tasks), overall(record, name, base).forwards.text()])
+    return _table(["forward passes", *tasks, "all tasks"], table, 22)
 
 
 LEARNED = {

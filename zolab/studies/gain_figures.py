@@ -24,6 +24,9 @@ WAYS = {
 }
 """Colour and marker of each way to choose scales."""
 
+LABELS = {"the same, permuted": "other layers"}
+"""What a legend calls a way whose name in a record says too little beside others."""
+
 
 def points_at(record: Mapping[str, Any], step: int) -> Points:
     """What was measured after so many steps, a point a task, in the record's order."""
@@ -67,7 +70,7 @@ def gain_figure(points: Points, title: str, ways: Sequence[str] = tuple(WAYS)) -
             places = [row + 0.7 * ((number + 0.5) / len(drawn) - 0.5) for row, _ in rows]
             values, errors = ([gain[number] for _, gain in rows] for number in (0, 1))
             style: dict[str, Any] = {"color": colour, "markersize": 5, "elinewidth": 1.1}
-            axes.errorbar(values, places, xerr=errors, fmt=marker, label=way, **style)
+            axes.errorbar(values, places, xerr=errors, fmt=marker, label=LABELS.get(way, way), **style)
         for row, point in enumerate(points):
             if not has_signal(point):
                 axes.text(-0.95, row, "no signal in these examples", color=GREY, fontsize=8, va="center")
@@ -78,7 +81,7 @@ def gain_figure(points: Points, title: str, ways: Sequence[str] = tuple(WAYS)) -
         axes.set_yticks(range(len(points)), [point["task"] for point in points])
         axes.set_ylim(len(points) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
-        axes.set(xlabel="predicted descent of a step over sigma = 1, on the other half of the examples (± standard error)")
+        axes.set(xlabel="predicted descent of a step over that of σ = 1, on the other half of the examples (± standard error)")
         axes.set_title(title)
         axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

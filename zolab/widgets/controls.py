@@ -7,9 +7,9 @@ import ipywidgets
 import numpy as np
 import traitlets
 
-WIDTH = "33em"  # of which the track has at least 250 pixels
+WIDTH = "34em"  # of which the track has at least 250 pixels
 CONTROL = ipywidgets.Layout(width=WIDTH)
-LABEL = {"description_width": "6em"}
+LABEL = {"description_width": "7em"}
 
 
 def number(label: str, value: float, low: float, high: float, step: float) -> ipywidgets.FloatSlider:
