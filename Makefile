@@ -26,9 +26,10 @@ test: install lint types
 	$(BIN)/python -m pytest $(PARALLEL) --dist=loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest $(PARALLEL) --maxschedchunk=1 --nbmake --nbmake-timeout=900 --timeout=1800 -p no:cacheprovider notebooks
 
-# on loopback, with a token; root, as in a container, is refused by JupyterLab unless it is told so
+# on loopback, with a token; served from here, since notebooks link to figures/ as well; root, as in a container, is
+# refused by JupyterLab unless it is told so
 lab: install
-	$(BIN)/jupyter lab notebooks $$([ $$(id -u) -ne 0 ] || echo --allow-root)
+	$(BIN)/jupyter lab --ServerApp.preferred_dir=notebooks $$([ $$(id -u) -ne 0 ] || echo --allow-root)
 
 bench: install
 	$(BIN)/python -m benchmarks
