@@ -17,7 +17,7 @@ from zolab.landscapes import LANDSCAPES, Landscape, Protocol, run
 from zolab.noise import direction
 from zolab.optim import METHODS
 from zolab.plots import METHOD_COLOURS
-from zolab.studies.compare import overall
+from zolab.studies.compare import LINE, overall
 from zolab.studies.family import name_of
 from zolab.studies.outcomes import Record
 from zolab.widgets import (
@@ -207,7 +207,7 @@ class TestPanel:
 
     def test_what_is_printed_fits_a_notebook(self):
         line = f'○ 1 {"a word " * 40}check("01", 1, a)\n  Hint: {"of words " * 30}'
-        assert max(map(len, wrapped(line).splitlines())) <= 110
+        assert max(map(len, wrapped(line).splitlines())) <= LINE
         assert wrapped(line).split() == line.split()
         assert sum(not row.startswith("  ") for row in wrapped(line).splitlines()) == 1
 

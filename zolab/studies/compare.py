@@ -12,8 +12,8 @@ from zolab.studies.statistics import Estimate, Ratio, Runs, difference, geometri
 ERROR = 0.05
 """Rate of wrong decisions that Holm's correction keeps to, over all tasks of a comparison."""
 
-LINE = 110
-"""Characters in a line that a notebook shows without breaking it."""
+LINE = 104
+"""Characters in a line that a notebook shows without breaking it, in a window of 1280 pixels."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def how_searched(record: Record) -> str:
 
 def _first_column(names: Sequence[str]) -> int:
     """Characters that the names of methods take in a text table."""
-    return max(18, *(len(name) + 1 for name in names))
+    return max(15, *(len(name) + 1 for name in names))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], column: int) -> str:

@@ -20,6 +20,7 @@ import ipywidgets
 from matplotlib.figure import Figure
 
 from zolab.plots import GREEN, ORANGE, RED
+from zolab.studies.compare import LINE
 from zolab.widgets.drawing import drawing
 
 GREY, AMBER = "#888888", "#B8860B"
@@ -121,7 +122,7 @@ def standing(met: bool, goal: str, now: str, levels: tuple[int, int] = (0, 1)) -
 
 def wrapped(text: str) -> str:
     """Lines that a notebook shows without a scroll bar."""
-    shape = {"width": 110, "subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False}
+    shape = {"width": LINE, "subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False}
     return "\n".join(textwrap.fill(line, **shape, replace_whitespace=False) for line in text.splitlines())
 
 
