@@ -201,7 +201,7 @@ def test_a_study_tells_what_was_learned_beside_the_offset(tmp_path):
     before, after = record.judged("sentence", "MeZO", "auc")
     assert len(before) == 2
     assert learned(record, "sentence", "MeZO").value == pytest.approx((after - before).mean())
-    assert learned_table(record).splitlines()[1].startswith("sentence  MeZO")
+    assert learned_table(record).splitlines()[2].startswith("sentence  MeZO")
     (cell, _) = record.cells("sentence", "MeZO")
     assert cell["judged_curve"][0][0] == cell["curve"][0][0] == 2  # forward passes of the calibration
     assert "gain of AUC" in results(tmp_path / "records")

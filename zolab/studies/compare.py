@@ -242,8 +242,9 @@ def learned_rows(record: Record) -> list[list[str]]:
 
 
 def learned_table(record: Record) -> str:
-    """The same as a text table."""
-    rows = [LEARNED_HEAD, *learned_rows(record)]
+    """The same as a text table, whose head has two lines."""
+    heads = [name.partition(", ")[::2] for name in LEARNED_HEAD]
+    rows = [*map(list, zip(*heads, strict=True)), *learned_rows(record)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
