@@ -193,12 +193,12 @@ def prediction_figure(record: Record) -> Figure:
         record: of a study `predicted`.
     """
     rows = [row for row in outcomes(record) if np.isfinite(row.gain)]
-    ways = list(dict.fromkeys(row.way for row in rows))
+    colours = colours_of(list(dict.fromkeys(row.way for row in rows)))
     with look():
         figure, panels = plt.subplots(1, 2, sharex=True, figsize=(9.6, 4.4), layout="constrained")
-        for number, way in enumerate(ways):
+        for number, (way, colour) in enumerate(colours.items()):
             mine = [row for row in rows if row.way == way]
-            style: dict[str, Any] = {"color": colours_of(ways)[way], "fmt": MARKS[number % len(MARKS)], "markersize": 5}
+            style: dict[str, Any] = {"color": colour, "fmt": MARKS[number % len(MARKS)], "markersize": 5}
             style |= {"elinewidth": 0.8, "linestyle": "none"}
             for axes, ends in zip(panels, ([row.saving for row in mine], [row.final for row in mine]), strict=True):
                 axes.errorbar([], [], label=way, **style)

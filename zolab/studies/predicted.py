@@ -14,7 +14,7 @@ import numpy as np
 from zolab.models import load_model
 from zolab.probe.blocks import split
 from zolab.runs.batches import check_classes
-from zolab.runs.config import require
+from zolab.runs.config import Config, require
 from zolab.studies.compare import beside
 from zolab.studies.gain_map import base_signal, finite
 from zolab.studies.gain_transfer import gain_at
@@ -93,9 +93,13 @@ def prepare(plan: Plan, task: str, out: Path) -> Prepared:
     """
     if task == next(iter(plan.tasks)):  # what is wrong with the last task is said before the first is measured
         for each in plan.tasks:
-            _checked(plan, each)
+            _judging(plan, each)
+        if FROZEN in plan.methods:
+            models = {own.model: own for own in (start_of(plan, each) for each in plan.tasks)}
+            for own in models.values():
+                _check_embedding(own)
     config, groups = start_of(plan, task), plan.options["groups"]
-    statistics = base_signal(replace(config, train=plan.options["examples"], dev=1), groups, _checked(plan, task))
+    statistics = base_signal(replace(config, train=plan.options["examples"], dev=1), groups, _judging(plan, task))
     half, other = statistics.halves()
     known, terms = scales_by(half, config.batch_size, config.seed), half.terms(config.batch_size)
     methods, predicted, sigmas = {BASE: {"optimizer": "mezo"}}, {}, {}
@@ -112,11 +116,11 @@ def prepare(plan: Plan, task: str, out: Path) -> Prepared:
     return Prepared(methods, {"predicted": predicted, "sigma": kept, "total": total, **of})
 
 
-def _checked(plan: Plan, task: str) -> frozenset[Example]:
+def _judging(plan: Plan, task: str) -> frozenset[Example]:
     """The dev examples of all runs on a task, which must not choose what they judge.
 
     Raises:
-        ValueError: the examples lack classes that the runs need, or the model the embedding that is to be frozen.
+        ValueError: the examples lack classes that the runs need.
     """
     config, dev = start_of(plan, task), set()
     loaded = load_task(config.task)
@@ -124,11 +128,14 @@ def _checked(plan: Plan, task: str) -> frozenset[Example]:
         examples = loaded.sample(seed, config.train, config.dev, config.test)
         check_classes(replace(config, seed=seed, data_seed=seed), loaded, examples.train)
         dev.update(examples.dev)
-    if FROZEN in plan.methods:
-        names = split(load_model(config.model, config.dtype, config.device)[0]).names
-        message = f"no tensor of {config.model} is an embedding by its name: leave out {FROZEN}."
-        require(any(EMBEDDING in name for name in names), message)
     return frozenset(dev)
+
+
+def _check_embedding(config: Config) -> None:
+    """Raise ValueError unless a configuration's model has an embedding to freeze."""
+    names = split(load_model(config.model, config.dtype, config.device)[0]).names
+    message = f"no tensor of {config.model} is an embedding by its name: leave out {FROZEN}."
+    require(any(EMBEDDING in name for name in names), message)
 
 
 @dataclass(frozen=True)
