@@ -102,9 +102,9 @@ def check(path: Path, cell: NotebookNode, output: NotebookNode) -> None:
         raise ValueError(f"{path.name}, cell {cell.id} warns: {text[:200]!r}")
 
 
-def copy_pictures() -> None:
-    """The pictures that pages outside notebooks show, as the notebooks drew them last."""
-    for picture in KEPT.glob("*.png"):
+def copy_pictures(path: Path) -> None:
+    """The pictures of a notebook, whose names begin with its number, that pages outside notebooks show."""
+    for picture in KEPT.glob(f"{path.stem.partition('_')[0]}_*.png"):
         if (DRAWN / picture.name).exists():
             shutil.copy(DRAWN / picture.name, picture)
 
@@ -113,7 +113,7 @@ def main(names: list[str]) -> None:
     for path in [Path(name).resolve() for name in names] or sorted(NOTEBOOKS.glob("*.ipynb")):
         print(f"{path.name} ...", end=" ", flush=True)
         print(f"{run(path):.0f} s, {path.stat().st_size / 1e6:.2f} MB")
-    copy_pictures()
+        copy_pictures(path)
 
 
 if __name__ == "__main__":
