@@ -135,19 +135,20 @@ def test_type_checkers_see_every_lazy_name(package):
 
 def test_listed_names_are_those_of_the_tables():
     from zolab import METHODS
-    from zolab.l2l.train import OUTER, RULES
+    from zolab.l2l.train import OUTER
     from zolab.models import DTYPES, SHIPPED
     from zolab.pertnn import BUDGETS
     from zolab.runs.first_order import FIRST_ORDER
     from zolab.studies import shipped
     from zolab.tasks import TASKS
+    from zolab.theory.judged import GROUPINGS
     from zolab.tiny_reviews.make import MAKERS
     from zolab.tiny_reviews.recipe import RECIPES
 
     assert (tuple(METHODS), tuple(FIRST_ORDER)) == (METHOD_NAMES, FIRST_ORDER_NAMES)
     assert tuple(TASKS) == TASK_NAMES
     assert tuple(DTYPES) == DTYPE_NAMES
-    assert (tuple(RULES), tuple(OUTER)) == (RULE_NAMES, OUTER_NAMES)
+    assert (tuple(GROUPINGS), tuple(OUTER)) == (RULE_NAMES, OUTER_NAMES)
     assert tuple(str(name).lower() for name in BUDGETS) == BUDGET_NAMES
     assert RECIPES.keys() == MAKERS.keys() == SHIPPED.keys()
     assert all(name in parser_of("ship").format_help() for name in shipped.SHIPPED)

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ from zolab.models import load_model
 from zolab.optim import MeZO, ZOFineTuner
 from zolab.pertnn import PertNN
 from zolab.probe.blocks import weights_of
+from zolab.records import load_record, save_record
 from zolab.runs.finetune import batch_at
 from zolab.tasks import load_task
 
+MAP = Path(__file__).resolve().parent.parent / "figures" / "records" / "06_gain_map.json"
 SMALL = EvolveConfig(pairs=3, steps=3, batch_size=2, train=8, dev=4, lr=1e-3)
 
 
@@ -109,6 +112,62 @@ def test_it_goes_on_where_it_stopped_and_makes_a_pertnn(tmp_path):
     assert not (tmp_path / "whole" / "base.bin").exists()
 
 
+def test_a_gain_map_gives_the_first_sigma(tmp_path):
+    settings = {"start": str(MAP), "rule": "kind", "weight": 0.75}
+    closed = evolve(replace(SMALL, tasks="reviews_next", pairs=0, **settings), tmp_path / "closed", progress=False)
+    sigma = closed.record["result"]["sigma"]
+    (point,) = [p for p in load_record(MAP)["result"]["points"] if p["task"] == "reviews_next"]
+    ratios = {name: max(row["G"][0], 0) / row["V"][0] for name, row in point["kind"].items()}
+    sizes = {name: row["size"] for name, row in point["kind"].items()}
+    mean = sum(sizes[name] * ratios[name] for name in sizes) / sum(sizes.values())
+    assert set(sigma) == set(sizes)
+    assert {name: s**2 for name, s in sigma.items()} == pytest.approx(
+        {name: 0.25 + 0.75 * ratios[name] / mean for name in sizes}, rel=1e-4
+    )
+    both = evolve(replace(SMALL, tasks="reviews_next,reviews_sentence", pairs=2, **settings), tmp_path / "both", progress=False)
+    (start,) = [json.loads(line) for line in (tmp_path / "both" / "log.jsonl").read_text().splitlines() if '"start"' in line]
+    first, last = np.array(start["first"]), np.array(list(both.record["result"]["sigma"].values()))
+    assert first == pytest.approx(PertNN.read(tmp_path / "both").blocks.budgeted(first))
+    assert 1e-3 < np.abs(np.log(last / first)).max() < 0.5
+    halves = [
+        evolve(replace(SMALL, tasks="reviews_sentence", pairs=0, start=str(MAP), weight=w), tmp_path / str(w))
+        for w in (0.0, 1.0)
+    ]
+    least = [min(run.record["result"]["sigma"].values()) for run in halves]
+    assert least[0] == 1
+    assert least[1] < 0.5
+
+
+def test_a_map_that_changed_is_refused(tmp_path):
+    copy = tmp_path / "map.json"
+    copy.write_bytes(MAP.read_bytes())
+    config = replace(SMALL, start=str(copy), pairs=1)
+    evolve(config, tmp_path / "out", progress=False)
+    record = load_record(MAP)
+    record["result"]["points"][0]["halves"][0][0].reverse()
+    save_record(record, copy)
+    with pytest.raises(ValueError, match="is no longer what"):
+        evolve(config, tmp_path / "out", progress=False)
+    del record["result"]["points"][0]["halves"]
+    save_record(record, copy)
+    with pytest.raises(ValueError, match=r"map\.json is damaged"):
+        evolve(config, tmp_path / "other", progress=False)
+
+
+def test_runs_are_calibrated_and_balanced_where_there_are_classes(tmp_path):
+    config = replace(SMALL, tasks="reviews_sentence,reviews_next", train=64, dev=100, calibrate=32, balanced=True)
+    runs = _Runs(config)
+    assert runs.balanced == [True, False]
+    classes, answers = runs.tasks
+    assert len(classes.offsets) == 2
+    assert answers.offsets == ()
+    base, plain = BaseWeights(weights_of(runs.model), tmp_path / "base.bin"), _Runs(replace(config, calibrate=0))
+    before, zeros = BaseWeights(weights_of(plain.model), tmp_path / "before.bin"), np.zeros(21)
+    with_offsets, without = (of.final_loss(0, zeros, there) for of, there in ((runs, base), (plain, before)))
+    assert with_offsets < 0.75 < 1 < without
+    assert runs.final_loss(1, zeros, base) == plain.final_loss(1, zeros, before)
+
+
 def test_broken_runs_are_kept_and_replayed(tmp_path):
     config = replace(SMALL, spread=100.0, pairs=2)
     first = evolve(config, tmp_path, progress=False).record["result"]
@@ -119,7 +178,15 @@ def test_broken_runs_are_kept_and_replayed(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pairs": 0}, "pairs must be at least 1, got 0"),
+        ({"pairs": -1}, "pairs must be at least 0, got -1"),
+        ({"pairs": 0}, "without pairs of runs there must be a start"),
+        ({"weight": 1.5}, "weight must be at most 1, got 1.5"),
+        ({"calibrate": 9}, "calibrate 9 exceeds the 8 training examples"),
+        (
+            {"start": str(MAP), "tasks": "reviews_sentence,rotten_tomatoes"},
+            "gain_map.json has no rotten_tomatoes; measure it there",
+        ),
+        ({"start": str(MAP), "model": "tiny-reviews-critic"}, "gain_map.json is of another model than tiny-reviews-critic"),
         ({"spread": 0.0}, "spread must be > 0, got 0.0"),
         ({"rate": math.nan}, "rate must be > 0, got nan"),
         ({"seed": -1}, "seed and data_seed must be at least 0"),

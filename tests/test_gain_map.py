@@ -9,18 +9,20 @@ import pytest
 
 from zolab.__main__ import main
 from zolab.records import load_record
-from zolab.studies.gain_figures import LABELS, WAYS, gain_figure, points_at, signal_figure, transfer_figure
+from zolab.studies.gain_figures import LABELS, WAYS, gain_figure, signal_figure, transfer_figure
 from zolab.studies.gain_map import ESTIMATES, finite
-from zolab.studies.gain_transfer import gain_rows, gain_text, transfer, with_signal
+from zolab.studies.gain_transfer import gain_rows, gain_text, points_at, transfer, with_signal
 from zolab.theory.judged import (
     GROUPINGS,
     Estimates,
     agreement,
+    all_of,
     chosen,
     judged,
     noise_rank,
     noise_scales,
     ratio_scales,
+    shared_scales,
     transferred,
 )
 from zolab.theory.signal import Signal, gain
@@ -51,6 +53,28 @@ def test_larger_blocks_are_sums_of_smaller_ones():
     layers = statistics.merged(lambda name: name.split(".")[2])
     assert layers.names == ("weight", "0", "1", "2", "3")
     assert layers.estimates[0, 2] == pytest.approx(statistics.estimates[0, 3:5].sum())
+
+
+def test_shared_scales_are_the_mean_of_tasks_on_the_budget_shrunk_towards_one():
+    noise = np.ones(3)
+    one, two = (
+        Estimates(("a", "b", "c"), np.array([2.0, 1.0, 1.0]), np.array([g, noise, noise])) for g in ((1, 2, 0), (-1, 0, 4))
+    )
+    whole, half = (shared_scales([one, two], weight) for weight in (1.0, 0.5))
+    np.testing.assert_allclose(whole**2, [0.5, 1.0, 2.0])  # the means of (1, 2, 0) and (0, 0, 4), each of which has mean 1
+    np.testing.assert_allclose(half**2, (1 + whole**2) / 2)
+    np.testing.assert_allclose(shared_scales([one], 0.0), 1)
+    assert (whole**2) @ one.sizes == pytest.approx(one.sizes.sum())
+
+
+def test_statistics_of_all_examples_are_those_that_were_kept():
+    (point,) = [p for p in load_record(RECORDS / "06_gain_map.json")["result"]["points"] if p["task"] == "reviews_next"]
+    layer, tensor = all_of(point, "layer"), all_of(point, "tensor")
+    assert layer.estimates[:, 0].tolist() == [point["layer"][layer.names[0]][name][0] for name in ESTIMATES]
+    assert tensor.names == tuple(point["blocks"])
+    merged = tensor.merged(GROUPINGS["layer"])
+    assert merged.names == layer.names
+    np.testing.assert_allclose(merged.estimates[1:], layer.estimates[1:], rtol=0.02)
 
 
 def test_scales_follow_signal_to_noise_and_gain_on_the_other_half():

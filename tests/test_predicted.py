@@ -12,7 +12,6 @@ from zolab.studies import predicted
 from zolab.studies.compare import overall
 from zolab.studies.figures import prediction_figure
 from zolab.studies.gain_map import base_signal
-from zolab.studies.gain_transfer import halves_of
 from zolab.studies.outcomes import Record
 from zolab.studies.plan import check_plan
 from zolab.studies.predicted import SCALES, Outcome, concordance, outcomes, prepare, scales_by
@@ -20,6 +19,7 @@ from zolab.studies.results import _study
 from zolab.studies.run import run_study
 from zolab.studies.sections import predicted_lines
 from zolab.studies.statistics import Estimate
+from zolab.theory.judged import halves_of
 
 RECORDS = Path(__file__).resolve().parent.parent / "figures" / "records"
 PLAN = {

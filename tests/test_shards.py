@@ -16,7 +16,6 @@ from test_ranks import together
 
 from zolab import MeZO
 from zolab.l2l import MetaConfig, meta_train
-from zolab.l2l.train import RULES
 from zolab.models import fingerprint, load_model, tiny_model
 from zolab.models.shards import gathered, own_part, shard, start_of
 from zolab.noise import Direction, direction, dot, on_parts
@@ -30,6 +29,7 @@ from zolab.runs.finetune import finetune
 from zolab.runs.ranks import Ranks
 from zolab.runs.shards import check_shards
 from zolab.tasks import TASKS, load_task
+from zolab.theory.judged import GROUPINGS
 
 SIZES = {"steps": 4, "eval_every": 2, "batch_size": 6, "train": 14, "dev": 6, "test": 4}
 SGD = Config(model="tiny-random-llama", optimizer="sgd", lr=0.1, schedule="constant", **SIZES)
@@ -200,7 +200,7 @@ def test_learning_to_learn_trains_the_pertnn_of_one_process(two, one, name):
         assert theirs["meta_loss"] == pytest.approx(mine["meta_loss"], rel=1e-3)
         assert theirs["projected_grad"] == pytest.approx(mine["projected_grad"], abs=4e-7 / config.eps * 10)  # of two losses
     first, second = (load_file(folder / f"{name}-{number}.weights") for number in range(2))
-    blocks = split(load_model(config.model)[0], RULES[config.rule])
+    blocks = split(load_model(config.model)[0], GROUPINGS[config.rule])
     begun = PertNN(blocks, config.hidden, normalise=config.budget, seed=config.seed).state_dict()
     for key, weight in alone.pertnn.state_dict().items():
         moved = float((weight - begun[key]).abs().max())

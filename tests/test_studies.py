@@ -1,6 +1,7 @@
 """Every study is cells of one mechanism; each kind says which methods it wants, and its record has the one shape."""
 
 import json
+from ast import literal_eval
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,6 +64,20 @@ def test_every_control_is_a_run(tmp_path, pertnn):
     order = [int((trained.b2 == value).nonzero()) for value in permuted.b2]
     assert sorted(order) == list(range(len(trained.blocks))) != order
     assert torch.equal(permuted.w1, trained.w1[order])
+
+
+def test_controls_of_the_slow_phase_know_its_statistics(tmp_path, pertnn):
+    slow = {**PLAN["base"], "train": 24, "calibrate": 16, "balanced": True}
+    plan = {"study": "controls", "pertnn": pertnn, "methods": ["MeZO", "density", "no embedding"], "base": slow}
+    record = study_record(tmp_path, **plan, examples=24, groups=6)
+    assert record.measured["sentence"].keys() == {"noise_rank"}
+    frozen = (
+        check_plan({**PLAN, **plan}).kind.prepare(check_plan({**PLAN, **plan}), "sentence", tmp_path).methods["no embedding"]
+    )
+    assert [s > 0 for s in literal_eval(frozen["optim_args"].removeprefix("sigma="))] == [False] + 19 * [True]
+    for groups, message in ((5, "groups must be 0, or between 6 and the 24"), (25, "groups must be 0, or between 6")):
+        with pytest.raises(ValueError, match=message):
+            check_plan({**PLAN, **plan, "examples": 24, "groups": groups})
 
 
 def test_the_frozen_control_keeps_its_first_scales(tmp_path, pertnn):

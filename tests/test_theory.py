@@ -267,16 +267,19 @@ def test_traces_and_norms_by_products_are_the_hessians():
     np.testing.assert_allclose(statistics.squares, local.squares - local.variances * spread / 4, rtol=2e-3, atol=1e-7)
 
 
-def test_gauss_newton_terms_are_the_matrixs(reviews):
+@pytest.mark.parametrize("offsets", [(), (0.0, -2.0)])
+def test_gauss_newton_terms_are_the_matrixs(reviews, offsets):
     """Against the matrix written out: sum_i p (1 - p) a a' / n with a the gradient of the difference of the two scores."""
-    model, tokenizer, task, examples = reviews
+    model, tokenizer, _, examples = reviews
+    task = load_task("reviews_sentence")
+    task.offsets = offsets
     terms, rank = gauss_newton_terms(model, task, tokenizer, examples, batch=4, minibatches=1)
     params = weights_of(model)
     gradient = torch.autograd.grad(task.loss(model, task.encode(tokenizer, examples)), params)
     rows = []
     for example in examples:
         first, second = option_log_probs(model, task.encode(tokenizer, [example]))
-        p = torch.sigmoid(second - first).item()
+        p = torch.sigmoid(second - first + sum(offsets)).item()
         slopes = torch.autograd.grad(second - first, params)
         rows.append([(p * (1 - p) / len(examples)) ** 0.5 * slope.double().flatten() for slope in slopes])
     traces = [sum(float(row[j].square().sum()) for row in rows) for j in range(len(params))]

@@ -17,6 +17,8 @@ MEASURED = ("curved", "gain")
 RULE_NAMES = ("tensor", "layer", "kind")
 OUTER_NAMES = ("sgd", "adam")
 BUDGET_NAMES = ("paper", "code", "none")
+BALANCED = "as many examples of each class in each batch, on tasks whose examples share their candidates"
+CALIBRATE = "fit the candidates' offsets to so many training examples first, on tasks whose examples share their candidates"
 NAMES = f"{', '.join(TASK_NAMES)}; or {OWN_TASKS}"
 
 
@@ -60,6 +62,8 @@ class MetaConfig(TaskNames):
     period: int = option(190, "steps after which the model is put back; as many as steps never does")
     reset_below: float = option(0.0, "put it back earlier once the mean of ten losses is below this; 0 never does")
     batch_size: int = option(8, "examples in a batch")
+    balanced: bool = option(False, BALANCED)
+    calibrate: int = option(0, CALIBRATE)
     train: int | None = option(300, "training examples of each task")
     gradient: str = option("sample", "which gradient of the meta-loss", GRADIENTS)
     measured: int = option(32, f"examples behind each step's statistics, for gradient {' or '.join(MEASURED)}")
@@ -111,9 +115,17 @@ class EvolveConfig(TaskNames):
 
     model: str = option("tiny-reviews", "embedded name, local folder or Hub id of the model")
     tasks: str = option("reviews_sentence", f"with commas between them; pairs take turns. The tasks: {NAMES}")
-    pairs: int = option(300, "pairs of runs")
+    start: str = option(
+        "", "record of a gain map (`map`), whose G / V on these tasks gives the first sigma; without it they are 1"
+    )
+    weight: float = option(
+        0.5, "how far these first sigma^2 go from 1: sigma^2 = 1 - weight + weight r, r in proportion to G / V"
+    )
+    pairs: int = option(300, "pairs of runs; with none the first sigma are what comes out")
     steps: int = option(100, "zeroth-order steps of a run")
     batch_size: int = option(16, "examples in a batch")
+    balanced: bool = option(False, BALANCED)
+    calibrate: int = option(0, CALIBRATE)
     train: int | None = option(1000, "training examples of each task")
     dev: int = option(100, "other examples on which a run is judged")
     lr: float = option(5e-4, "learning rate of the first runs; it evolves, too")
@@ -132,6 +144,7 @@ class EvolveConfig(TaskNames):
         require(min(self.seed, self.data_seed) >= 0, "seed and data_seed must be at least 0.")
         check_ranges(self)
         require(self.lr > 0, f"lr must be > 0, got {self.lr}.")
+        require(self.pairs > 0 or bool(self.start), "without pairs of runs there must be a start: give one, or some pairs.")
         require(self.seed + self.pairs < 2**64, f"seed must be less than 2**64 - pairs, got {self.seed}.")
         require(self.rule in RULE_NAMES, f"unknown rule {shown(self.rule)}; choose {', '.join(RULE_NAMES)}.")
         self.check_task_names()

@@ -5,6 +5,8 @@ Two runs with the same batches and directions, but with log sigma and the log of
 the other along a random direction, tell which way along it is better: MeZO's two-point slope, one level higher, in the memory
 of inference (evolution strategies with antithetic pairs, arXiv 1703.03864). Not for scales that change during a run: what
 comes out is a number for each block.
+
+The search begins at sigma = 1, or where the signal to noise of a gain map puts it. Without any pair that closed form is all.
 """
 
 import math
@@ -18,19 +20,24 @@ from tqdm import tqdm
 
 from zolab.l2l.base_weights import BaseWeights
 from zolab.l2l.config import EvolveConfig
-from zolab.l2l.train import RULES, MetaRun, drawn
+from zolab.l2l.train import MetaRun, drawn, fit_to_classes
 from zolab.models import load_model
 from zolab.optim import ZOFineTuner
 from zolab.pertnn import PertNN
 from zolab.probe.blocks import split, weights_of
 from zolab.records import environment, load_record, save_record
 from zolab.records.log import RunLog
-from zolab.records.shapes import NUMBER, check_events
+from zolab.records.shapes import NUMBER, check_events, check_shape
 from zolab.runs.batches import batch_at
+from zolab.runs.config import require
 from zolab.runs.events import IDENTITY
 from zolab.runs.identity import check_same, identity
 from zolab.tasks import load_task
+from zolab.theory.judged import GROUPINGS, all_of, shared_scales
 
+ROW = {"size": int, "G": [NUMBER], "V": [NUMBER], "t": [NUMBER]}
+POINT = {"task": str, "step": int, "base": str, "blocks": [str], "sizes": [int], "halves": [[[NUMBER]]]}  # of a gain map
+POINT |= {key: {str: ROW} for key in ("layer", "kind")}
 EVENTS = {"start": {"config": dict, **IDENTITY}, "pair": {"losses": lambda pair: _is_pair(pair)}}
 LARGEST = 2.0  # of a pair's difference, in typical ones: a run that broke must not decide alone
 
@@ -60,8 +67,10 @@ def evolve(config: EvolveConfig, out: str | Path, *, progress: bool = True) -> M
             raise ValueError(f"{out} holds an evolution with other settings; choose another folder.")
         for event in started:
             check_same(runs.identity, event, out, "bring it back, or choose another folder")
+            first = event.get("first", runs.first.tolist())  # older logs began at 1, and do not say so
+            require(first == runs.first.tolist(), f"the gain map {config.start} is no longer what {out} was started with.")
         if not started:
-            log.append("start", config=asdict(config), **runs.identity, **environment())
+            log.append("start", config=asdict(config), first=runs.first.tolist(), **runs.identity, **environment())
         search = Evolution(len(runs.pertnn.blocks) + 1, config.spread, config.rate, config.seed)
         known = [entry["losses"] for entry in log.of("pair")]
         with BaseWeights(weights_of(runs.model), Path(out) / "base.bin") as base:
@@ -141,25 +150,52 @@ class _Runs:
         names = zip(config.task_names, self.examples, strict=True)
         drawn_from = {f"{name}, {part}": getattr(splits, part) for name, splits in names for part in ("train", "dev")}
         self.identity = identity(self.model, self.tokenizer, drawn_from)
-        self.pertnn = PertNN(split(self.model, RULES[config.rule]), 1, identity=True)
+        self.pertnn = PertNN(split(self.model, GROUPINGS[config.rule]), 1, identity=True)
+        self.first = self._first() if config.start else np.ones(len(self.pertnn.blocks))
+        training = [splits.train for splits in self.examples]
+        self.balanced = [
+            fit_to_classes(task, config, self.model, self.tokenizer, examples)
+            for task, examples in zip(self.tasks, training, strict=True)
+        ]
+
+    def _first(self) -> np.ndarray:
+        """Sigma of the blocks where the search begins, from the gain map.
+
+        Raises:
+            ValueError: it is damaged, of another model, or lacks a task.
+            OSError: it cannot be read.
+        """
+        config, base = self.config, self.identity["base"]
+        record = load_record(config.start)
+        check_shape(record["result"], {"points": [POINT]}, config.start)
+        known = {point["task"]: point for point in record["result"]["points"] if not point["step"]}
+        missing = [name for name in config.task_names if name not in known]
+        require(
+            not missing, f"{config.start} has no {', '.join(missing)}; measure it there (python -m zolab map), or leave it out."
+        )
+        points = [known[name] for name in config.task_names]
+        ours = all(point["base"] == base for point in points)
+        require(ours, f"{config.start} is of another model than {config.model}; measure this one (python -m zolab map).")
+        return shared_scales([all_of(point, config.rule) for point in points], config.weight)
 
     def final_loss(self, number: int, values: np.ndarray, base: BaseWeights) -> float:
         """Mean loss on the dev examples after the run of a pair; infinite if it breaks.
 
         Args:
             number: of the pair; it decides the task, the batches and the directions.
-            values: log sigma of each block, then the log of the learning rate over `config.lr`.
+            values: log of each block's sigma over the first one, then of the learning rate over `config.lr`.
             base: of the model.
         """
         config, seed = self.config, self.config.seed + number
-        task, examples = self.tasks[number % len(self.tasks)], self.examples[number % len(self.tasks)]
+        turn = number % len(self.tasks)
+        task, examples, balanced = self.tasks[turn], self.examples[turn], self.balanced[turn]
         base.put_back()
         self.propose(values)
         lr = config.lr * math.exp(values[-1])
         optimizer = ZOFineTuner(self.model.named_parameters(), self.pertnn, lr=lr, eps=config.eps, seed=seed, freeze=True)
         try:
             for step in range(config.steps):
-                chosen = batch_at(examples.train, config.batch_size, seed, step)
+                chosen = batch_at(examples.train, config.batch_size, seed, step, balanced)
                 batch = task.encode(self.tokenizer, chosen).to(config.device)
                 optimizer.step(lambda batch=batch: task.loss(self.model, batch))
             return task.evaluate(self.model, self.tokenizer, examples.dev).loss
@@ -168,8 +204,8 @@ class _Runs:
 
     @torch.no_grad()
     def propose(self, values: np.ndarray) -> None:
-        """Let the PertNN propose these sigma."""
-        self.pertnn.b2.copy_(torch.from_numpy(np.exp(values[:-1])))
+        """Let the PertNN propose the sigma of these values."""
+        self.pertnn.b2.copy_(torch.from_numpy(self.first * np.exp(values[:-1])))
 
 
 def _finish(config: EvolveConfig, out: Path, runs: _Runs, search: Evolution, known: list[list[float | None]]) -> MetaRun:

@@ -8,7 +8,7 @@ Several processes can hold a part of the weights each (`--shard`): they see thei
 products of gradients and directions, and so train the same PertNN.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,13 +25,14 @@ from zolab.l2l.step import History, MetaStep, Outcome
 from zolab.models import load_model
 from zolab.models.gradients import recomputed
 from zolab.pertnn import PertNN
-from zolab.probe.blocks import kind_of, published_weights, split, weights_of
+from zolab.probe.blocks import published_weights, split, weights_of
 from zolab.records import environment, load_record, peak_memory, reset_peak_memory, save_record
 from zolab.records.log import RunLog
 from zolab.records.sealed import read_tensors, write_tensors
 from zolab.records.shapes import NUMBER, check_events
-from zolab.runs.batches import batch_at
+from zolab.runs.batches import batch_at, calibration_examples, check_classes, has_classes
 from zolab.runs.config import require
+from zolab.runs.evaluations import offsets_for
 from zolab.runs.events import IDENTITY
 from zolab.runs.identity import check_same, identity
 from zolab.runs.joint import check_alike, log_of, take_gpu
@@ -39,10 +40,10 @@ from zolab.runs.objectives import LOSS, closure
 from zolab.runs.ranks import Ranks
 from zolab.runs.shards import Copies, Shards, check_shards
 from zolab.tasks import Example, Splits, Task, load_task
+from zolab.theory.judged import GROUPINGS
 from zolab.theory.measure import gauss_newton_terms
 from zolab.theory.terms import StepTerms
 
-RULES = {"tensor": "tensor", "layer": "layer", "kind": kind_of}
 OUTER = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 SHARED = ("lr", "momentum", "lr_zo", "eps", "gradient", "through_budget", "exact", "fused", "seed")  # with `MetaStep`
 EVENTS = {
@@ -70,13 +71,30 @@ class MetaRun:
 
 
 def drawn(task: Task, config: MetaConfig | EvolveConfig, dev: int = 1) -> Splits:
-    """A task's examples for learning to learn. Raises ValueError where those for training do not fill a batch."""
+    """A task's examples for learning to learn.
+
+    Raises:
+        ValueError: those for training do not fill a batch, or lack classes that balance and calibration need.
+    """
     examples = task.sample(config.data_seed, config.train, dev, 1)
     message = (
         f"{task.name} has {len(examples.train)} training examples, fewer than batch_size {config.batch_size}; leave it out."
     )
     require(config.batch_size <= len(examples.train), message)
+    if has_classes(task, examples.train):
+        check_classes(config, task, examples.train)
     return examples
+
+
+def fit_to_classes(
+    task: Task, config: MetaConfig | EvolveConfig, model: Any, tokenizer: Any, training: Sequence[Example]
+) -> bool:
+    """Give a task the offsets that its settings ask for, and say whether its batches are balanced; neither without classes."""
+    if not has_classes(task, training):
+        return False
+    if config.calibrate:
+        task.offsets = tuple(offsets_for(task, model, tokenizer, calibration_examples(config, training), config.batch_size))
+    return config.balanced
 
 
 def meta_train(config: MetaConfig, out: str | Path, *, progress: bool = True, shard: bool = False) -> MetaRun:
@@ -121,6 +139,7 @@ def _check_ranks(config: MetaConfig, ranks: Ranks, shard: bool) -> None:
     check_shards(ranks, config.fused)
     message = f"gradient {config.gradient} measures a whole model in each process: choose another one, or leave --shard."
     require(config.gradient not in MEASURED, message)
+    require(not config.calibrate, "offsets are fitted to a whole model in each process: leave calibrate out, or --shard.")
     message = (
         f"batch_size is {config.batch_size}, and there are {ranks.count} ranks, each of which needs an example of each batch"
     )
@@ -143,11 +162,13 @@ class _MetaSession:
         self.examples = [drawn(task, config).train for task in tasks]
         self.model, self.tokenizer = load_model(config.model, config.dtype, self.copies.loaded_on)
         self.model.eval()
+        pairs = zip(tasks, self.examples, strict=True)
+        self.balanced = [fit_to_classes(task, config, self.model, self.tokenizer, examples) for task, examples in pairs]
         drawn_from = dict(zip(config.task_names, self.examples, strict=True))
         self.identity = identity(self.model, self.tokenizer, drawn_from)
         for event in started:
             check_same(self.identity, event, self.out, "bring it back, or choose another folder")
-        blocks = split(self.model, RULES[config.rule])
+        blocks = split(self.model, GROUPINGS[config.rule])
         weights = None
         if config.budget == "code":
             weights = published_weights(blocks, self.model.config.hidden_size, config.batch_size)
@@ -198,15 +219,22 @@ class _MetaSession:
         return last
 
     def _closure(self, turn: int, number: int) -> Callable[[], Any]:
-        chosen: list[Example] = batch_at(self.examples[turn], self.config.batch_size, self.config.seed, number)
+        config, balanced = self.config, self.balanced[turn]
+        chosen: list[Example] = batch_at(self.examples[turn], config.batch_size, config.seed, number, balanced)
         data = self.tasks[turn], self.model, self.tokenizer, self.ranks.share(chosen)
         return closure(LOSS, *data, ranks=self.ranks, shard=self.shard)
 
     def _terms(self, turn: int, number: int) -> StepTerms:
         """Of the present weights, on examples that change from step to step."""
         config, task = self.config, self.tasks[turn]
-        examples = batch_at(self.examples[turn], min(config.measured, len(self.examples[turn])), config.seed + 1, number)
-        settings = {"batch": config.batch_size, "minibatches": config.minibatches, "rule": RULES[config.rule], "seed": number}
+        measured = min(config.measured, len(self.examples[turn]))
+        examples = batch_at(self.examples[turn], measured, config.seed + 1, number, self.balanced[turn])
+        settings = {
+            "batch": config.batch_size,
+            "minibatches": config.minibatches,
+            "rule": GROUPINGS[config.rule],
+            "seed": number,
+        }
         return gauss_newton_terms(self.model, task, self.tokenizer, examples, **settings)[0]
 
     def _note(self, step: int, turn: int, outcome: Outcome) -> None:

@@ -1,11 +1,28 @@
 """Which training examples a step sees."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
-from zolab.runs.config import Config, require
+from zolab.runs.config import require
 from zolab.tasks import Example, Task, by_class, shared_candidates
+
+
+class Settings(Protocol):
+    """What batches and calibration depend on, of a run's configuration or of learning to learn's."""
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def balanced(self) -> bool: ...
+
+    @property
+    def calibrate(self) -> int: ...
+
+    @property
+    def seed(self) -> int: ...
 
 
 def batch_at(examples: Sequence[Example], size: int, seed: int, step: int, balanced: bool = False) -> list[Example]:
@@ -43,18 +60,22 @@ def _taken(label: int, step: int, size: int, classes: int) -> int:
     return step * share + -(-(step * left - label) // classes)
 
 
-def check_classes(config: Config, task: Task, training: Sequence[Example] | None = None) -> None:
+def has_classes(task: Task, training: Sequence[Example] | None = None) -> bool:
+    """Whether a task's examples share their candidates; without examples, whether they may."""
+    return task.objective == "options" and (training is None or bool(shared_candidates(training)))
+
+
+def check_classes(config: Settings, task: Task, training: Sequence[Example] | None = None) -> None:
     """Raise ValueError unless a task has the classes that a configuration's `balanced` and `calibrate` need.
 
     Args:
-        config: of the run.
+        config: of the run, or of learning to learn.
         task: its task.
         training: its training examples; without them only what the task says of itself is checked.
     """
     for name, on in (("balanced", config.balanced), ("calibrate", config.calibrate)):
-        classes = task.objective == "options" and (training is None or shared_candidates(training))
         message = f"{name} needs classes, the same candidates in every example, which {task.name} does not have: leave it out."
-        require(not on or bool(classes), message)
+        require(not on or has_classes(task, training), message)
     if training is None:
         return
     if config.balanced:
@@ -74,6 +95,6 @@ def check_classes(config: Config, task: Task, training: Sequence[Example] | None
         require(not missing, f"{message}, so that its offset would say nothing: raise calibrate, or add --balanced.")
 
 
-def calibration_examples(config: Config, training: Sequence[Example]) -> list[Example]:
+def calibration_examples(config: Settings, training: Sequence[Example]) -> list[Example]:
     """The training examples on which a run's offsets are fitted: those that its first batches would have."""
     return batch_at(training, config.calibrate, config.seed, 0, config.balanced)

@@ -29,8 +29,8 @@ COUNT = 10**9  # of what is done one after the other
 LARGEST = 1.7e308  # about what a float holds
 HELD = 1e-37, 1e37  # what float32 holds with all its digits, twice and half of it too
 RANGES: dict[str, tuple[float, float]] = {  # the least and the greatest value of a setting, wherever it occurs
-    **dict.fromkeys(("steps", "period", "pairs", "eval_every"), (1, COUNT)),
-    **dict.fromkeys(("patience", "checkpoint_every", "stuck"), (0, COUNT)),
+    **dict.fromkeys(("steps", "period", "eval_every"), (1, COUNT)),
+    **dict.fromkeys(("patience", "checkpoint_every", "stuck", "pairs"), (0, COUNT)),
     **dict.fromkeys(("batch_size", "train", "dev", "test", "measured", "minibatches"), (1, 10**7)),
     **dict.fromkeys(("calibrate", "shots"), (0, 10**7)),
     "samples": (1, 10**4),
@@ -42,6 +42,7 @@ RANGES: dict[str, tuple[float, float]] = {  # the least and the greatest value o
     **dict.fromkeys(("clip", "reset_below"), (0, LARGEST)),
     "spread": (1e-6, 100),  # exp(100) is the most that a scale is multiplied by in a typical pair
     "rate": (1e-9, 10),
+    "weight": (0, 1),
     "eps": HELD,
 }
 _SHOWN = reprlib.Repr()

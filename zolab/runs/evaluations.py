@@ -71,15 +71,25 @@ def calibration(config: Config, task: Task, model: Any, tokenizer: Any, training
         `offsets`, one for each of the `candidates`; `examples`, how many they were fitted on; `forwards`, the passes that took.
     """
     chosen = calibration_examples(config, training)
-    _, scores = task.compare(model, tokenizer, chosen, config.batch_size)
-    offsets = fit_offsets(scores, np.array([example.answer for example in chosen])).tolist()
-    candidates = list(shared_candidates(chosen))
     return {
-        "offsets": offsets,
-        "candidates": candidates,
+        "offsets": offsets_for(task, model, tokenizer, chosen, config.batch_size),
+        "candidates": list(shared_candidates(chosen)),
         "examples": len(chosen),
         "forwards": forwards(config, 0, len(training)),
     }
+
+
+def offsets_for(task: Task, model: Any, tokenizer: Any, examples: Sequence[Example], batch_size: int = 32) -> list[float]:
+    """The offsets that fit some examples, one for each candidate.
+
+    Args:
+        task: whose examples share their candidates.
+        model, tokenizer: in eval mode.
+        examples: with each of the classes among their answers.
+        batch_size: of them at once.
+    """
+    _, scores = task.compare(model, tokenizer, examples, batch_size)
+    return fit_offsets(scores, np.array([example.answer for example in examples])).tolist()
 
 
 def keep_offsets(fitted: Mapping[str, Any] | None, *folders: Path) -> None:

@@ -13,11 +13,11 @@ from zolab.pertnn.network import folder_of
 from zolab.probe.blocks import mean_and_variance, moments, weights_of
 from zolab.runs.config import require
 from zolab.studies.plan import BASE, Plan, Prepared
-from zolab.studies.scales import scales_of, start_of, terms_of, with_sigma
-from zolab.tasks import load_task
+from zolab.studies.scales import FROZEN, check_embedding, check_measured, measured_terms, scales_of, start_of, with_sigma
+from zolab.theory.judged import without_embedding
 from zolab.theory.terms import StepTerms
 
-OPTIONS: dict[str, Any] = {"pertnn": None, "untrained": 2}
+OPTIONS: dict[str, Any] = {"pertnn": None, "untrained": 2, "examples": 64, "groups": 0}
 BEFORE = "the gradients of some examples on each task"
 CONTROLS = {
     "trained": "the PertNN",
@@ -27,7 +27,9 @@ CONTROLS = {
     "density": "sigma_j^2 proportional to G_j / d_j, measured on the task",
     "best": "the scales with which one step gains most, measured on the task",
     "bound": "the closed form of the corrected bound, measured on the task",
+    FROZEN: "one sigma for all blocks but embeddings, which stay as they are",
     "meazo": "MEAZO: one scalar second moment",
+    "dizo": "DiZO: ratios for each tensor, which forward passes choose while a run goes on",
 }
 INFORMED = ("density", "best", "bound")
 """Controls that need gradients of the very task."""
@@ -42,6 +44,7 @@ def check(plan: Plan) -> None:
     count = plan.options["untrained"]
     require(type(count) is int and count >= 1, f"untrained must be a whole number of at least 1, got {count!r}.")
     folder_of(plan.options["pertnn"])
+    check_measured(plan)
     for task in plan.tasks:
         start_of(plan, task)
 
@@ -54,15 +57,15 @@ def names(plan: Plan) -> list[str]:
 
 
 def prepare(plan: Plan, task: str, out: Path) -> Prepared:
-    """The settings of each control. On a task without options the terms are those of the plan's first task that has them."""
-    config = start_of(plan, task)
-    measurable = [name for name in (task, *plan.tasks) if load_task(start_of(plan, name).task).objective == "options"]
-    require(bool(measurable), "no task of the plan has options, on which the terms could be measured; add one.")
-    terms, rank = terms_of(start_of(plan, measurable[0]), plan.seeds[0])
+    """The settings of each control, with the terms of `measured_terms`."""
+    config, (terms, measured) = start_of(plan, task), measured_terms(plan, task)
     model, _ = load_model(config.model)
     trained = PertNN.load(plan.options["pertnn"], model)
     pertnns = {**networks(trained, plan.options["untrained"]), "frozen": trained}
     sigmas, methods = measured_sigmas(terms), {}
+    if FROZEN in plan.methods:
+        check_embedding(trained.blocks.tensors, config.model)
+    sigmas[FROZEN] = without_embedding(trained.blocks.tensors)
     for name in names(plan):
         if name in pertnns:
             folder = out / "pertnn" / f"{task}-{name}"
@@ -74,8 +77,8 @@ def prepare(plan: Plan, task: str, out: Path) -> Prepared:
         elif name == "meazo":  # its steps are as long as MeZO's where |p| is about |g_B|
             methods[name] = {"optimizer": "meazo", "lr": float(f"{config.lr * terms.seconds.sum() ** 0.5:.3g}")}
         else:
-            methods[name] = {"optimizer": "mezo"}
-    return Prepared(methods, {"effective_rank": rank})
+            methods[name] = {"optimizer": "dizo" if name == "dizo" else "mezo"}
+    return Prepared(methods, measured)
 
 
 def networks(trained: PertNN, untrained: int = 2) -> dict[str, PertNN]:

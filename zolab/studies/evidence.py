@@ -26,7 +26,7 @@ from zolab.studies.finding import (
     steps_on_gpu,
     tuners,
 )
-from zolab.studies.gain_transfer import gain_text, with_signal
+from zolab.studies.gain_transfer import gain_text, points_at, with_signal
 from zolab.studies.outcomes import Record
 from zolab.studies.paper_tables import win_counts
 from zolab.studies.papers import printed, wins
@@ -78,7 +78,7 @@ def blocks(records: Records) -> Finding | None:
         f"`{stem}`: predicted gain of a step over σ = 1, scales by tensor and by layer: "
         + "; ".join(
             f"{point['task']} {gain_text(point, 'G / V by tensor')} and {gain_text(point, 'G / V by layer')}"
-            for point in with_signal(records[stem]["result"]["points"])
+            for point in with_signal(points_at(records[stem], 0))
         )
         for stem in maps
     ]

@@ -1,6 +1,6 @@
 """The gain map as a table and two figures: functions of the record that `zolab map` writes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -26,11 +26,6 @@ WAYS = {
 
 LABELS = {"the same, permuted": "other layers"}
 """What a legend calls a way whose name in a record says too little beside others."""
-
-
-def points_at(record: Mapping[str, Any], step: int) -> Points:
-    """What was measured after so many steps, a point a task, in the record's order."""
-    return [point for point in record["result"]["points"] if point["step"] == step]
 
 
 def gain_table(points: Points) -> str:

@@ -13,16 +13,15 @@ from zolab.models import load_model
 from zolab.records import environment, save_record
 from zolab.records.files import read_json, ready, sweep, write_json
 from zolab.records.sealed import seal, unseal
-from zolab.runs.batches import batch_at, check_classes
+from zolab.runs.batches import batch_at, check_classes, has_classes
 from zolab.runs.config import Config, make_optimizer, require
-from zolab.runs.evaluations import calibration
+from zolab.runs.evaluations import calibration, offsets_for
 from zolab.runs.identity import identity
 from zolab.runs.objectives import LOSS, closure
 from zolab.runs.schedules import scheduler
 from zolab.studies.gain_transfer import gain_text
 from zolab.studies.run import holding
-from zolab.tasks import Example, Splits, Task, by_class, load_task, shared_candidates
-from zolab.tasks.judgement import fit_offsets
+from zolab.tasks import Example, Splits, Task, by_class, load_task
 from zolab.theory.judged import GROUPINGS, agreement, judged, noise_rank
 from zolab.theory.signal import Signal, in_turns, signal
 
@@ -93,7 +92,7 @@ def _start(config: Config, groups: int, apart: Set[Example] = frozenset()) -> tu
         )
         require(len(train) >= groups, sentence)
         examples = examples._replace(train=train)
-    if not (task.objective == "options" and shared_candidates(examples.train)):
+    if not has_classes(task, examples.train):
         config = replace(config, calibrate=0, balanced=False)
     elif config.balanced and (least := min(map(len, by_class(examples.train)))) < groups:
         print(f"{config.task}: {least} examples of a class cannot be dealt to {groups} groups; its batches are not balanced")
@@ -150,8 +149,7 @@ def _measured(config: Config, task: Task, model: Any, tokenizer: Any, examples: 
     """Statistics at the weights as they are. The task keeps offsets that fit the examples, so that they have no part in G."""
     if config.calibrate:
         chosen = in_turns(examples.train, groups) if config.balanced else examples.train
-        _, scores = task.compare(model, tokenizer, chosen)
-        task.offsets = tuple(fit_offsets(scores, np.array([example.answer for example in chosen])).tolist())
+        task.offsets = tuple(offsets_for(task, model, tokenizer, chosen))
     return signal(model, task, tokenizer, examples.train, groups, seed=config.seed, balanced=config.balanced)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from zolab.theory.judged import GROUPINGS, Estimates, noise_scales, transferred
+from zolab.theory.judged import GROUPINGS, halves_of, noise_scales, transferred
 
 GAINS = (
     "Predicted descent of a step with one sigma per block, over that with sigma = 1, each at its own best rate, judged on the "
@@ -22,11 +22,9 @@ Points = Sequence[Mapping[str, Any]]
 GROUPED = "kind"  # of the scales that are carried over: few numbers, so that other tasks can share them
 
 
-def halves_of(point: Mapping[str, Any]) -> tuple[Estimates, Estimates]:
-    """Statistics of both halves of a point's examples."""
-    names, sizes = tuple(point["blocks"]), np.array(point["sizes"], float)
-    one, two = (Estimates(names, sizes, np.array(half, float)) for half in point["halves"])
-    return one, two
+def points_at(record: Mapping[str, Any], step: int) -> Points:
+    """What was measured after so many steps, a point a task, in the record's order."""
+    return [point for point in record["result"]["points"] if point["step"] == step]
 
 
 def with_signal(points: Points) -> list[Mapping[str, Any]]:

@@ -14,21 +14,20 @@ import numpy as np
 from zolab.models import load_model
 from zolab.probe.blocks import split
 from zolab.runs.batches import check_classes
-from zolab.runs.config import Config, require
+from zolab.runs.config import require
 from zolab.studies.compare import beside
 from zolab.studies.gain_map import base_signal, finite
 from zolab.studies.gain_transfer import gain_at
 from zolab.studies.outcomes import Record
 from zolab.studies.plan import BASE, Plan, Prepared
-from zolab.studies.scales import scales_of, start_of, with_sigma
+from zolab.studies.scales import FROZEN, check_embedding, scales_of, start_of, with_sigma
 from zolab.studies.statistics import DRAWS, FEWEST, Estimate, interval
 from zolab.tasks import Example, load_task
-from zolab.theory.judged import EMBEDDING, chosen
+from zolab.theory.judged import chosen
 from zolab.theory.signal import Signal
 
 OPTIONS: dict[str, Any] = {"examples": 512, "groups": 16}
 BEFORE = "the gradients of some examples on each task, one by one"
-FROZEN = "no embedding"
 SCALES = {
     "by kind": "sigma^2 in proportion to G / V of each kind of tensor",
     "by layer": "the same for each layer",
@@ -97,7 +96,7 @@ def prepare(plan: Plan, task: str, out: Path) -> Prepared:
         if FROZEN in plan.methods:
             models = {own.model: own for own in (start_of(plan, each) for each in plan.tasks)}
             for own in models.values():
-                _check_embedding(own)
+                check_embedding(split(load_model(own.model, own.dtype, own.device)[0]).names, own.model)
     config, groups = start_of(plan, task), plan.options["groups"]
     statistics = base_signal(replace(config, train=plan.options["examples"], dev=1), groups, _judging(plan, task))
     half, other = statistics.halves()
@@ -129,13 +128,6 @@ def _judging(plan: Plan, task: str) -> frozenset[Example]:
         check_classes(replace(config, seed=seed, data_seed=seed), loaded, examples.train)
         dev.update(examples.dev)
     return frozenset(dev)
-
-
-def _check_embedding(config: Config) -> None:
-    """Raise ValueError unless a configuration's model has an embedding to freeze."""
-    names = split(load_model(config.model, config.dtype, config.device)[0]).names
-    message = f"no tensor of {config.model} is an embedding by its name: leave out {FROZEN}."
-    require(any(EMBEDDING in name for name in names), message)
 
 
 @dataclass(frozen=True)

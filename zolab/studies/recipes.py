@@ -11,9 +11,9 @@ from zolab.models import load_model
 from zolab.runs.config import require
 from zolab.studies.controls import deployed
 from zolab.studies.plan import BASE, Plan, Prepared
-from zolab.studies.scales import start_of, terms_of
+from zolab.studies.scales import check_measured, measured_terms, start_of
 
-OPTIONS: dict[str, Any] = {"recipes": {}, "evolutions": {}}
+OPTIONS: dict[str, Any] = {"recipes": {}, "evolutions": {}, "examples": 64, "groups": 0}
 BEFORE = "the meta-training of every recipe"
 TRAIN: dict[type, Callable] = {MetaConfig: meta_train, EvolveConfig: evolve}
 QUESTIONS = {  # the setting that is asked about, and those that go with it
@@ -32,6 +32,7 @@ def check(plan: Plan) -> None:
     """Raise ValueError unless every recipe has settings that can be."""
     require(not plan.methods, "the recipes are the methods of this study; leave methods out.")
     configurations(plan.options)
+    check_measured(plan)
     for task in plan.tasks:
         start_of(plan, task)
 
@@ -44,10 +45,10 @@ def prepare(plan: Plan, task: str, out: Path) -> Prepared:
     """Train by every recipe, unless it is done; the settings of the runs that use each PertNN, and its sigma."""
     config, recipes = start_of(plan, task), configurations(plan.options)
     trained = {name: TRAIN[type(recipe)](recipe, out / "meta" / name).record["result"] for name, recipe in recipes.items()}
-    model, (terms, rank) = load_model(config.model)[0], terms_of(config, plan.seeds[0])
+    model, (terms, measured) = load_model(config.model)[0], measured_terms(plan, task)
     methods = {BASE: {"optimizer": "mezo"}}
     methods |= {name: deployed(out / "meta" / name, model, terms, config.lr) for name in recipes}
-    return Prepared(methods, {"effective_rank": rank, "sigma": {name: outcome["sigma"] for name, outcome in trained.items()}})
+    return Prepared(methods, {**measured, "sigma": {name: outcome["sigma"] for name, outcome in trained.items()}})
 
 
 def configurations(options: Mapping[str, Any]) -> dict[str, MetaConfig | EvolveConfig]:

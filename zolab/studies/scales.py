@@ -1,5 +1,7 @@
 """Do the best scales of the theory help in a run? MeZO with each of them, beside MeZO."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +9,17 @@ import numpy as np
 
 from zolab.models import load_model
 from zolab.runs.config import Config, require
+from zolab.studies.gain_map import base_signal
 from zolab.studies.plan import BASE, Plan, Prepared, check_run
 from zolab.tasks import load_task
+from zolab.theory.judged import noise_rank, without_embedding
 from zolab.theory.measure import gauss_newton_terms
 from zolab.theory.terms import StepTerms
 
 OPTIONS: dict[str, Any] = {"examples": 64, "minibatches": 4}
 BEFORE = "the gradients of some examples on each task"
+FROZEN = "no embedding"
+"""Of several studies: MeZO with one sigma for all blocks but embeddings, which stay as they are."""
 SCALES = {
     "best": "the scales with which one step gains most, all blocks moving at once",
     "bound": "the closed form for blocks moved one by one (Theorem 3's, corrected)",
@@ -72,6 +78,49 @@ def scales_of(terms: StepTerms, seed: int = 0) -> dict[str, np.ndarray]:
 def start_of(plan: Plan, task: str) -> Config:
     """The task's configuration for MeZO, at the learning rate where its search starts."""
     return check_run(plan, task, {"optimizer": "mezo"})
+
+
+def measured_terms(plan: Plan, task: str) -> tuple[StepTerms, dict[str, Any]]:
+    """Terms of a study's base model on a task, and what the record keeps of them.
+
+    With `groups` in the plan they are those of `zolab.theory.signal`, which fit runs that are calibrated and balanced, on any
+    task. Without, they are the Gauss-Newton terms of the first reported seed's examples; a task without options then has those
+    of the plan's first task that has them.
+
+    Args:
+        plan: with `examples` and `groups` among its options.
+        task: its name.
+
+    Raises:
+        ValueError: no task of the plan has options, or there are too few examples.
+    """
+    config, (examples, groups) = start_of(plan, task), (plan.options[name] for name in ("examples", "groups"))
+    if groups:
+        statistics = base_signal(replace(config, train=examples, dev=1), groups)
+        return statistics.terms(config.batch_size), {"noise_rank": noise_rank(statistics)}
+    measurable = [name for name in (task, *plan.tasks) if load_task(start_of(plan, name).task).objective == "options"]
+    require(bool(measurable), "no task of the plan has options, on which the terms could be measured; add one, or give groups.")
+    terms, rank = terms_of(start_of(plan, measurable[0]), plan.seeds[0], examples)
+    return terms, {"effective_rank": rank}
+
+
+def check_embedding(names: Sequence[str], model: str) -> None:
+    """Raise ValueError unless one of a model's tensors is an embedding, which `FROZEN` keeps as it is.
+
+    Args:
+        names: of its tensors.
+        model: for the sentence.
+    """
+    frozen = without_embedding(names) == 0
+    require(bool(frozen.any()), f"no tensor of {model} is an embedding by its name: leave out {FROZEN}.")
+
+
+def check_measured(plan: Plan) -> None:
+    """Raise ValueError unless `measured_terms` can have as many groups of examples as the plan asks for."""
+    examples, groups = (plan.options[name] for name in ("examples", "groups"))
+    require(type(examples) is int and examples >= 1, f"examples must be a whole number of at least 1, got {examples!r}.")
+    fits = type(groups) is int and (groups == 0 or 6 <= groups <= examples)
+    require(fits, f"groups must be 0, or between 6 and the {examples} examples, got {groups!r}.")
 
 
 def terms_of(config: Config, seed: int, examples: int = 64, minibatches: int = 4) -> tuple[StepTerms, dict[str, float]]:

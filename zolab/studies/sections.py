@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from zolab.studies.gain_transfer import GAINS, TRANSFERS, gain_rows, transfer_rows, with_signal
+from zolab.studies.gain_transfer import GAINS, TRANSFERS, gain_rows, points_at, transfer_rows, with_signal
 from zolab.studies.outcomes import Record
 from zolab.studies.predicted import concordance, outcomes
 
@@ -49,7 +49,7 @@ def map_section(content: dict[str, Any]) -> Section:
     config, points = content["config"], content["result"]["points"]
     head, *rows = gain_rows(points)
     lines = [f"{config['groups']} groups of examples. {GAINS}", "", *table_of(head, rows)]
-    if len(base := with_signal([point for point in points if not point["step"]])) > 1:
+    if len(base := with_signal(points_at(content, 0))) > 1:
         head, *rows = transfer_rows(base, config["batch_size"])
         lines += ["", TRANSFERS, "", *table_of(head, rows)]
     return f"Gain map of {config['model']}", lines

@@ -148,6 +148,10 @@ class Task(ABC):
         right_owners = owners[torch.isin(batch.options, right)]
         return losses.new_zeros(count).index_add(0, right_owners, losses) * (count / len(losses))
 
+    def shifted(self, scores: Tensor) -> Tensor:
+        """The scores of an example's candidates with their offsets, if there are any; shape (candidates,)."""
+        return scores + scores.new_tensor(self.offsets) if self.offsets else scores
+
     def evaluate(self, model: PreTrainedModel, tokenizer, examples: Sequence[Example], batch_size: int = 32) -> Evaluation:
         """The training loss over all examples, and the mean of the task's metric; errors as for `score`."""
         loss, metrics = self.score(model, tokenizer, examples, batch_size)
@@ -177,7 +181,7 @@ class Task(ABC):
             tokens = token_log_probs(model, batch, self.autocast)
             losses.append(self._losses(tokens, batch))
             for i, scores in zip(chosen, option_means(tokens, batch).split(batch.sizes), strict=True):
-                right[i] = int(self._shifted(scores).argmax()) in (examples[i].answer, *examples[i].also)
+                right[i] = int(self.shifted(scores).argmax()) in (examples[i].answer, *examples[i].also)
                 lost += not _sound(scores, examples[i].answer)
                 plain[i] = scores[: plain.shape[1]].double().cpu().numpy()
         _check_none(lost, model, examples)
@@ -189,7 +193,7 @@ class Task(ABC):
         batch = self._encode_all(tokenizer, examples, self._room(model)).to(device_of(model))
         scores = option_log_probs(model, batch, self.autocast).split(batch.sizes)
         _check_none(sum(not _sound(s, e.answer) for s, e in zip(scores, examples, strict=True)), model, examples)
-        return torch.stack([self._shifted(s).softmax(0) for s in scores])
+        return torch.stack([self.shifted(s).softmax(0) for s in scores])
 
     def are_cut(self, tokenizer, examples: Sequence[Example]) -> list[bool]:
         """For each example, whether its prompt loses tokens because it and a candidate are longer than there is room for."""
@@ -219,11 +223,7 @@ class Task(ABC):
         if self.objective == "answer":
             return -tokens[torch.isin(batch.options, right)]
         per_example = zip(option_means(tokens, batch).split(batch.sizes), batch.answers, strict=True)
-        return torch.stack([-self._shifted(scores).log_softmax(0)[answer] for scores, answer in per_example])
-
-    def _shifted(self, scores: Tensor) -> Tensor:
-        """The scores of an example's candidates with their offsets."""
-        return scores + scores.new_tensor(self.offsets) if self.offsets else scores
+        return torch.stack([-self.shifted(scores).log_softmax(0)[answer] for scores, answer in per_example])
 
     def _room(self, model: PreTrainedModel) -> int:
         """Tokens that a text may have when the model is at hand."""

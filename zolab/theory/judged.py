@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -52,6 +53,30 @@ class Estimates:
         return terms_of(self.sizes, self.estimates, batch)
 
 
+def halves_of(point: Mapping[str, Any]) -> tuple[Estimates, Estimates]:
+    """Statistics of both halves of the examples of a point of a kept gain map."""
+    names, sizes = tuple(point["blocks"]), np.array(point["sizes"], float)
+    one, two = (Estimates(names, sizes, np.array(half, float)) for half in point["halves"])
+    return one, two
+
+
+def all_of(point: Mapping[str, Any], grouping: str) -> Estimates:
+    """Those of all examples of such a point, by layer or by kind as they were kept.
+
+    By tensor they are the mean of both halves, which lacks the products of gradients of one half and the other.
+
+    Args:
+        point: of a kept gain map.
+        grouping: one of `GROUPINGS`.
+    """
+    if grouping not in point:
+        one, two = halves_of(point)
+        return Estimates(one.names, one.sizes, (one.estimates + two.estimates) / 2)
+    rows = point[grouping]
+    estimates = [[row[name][0] for row in rows.values()] for name in ("G", "V", "t")]
+    return Estimates(tuple(rows), np.array([row["size"] for row in rows.values()], float), np.array(estimates, float))
+
+
 def noise_scales(statistics: Signal | Estimates, grouping: Callable[[str], str]) -> np.ndarray:
     """sigma_j^2 proportional to G / V, one for the blocks that a grouping puts together; negative G count as 0.
 
@@ -63,6 +88,21 @@ def noise_scales(statistics: Signal | Estimates, grouping: Callable[[str], str])
         grouping: from a block's name to that of its group.
     """
     return _scales(statistics, grouping, lambda signals, noises: signals / np.maximum(noises, 1e-300))
+
+
+def shared_scales(statistics: Sequence[Estimates], weight: float) -> np.ndarray:
+    """One sigma per block for several tasks, by G / V: sigma_j^2 = 1 - weight + weight r_j, with the budget of sigma = 1.
+
+    r_j is the mean over the tasks of `noise_scales`, squared and each on the budget. Shrinking towards 1 limits how far the
+    scales concentrate: no sigma^2 falls below 1 - weight.
+
+    Args:
+        statistics: of each task, the blocks being the same.
+        weight: between 0, where all sigma are 1, and 1.
+    """
+    squares = [np.square(noise_scales(each, str)) for each in statistics]
+    shares = [each / np.average(each, weights=task.sizes) for each, task in zip(squares, statistics, strict=True)]
+    return np.sqrt(1 - weight + weight * np.mean(shares, axis=0))
 
 
 def transferred(
@@ -123,9 +163,9 @@ def density_scales(statistics: Signal) -> np.ndarray:
     return np.sqrt(squared / statistics.sizes) if squared.any() else np.ones(len(squared))
 
 
-def without_embedding(statistics: Signal) -> np.ndarray:
-    """One for all blocks but embeddings, which stay as they are."""
-    return np.array([0.0 if EMBEDDING in name else 1.0 for name in statistics.names])
+def without_embedding(names: Sequence[str]) -> np.ndarray:
+    """Sigma of blocks by their names: one for all but embeddings, which stay as they are."""
+    return np.array([0.0 if EMBEDDING in name else 1.0 for name in names])
 
 
 def chosen(statistics: Signal, batch: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -142,7 +182,7 @@ def chosen(statistics: Signal, batch: int, seed: int = 0) -> dict[str, np.ndarra
     ways["the same, permuted"] = by_layer[np.random.default_rng(seed).permutation(len(by_layer))]
     ways["best of one step"] = best_scales(statistics, batch)
     ways["density"] = density_scales(statistics)
-    if 0 < (fixed := without_embedding(statistics)).sum() < len(fixed):
+    if 0 < (fixed := without_embedding(statistics.names)).sum() < len(fixed):
         ways["embedding frozen"] = fixed
     return ways
 

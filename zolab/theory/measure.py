@@ -185,7 +185,7 @@ def score_gradients(
     Of two candidates the gradients of the log-probabilities are parallel: one pair stands for both.
     """
     for example in examples:
-        scores = option_log_probs(model, task.encode(tokenizer, [example]).to(params[0].device))
+        scores = task.shifted(option_log_probs(model, task.encode(tokenizer, [example]).to(params[0].device)))
         logs = scores.log_softmax(0)
         p = logs.detach().exp().tolist()
         if len(p) == 2:

@@ -259,9 +259,7 @@ def in_turns(examples: Sequence[Example], groups: int) -> list[Example]:
 
 
 def _of_options(model, task: Task, batch: Batch, params: Sequence[Tensor], rng: np.random.Generator) -> OneExample:
-    scores, (answer,) = option_log_probs(model, batch), batch.answers
-    if task.offsets:
-        scores = scores + scores.new_tensor(task.offsets)
+    scores, (answer,) = task.shifted(option_log_probs(model, batch)), batch.answers
     logs = scores.log_softmax(0)
     p = logs.detach().double().exp().cpu().numpy()
     if len(p) == 2:  # both gradients are along that of the difference
