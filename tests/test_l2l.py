@@ -18,6 +18,8 @@ from zolab.noise import direction
 from zolab.pertnn import PertNN, features
 from zolab.probe.blocks import split
 from zolab.records.log import RunLog
+from zolab.runs.batches import batch_at
+from zolab.tasks import load_task
 from zolab.theory.terms import StepTerms
 
 EPS, LR_ZO = 1e-3, 0.02
@@ -260,6 +262,17 @@ TINY = {"model": "tiny-reviews", "tasks": "reviews_sentence,reviews_writer", "st
 TINY |= {"train": 20, "lr_zo": 1e-4, "hidden": 8}
 
 
+def test_the_slow_phase_begins_with_fitted_offsets_and_sees_balanced_batches(tmp_path):
+    settings = TINY | {"train": 200, "steps": 4, "lr": 0.0, "gradient": "gain", "measured": 8}
+    runs = {}
+    for name, slow in {"plain": {}, "slow": {"balanced": True, "calibrate": 100}}.items():
+        run = meta_train(MetaConfig(**settings, **slow), tmp_path / name, progress=False)
+        runs[name] = [entry["loss"] for entry in run.record["result"]["steps"]]
+    assert np.mean(runs["slow"]) < 0.75 < 1 < np.mean(runs["plain"])
+    examples = load_task("reviews_sentence").sample(0, 200, 1, 1).train
+    assert sum(example.answer for example in batch_at(examples, 4, 0, 0, balanced=True)) == 2
+
+
 def test_meta_training_writes_a_pertnn_that_loads(tmp_path):
     run = meta_train(MetaConfig(**TINY), tmp_path / "run", progress=False)
     model, _ = load_model("tiny-reviews")
@@ -337,6 +350,7 @@ def test_the_global_generator_is_left_alone(tmp_path):
         ({"train": 3}, "fewer than batch_size 4; leave it out"),
         ({"meta_lr": -1.0}, "meta_lr must be at least 0"),
         ({"normalise": "codes"}, "normalise must be paper, code or none"),
+        ({"calibrate": 21}, "calibrate 21 exceeds the 20 training examples of reviews_sentence"),
         ({"fused": True}, "the fused step cannot clip; set clip to 0"),
         ({"rule": "row"}, "unknown rule 'row'"),
         ({"outer": "lion"}, "unknown outer optimizer 'lion'"),
