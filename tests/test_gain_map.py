@@ -11,7 +11,7 @@ from zolab.__main__ import main
 from zolab.records import load_record
 from zolab.studies.gain_figures import LABELS, WAYS, gain_figure, signal_figure, transfer_figure
 from zolab.studies.gain_map import ESTIMATES, finite
-from zolab.studies.gain_transfer import gain_rows, gain_text, points_at, transfer, with_signal
+from zolab.studies.gain_transfer import effective_rates, gain_rows, gain_text, points_at, transfer, with_signal
 from zolab.theory.judged import (
     GROUPINGS,
     Estimates,
@@ -65,6 +65,15 @@ def test_shared_scales_are_the_mean_of_tasks_on_the_budget_shrunk_towards_one():
     np.testing.assert_allclose(half**2, (1 + whole**2) / 2)
     np.testing.assert_allclose(shared_scales([one], 0.0), 1)
     assert (whole**2) @ one.sizes == pytest.approx(one.sizes.sum())
+
+
+def test_effective_rates_are_those_of_the_first_order_and_of_the_curvature():
+    rows = {"a": {"size": 2, "G": [3, 1], "V": [8, 1], "t": [1, 0]}, "b": {"size": 1, "G": [-1, 1], "V": [8, 1], "t": [3, 0]}}
+    rates = effective_rates({"kind": rows}, {"a": 2.0, "b": 0.5}, batch=8)
+    assert rates["descent"] == pytest.approx(2.0)
+    assert rates["curvature"] == pytest.approx((2 * 1 + 0.5 * 3) / 4)
+    assert rates["gain"] == pytest.approx((6**2 / ((2 * 4 + 0.5) * 3.5)) / (3**2 / (5 * 4)))
+    assert effective_rates({"kind": rows}, {"a": 1.0, "b": 1.0}, batch=8) == pytest.approx(dict.fromkeys(rates, 1.0))
 
 
 def test_statistics_of_all_examples_are_those_that_were_kept():

@@ -291,6 +291,16 @@ def test_gauss_newton_terms_are_the_matrixs(reviews, offsets):
     assert np.linalg.eigvalsh(terms.matrix).min() > -1e-6 * np.abs(terms.matrix).max()
 
 
+def test_balanced_minibatches_lack_the_noise_of_the_classes(reviews):
+    """Two classes of one example each: balanced minibatches of two are the whole, others are at times one example twice."""
+    model, tokenizer, task, examples = reviews
+    both = [next(example for example in examples if example.answer == answer) for answer in (0, 1)]
+    terms, _ = gauss_newton_terms(model, task, tokenizer, both, batch=2, minibatches=3, balanced=True)
+    np.testing.assert_allclose(terms.seconds, terms.squares, rtol=1e-4)
+    plain, _ = gauss_newton_terms(model, task, tokenizer, both, batch=2, minibatches=3)
+    assert plain.seconds.sum() > 1.1 * plain.squares.sum()
+
+
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_the_norm_of_a_small_block(size):
     x = nn.Parameter(torch.ones(size, dtype=torch.float64))

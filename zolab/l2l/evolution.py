@@ -38,7 +38,7 @@ from zolab.theory.judged import GROUPINGS, all_of, shared_scales
 ROW = {"size": int, "G": [NUMBER], "V": [NUMBER], "t": [NUMBER]}
 POINT = {"task": str, "step": int, "base": str, "blocks": [str], "sizes": [int], "halves": [[[NUMBER]]]}  # of a gain map
 POINT |= {key: {str: ROW} for key in ("layer", "kind")}
-EVENTS = {"start": {"config": dict, **IDENTITY}, "pair": {"losses": lambda pair: _is_pair(pair)}}
+EVENTS = {"start": {"config": dict, "first?": [NUMBER], **IDENTITY}, "pair": {"losses": lambda pair: _is_pair(pair)}}
 LARGEST = 2.0  # of a pair's difference, in typical ones: a run that broke must not decide alone
 
 
@@ -67,8 +67,10 @@ def evolve(config: EvolveConfig, out: str | Path, *, progress: bool = True) -> M
             raise ValueError(f"{out} holds an evolution with other settings; choose another folder.")
         for event in started:
             check_same(runs.identity, event, out, "bring it back, or choose another folder")
-            first = event.get("first", runs.first.tolist())  # older logs began at 1, and do not say so
-            require(first == runs.first.tolist(), f"the gain map {config.start} is no longer what {out} was started with.")
+            require(
+                event.get("first") == runs.first.tolist(),
+                f"the gain map {config.start} is no longer what {out} was started with.",
+            )
         if not started:
             log.append("start", config=asdict(config), first=runs.first.tolist(), **runs.identity, **environment())
         search = Evolution(len(runs.pertnn.blocks) + 1, config.spread, config.rate, config.seed)

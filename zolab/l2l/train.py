@@ -234,6 +234,7 @@ class _MetaSession:
             "minibatches": config.minibatches,
             "rule": GROUPINGS[config.rule],
             "seed": number,
+            "balanced": self.balanced[turn],
         }
         return gauss_newton_terms(self.model, task, self.tokenizer, examples, **settings)[0]
 

@@ -31,10 +31,12 @@ from zolab.studies.outcomes import Record
 from zolab.studies.paper_tables import win_counts
 from zolab.studies.papers import printed, wins
 from zolab.studies.plan import BASE
+from zolab.studies.predicted import concordances, outcomes
 from zolab.studies.statistics import difference, mean_difference
 from zolab.theory.bounds import CORRECTIONS, BoundTerms, block_bound, mezo_bound
 
 TABLE_1 = {"paper": "2510.00419", "table": "1"}
+PREDICTED = "06_predicted"
 GAIN_MAPS = ("06_gain_map_smollm2", "06_gain_map")
 CONTROL = ("permuted", "untrained0", "untrained1")
 
@@ -150,9 +152,18 @@ def theory(records: Records) -> Finding | None:
         + "; ".join(f"{task} {each['best']:.2f} (best σ), {each['bound']:.2f} (the bound's)" for task, each in gains.items()),
         *(f"In runs, {name} scales: {sentence(_in_study(record, name))}" for name in ("best", "bound")),
     ]
+    used = ["06_tiny"]
+    if PREDICTED in records:
+        rows = outcomes(Record(records[PREDICTED]))
+        alike, ways = concordances(rows), {row.way for row in rows}
+        message = f"with savings of forward passes {alike['saving']}, with lower final losses {alike['final']}"
+        numbers.append(
+            f"`{PREDICTED}`: rank correlation of predicted gains, {len(ways)} ways to choose σ on each task, {message}"
+        )
+        used.append(PREDICTED)
     true = printed_sum > mezo > corrected and min(gain["best"] for gain in gains.values()) > 1
     ran = "the bounds as printed and corrected; runs with σ from them"
-    return Finding(CORRECTED if true else NOT_SEEN, ran, numbers, ["06_tiny"])
+    return Finding(CORRECTED if true else NOT_SEEN, ran, numbers, used)
 
 
 def released(records: Records) -> Finding | None:

@@ -13,7 +13,7 @@ from zolab.plots import BLACK, GREY, MARK_COLOURS, METHOD_COLOURS, headline, leg
 from zolab.studies.compare import beside, overall
 from zolab.studies.outcomes import Record
 from zolab.studies.plan import BASE
-from zolab.studies.predicted import concordance, outcomes
+from zolab.studies.predicted import concordances, outcomes
 from zolab.studies.statistics import Estimate
 
 MARKS = "os^Dv<>PX*"
@@ -219,7 +219,7 @@ def prediction_figure(record: Record) -> Figure:
         handles, labels = panels[1].get_legend_handles_labels()
         handles += panels[0].plot([], [], linestyle="", **_mark(-1, hollow=True))
         figure.legend(handles, [*labels, "only a bound"], loc="outside lower center", ncols=4, fontsize=9)
-        alike = {key: concordance(rows, key).text(sign=True) for key in ("saving", "final")}
+        alike = concordances(rows)
         headline(
             figure, f"Rank correlation of predicted gains with savings {alike['saving']}, with lower losses {alike['final']}"
         )

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from zolab.theory.judged import GROUPINGS, halves_of, noise_scales, transferred
+from zolab.theory.judged import GROUPINGS, all_of, halves_of, noise_scales, transferred
+from zolab.theory.signal import gain, terms_of
 
 GAINS = (
     "Predicted descent of a step with one sigma per block, over that with sigma = 1, each at its own best rate, judged on the "
@@ -46,6 +47,25 @@ def transfer(points: Points, batch: int, grouping: str = GROUPED) -> np.ndarray:
     if len({tuple(point["blocks"]) for point in points}) > 1:
         raise ValueError("scales can be carried over between tasks of one model only; these points have other blocks.")
     return transferred([halves_of(point) for point in points], lambda half: noise_scales(half, GROUPINGS[grouping]), batch)
+
+
+def effective_rates(point: Mapping[str, Any], squares: Mapping[str, float], batch: int) -> dict[str, float]:
+    """How much larger a learning rate looks with one sigma for each kind of tensor, at a point of a kept gain map.
+
+    Args:
+        point: of the map; negative estimates of G count as 0.
+        squares: sigma^2 of each kind of tensor that the point has.
+        batch: examples in a minibatch.
+
+    Returns:
+        `descent`, sum_j s_j G_j / sum_j G_j, what a step of the same learning rate gains over MeZO's while it is short;
+        `curvature`, the same of t_j, what it loses; and `gain`, the ratio of both steps, each at its own best learning rate.
+    """
+    kept = all_of(point, "kind")
+    estimates = np.maximum(kept.estimates, [[0.0], [-np.inf], [-np.inf]])
+    s = np.array([squares[kind] for kind in kept.names])
+    descent, _, curvature = (estimates @ s) / estimates.sum(1)
+    return {"descent": descent, "curvature": curvature, "gain": gain(terms_of(kept.sizes, estimates, batch), np.sqrt(s))}
 
 
 def has_signal(point: Mapping[str, Any]) -> bool:

@@ -214,6 +214,12 @@ def concordance(rows: Sequence[Outcome], key: Literal["saving", "final"] = "savi
     return Estimate(float(value), *ends, n=n, least=FEWEST)
 
 
+def concordances(rows: Sequence[Outcome]) -> dict[str, str]:
+    """Both rank correlations as text, by what came of the predictions: "saving" and "final"."""
+    keys: tuple[Literal["saving", "final"], ...] = ("saving", "final")
+    return {key: concordance(rows, key).text(sign=True) for key in keys}
+
+
 def _came(row: Outcome, key: Literal["saving", "final"]) -> tuple[float, float, float]:
     """What came of scales, larger is better: the least it may be, the most beside others of the task, and beside other tasks.
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from zolab.studies.gain_transfer import GAINS, TRANSFERS, gain_rows, points_at, transfer_rows, with_signal
 from zolab.studies.outcomes import Record
-from zolab.studies.predicted import concordance, outcomes
+from zolab.studies.predicted import concordances, outcomes
 
 Section = tuple[str, list[str]]
 """Title and lines."""
@@ -58,7 +58,7 @@ def map_section(content: dict[str, Any]) -> Section:
 def predicted_lines(record: Record) -> list[str]:
     """What was predicted of scales, and what runs with them saved."""
     rows = outcomes(record)
-    both = {key: concordance(rows, key).text(sign=True) for key in ("saving", "final")}
+    both = concordances(rows)
     message = (
         f"Rank correlation (Goodman and Kruskal's gamma, over pairs whose order is known) of the predicted gain of a step with "
         f"the saving of forward passes {both['saving']}, with how much lower the final loss is {both['final']}; intervals from "

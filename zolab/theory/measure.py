@@ -15,7 +15,7 @@ from zolab import noise
 from zolab.models.gradients import consumed
 from zolab.noise import Direction
 from zolab.probe.blocks import Rule, kind_of, split, weights_of
-from zolab.tasks import Example, Task
+from zolab.tasks import Example, Task, by_class
 from zolab.tasks.scoring import option_log_probs
 from zolab.theory.terms import StepTerms
 
@@ -130,6 +130,7 @@ def gauss_newton_terms(
     minibatches: int = 4,
     rule: Rule = "tensor",
     seed: int = 0,
+    balanced: bool = False,
 ) -> tuple[StepTerms, dict[str, float]]:
     """What the exact expected change depends on, with the Gauss-Newton matrix for the Hessian; and that matrix's rank.
 
@@ -145,6 +146,7 @@ def gauss_newton_terms(
         minibatches: how many are drawn for A_j and Q_jk.
         rule: how the weights are split, as in `zolab.probe.blocks.split`.
         seed: of the minibatches.
+        balanced: draw as many examples of each class for each of them, as balanced batches have.
 
     Returns:
         The terms, and `trace`, `largest` and `ratio` (the effective rank) of the matrix, the largest eigenvalue bounded from
@@ -158,7 +160,7 @@ def gauss_newton_terms(
     blocks, params = split(model, rule), weights_of(model)
     order = np.random.default_rng(seed)
     batches: list[Sequence[Example]] = [examples]
-    batches += [[examples[i] for i in order.choice(len(examples), batch)] for _ in range(minibatches)]
+    batches += [_minibatch(examples, batch, order, balanced) for _ in range(minibatches)]
     gradients = [_mean_gradient(model, task, tokenizer, chosen, params) for chosen in batches]
     seconds = np.array([squares(gradient) for gradient in gradients])
     slopes, trace = [], np.zeros(len(params))
@@ -227,6 +229,16 @@ def operator_norm(loss: Callable[[], Tensor], tensors: Sequence[Tensor], toleran
 def squares(tensors: Sequence[Tensor]) -> np.ndarray:
     """Squared norm of each tensor."""
     return np.array([float(t.detach().square().sum(dtype=torch.float64)) for t in tensors])
+
+
+def _minibatch(examples: Sequence[Example], size: int, order: np.random.Generator, balanced: bool) -> list[Example]:
+    """Drawn with replacement; balanced, equally many of each class, and what is left over of classes in random order."""
+    if not balanced:
+        return [examples[i] for i in order.choice(len(examples), size)]
+    classes = [members for members in by_class(examples) if members]
+    turns = order.permutation(len(classes))
+    drawn = [classes[turns[k % len(turns)]] for k in range(size)]
+    return [members[order.integers(len(members))] for members in drawn]
 
 
 def _mean_gradient(model, task: Task, tokenizer, examples: Sequence[Example], params: Sequence[Tensor]) -> list[Tensor]:
