@@ -96,7 +96,12 @@ def test_scales_follow_signal_to_noise_and_gain_on_the_other_half():
     assert abs(permuted.other) < by_layer.other / 3
     assert ways["embedding frozen"].other > 1.5
     assert agreement(statistics)["layer"] > 0.9
-    assert noise_rank(simulated_signal(np.random.default_rng(2), 400, slopes=0 * SLOPES)) == pytest.approx(SIZES.sum(), rel=0.8)
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0, 10.0])
+def test_the_rank_of_the_noise_is_that_of_its_covariance_whatever_the_signal(strength):
+    signals = (simulated_signal(np.random.default_rng(seed), 400, slopes=strength * SLOPES) for seed in range(20))
+    assert 1 / np.mean([1 / noise_rank(each) for each in signals]) == pytest.approx(SIZES.sum(), rel=0.2)
 
 
 def test_without_a_signal_a_promise_holds_in_sample_alone():

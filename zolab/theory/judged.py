@@ -224,9 +224,18 @@ def agreement(statistics: Signal) -> Mapping[str, float]:
 def noise_rank(statistics: Signal) -> float:
     """(tr S)^2 / tr(S^2) of the covariance S of an example's gradient: in how many directions its noise lies.
 
-    From the spread of the products of two groups' sums, whose variance is tr(S^2) for each pair of examples where noise rules.
+    From the products of two groups' mean gradients, (g + e_k)'(g + e_l), e_k being a group's noise. What belongs to one group,
+    g'e_k, is taken out; the variance of what is left, e_k'e_l, is tr(S^2) over the sizes of both groups.
+
+    Args:
+        statistics: of at least 4 groups.
     """
-    pairs = np.triu_indices(len(statistics), 1)
-    sizes = np.outer(statistics.counts, statistics.counts)[pairs]
-    products = statistics.products.sum(-1)[pairs] / sizes
-    return float(statistics.estimates[1].sum() ** 2 / max((np.var(products, ddof=1) * sizes.mean()), 1e-300))
+    groups, sizes = len(statistics), np.outer(statistics.counts, statistics.counts)
+    products = statistics.products.sum(-1) / sizes
+    np.fill_diagonal(products, 0)
+    means = products.sum(1) / (groups - 1)
+    own = (groups - 1) / (groups - 2) * (means - means.mean())
+    pairs = np.triu_indices(groups, 1)
+    left = (products - means.mean() - own[:, None] - own)[pairs]
+    variance = np.square(left).sum() / (len(left) - groups)
+    return float(statistics.estimates[1].sum() ** 2 / max(variance * sizes[pairs].mean(), 1e-300))
