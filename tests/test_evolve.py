@@ -180,6 +180,7 @@ def test_broken_runs_are_kept_and_replayed(tmp_path):
     [
         ({"pairs": -1}, "pairs must be at least 0, got -1"),
         ({"pairs": 0}, "without pairs of runs there must be a start"),
+        ({"scales": "bound"}, "unknown scales 'bound'; choose signal, best"),
         ({"weight": 1.5}, "weight must be at most 1, got 1.5"),
         ({"calibrate": 9}, "calibrate 9 exceeds the 8 training examples"),
         (

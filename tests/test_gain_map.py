@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,15 @@ from zolab.theory.judged import (
     Estimates,
     agreement,
     all_of,
+    best_scales,
     chosen,
     judged,
     noise_rank,
     noise_scales,
     ratio_scales,
-    shared_scales,
+    shared_best,
+    shared_signal,
+    shrunk,
     transferred,
 )
 from zolab.theory.signal import Signal, gain
@@ -55,16 +59,34 @@ def test_larger_blocks_are_sums_of_smaller_ones():
     assert layers.estimates[0, 2] == pytest.approx(statistics.estimates[0, 3:5].sum())
 
 
-def test_shared_scales_are_the_mean_of_tasks_on_the_budget_shrunk_towards_one():
-    noise = np.ones(3)
-    one, two = (
-        Estimates(("a", "b", "c"), np.array([2.0, 1.0, 1.0]), np.array([g, noise, noise])) for g in ((1, 2, 0), (-1, 0, 4))
-    )
-    whole, half = (shared_scales([one, two], weight) for weight in (1.0, 0.5))
-    np.testing.assert_allclose(whole**2, [0.5, 1.0, 2.0])  # the means of (1, 2, 0) and (0, 0, 4), each of which has mean 1
-    np.testing.assert_allclose(half**2, (1 + whole**2) / 2)
-    np.testing.assert_allclose(shared_scales([one], 0.0), 1)
-    assert (whole**2) @ one.sizes == pytest.approx(one.sizes.sum())
+def test_shared_scales_are_the_mean_of_tasks_on_the_budget_and_shrink_towards_one():
+    noise, sizes = np.ones(3), np.array([2.0, 1.0, 1.0])
+    one, two = (Estimates(("a", "b", "c"), sizes, np.array([g, noise, noise])) for g in ((1, 2, 0), (-1, 0, 4)))
+    squares = np.square(shared_signal([one, two], 16))
+    np.testing.assert_allclose(squares, [0.5, 1.0, 2.0])  # the mean of (1, 2, 0) and (0, 0, 4), each of which has mean 1
+    assert squares @ sizes == pytest.approx(sizes.sum())
+    for weight in (0.0, 0.5, 1.0):
+        np.testing.assert_allclose(np.square(shrunk(np.sqrt(squares), weight)), 1 - weight + weight * squares)
+
+
+def test_the_best_scales_of_several_tasks_gain_most_on_all_of_them():
+    points = load_record(RECORDS / "06_gain_map.json")["result"]["points"]
+    kept = [all_of(p, "kind") for p in points if p["task"] in ("reviews_sentence", "reviews_next")]
+    sigma, rng = shared_best(kept, 16), np.random.default_rng(0)
+
+    def total(scales):
+        return sum(np.log(gain(each.terms(16), scales)) for each in kept)
+
+    assert np.square(sigma) @ kept[0].sizes == pytest.approx(kept[0].sizes.sum(), rel=1e-6)
+    others = [sigma * np.exp(spread * rng.normal(size=len(sigma))) for spread in (0.01, 0.1, 1.0) for _ in range(50)]
+    assert total(sigma) > max(map(total, [*others, *np.eye(len(sigma)), np.ones(len(sigma))])) - 1e-6
+    for each in kept:
+        alone = replace(each, estimates=np.maximum(each.estimates, 0))
+        assert gain(alone.terms(16), shared_best([each], 16)) == pytest.approx(
+            gain(alone.terms(16), best_scales(alone, 16)), rel=1e-3
+        )
+    silent = replace(kept[0], estimates=-kept[0].estimates)
+    assert (shared_best([silent], 16) == 1).all()
 
 
 def test_effective_rates_are_those_of_the_first_order_and_of_the_curvature():

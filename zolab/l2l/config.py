@@ -14,6 +14,10 @@ GRADIENTS = {
     "gain": "of the log of the expected descent, at the best learning rate of each sigma, that of sigma = 1 being 0",
 }
 MEASURED = ("curved", "gain")
+SCALES = {
+    "signal": "sigma^2 in proportion to a block's signal to noise G / V, the mean over the tasks",
+    "best": "the best of one step for all tasks at once, each at its own best learning rate",
+}
 RULE_NAMES = ("tensor", "layer", "kind")
 OUTER_NAMES = ("sgd", "adam")
 BUDGET_NAMES = ("paper", "code", "none")
@@ -115,12 +119,9 @@ class EvolveConfig(TaskNames):
 
     model: str = option("tiny-reviews", "embedded name, local folder or Hub id of the model")
     tasks: str = option("reviews_sentence", f"with commas between them; pairs take turns. The tasks: {NAMES}")
-    start: str = option(
-        "", "record of a gain map (`map`), whose G / V on these tasks gives the first sigma; without it they are 1"
-    )
-    weight: float = option(
-        0.5, "how far these first sigma^2 go from 1: sigma^2 = 1 - weight + weight r, r in proportion to G / V"
-    )
+    start: str = option("", "record of a gain map (`map`) of these tasks, which gives the first sigma; without it they are 1")
+    scales: str = option("signal", "what it gives", SCALES)
+    weight: float = option(0.5, "how far the first sigma^2 go from 1: 1 - weight + weight times what the gain map gives")
     pairs: int = option(300, "pairs of runs; with none the first sigma are what comes out")
     steps: int = option(100, "zeroth-order steps of a run")
     batch_size: int = option(16, "examples in a batch")
@@ -147,4 +148,5 @@ class EvolveConfig(TaskNames):
         require(self.pairs > 0 or bool(self.start), "without pairs of runs there must be a start: give one, or some pairs.")
         require(self.seed + self.pairs < 2**64, f"seed must be less than 2**64 - pairs, got {self.seed}.")
         require(self.rule in RULE_NAMES, f"unknown rule {shown(self.rule)}; choose {', '.join(RULE_NAMES)}.")
+        require(self.scales in SCALES, f"unknown scales {shown(self.scales)}; choose {', '.join(SCALES)}.")
         self.check_task_names()

@@ -33,12 +33,13 @@ from zolab.runs.config import require
 from zolab.runs.events import IDENTITY
 from zolab.runs.identity import check_same, identity
 from zolab.tasks import load_task
-from zolab.theory.judged import GROUPINGS, all_of, shared_scales
+from zolab.theory.judged import GROUPINGS, all_of, shared_best, shared_signal, shrunk
 
 ROW = {"size": int, "G": [NUMBER], "V": [NUMBER], "t": [NUMBER]}
 POINT = {"task": str, "step": int, "base": str, "blocks": [str], "sizes": [int], "halves": [[[NUMBER]]]}  # of a gain map
 POINT |= {key: {str: ROW} for key in ("layer", "kind")}
 EVENTS = {"start": {"config": dict, "first?": [NUMBER], **IDENTITY}, "pair": {"losses": lambda pair: _is_pair(pair)}}
+WAYS = {"signal": shared_signal, "best": shared_best}  # of `zolab.l2l.config.SCALES`
 LARGEST = 2.0  # of a pair's difference, in typical ones: a run that broke must not decide alone
 
 
@@ -178,7 +179,7 @@ class _Runs:
         points = [known[name] for name in config.task_names]
         ours = all(point["base"] == base for point in points)
         require(ours, f"{config.start} is of another model than {config.model}; measure this one (python -m zolab map).")
-        return shared_scales([all_of(point, config.rule) for point in points], config.weight)
+        return shrunk(WAYS[config.scales]([all_of(point, config.rule) for point in points], config.batch_size), config.weight)
 
     def final_loss(self, number: int, values: np.ndarray, base: BaseWeights) -> float:
         """Mean loss on the dev examples after the run of a pair; infinite if it breaks.

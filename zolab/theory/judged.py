@@ -8,7 +8,7 @@ import numpy as np
 
 from zolab.probe.blocks import RULES, kind_of
 from zolab.theory.signal import Signal, gain, grouped, terms_of, totals
-from zolab.theory.terms import StepTerms
+from zolab.theory.terms import StepTerms, shared_sigma
 
 GROUPINGS: dict[str, Callable[[str], str]] = {**RULES, "kind": kind_of}
 """What blocks share a scale: each its own, those of a layer, those of a kind of tensor."""
@@ -90,19 +90,30 @@ def noise_scales(statistics: Signal | Estimates, grouping: Callable[[str], str])
     return _scales(statistics, grouping, lambda signals, noises: signals / np.maximum(noises, 1e-300))
 
 
-def shared_scales(statistics: Sequence[Estimates], weight: float) -> np.ndarray:
-    """One sigma per block for several tasks, by G / V: sigma_j^2 = 1 - weight + weight r_j, with the budget of sigma = 1.
-
-    r_j is the mean over the tasks of `noise_scales`, squared and each on the budget. Shrinking towards 1 limits how far the
-    scales concentrate: no sigma^2 falls below 1 - weight.
+def shared_signal(statistics: Sequence[Estimates], batch: int) -> np.ndarray:
+    """One sigma per block for several tasks: sigma_j^2 is the mean of theirs by `noise_scales`, each on the budget.
 
     Args:
         statistics: of each task, the blocks being the same.
-        weight: between 0, where all sigma are 1, and 1.
+        batch: examples in a minibatch; these scales do not depend on it.
     """
     squares = [np.square(noise_scales(each, str)) for each in statistics]
-    shares = [each / np.average(each, weights=task.sizes) for each, task in zip(squares, statistics, strict=True)]
-    return np.sqrt(1 - weight + weight * np.mean(shares, axis=0))
+    return np.sqrt(np.mean([s / np.average(s, weights=of.sizes) for s, of in zip(squares, statistics, strict=True)], axis=0))
+
+
+def shared_best(statistics: Sequence[Estimates], batch: int) -> np.ndarray:
+    """The same by `zolab.theory.terms.shared_sigma`, the best of one step; arguments as there."""
+    return shared_sigma([each.terms(batch) for each in statistics])
+
+
+def shrunk(sigma: np.ndarray, weight: float) -> np.ndarray:
+    """Scales with the square 1 - weight + weight sigma_j^2: on the budget if sigma is, and less concentrated.
+
+    Args:
+        sigma: of the blocks.
+        weight: between 0, where all are 1, and 1.
+    """
+    return np.sqrt(1 - weight + weight * np.square(sigma))
 
 
 def transferred(

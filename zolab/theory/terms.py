@@ -10,6 +10,7 @@ minibatch and a quadratic loss with Hessian H, the fourth moments of the normal 
 The blocks do not separate: the slope is made in all of them, and multiplies the noise of each.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -122,6 +123,43 @@ class StepTerms:
         optima = [minimize(objective, start, **options, options={"maxiter": 500, "ftol": 1e-12}) for start in starts]
         best = min(optima, key=lambda result: result.fun)
         return np.sqrt(scale * _simplex(np.maximum(best.x, 0)))
+
+
+def shared_sigma(terms: Sequence[StepTerms]) -> np.ndarray:
+    """One sigma for several tasks: the largest product over them of the expected descents, each at its own best learning rate.
+
+    Args:
+        terms: of each task, the blocks being the same; negative G count as 0.
+
+    Returns:
+        On the budget, shape (blocks,); ones where no task has a gradient.
+    """
+    sizes = terms[0].sizes
+    scale = sizes.sum() / sizes
+    parts = [
+        (np.maximum(t.squares, 0) * scale, t.seconds * scale, t.traces * scale, t.matrix * np.outer(scale, scale))
+        for t in terms
+    ]
+    parts = [part for part in parts if part[0].any()]
+    if not parts:
+        return np.ones(len(sizes))
+
+    def objective(y: np.ndarray) -> tuple[float, np.ndarray]:
+        total, slope = 0.0, np.zeros(len(y))
+        for g, a, t, q in parts:
+            value, own = _noise(a, t, q, y)
+            total += np.log(value) - 2 * np.log(g @ y)
+            slope += own / value - 2 * g / (g @ y)
+        return float(total), slope
+
+    even = sizes / sizes.sum()
+    starts = [even] + [
+        _simplex(1e-3 * even + w / w.sum()) for w in (g / np.maximum(t, 1e-12 * t.max()) for g, _, t, _ in parts)
+    ]
+    options = {"method": "SLSQP", "bounds": [(1e-9, 1.0)] * len(sizes), "options": {"maxiter": 500, "ftol": 1e-12}}
+    options |= {"jac": True, "constraints": {"type": "eq", "fun": lambda y: y.sum() - 1, "jac": np.ones_like}}
+    best = min((minimize(objective, start, **options) for start in starts), key=lambda result: result.fun)
+    return np.sqrt(scale * _simplex(best.x))
 
 
 def _noise(a: np.ndarray, t: np.ndarray, q: np.ndarray, s: np.ndarray) -> tuple[float, np.ndarray]:
