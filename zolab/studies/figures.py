@@ -13,7 +13,7 @@ from zolab.plots import BLACK, GREY, MARK_COLOURS, METHOD_COLOURS, headline, leg
 from zolab.studies.compare import beside, overall
 from zolab.studies.outcomes import Record
 from zolab.studies.plan import BASE
-from zolab.studies.predicted import concordances, outcomes
+from zolab.studies.predicted import Outcome, concordances, outcomes
 from zolab.studies.statistics import Estimate
 
 MARKS = "os^Dv<>PX*"
@@ -184,10 +184,24 @@ def searched_rates(
         return figure
 
 
+def _cut(axes: Axes, rows: Sequence[Outcome], beyond: float = 3.0) -> None:
+    """Limit an axis of final losses to what nine in ten differences stay below, times `beyond`; write what lies outside."""
+    ends = [(row.gain, float(row.final.value)) for row in rows if np.isfinite(row.final.value)]
+    limit = beyond * np.quantile([abs(end) for _, end in ends] or [0.0], 0.9)
+    if limit > 0:
+        axes.set(ylim=(-limit, limit))
+    for gain, end in ends:
+        if abs(end) > limit > 0:
+            axes.annotate(
+                f"{end:+.3g}", (gain, np.sign(end) * limit), xytext=(5, -10 * np.sign(end)), textcoords="offset points"
+            )
+
+
 def prediction_figure(record: Record) -> Figure:
     """What the gain map predicts of each way's scales on each task, and what runs saved and ended at; the title says how alike.
 
-    A mark is hollow where runs that did not arrive, or diverged, leave only a bound; where they leave nothing there is none.
+    A mark is hollow where runs that did not arrive, or diverged, leave only a bound; where they leave nothing there is none. A
+    difference of final losses far beyond the others is written at the edge.
 
     Args:
         record: of a study `predicted`.
@@ -210,8 +224,13 @@ def prediction_figure(record: Record) -> Figure:
         for axes, level in zip(panels, (1, 0), strict=True):
             axes.axhline(level, color=BLACK, linewidth=1)
             axes.axvline(1, color=BLACK, linewidth=1)
-            axes.set_xscale("symlog", linthresh=1)
             axes.set(xlabel="predicted descent of a step over MeZO's")
+            if all(row.gain > 0 for row in rows):
+                axes.set_xscale("log")
+                plain_log(axes.xaxis)
+            else:
+                axes.set_xscale("symlog", linthresh=1)
+        _cut(panels[1], rows)
         panels[0].set_yscale("log")
         plain_log(panels[0].yaxis)
         panels[0].set(ylabel="MeZO's forward passes over theirs", title="saving, above 1 fewer passes")

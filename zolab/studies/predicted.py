@@ -188,9 +188,10 @@ def concordance(rows: Sequence[Outcome], key: Literal["saving", "final"] = "savi
     the worst final loss. The interval draws tasks anew, and is open with one task.
 
     Args:
-        rows: of one study.
+        rows: of one study; those whose prediction is open do not count.
         key: "saving" in forward passes, or "final", by how much the final loss is lower.
     """
+    rows = [row for row in rows if np.isfinite(row.gain)]
     tasks = sorted({row.task for row in rows})
     if not tasks:
         return Estimate(np.nan, -np.inf, np.inf, least=FEWEST)
@@ -199,7 +200,7 @@ def concordance(rows: Sequence[Outcome], key: Literal["saving", "final"] = "savi
     of = np.array([[float(row.task == task) for task in tasks] for row in rows])
     above = least[:, None] > np.where(of @ of.T > 0, most, beyond)
     order = above.astype(float) - above.T
-    signs = order * np.nan_to_num(np.sign(gains[:, None] - gains))
+    signs = order * np.sign(gains[:, None] - gains)
     sums, pairs = of.T @ signs @ of, of.T @ np.abs(signs) @ of
 
     def gamma(weights: np.ndarray) -> np.ndarray:
