@@ -154,12 +154,17 @@ def theory(records: Records) -> Finding | None:
     ]
     used = ["06_tiny"]
     if PREDICTED in records:
-        rows = outcomes(Record(records[PREDICTED]))
+        runs = Record(records[PREDICTED])
+        rows = outcomes(runs)
         alike, ways = concordances(rows), {row.way for row in rows}
         message = f"with savings of forward passes {alike['saving']}, with lower final losses {alike['final']}"
         numbers.append(
             f"`{PREDICTED}`: rank correlation of predicted gains, {len(ways)} ways to choose σ on each task, {message}"
         )
+        if "best" in ways:
+            numbers.append(
+                f"`{PREDICTED}`: the best σ of a step, with the offset fitted first: {sentence(_in_study(runs, 'best'))}"
+            )
         used.append(PREDICTED)
     true = printed_sum > mezo > corrected and min(gain["best"] for gain in gains.values()) > 1
     ran = "the bounds as printed and corrected; runs with σ from them"
