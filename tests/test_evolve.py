@@ -187,6 +187,7 @@ def test_broken_runs_are_kept_and_replayed(tmp_path):
             {"start": str(MAP), "tasks": "reviews_sentence,rotten_tomatoes"},
             "gain_map.json has no rotten_tomatoes; measure it there",
         ),
+        ({"start": str(MAP.with_name("09_tiny.json"))}, "09_tiny.json is no record of a gain map; make one"),
         ({"start": str(MAP), "model": "tiny-reviews-critic"}, "gain_map.json is of another model than tiny-reviews-critic"),
         ({"spread": 0.0}, "spread must be > 0, got 0.0"),
         ({"rate": math.nan}, "rate must be > 0, got nan"),

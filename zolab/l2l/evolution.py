@@ -169,9 +169,11 @@ class _Runs:
             OSError: it cannot be read.
         """
         config, base = self.config, self.identity["base"]
-        record = load_record(config.start)
-        check_shape(record["result"], {"points": [POINT]}, config.start)
-        known = {point["task"]: point for point in record["result"]["points"] if not point["step"]}
+        result = load_record(config.start).get("result")
+        if not (isinstance(result, dict) and "points" in result):
+            raise ValueError(f"{config.start} is no record of a gain map; make one (python -m zolab map).")
+        check_shape(result, {"points": [POINT]}, config.start)
+        known = {point["task"]: point for point in result["points"] if not point["step"]}
         missing = [name for name in config.task_names if name not in known]
         require(
             not missing, f"{config.start} has no {', '.join(missing)}; measure it there (python -m zolab map), or leave it out."
