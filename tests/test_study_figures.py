@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from zolab.plots import BLUE, GREEN, ORANGE, RED
-from zolab.studies.figures import aside, beside_base, colours_of, loss_curves, searched_rates, spelled
+from zolab.studies.figures import aside, beside_base, colours_of, loss_curves, scales_figure, searched_rates, spelled
 from zolab.studies.outcomes import Record
+from zolab.studies.recipes import sigma_by_tensor
 from zolab.studies.statistics import Estimate
 
 RECORDS = Path(__file__).resolve().parent.parent / "figures" / "records"
@@ -82,3 +83,16 @@ def test_rates_name_the_least_and_the_most_that_the_highest_costs():
     assert [text.get_text() for text in figure.legends[0].get_texts()][-1] == "before training"
     fewer = searched_rates(record, task, "two", methods=["MeZO", "AdaMeZO"])
     assert [text.get_text() for text in fewer.legends[0].get_texts()] == ["MeZO", "AdaMeZO"]
+
+
+def test_scales_are_drawn_by_tensor_whatever_their_blocks():
+    tensors = ["model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"]
+    kinds = sigma_by_tensor({"embed_tokens": 0.5, "mlp.up_proj": 2.0}, tensors)
+    layers = sigma_by_tensor({tensors[0]: 1.0, "model.layers.0": 0.0, "model.layers.1": 3.0}, tensors)
+    assert (kinds, layers) == ([0.5, 2.0, 2.0], [1.0, 0.0, 3.0])
+    with pytest.raises(ValueError, match="take the model's own"):
+        sigma_by_tensor({"other": 1.0}, tensors)
+    figure = scales_figure({"kinds": kinds, "layers": layers, "again": layers}, ["embed", "0.up", "1.up"])
+    (shade,) = figure.axes[0].images
+    assert shade.get_array()[1].tolist() == pytest.approx([0, np.log2(1e-3), np.log2(3)])
+    assert "1.up has the largest σ in 2 of 3 cases" in " ".join(figure.get_suptitle().split())

@@ -1,5 +1,6 @@
 """Figures of studies: pure functions of their records, in zolab's look, with titles that say what is drawn."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any, cast
@@ -181,6 +182,27 @@ def searched_rates(
             )
         headline(figure, title)
         legend_below(axes)
+        return figure
+
+
+def scales_figure(sigma: Mapping[str, Sequence[float]], tensors: Sequence[str]) -> Figure:
+    """Sigma of every tensor, a row for each way to choose it; the title says which tensor has the largest one most often.
+
+    Args:
+        sigma: of the tensors, by way.
+        tensors: short names.
+    """
+    rows = np.array(list(sigma.values()))
+    with look():
+        figure, axes = plt.subplots(figsize=(8.4, 1.4 + 0.27 * len(rows)))
+        shade = axes.imshow(np.log2(np.maximum(rows, 1e-3)), cmap="PuOr", vmin=-2, vmax=2, aspect="auto")
+        axes.set_yticks(range(len(rows)), map(spelled, sigma))
+        axes.set_xticks(range(len(tensors)), tensors, rotation=90, fontsize=8)
+        axes.grid(visible=False)
+        bar = figure.colorbar(shade, ticks=[-2, -1, 0, 1, 2], label="σ")
+        bar.ax.set_yticklabels(["1/4 or less", "1/2", "1", "2", "4 or more"])
+        most, count = Counter(tensors[place] for place in rows.argmax(1)).most_common(1)[0]
+        headline(figure, f"{most} has the largest σ in {count} of {len(rows)} cases")
         return figure
 
 

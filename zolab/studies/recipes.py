@@ -1,6 +1,6 @@
 """Which way of meta-training makes scales that help? Each recipe trains a PertNN, and its PertNN is used beside MeZO."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
@@ -12,6 +12,7 @@ from zolab.runs.config import require
 from zolab.studies.controls import deployed
 from zolab.studies.plan import BASE, Plan, Prepared
 from zolab.studies.scales import check_measured, measured_terms, start_of
+from zolab.theory.judged import GROUPINGS
 
 OPTIONS: dict[str, Any] = {"recipes": {}, "evolutions": {}, "examples": 64, "groups": 0}
 BEFORE = "the meta-training of every recipe"
@@ -49,6 +50,22 @@ def prepare(plan: Plan, task: str, out: Path) -> Prepared:
     methods = {BASE: {"optimizer": "mezo"}}
     methods |= {name: deployed(out / "meta" / name, model, terms, config.lr) for name in recipes}
     return Prepared(methods, {**measured, "sigma": {name: outcome["sigma"] for name, outcome in trained.items()}})
+
+
+def sigma_by_tensor(sigma: Mapping[str, float], tensors: Sequence[str]) -> list[float]:
+    """Sigma of each tensor from that of blocks, which are tensors, layers or kinds of tensors.
+
+    Args:
+        sigma: by the names of blocks, as a record has them.
+        tensors: their names.
+
+    Raises:
+        ValueError: the blocks are of other tensors.
+    """
+    for grouping in GROUPINGS.values():
+        if all(grouping(tensor) in sigma for tensor in tensors):
+            return [sigma[grouping(tensor)] for tensor in tensors]
+    raise ValueError(f"sigma of {', '.join(list(sigma)[:3])} are not those of {', '.join(tensors[:3])}: take the model's own.")
 
 
 def configurations(options: Mapping[str, Any]) -> dict[str, MetaConfig | EvolveConfig]:
