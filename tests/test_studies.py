@@ -129,7 +129,7 @@ def test_every_recipe_is_trained_and_used(tmp_path):
         ({"base": {}, "odd": {"budget": 1}}, {}, "the settings of the recipe odd are not a configuration"),
         ({"base": {}, "odd": {"period": 0}}, {}, "period must be at least 1"),
         (RECIPES, {"odd": {"period": 1}}, "the settings of the recipe odd are not a configuration"),
-        (RECIPES, {"odd": {"pairs": 0}}, "pairs must be at least 1"),
+        (RECIPES, {"odd": {"pairs": 0}}, "without pairs of runs there must be a start"),
         (RECIPES, {"published": {}}, "two methods are called published"),
         ({"base": {}, "MeZO": {}}, {}, "two methods are called MeZO"),
     ],
