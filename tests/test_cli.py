@@ -16,7 +16,7 @@ from zolab.__main__ import main
 from zolab.cli import COMMANDS
 from zolab.cli.errors import reported
 from zolab.cli.parser import Parser, add_settings, parser_of, sentence_of, settings_of
-from zolab.l2l.config import BUDGET_NAMES, OUTER_NAMES, RULE_NAMES, EvolveConfig, MetaConfig
+from zolab.l2l.config import BUDGET_NAMES, OUTER_NAMES, RULE_NAMES, SCALES, EvolveConfig, MetaConfig
 from zolab.runs.config import Config, option
 from zolab.runs.names import DTYPE_NAMES, FIRST_ORDER_NAMES, METHOD_NAMES, TASK_NAMES
 
@@ -135,6 +135,7 @@ def test_type_checkers_see_every_lazy_name(package):
 
 def test_listed_names_are_those_of_the_tables():
     from zolab import METHODS
+    from zolab.l2l.evolution import WAYS
     from zolab.l2l.train import OUTER
     from zolab.models import DTYPES, SHIPPED
     from zolab.pertnn import BUDGETS
@@ -148,7 +149,7 @@ def test_listed_names_are_those_of_the_tables():
     assert (tuple(METHODS), tuple(FIRST_ORDER)) == (METHOD_NAMES, FIRST_ORDER_NAMES)
     assert tuple(TASKS) == TASK_NAMES
     assert tuple(DTYPES) == DTYPE_NAMES
-    assert (tuple(GROUPINGS), tuple(OUTER)) == (RULE_NAMES, OUTER_NAMES)
+    assert (tuple(GROUPINGS), tuple(OUTER), tuple(WAYS)) == (RULE_NAMES, OUTER_NAMES, tuple(SCALES))
     assert tuple(str(name).lower() for name in BUDGETS) == BUDGET_NAMES
     assert RECIPES.keys() == MAKERS.keys() == SHIPPED.keys()
     assert all(name in parser_of("ship").format_help() for name in shipped.SHIPPED)

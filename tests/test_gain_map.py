@@ -11,9 +11,10 @@ import pytest
 from zolab.__main__ import main
 from zolab.records import load_record
 from zolab.studies.gain_figures import LABELS, WAYS, gain_figure, signal_figure, transfer_figure
-from zolab.studies.gain_map import ESTIMATES, finite
+from zolab.studies.gain_map import finite
 from zolab.studies.gain_transfer import effective_rates, gain_rows, gain_text, points_at, transfer, with_signal
 from zolab.theory.judged import (
+    ESTIMATES,
     GROUPINGS,
     Estimates,
     agreement,

@@ -71,9 +71,7 @@ def test_controls_of_the_slow_phase_know_its_statistics(tmp_path, pertnn):
     plan = {"study": "controls", "pertnn": pertnn, "methods": ["MeZO", "density", "no embedding"], "base": slow}
     record = study_record(tmp_path, **plan, examples=24, groups=6)
     assert record.measured["sentence"].keys() == {"noise_rank"}
-    frozen = (
-        check_plan({**PLAN, **plan}).kind.prepare(check_plan({**PLAN, **plan}), "sentence", tmp_path).methods["no embedding"]
-    )
+    frozen = controls.prepare(check_plan({**PLAN, **plan}), "sentence", tmp_path).methods["no embedding"]
     assert [s > 0 for s in literal_eval(frozen["optim_args"].removeprefix("sigma="))] == [False] + 19 * [True]
     for groups, message in ((5, "groups must be 0, or between 6 and the 24"), (25, "groups must be 0, or between 6")):
         with pytest.raises(ValueError, match=message):

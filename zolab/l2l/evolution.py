@@ -6,7 +6,7 @@ the other along a random direction, tell which way along it is better: MeZO's tw
 of inference (evolution strategies with antithetic pairs, arXiv 1703.03864). Not for scales that change during a run: what
 comes out is a number for each block.
 
-The search begins at sigma = 1, or where the signal to noise of a gain map puts it. Without any pair that closed form is all.
+The search begins at sigma = 1, or at a closed form from a gain map. Without any pair that closed form is what comes out.
 """
 
 import math
@@ -156,10 +156,7 @@ class _Runs:
         self.pertnn = PertNN(split(self.model, GROUPINGS[config.rule]), 1, identity=True)
         self.first = self._first() if config.start else np.ones(len(self.pertnn.blocks))
         training = [splits.train for splits in self.examples]
-        self.balanced = [
-            fit_to_classes(task, config, self.model, self.tokenizer, examples)
-            for task, examples in zip(self.tasks, training, strict=True)
-        ]
+        self.balanced = fit_to_classes(self.tasks, config, self.model, self.tokenizer, training)
 
     def _first(self) -> np.ndarray:
         """Sigma of the blocks where the search begins, from the gain map.

@@ -87,14 +87,15 @@ def drawn(task: Task, config: MetaConfig | EvolveConfig, dev: int = 1) -> Splits
 
 
 def fit_to_classes(
-    task: Task, config: MetaConfig | EvolveConfig, model: Any, tokenizer: Any, training: Sequence[Example]
-) -> bool:
-    """Give a task the offsets that its settings ask for, and say whether its batches are balanced; neither without classes."""
-    if not has_classes(task, training):
-        return False
-    if config.calibrate:
-        task.offsets = tuple(offsets_for(task, model, tokenizer, calibration_examples(config, training), config.batch_size))
-    return config.balanced
+    tasks: Sequence[Task], config: MetaConfig | EvolveConfig, model: Any, tokenizer: Any, training: Sequence[Sequence[Example]]
+) -> list[bool]:
+    """Give tasks the offsets that the settings ask for, and say whose batches are balanced; neither without classes."""
+    with_classes = [has_classes(task, examples) for task, examples in zip(tasks, training, strict=True)]
+    for task, examples, classes in zip(tasks, training, with_classes, strict=True):
+        if config.calibrate and classes:
+            chosen = calibration_examples(config, examples)
+            task.offsets = tuple(offsets_for(task, model, tokenizer, chosen, config.batch_size))
+    return [config.balanced and classes for classes in with_classes]
 
 
 def meta_train(config: MetaConfig, out: str | Path, *, progress: bool = True, shard: bool = False) -> MetaRun:
@@ -162,8 +163,7 @@ class _MetaSession:
         self.examples = [drawn(task, config).train for task in tasks]
         self.model, self.tokenizer = load_model(config.model, config.dtype, self.copies.loaded_on)
         self.model.eval()
-        pairs = zip(tasks, self.examples, strict=True)
-        self.balanced = [fit_to_classes(task, config, self.model, self.tokenizer, examples) for task, examples in pairs]
+        self.balanced = fit_to_classes(tasks, config, self.model, self.tokenizer, self.examples)
         drawn_from = dict(zip(config.task_names, self.examples, strict=True))
         self.identity = identity(self.model, self.tokenizer, drawn_from)
         for event in started:

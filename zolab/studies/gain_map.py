@@ -22,10 +22,8 @@ from zolab.runs.schedules import scheduler
 from zolab.studies.gain_transfer import gain_text
 from zolab.studies.run import holding
 from zolab.tasks import Example, Splits, Task, by_class, load_task
-from zolab.theory.judged import GROUPINGS, agreement, judged, noise_rank
+from zolab.theory.judged import ESTIMATES, GROUPINGS, agreement, judged, noise_rank
 from zolab.theory.signal import Signal, in_turns, signal
-
-ESTIMATES = ("G", "V", "t")
 
 
 def gain_map(

@@ -13,6 +13,7 @@ from zolab.theory.terms import StepTerms, shared_sigma
 GROUPINGS: dict[str, Callable[[str], str]] = {**RULES, "kind": kind_of}
 """What blocks share a scale: each its own, those of a layer, those of a kind of tensor."""
 EMBEDDING = "embed"
+ESTIMATES = ("G", "V", "t")
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def all_of(point: Mapping[str, Any], grouping: str) -> Estimates:
         one, two = halves_of(point)
         return Estimates(one.names, one.sizes, (one.estimates + two.estimates) / 2)
     rows = point[grouping]
-    estimates = [[row[name][0] for row in rows.values()] for name in ("G", "V", "t")]
+    estimates = [[row[name][0] for row in rows.values()] for name in ESTIMATES]
     return Estimates(tuple(rows), np.array([row["size"] for row in rows.values()], float), np.array(estimates, float))
 
 

@@ -10,7 +10,7 @@ minibatch and a quadratic loss with Hessian H, the fourth moments of the normal 
 The blocks do not separate: the slope is made in all of them, and multiplies the noise of each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -118,11 +118,7 @@ class StepTerms:
         alone = np.where(shares, g**2 / np.maximum(a * t + 2 * np.diag(q), 1e-300), 0.0)
         starts = [even] + [_simplex(np.where(shares, w, 0.0)) for w in (g, g / np.maximum(t, 1e-12 * t.max()), alone)]
         starts += [0.1 * even + 0.9 * vertex for vertex in np.eye(len(g))[np.argsort(-alone)[:5]]]
-        options = {"method": "SLSQP", "bounds": [(0.0, 1.0 if share else 0.0) for share in shares]}
-        options |= {"jac": True, "constraints": {"type": "eq", "fun": lambda y: y.sum() - 1, "jac": np.ones_like}}
-        optima = [minimize(objective, start, **options, options={"maxiter": 500, "ftol": 1e-12}) for start in starts]
-        best = min(optima, key=lambda result: result.fun)
-        return np.sqrt(scale * _simplex(np.maximum(best.x, 0)))
+        return np.sqrt(scale * _least(objective, starts, [(0.0, 1.0 if share else 0.0) for share in shares]))
 
 
 def shared_sigma(terms: Sequence[StepTerms]) -> np.ndarray:
@@ -156,15 +152,22 @@ def shared_sigma(terms: Sequence[StepTerms]) -> np.ndarray:
     starts = [even] + [
         _simplex(1e-3 * even + w / w.sum()) for w in (g / np.maximum(t, 1e-12 * t.max()) for g, _, t, _ in parts)
     ]
-    options = {"method": "SLSQP", "bounds": [(1e-9, 1.0)] * len(sizes), "options": {"maxiter": 500, "ftol": 1e-12}}
-    options |= {"jac": True, "constraints": {"type": "eq", "fun": lambda y: y.sum() - 1, "jac": np.ones_like}}
-    best = min((minimize(objective, start, **options) for start in starts), key=lambda result: result.fun)
-    return np.sqrt(scale * _simplex(best.x))
+    return np.sqrt(scale * _least(objective, starts, [(1e-9, 1.0)] * len(sizes)))
 
 
 def _noise(a: np.ndarray, t: np.ndarray, q: np.ndarray, s: np.ndarray) -> tuple[float, np.ndarray]:
     """(sum a s)(sum t s) + 2 s'Qs and its slope in s, for a symmetric Q."""
     return float((a @ s) * (t @ s) + 2 * s @ q @ s), a * (t @ s) + t * (a @ s) + 4 * q @ s
+
+
+def _least(
+    objective: Callable[[np.ndarray], tuple[float, np.ndarray]], starts: Sequence[np.ndarray], bounds: list[tuple[float, float]]
+) -> np.ndarray:
+    """Shares that sum to one with the least value of an objective, which gives its slope too; the best of several starts."""
+    options = {"method": "SLSQP", "bounds": bounds, "jac": True, "options": {"maxiter": 500, "ftol": 1e-12}}
+    options |= {"constraints": {"type": "eq", "fun": lambda y: y.sum() - 1, "jac": np.ones_like}}
+    best = min((minimize(objective, start, **options) for start in starts), key=lambda result: result.fun)
+    return _simplex(np.maximum(best.x, 0))
 
 
 def _simplex(y: np.ndarray) -> np.ndarray:
