@@ -222,7 +222,9 @@ def methods(machine: Machine, shape: str, dtype: str, batch: int, length: int, n
             optimizer.step(closure)
             peak = (torch.cuda.max_memory_allocated() - before) / bytes_of_weights
         mezo = mezo or time
-        yield {"name": f"{name}, {shape}, {dtype}", "seconds": time, "over_mezo": time / mezo, "peak_over_weights": peak}
+        graphs = getattr(optimizer.viewed, "graphs", None)
+        row = {"name": f"{name}, {shape}, {dtype}", "seconds": time, "over_mezo": time / mezo, "peak_over_weights": peak}
+        yield {**row, "graph": bool(graphs and graphs.captured)}
         del optimizer
 
 

@@ -193,7 +193,7 @@ def test_an_interrupt_inside_the_body_leaves_the_model_as_it_was(spare):
 
 def may(model):
     viewed = ModelView(model, list(model.parameters()), 0)
-    return may_double(viewed.body, viewed.owners)
+    return may_double(viewed.body, viewed.inside)
 
 
 def test_long_batches_foreign_hooks_and_gradients_are_not_doubled(monkeypatch):

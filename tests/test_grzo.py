@@ -393,7 +393,7 @@ def test_matrices_of_other_modules_are_refused_before_any_step():
 @kinds
 def test_gpt2s_transposed_layers_are_the_references(rank, monkeypatch):
     """Its table of positions is an embedding, too, and is given a row an example."""
-    monkeypatch.setattr("zolab.probe.group.SLICE", 64)  # so that U is made in parts
+    monkeypatch.setattr("zolab.noise.pieces.SLICE", 64)  # so that U is made in parts
     config = GPT2Config(vocab_size=90, n_positions=16, n_embd=16, n_layer=2, n_head=2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -138,7 +138,10 @@ class TestMeasuredOnAnH100:
         assert predicted(self.config(shape, dtype=dtype), tokens).total / weights == pytest.approx(through, rel=0.15)
 
     def test_every_method(self):
-        """Their rows leave out what a step's graph holds, which is what MeZO's lacks; drawn directions alone have one."""
+        """Their rows leave out what a step's graph holds, which is what MeZO's lacks; drawn directions alone have one.
+
+        One that was no graph in this record, since a timing chose so, has at least MeZO's when it is one.
+        """
         forward = self.rows[f"{self.one}, bfloat16, 16 x 256: forwards"]["peak_over_weights"]
         whole = self.rows[f"{self.one}, bfloat16, 16 x 256: through"]["memory_over_forwards"] * (1 + forward)
         graph = whole - 1 - self.rows[f"mezo, {self.one}, bfloat16"]["peak_over_weights"]
@@ -148,7 +151,7 @@ class TestMeasuredOnAnH100:
             beyond = self.rows[f"{name}, {self.one}, bfloat16"]["peak_over_weights"]
             if beyond < 0:  # an earlier method's graph was given back while this one was measured
                 continue
-            ratio = 1 + beyond + graph * drawn
+            ratio = max(1 + beyond + graph * drawn, whole if drawn else 0)
             prediction = predicted(self.config(self.one, name), Tokens(16, 256))
             off[name] = prediction.total / prediction.parts["weights"] / ratio - 1
         assert {name: round(value, 2) for name, value in off.items() if abs(value) > 0.15} == {}

@@ -79,8 +79,10 @@ def test_what_is_expected_was_measured():
         name = {"1B": "llama-3.2-1b", "8B": "llama-3.1-8b"}[size]
         assert seconds == pytest.approx(rows[f"{name}, {dtype}, 16 x 256: forwards"]["seconds"], rel=2e-2)
     for method, seconds in expected.A_STEP.items():
-        row = rows[f"{method}, llama-3.2-1b, bfloat16"]
-        assert seconds == pytest.approx(row["seconds"], rel=1e-2)
+        row = rows[f"{method}, llama-3.2-1b, bfloat16"]["seconds"]
+        if method == "zo_finetuner":
+            row = expected.A_STEP["mezo"] * rows[f"{method}, llama-3.1-8b, bfloat16"]["over_mezo"]
+        assert seconds == pytest.approx(row, rel=1e-2)
 
 
 def test_the_papers_runs_are_those_of_the_authors_code():

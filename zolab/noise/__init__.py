@@ -3,7 +3,6 @@
 from zolab.noise.addresses import FAMILIES, Direction, GivenDirection, ScaledDirection
 from zolab.noise.directions import (
     NOT_GIVEN,
-    SLICE,
     Filling,
     Source,
     Sources,
@@ -17,14 +16,13 @@ from zolab.noise.directions import (
 from zolab.noise.group import GroupDirection
 from zolab.noise.low_rank import LowRankDirection, is_matrix
 from zolab.noise.made import MadeDirection, on_parts
-from zolab.noise.pieces import Chunk, check, chunks, cut, fetched, for_each, per_tensor, small_ones, sums
+from zolab.noise.pieces import Chunk, at_once, check, chunks, cut, fetched, for_each, per_tensor, small_ones, sums
 from zolab.noise.rows import ROWS, rows_of
 
 __all__ = [
     "FAMILIES",
     "NOT_GIVEN",
     "ROWS",
-    "SLICE",
     "Chunk",
     "Direction",
     "Filling",
@@ -36,6 +34,7 @@ __all__ = [
     "Source",
     "Sources",
     "add_",
+    "at_once",
     "check",
     "chunks",
     "cut",

@@ -23,9 +23,8 @@ from torch import Tensor
 from zolab.noise.addresses import Direction, GivenDirection, ScaledDirection
 from zolab.noise.kernels import backend_for
 from zolab.noise.kernels.threefry import TILE
-from zolab.noise.pieces import Chunk, check, chunks, for_each
+from zolab.noise.pieces import SLICE, Chunk, check, chunks, for_each
 
-SLICE = 1 << 20
 NOT_GIVEN = np.empty((0, 0), dtype=np.float32)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zolab.noise.addresses import Direction, GivenDirection
-from zolab.noise.directions import from_key
+from zolab.noise.directions import NOT_GIVEN, Source, from_key
 from zolab.noise.kernels import backend_for
 from zolab.noise.low_rank import V_SAMPLE, LowRankDirection, is_matrix
 
@@ -53,6 +53,19 @@ class GroupDirection(GivenDirection):
         if isinstance(self.base, LowRankDirection):
             return self.base.part(block, span)
         return from_key(self._key(self.base, block), (span.stop - span.start,), span.start, self.tensors[block].device)
+
+    def shared_rows(self, block: int, rows: Tensor) -> Tensor:
+        """Some rows of U, by their numbers, where it is not of low rank; float32 of shape (rows, columns)."""
+        assert isinstance(self.base, Direction), "low rank has factors for them"
+        tensor, key = self.tensors[block], self._key(self.base, block)
+        out = torch.zeros(len(rows), tensor.numel() // len(tensor), device=tensor.device)
+        kernels = backend_for(out)
+        if hasattr(kernels, "add_rows"):
+            kernels.add_rows(out.view(-1), rows, out.shape[1], Source(key[None], NOT_GIVEN), 1.0)
+        else:
+            for row, target in zip(rows.tolist(), out, strict=True):
+                target.copy_(self.shared(block, slice(row * len(target), (row + 1) * len(target))))
+        return out
 
     def signs(self, block: int, examples: int) -> tuple[Tensor, Tensor]:
         """r and s of the first examples in a matrix, float32 of shapes (examples, rows) and (examples, columns)."""

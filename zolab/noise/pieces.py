@@ -14,7 +14,8 @@ from zolab.noise.addresses import Direction, GivenDirection
 from zolab.noise.kernels import backend_for
 from zolab.noise.kernels.threefry import TILE
 
-MADE = 1 << 23  # elements that are made at once on a GPU, where a piece is a whole tensor
+SLICE = 1 << 20  # elements whose values are made at once
+MADE = 1 << 23  # the same on a GPU, where a piece is a whole tensor and each launch costs time
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 SMALL = 1 << 22  # elements: a launch of its own for a larger tensor costs nothing, since the last one is still running
 _INLINE = 1 << 20  # fewer elements take less time on one thread than waking others does
@@ -61,6 +62,11 @@ def chunks(tensors: Sequence[Tensor]) -> list[Chunk]:
         for start in range(0, flat.numel(), kernels.CHUNK):
             pieces.append(Chunk(j, kernels, data[start : start + kernels.CHUNK], start // TILE))
     return pieces
+
+
+def at_once(tensor: Tensor) -> int:
+    """How many elements of a tensor to make values for at once, a multiple of TILE."""
+    return MADE if tensor.is_cuda else SLICE
 
 
 def cut(pieces: Sequence[Chunk], directions: Sequence[Direction | GivenDirection]) -> list[Chunk]:

@@ -80,10 +80,20 @@ class AdaMeZO(ZeroOrderOptimizer):
     def begin(self) -> None:
         super().begin()
         self.moments: MomentsUpdate | None = None
-        self.lengths: list[float | None] = []
+        self.walked: list[float | MomentsUpdate | None] = []
+        """Length of each step, None where it was MeZO's or is not known; of the last one what tells it."""
+
+    @property
+    def lengths(self) -> list[float | None]:
         """Length of each step, None where it was MeZO's or is not known: what `MeZOSwitch` follows."""
+        return [step.length() if isinstance(step, MomentsUpdate) else step for step in self.walked]
+
+    def settle(self) -> None:
+        """Have the length of the last step as a number; a GPU is done with it once the next losses are known."""
+        self.walked[-1:] = self.lengths[-1:]
 
     def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update | MomentsUpdate:
+        self.settle()
         self.moments, paper = None, self.scaling == "paper"
         if not paper and (self.horizon == 1 or record.step <= self.horizon):
             return self.against(record, blocks, groups)
@@ -101,5 +111,6 @@ class AdaMeZO(ZeroOrderOptimizer):
         return self.moments
 
     def advance(self, record: StepRecord, tensors, blocks, groups) -> None:
-        self.lengths.append(self.moments.length() if tensors and self.moments else None)
+        self.settle()
+        self.walked.append(self.moments if tensors else None)
         self.moments = None

@@ -7,7 +7,6 @@ A method says which losses it needs and how they become an update (`zolab.optim.
 
 import warnings
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Self
 
@@ -16,10 +15,10 @@ from torch import Tensor, nn
 
 from zolab.noise import FAMILIES, Direction, GivenDirection
 from zolab.optim.changes import Changes, Standstill, StandstillWarning, looked_after
-from zolab.optim.checks import ROUNDINGS, check_choice, check_closure, check_groups, finite_number, plain, whole
+from zolab.optim.checks import ROUNDINGS, check_choice, check_closure, check_groups, plain, whole
 from zolab.optim.method import Method
 from zolab.optim.parameters import Trainable, check_same, difference, layout, trainable
-from zolab.optim.probing import Closure, Probes
+from zolab.optim.probing import Closure, Probes, evaluated
 from zolab.optim.trajectory import StepRecord, Trajectory
 from zolab.probe.blocks import unique
 from zolab.probe.in_place import Perturbation
@@ -151,7 +150,8 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         with DeferInterrupts() as interrupts:
             self.depart(tensors, blocks)
             self.standstill.before(changes, self.steps, self.rounding == ROUNDINGS[0])
-            perturb, evaluate = partial(self._perturbation, tensors, blocks), partial(self._evaluate, interrupts, changes)
+            perturb = partial(self._perturbation, tensors, blocks)
+            evaluate = partial(evaluated, interrupts, changes, self.steps)
             with Probes(tensors, scales, closure, perturb, evaluate) as probes:
                 measured = self.measure(probes, eps)
                 columns = self._column("lr"), self._column("weight_decay")
@@ -265,24 +265,6 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
             return Perturbation(tensors, blocks, direction, scales)
         self.viewed = self.viewed.fit(tensors)
         return self.viewed.probe(blocks, direction, scales, both)
-
-    def _evaluate(
-        self, interrupts: DeferInterrupts, changes: Changes, closure: Closure, around: AbstractContextManager
-    ) -> float:
-        with around:
-            try:
-                interrupts.allow()
-                loss = closure()
-                loss = loss.item() if isinstance(loss, Tensor) and loss.numel() == 1 else loss
-            finally:
-                interrupts.hold()
-                moved = changes.bring_home()
-        if moved:
-            raise ValueError(
-                f"step {self.steps}: the closure gave {moved} other memory, as offloading does; let weights stay where they "
-                "are; they are as before the step."
-            )
-        return finite_number(loss, self.steps)
 
     def _remember(self, record: StepRecord, *where) -> None:
         self.advance(record, *where)

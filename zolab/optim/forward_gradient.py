@@ -76,7 +76,7 @@ class ForwardGradient(ZeroOrderOptimizer):
         for sample in range(self.trajectory.samples):
             duals: list[Any] = []
             with self._tangents(probes.tensors, self.direction(self.steps, sample)):
-                losses.append(probes.evaluate(partial(_apart, probes.closure, duals), nullcontext()))
+                losses.append(probes.evaluate(partial(_apart, probes.closure, duals), nullcontext())())
             if duals[-1] is None:
                 raise ValueError(
                     f"step {self.steps}: the loss has no forward-mode derivative; the closure must return a tensor that is "

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from zolab.noise import SLICE, materialise, store_
+from zolab.noise import at_once, materialise, store_
 from zolab.optim.base import ZeroOrderOptimizer
 from zolab.optim.trajectory import StepRecord
 from zolab.probe.updates import Update
@@ -60,10 +60,10 @@ class StatefulOptimizer(ZeroOrderOptimizer):
 
     def advance(self, record: StepRecord, tensors, blocks, groups) -> None:
         for tensor, block, group in zip(tensors or self.trained().tensors, blocks, groups, strict=True):
-            state = self.state_of(block, tensor)
-            for i, chunk in enumerate(tensor.detach().view(-1).split(SLICE)):
+            state, size = self.state_of(block, tensor), at_once(tensor)
+            for i, chunk in enumerate(tensor.detach().view(-1).split(size)):
                 weights = chunk.to(torch.promote_types(chunk.dtype, torch.float32), copy=not tensors)
-                part = Slice(weights, block, i * SLICE, record.lrs[group])
+                part = Slice(weights, block, i * size, record.lrs[group])
                 span = slice(part.start, part.start + chunk.numel())
                 self.change(part, {slot: values[span] for slot, values in state.items()}, record)
                 if tensors and weights is not chunk:

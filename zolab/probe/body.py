@@ -15,10 +15,13 @@ def body_of(model: nn.Module) -> nn.Module | None:
     return None if body is model and not hasattr(model, "config") else body
 
 
-def may_double(body: nn.Module | None, owners: Sequence[Owner]) -> bool:
-    """Whether there is a body whose batch may be doubled: it and the owners in it are called as torch calls a module."""
-    if body is None or "forward" in vars(body):
-        return False
-    inside = set(body.modules())
+def owners_inside(body: nn.Module | None, owners: Sequence[Owner]) -> list[nn.Module]:
+    """The modules of owners that lie in the body; none where there is no body, or it owns weights itself."""
+    inside = set(body.modules()) if body is not None else set()
     owned = [owner.module for owner in owners if owner.module in inside]
-    return bool(owned) and body not in owned and all(map(is_bare, owned))
+    return [] if body in owned else owned
+
+
+def may_double(body: nn.Module | None, owned: Sequence[nn.Module]) -> bool:
+    """Whether there is a body whose batch may be doubled: it and its `owners_inside` are called as torch calls a module."""
+    return body is not None and "forward" not in vars(body) and bool(owned) and all(map(is_bare, owned))

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 from zolab.probe.scratch import Scratch, ScratchPool
 
 SEEN, KEPT = 3, 16  # calls of a shape before it is captured, and how many shapes are
-WAITS = 1.05  # a call that takes no longer than this, in times of its launching, keeps the GPU waiting
+WAITS = 2  # a call that takes no longer than this, in times of its launching, may keep the GPU waiting: hosts are not even
 
 
 class Captured(NamedTuple):

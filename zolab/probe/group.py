@@ -12,11 +12,10 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zolab.noise import ROWS, SLICE, GroupDirection, LowRankDirection, is_matrix
+from zolab.noise import ROWS, GroupDirection, LowRankDirection, at_once, is_matrix
 from zolab.probe.low_rank import ThroughLowRank, weight_apart
 from zolab.probe.owners import Owner, Part
 
@@ -82,7 +81,7 @@ class ThroughGroup(ThroughLowRank):
         """x U^T, some rows of U at a time."""
         tensor, (u, v) = weight.weight, self.factors.get(weight.number, (None, None))
         x = x if v is None else functional.linear(x, v)
-        several = max(1, SLICE // max(x.shape[-1], x.numel() // x.shape[-1]))
+        several = max(1, at_once(x) // max(x.shape[-1], x.numel() // x.shape[-1]))
         for start in range(0, len(tensor), several):
             rows = slice(start, min(start + several, len(tensor)))
             yield rows, functional.linear(x, self._rows(weight, rows) if u is None else u[rows])
@@ -92,7 +91,7 @@ class ThroughGroup(ThroughLowRank):
         tensor, (u, v) = weight.weight, self.factors.get(weight.number, (None, None))
         if u is not None and v is not None:
             return x @ u @ v
-        several = max(1, SLICE // max(tensor.shape[1], x.numel() // x.shape[-1]))
+        several = max(1, at_once(x) // max(tensor.shape[1], x.numel() // x.shape[-1]))
         spans = (slice(at, min(at + several, len(tensor))) for at in range(0, len(tensor), several))
         out = x.new_zeros(*x.shape[:-1], tensor.shape[1])
         for rows in spans:
@@ -105,7 +104,8 @@ class ThroughGroup(ThroughLowRank):
             u, v = self.factors[weight.number]
             return functional.embedding(x, u) @ v
         ids, places = x.unique(return_inverse=True)
-        return functional.embedding(places, torch.cat([self._rows(weight, slice(row, row + 1)) for row in ids.tolist()]))
+        rows = self.group.shared_rows(self.blocks[weight.number], ids)
+        return functional.embedding(places, rows.to(weight.weight.dtype))
 
     def _rows(self, weight: Part, rows: slice) -> Tensor:
         tensor = weight.weight

@@ -1,7 +1,7 @@
 """What a step adds to the weights, in one pass over them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from typing import Any
 
@@ -233,33 +233,39 @@ def apply(
     if isinstance(update, Update):
         parts, update = update.apply_products(pieces)
     parts = cut(parts, update.sources.directions)
-    small = set(small_ones(parts))
-    if small and update.apply_all([parts[i] for i in sorted(small)]):
-        parts = [piece for i, piece in enumerate(parts) if i not in small]
+    few = small_ones(parts)
+    small, large = [parts[i] for i in few], [piece for i, piece in enumerate(parts) if i not in set(few)]
     every = sum(len(piece.data) for piece in parts) == sum(len(piece.data) for piece in pieces)
     within = measure and every and within_cache(parts)
-    moments: list[Any] = [None] * len(parts)
+    moments: list[Any] = [None] * len(large)
 
     def work(i):
-        update.apply(parts[i])
+        update.apply(large[i])
         if within:
-            moments[i] = parts[i].kernels.moments(parts[i].data, wait=False)
+            moments[i] = large[i].kernels.moments(large[i].data, wait=False)
 
-    if measure and (fused := sums_with(update, parts, pieces)) is not None:
+    def finish():  # last, since their table is made while a GPU is busy with the others
+        if small and not update.apply_all(small):
+            for piece in small:
+                update.apply(piece)
+
+    if measure and (fused := sums_with(update, large, pieces, finish)) is not None:
         return fused
-    for_each(parts, work, sum(t.numel() for t in tensors))
+    for_each(large, work, sum(t.numel() for t in tensors))
+    finish()
     if within:
-        return per_tensor(parts, moments, len(tensors))
+        return per_tensor(large, moments, len(tensors))
     return sums(pieces, len(tensors)) if measure else None
 
 
-def sums_with(update: AnyUpdate, parts: Sequence[Chunk], pieces: Sequence[Chunk]) -> Tensor | None:
+def sums_with(update: AnyUpdate, parts: Sequence[Chunk], pieces: Sequence[Chunk], finish: Callable[[], None]) -> Tensor | None:
     """Apply an update along one direction to whole tensors on a GPU, and have the sums over all new weights in that pass.
 
     Args:
         update: what to add.
-        parts: what it is not applied to yet.
+        parts: what it is applied to one by one.
         pieces: all whole tensors, in order.
+        finish: applies it to the others.
 
     Returns:
         The sums of all tensors, on the device; None, and nothing is done, where that cannot be.
@@ -270,11 +276,13 @@ def sums_with(update: AnyUpdate, parts: Sequence[Chunk], pieces: Sequence[Chunk]
     others = [piece for piece in pieces if piece.tensor not in set(mine)]
     if sorted([*mine, *(piece.tensor for piece in others)]) != list(range(len(pieces))):
         return None  # a tensor in several pieces
-    room, done = kernels.sums_of([piece.data for piece in parts]), kernels.moments_all([piece.data for piece in others])
-    if room is None or (others and done is None):
+    room, rest = kernels.sums_of([piece.data for piece in parts]), [piece.data for piece in others]
+    if room is None or (others and kernels.sums_of(rest) is None):
         return None
     for i, piece in enumerate(parts):
         kernels.update(piece.data, piece.tile, *update.of(piece), update.key(piece), room.of(i))
+    finish()
+    done = kernels.moments_all(rest)
     out = torch.empty((len(pieces), 2), dtype=torch.float64, device=parts[0].data.device)
     for numbers, values in ((mine, room.total()), ([piece.tensor for piece in others], done)):
         if values is not None:

@@ -14,7 +14,7 @@ _runners: dict[tuple, Callable] = {}
 """Compiled kernels with their grid, for each combination of what Triton compiles a kernel of its own for."""
 
 
-def launch(function: Any, programs: int, chunk: Tensor, *more: Any) -> None:
+def launch(function: Any, programs: int, chunk: Tensor, *more: Any, **options: int) -> None:
     """Run a kernel over a chunk. Products and sums stay apart, as on the CPU, unless the kernel joins them itself.
 
     Args:
@@ -22,6 +22,7 @@ def launch(function: Any, programs: int, chunk: Tensor, *more: Any) -> None:
         programs: of the grid; none means that nothing is done.
         chunk: the tensor whose pointer and size are passed.
         more: tensors, numbers whose value Triton does not specialise, None, and flags that are compile-time constants.
+        options: what the kernel is compiled with, such as its number of warps; the same whenever it is launched.
     """
     if not programs:
         return
@@ -31,7 +32,7 @@ def launch(function: Any, programs: int, chunk: Tensor, *more: Any) -> None:
         if run := _runners.get(key):
             run(chunk, size, *more)
             return
-        compiled = function[(programs,)](chunk, size, *more, enable_fp_fusion=False)
+        compiled = function[(programs,)](chunk, size, *more, enable_fp_fusion=False, **options)
         if compiled is not None:  # it is in the interpreter
             _runners[key] = compiled[(programs, 1, 1)]
 

@@ -181,7 +181,7 @@ def output(x: Tensor, u: Tensor, v: Tensor, scale: Tensor | float, above: int) -
     (tokens, inputs), (rank, outputs), unit = x.shape, u.shape, UNIT.value
     out, projected = x.new_empty(tokens, outputs), x.new_empty(tokens, RANK.value)
     programs = -(-tokens // READ.value)
-    launch(project_kernel, programs, projected, x, v, tokens, inputs // unit, rank)
+    launch(project_kernel, programs, projected, x, v, tokens, inputs // unit, rank, num_warps=1, num_stages=5)
     blocks = -(-outputs // OUTPUTS.value)
     settings = blocks, tokens, int(above), outputs // unit, u.stride(0) // unit, rank
     row = row_of(x, np.empty((0, 2), np.uint32), scale)

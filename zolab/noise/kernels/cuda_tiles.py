@@ -24,17 +24,22 @@ kernel = triton.jit(do_not_specialize=["k0", "k1", "tile", "count", "r0", "r1", 
 
 @triton.jit
 def threefry_words(k0, k1, pair, SECOND: tl.constexpr = 0):
-    """`zolab.noise.kernels.threefry.threefry2x32` for the counters (pair, SECOND)."""
+    """`zolab.noise.kernels.threefry.threefry2x32` for the counters (pair, SECOND).
+
+    Sums are products with 1 where that adds no instruction: an H100 has another unit for those, and the one that shifts, adds
+    and compares is what the kernels wait for.
+    """
     k0, k1 = k0.to(tl.uint32), k1.to(tl.uint32)
     schedule = (k0, k1, k0 ^ k1 ^ PARITY)
+    one = tl.num_programs(1).to(tl.uint32)  # as the compiler does not know, so that a product with it stays one: see below
     x0 = pair + k0
     x1 = k1 + SECOND + tl.zeros_like(x0)
     for r in tl.static_range(ROUNDS):
-        x0 += x1
+        x0 = x0 + x1 if r % 4 == 0 else x1 * one + x0
         x1 = ((x1 << ROTATIONS[r % 8]) | (x1 >> (32 - ROTATIONS[r % 8]))) ^ x0
         if r % 4 == 3:
             x0 += schedule[(r // 4 + 1) % 3]
-            x1 += schedule[(r // 4 + 2) % 3] + (r // 4 + 1)
+            x1 = x1 * one + (schedule[(r // 4 + 2) % 3] + (r // 4 + 1))
     return x0, x1
 
 
