@@ -12,7 +12,7 @@ import torch
 from zolab.__main__ import main
 from zolab.l2l import Evolution, EvolveConfig, evolve
 from zolab.l2l.base_weights import BaseWeights
-from zolab.l2l.evolution import _Runs
+from zolab.l2l.evolution import WAYS, _Runs
 from zolab.models import load_model
 from zolab.optim import MeZO, ZOFineTuner
 from zolab.pertnn import PertNN
@@ -154,6 +154,37 @@ def test_a_map_that_changed_is_refused(tmp_path):
         evolve(config, tmp_path / "other", progress=False)
 
 
+def test_a_search_goes_on_although_a_closed_forms_last_digits_differ(tmp_path, monkeypatch):
+    """As with another number of threads, where its solver ends elsewhere."""
+    config = replace(SMALL, start=str(MAP), scales="best", pairs=2)
+    whole = evolve(config, tmp_path / "whole", progress=False).record["result"]
+    lines = (tmp_path / "whole" / "log.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "log.jsonl").write_bytes(b"".join(lines[:2]))
+    best = WAYS["best"]
+    monkeypatch.setitem(WAYS, "best", lambda *given: best(*given) * (1 + 1e-6))
+    assert evolve(config, tmp_path / "torn", progress=False).record["result"] == whole
+
+
+@pytest.mark.parametrize("rule", ["layer", "kind"])
+def test_blocks_are_told_by_their_names_whatever_their_order_in_a_map(tmp_path, rule):
+    """A seal holds for keys in any order."""
+    config, copy, record = replace(SMALL, rule=rule, start=str(MAP)), tmp_path / "map.json", load_record(MAP)
+    for point in record["result"]["points"]:
+        point[rule] = dict(sorted(point[rule].items(), reverse=True))
+    save_record(record, copy)
+    np.testing.assert_allclose(_Runs(replace(config, start=str(copy))).first, _Runs(config).first, rtol=1e-12)
+    record["result"]["points"][0][rule].popitem()
+    save_record(record, copy)
+    with pytest.raises(ValueError, match=r"map\.json is damaged: its numbers are not those of each block"):
+        _Runs(replace(config, start=str(copy)))
+
+
+def test_a_folder_is_no_gain_map(tmp_path):
+    with pytest.raises(OSError, match="is not a file with content of its own; give a regular file"):
+        _Runs(replace(SMALL, start=str(tmp_path)))
+
+
 def test_runs_are_calibrated_and_balanced_where_there_are_classes(tmp_path):
     config = replace(SMALL, tasks="reviews_sentence,reviews_next", train=64, dev=100, calibrate=32, balanced=True)
     runs = _Runs(config)
@@ -189,6 +220,9 @@ def test_broken_runs_are_kept_and_replayed(tmp_path):
         ),
         ({"start": str(MAP.with_name("09_tiny.json"))}, "09_tiny.json is no record of a gain map; make one"),
         ({"start": str(MAP), "model": "tiny-reviews-critic"}, "gain_map.json is of another model than tiny-reviews-critic"),
+        ({"start": str(MAP), "dtype": "bfloat16"}, "gain_map.json is of another model than tiny-reviews in bfloat16"),
+        ({"scales": "best"}, "scales is about what a gain map gives: give a start, or leave it at signal"),
+        ({"weight": 0.9}, "weight is about what a gain map gives: give a start"),
         ({"spread": 0.0}, "spread must be > 0, got 0.0"),
         ({"rate": math.nan}, "rate must be > 0, got nan"),
         ({"seed": -1}, "seed and data_seed must be at least 0"),

@@ -155,6 +155,23 @@ def test_adamezos_second_moment_is_one_number():
     assert optimizer.lengths[-1] == pytest.approx(walked, rel=1e-5)
 
 
+def test_a_step_of_adamezo_leaves_the_lengths_of_earlier_ones_alone():
+    """Or a run of 100,000 steps, and loading it, would take time with the square of their number."""
+
+    class Unread(list):
+        def __iter__(self):
+            raise AssertionError("all of them were read")
+
+    model = network()
+    optimizer = AdaMeZO(model.parameters(), lr=1e-3)
+    steps(optimizer, model, 2)
+    optimizer.walked = Unread(optimizer.walked)
+    steps(optimizer, model, 2)
+    optimizer.skip([optimizer.trajectory.records[0]])
+    optimizer.walked = list(map(optimizer.walked.__getitem__, range(5)))
+    assert [length is None for length in optimizer.lengths] == [False] * 4 + [True]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_mean_step_of_an_optimizer_is_the_gradient(family):
     weight, draws = nn.Parameter(torch.tensor([1.0, -0.5, 2.0, 0.0], dtype=torch.float64)), 1000

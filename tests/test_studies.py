@@ -129,6 +129,8 @@ def test_every_recipe_is_trained_and_used(tmp_path):
         (RECIPES, {"odd": {"period": 1}}, "the settings of the recipe odd are not a configuration"),
         (RECIPES, {"odd": {"pairs": 0}}, "without pairs of runs there must be a start"),
         (RECIPES, {"published": {}}, "two methods are called published"),
+        ({"base": {}, "odd": 3}, {}, "recipes must have names, and settings below each of them"),
+        (RECIPES, {"odd": "pairs"}, "evolutions must have names, and settings below each of them"),
         ({"base": {}, "MeZO": {}}, {}, "two methods are called MeZO"),
     ],
 )

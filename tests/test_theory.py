@@ -16,7 +16,7 @@ from zolab.theory.bounds import CORRECTIONS, BoundTerms, best_for_bound, block_b
 from zolab.theory.exact import Objective, localise, sampled_change, sequential_change
 from zolab.theory.example import letter_rows, letters_model
 from zolab.theory.measure import BlockStatistics, block_statistics, gauss_newton_terms, operator_norm
-from zolab.theory.terms import StepTerms
+from zolab.theory.terms import StepTerms, shared_sigma
 
 
 class Quadratic(nn.Module):
@@ -164,6 +164,18 @@ def test_negative_curvature_has_no_best_scale():
     assert np.isfinite(terms.best_sigma(0.1)).all()
     with pytest.raises(ValueError, match="no block has a gradient"):
         StepTerms(np.ones(2), np.zeros(2), np.ones(2), np.ones(2), np.ones(2)).best_sigma()
+
+
+def test_few_examples_leave_noise_below_zero_and_good_scales():
+    """A = G + V / batch may be so where a batch is larger than what was measured: G is at least -V over those examples."""
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        sizes, v, t = rng.integers(5, 500, 5), rng.lognormal(0, 1.5, 5), rng.lognormal(0, 1, 5)
+        g = v / 8 * np.array([0.5, 0.7, -0.9, -0.95, 0.2])
+        a = g + v / 16
+        known = StepTerms(sizes, np.maximum(g, 0), np.maximum(a, 0), t, np.zeros(5))
+        best = shared_sigma([StepTerms(sizes, g, a, t, np.zeros(5))])
+        assert known.best_change(best) <= 0.8 * known.best_change(known.best_sigma())
 
 
 def bound_terms(seed, blocks=5, batch=4):

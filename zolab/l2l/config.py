@@ -149,4 +149,9 @@ class EvolveConfig(TaskNames):
         require(self.seed + self.pairs < 2**64, f"seed must be less than 2**64 - pairs, got {self.seed}.")
         require(self.rule in RULE_NAMES, f"unknown rule {shown(self.rule)}; choose {', '.join(RULE_NAMES)}.")
         require(self.scales in SCALES, f"unknown scales {shown(self.scales)}; choose {', '.join(SCALES)}.")
+        for name in ("scales", "weight") if not self.start else ():
+            usual = type(self).__dataclass_fields__[name].default
+            require(
+                getattr(self, name) == usual, f"{name} is about what a gain map gives: give a start, or leave it at {usual}."
+            )
         self.check_task_names()

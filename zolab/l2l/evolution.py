@@ -27,6 +27,7 @@ from zolab.pertnn import PertNN
 from zolab.probe.blocks import split, weights_of
 from zolab.records import environment, load_record, save_record
 from zolab.records.log import RunLog
+from zolab.records.sealed import digest_of
 from zolab.records.shapes import NUMBER, check_events, check_shape
 from zolab.runs.batches import batch_at
 from zolab.runs.config import require
@@ -38,7 +39,10 @@ from zolab.theory.judged import GROUPINGS, all_of, shared_best, shared_signal, s
 ROW = {"size": int, "G": [NUMBER], "V": [NUMBER], "t": [NUMBER]}
 POINT = {"task": str, "step": int, "base": str, "blocks": [str], "sizes": [int], "halves": [[[NUMBER]]]}  # of a gain map
 POINT |= {key: {str: ROW} for key in ("layer", "kind")}
-EVENTS = {"start": {"config": dict, "first?": [NUMBER], **IDENTITY}, "pair": {"losses": lambda pair: _is_pair(pair)}}
+EVENTS = {
+    "start": {"config": dict, "first?": [NUMBER], "map?": str, **IDENTITY},
+    "pair": {"losses": lambda pair: _is_pair(pair)},
+}
 WAYS = {"signal": shared_signal, "best": shared_best}  # of `zolab.l2l.config.SCALES`
 LARGEST = 2.0  # of a pair's difference, in typical ones: a run that broke must not decide alone
 
@@ -68,12 +72,10 @@ def evolve(config: EvolveConfig, out: str | Path, *, progress: bool = True) -> M
             raise ValueError(f"{out} holds an evolution with other settings; choose another folder.")
         for event in started:
             check_same(runs.identity, event, out, "bring it back, or choose another folder")
-            require(
-                event.get("first") == runs.first.tolist(),
-                f"the gain map {config.start} is no longer what {out} was started with.",
-            )
+            runs.go_on(event, out)
         if not started:
-            log.append("start", config=asdict(config), first=runs.first.tolist(), **runs.identity, **environment())
+            own = {"first": runs.first.tolist(), "map": runs.map}
+            log.append("start", config=asdict(config), **own, **runs.identity, **environment())
         search = Evolution(len(runs.pertnn.blocks) + 1, config.spread, config.rate, config.seed)
         known = [entry["losses"] for entry in log.of("pair")]
         with BaseWeights(weights_of(runs.model), Path(out) / "base.bin") as base:
@@ -154,12 +156,27 @@ class _Runs:
         drawn_from = {f"{name}, {part}": getattr(splits, part) for name, splits in names for part in ("train", "dev")}
         self.identity = identity(self.model, self.tokenizer, drawn_from)
         self.pertnn = PertNN(split(self.model, GROUPINGS[config.rule]), 1, identity=True)
-        self.first = self._first() if config.start else np.ones(len(self.pertnn.blocks))
+        self.first, self.map = self._first() if config.start else (np.ones(len(self.pertnn.blocks)), "")
         training = [splits.train for splits in self.examples]
         self.balanced = fit_to_classes(self.tasks, config, self.model, self.tokenizer, training)
 
-    def _first(self) -> np.ndarray:
-        """Sigma of the blocks where the search begins, from the gain map.
+    def go_on(self, event: dict[str, Any], out: str | Path) -> None:
+        """Begin where a search began before, to the bit: a closed form's last digits depend on the number of threads.
+
+        Args:
+            event: of its log.
+            out: its folder.
+
+        Raises:
+            ValueError: the gain map is another one now.
+        """
+        first = self.first.tolist()
+        same = event["map"] == self.map if "map" in event else event.get("first") == first  # older logs have no map
+        require(same, f"the gain map {self.config.start} is no longer what {out} was started with.")
+        self.first = np.array(event.get("first", first))
+
+    def _first(self) -> tuple[np.ndarray, str]:
+        """Sigma of the blocks where the search begins, from the gain map; and a digest of what the map says of these tasks.
 
         Raises:
             ValueError: it is damaged, of another model, or lacks a task.
@@ -176,9 +193,14 @@ class _Runs:
             not missing, f"{config.start} has no {', '.join(missing)}; measure it there (python -m zolab map), or leave it out."
         )
         points = [known[name] for name in config.task_names]
-        ours = all(point["base"] == base for point in points)
-        require(ours, f"{config.start} is of another model than {config.model}; measure this one (python -m zolab map).")
-        return shrunk(WAYS[config.scales]([all_of(point, config.rule) for point in points], config.batch_size), config.weight)
+        ours, held = all(point["base"] == base for point in points), f"{config.model} in {config.dtype}"
+        require(ours, f"{config.start} is of another model than {held}; measure this one (python -m zolab map).")
+        try:
+            statistics = [all_of(point, config.rule).ordered(self.pertnn.blocks.names) for point in points]
+        except (ValueError, IndexError) as error:
+            raise ValueError(f"{config.start} is damaged: its numbers are not those of each block; restore it.") from error
+        content = [[list(of.names), of.sizes.tolist(), of.estimates.tolist()] for of in statistics]
+        return shrunk(WAYS[config.scales](statistics, config.batch_size), config.weight), digest_of(content)
 
     def final_loss(self, number: int, values: np.ndarray, base: BaseWeights) -> float:
         """Mean loss on the dev examples after the run of a pair; infinite if it breaks.

@@ -90,7 +90,8 @@ class AdaMeZO(ZeroOrderOptimizer):
 
     def settle(self) -> None:
         """Have the length of the last step as a number; a GPU is done with it once the next losses are known."""
-        self.walked[-1:] = self.lengths[-1:]
+        if self.walked and isinstance(last := self.walked[-1], MomentsUpdate):  # and leave the others alone: runs are long
+            self.walked[-1] = last.length()
 
     def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update | MomentsUpdate:
         self.settle()

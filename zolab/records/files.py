@@ -110,13 +110,16 @@ def read_bytes(path: str | os.PathLike, limit: int = LARGEST) -> bytes:
         ValueError: it is larger than `limit` bytes.
     """
     file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for a writer
-    with open(file, "rb") as opened:
+    try:
         status = os.fstat(file)
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(status.st_mode):  # before `open`, which would name a folder by its number
             raise OSError(f"{path} is not a file with content of its own; give a regular file.")
         if status.st_size > limit:
             raise ValueError(f"{path} has {status.st_size:,} bytes, where at most {limit:,} are expected.")
-        return opened.read()
+        with open(file, "rb", closefd=False) as opened:
+            return opened.read()
+    finally:
+        os.close(file)
 
 
 def read_json(path: str | os.PathLike, limit: int = LARGEST) -> Any:

@@ -77,6 +77,9 @@ def configurations(options: Mapping[str, Any]) -> dict[str, MetaConfig | EvolveC
     """
     recipes, evolutions = options["recipes"], options["evolutions"]
     require(isinstance(recipes, dict) and "base" in recipes, "there must be recipes, one of them called base.")
+    for kind, all_settings in (("recipes", recipes), ("evolutions", evolutions)):
+        mappings = isinstance(all_settings, dict) and all(isinstance(own, dict) for own in all_settings.values())
+        require(mappings, f"{kind} must have names, and settings below each of them; write {{}} for none.")
     ways: list[tuple[type, dict[str, dict[str, Any]]]] = [(MetaConfig, settled(recipes)), (EvolveConfig, evolutions)]
     configs: dict[str, MetaConfig | EvolveConfig] = {}
     for way, name, own in ((way, name, own) for way, settings in ways for name, own in settings.items()):

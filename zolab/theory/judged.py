@@ -49,6 +49,18 @@ class Estimates:
         names, place = grouped(self.names, grouping)
         return Estimates(names, totals(self.sizes, place), totals(self.estimates, place))
 
+    def ordered(self, names: Sequence[str]) -> "Estimates":
+        """The same, the blocks in another order.
+
+        Raises:
+            ValueError: the blocks are others, or numbers are missing.
+        """
+        lengths = {len(self.names), len(self.sizes), self.estimates.shape[-1]}
+        if sorted(names) != sorted(self.names) or lengths != {len(names)} or len(self.estimates) != len(ESTIMATES):
+            raise ValueError(f"these statistics are not of the {len(names)} blocks {', '.join(names[:3])} and so on.")
+        place = [self.names.index(name) for name in names]
+        return Estimates(tuple(names), self.sizes[place], self.estimates[:, place])
+
     def terms(self, batch: int) -> StepTerms:
         """As of `Signal`."""
         return terms_of(self.sizes, self.estimates, batch)

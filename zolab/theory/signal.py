@@ -143,7 +143,8 @@ def totals(values: np.ndarray, place: np.ndarray) -> np.ndarray:
 def gain(terms: StepTerms, sigma: np.ndarray) -> float:
     """The expected descent of a step with scales over that with one for all, each at its own best learning rate.
 
-    Negative where sum_j s_j G_j is: these statistics see no descent along the scales. NaN where they compare nothing.
+    Negative where sum_j s_j G_j is for one of the two alone: these statistics see a descent along the other one only. NaN where
+    they compare nothing.
 
     Args:
         terms: measured on other examples than sigma was chosen by, or it is too good.

@@ -125,17 +125,17 @@ def shared_sigma(terms: Sequence[StepTerms]) -> np.ndarray:
     """One sigma for several tasks: the largest product over them of the expected descents, each at its own best learning rate.
 
     Args:
-        terms: of each task, the blocks being the same; negative G count as 0.
+        terms: of each task, the blocks being the same; negative G count as 0, and so do negative A, which few examples leave.
 
     Returns:
         On the budget, shape (blocks,); ones where no task has a gradient.
     """
     sizes = terms[0].sizes
     scale = sizes.sum() / sizes
-    parts = [
-        (np.maximum(t.squares, 0) * scale, t.seconds * scale, t.traces * scale, t.matrix * np.outer(scale, scale))
-        for t in terms
-    ]
+    parts = []
+    for t in terms:
+        squares, seconds = np.maximum(t.squares, 0), np.maximum(t.seconds, 0)
+        parts.append((squares * scale, seconds * scale, t.traces * scale, t.matrix * np.outer(scale, scale)))
     parts = [part for part in parts if part[0].any()]
     if not parts:
         return np.ones(len(sizes))
