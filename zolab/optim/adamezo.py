@@ -90,8 +90,8 @@ class AdaMeZO(ZeroOrderOptimizer):
 
     def settle(self) -> None:
         """Have the length of the last step as a number; a GPU is done with it once the next losses are known."""
-        if self.walked and isinstance(last := self.walked[-1], MomentsUpdate):  # and leave the others alone: runs are long
-            self.walked[-1] = last.length()
+        for step in self.walked[-1:]:
+            self.walked[-1] = step.length() if isinstance(step, MomentsUpdate) else step
 
     def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update | MomentsUpdate:
         self.settle()

@@ -233,8 +233,8 @@ def apply(
     if isinstance(update, Update):
         parts, update = update.apply_products(pieces)
     parts = cut(parts, update.sources.directions)
-    few = small_ones(parts)
-    small, large = [parts[i] for i in few], [piece for i, piece in enumerate(parts) if i not in set(few)]
+    few = set(small_ones(parts))
+    small, large = [parts[i] for i in sorted(few)], [piece for i, piece in enumerate(parts) if i not in few]
     every = sum(len(piece.data) for piece in parts) == sum(len(piece.data) for piece in pieces)
     within = measure and every and within_cache(parts)
     moments: list[Any] = [None] * len(large)

@@ -25,6 +25,7 @@ from zolab.studies.finding import (
     sentence,
     steps_on_gpu,
     tuners,
+    with_trial,
 )
 from zolab.studies.gain_transfer import gain_text, points_at, with_signal
 from zolab.studies.outcomes import Record
@@ -88,11 +89,12 @@ def blocks(records: Records) -> Finding | None:
 
 
 def other_tasks(records: Records) -> Finding | None:
-    return _beside_mezo(records, [], leave_out=("sentence", "critic"))
+    finding = _beside_mezo(records, [], leave_out=("sentence", "critic"))
+    return with_trial(finding, records, ("compare", "genre", "number"))
 
 
 def derivative(records: Records) -> Finding | None:
-    return _beside_mezo(records, [], only=("critic",))
+    return with_trial(_beside_mezo(records, [], only=("critic",)), records, ("critic",))
 
 
 def rates(records: Records) -> Finding | None:

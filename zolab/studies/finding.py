@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from zolab.studies.compare import Overall, beside
+from zolab.studies.compare import Overall, beside, overall
 from zolab.studies.outcomes import Record
+from zolab.studies.plan import BASE
 
 Records = Mapping[str, Any]
 """Contents of the kept records, by file name without its end."""
 HOLDS, CORRECTED, NOT_SEEN = "holds", "holds with a correction", "not seen"
 LATEST, CONTROLS, RECIPES, GPU = "11_reproduction", "09_tiny", "08_recipes", "gpu_nvidia_h100_80gb_hbm3"
-TUNER = "ZO Fine-tuner"
+TUNER, TRIAL = "ZO Fine-tuner", "09_trial"
 
 
 @dataclass(frozen=True)
@@ -111,3 +112,27 @@ def sentence(comparison: Overall) -> str:
         passes = "neither it nor MeZO reaches MeZO's mean final loss as a median of three evaluations"
     decided = f"decided lower on {len(comparison.lower)} of {comparison.tasks} tasks, higher on {len(comparison.higher)} (Holm)"
     return f"{passes}; final dev loss {comparison.final.text(3, sign=True)} nats, {comparison.seeds} seeds, {decided}"
+
+
+def with_trial(finding: Finding | None, records: Records, tasks: Sequence[str]) -> Finding | None:
+    """The finding with what the trial says: scales of the gain map in place of a network, with offsets fitted first.
+
+    They are no fine-tuner by the published recipe, so that the verdict stays.
+
+    Args:
+        finding: of other records.
+        records: all of them.
+        tasks: of the trial.
+    """
+    if finding is None or TRIAL not in records:
+        return finding
+    part = of_tasks(Record(records[TRIAL]), tasks)
+    ours, others = "trained", [name for name in part.methods() if name not in (BASE, "trained")]
+    comparison = overall(part, ours, family=[ours, *others])
+    against = "; ".join(f"{name} {overall(part, ours, name).final.text(3, sign=True)}" for name in others)
+    lines = [
+        f"`{TRIAL}`, where the gain map of two tasks chose scales and offsets are fitted first, on {', '.join(part.tasks)}: "
+        f"{sentence(comparison)}",
+        f"Its final loss minus that of each control: {against}",
+    ]
+    return Finding(finding.verdict, finding.ran, [*finding.numbers, *lines], [*finding.records, TRIAL])

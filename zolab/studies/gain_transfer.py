@@ -19,6 +19,10 @@ TRANSFERS = (
     "halves of both tasks' examples, and their extremes; below 1 they lose. Tasks whose G is not three standard errors above 0 "
     "are left out."
 )
+ALONG = (
+    "After so many steps of a run: what scales by G / V of each kind of tensor gain there, chosen at the base model, and, "
+    "after the bar, chosen there; means over the halves of the examples. A dash: no signal there, so no gain can be told."
+)
 Points = Sequence[Mapping[str, Any]]
 GROUPED = "kind"  # of the scales that are carried over: few numbers, so that other tasks can share them
 
@@ -110,4 +114,25 @@ def transfer_rows(points: Points, batch: int) -> list[list[str]]:
     for name, row in zip(names, transfer(points, batch), strict=True):
         cells = (f"{np.nanmean(cell):.2f} ({np.nanmin(cell):.2f} to {np.nanmax(cell):.2f})" for cell in row)
         rows.append([name, *cells])
+    return rows
+
+
+def along_rows(points: Points, batch: int, grouping: str = GROUPED) -> list[list[str]]:
+    """A head and a row a task with a signal at the base model: gains along its run of scales from its beginning.
+
+    Args:
+        points: of all steps, the base model's (step 0) among them.
+        batch: examples in a minibatch.
+        grouping: what blocks share a scale, one of `GROUPINGS`.
+    """
+    steps = sorted({point["step"] for point in points} - {0})
+    at = {(point["task"], point["step"]): point for point in points}
+    rows = [["task", *(f"after {step} steps" for step in steps)]]
+    for base in with_signal([point for point in points if point["step"] == 0]):
+        cells = []
+        for step in steps:
+            there = at[base["task"], step]
+            kept, own = np.nanmean(transfer([base, there], batch, grouping), (2, 3))[:, 1]
+            cells.append(f"{kept:.2f} | {own:.2f}" if has_signal(there) else "–")
+        rows.append([base["task"], *cells])
     return rows

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from zolab.studies.gain_transfer import GAINS, TRANSFERS, gain_rows, points_at, transfer_rows, with_signal
+from zolab.studies.gain_transfer import ALONG, GAINS, TRANSFERS, along_rows, gain_rows, points_at, transfer_rows, with_signal
 from zolab.studies.outcomes import Record
 from zolab.studies.predicted import concordances, outcomes
 
@@ -52,6 +52,9 @@ def map_section(content: dict[str, Any]) -> Section:
     if len(base := with_signal(points_at(content, 0))) > 1:
         head, *rows = transfer_rows(base, config["batch_size"])
         lines += ["", TRANSFERS, "", *table_of(head, rows)]
+    if any(point["step"] for point in points) and base:
+        head, *rows = along_rows(points, config["batch_size"])
+        lines += ["", ALONG, "", *table_of(head, rows)]
     return f"Gain map of {config['model']}", lines
 
 

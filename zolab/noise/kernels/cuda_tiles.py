@@ -31,7 +31,7 @@ def threefry_words(k0, k1, pair, SECOND: tl.constexpr = 0):
     """
     k0, k1 = k0.to(tl.uint32), k1.to(tl.uint32)
     schedule = (k0, k1, k0 ^ k1 ^ PARITY)
-    one = tl.num_programs(1).to(tl.uint32)  # as the compiler does not know, so that a product with it stays one: see below
+    one = tl.num_programs(1).to(tl.uint32)  # but the compiler does not know, and a product with it stays one
     x0 = pair + k0
     x1 = k1 + SECOND + tl.zeros_like(x0)
     for r in tl.static_range(ROUNDS):
