@@ -71,7 +71,7 @@ def test_shared_scales_are_the_mean_of_tasks_on_the_budget_and_shrink_towards_on
 
 
 def test_the_best_scales_of_several_tasks_gain_most_on_all_of_them():
-    points = load_record(RECORDS / "06_gain_map.json")["result"]["points"]
+    points = points_at(load_record(RECORDS / "06_gain_map.json"), 0)
     kept = [all_of(p, "kind") for p in points if p["task"] in ("reviews_sentence", "reviews_next")]
     sigma, rng = shared_best(kept, 16), np.random.default_rng(0)
 
@@ -100,7 +100,7 @@ def test_effective_rates_are_those_of_the_first_order_and_of_the_curvature():
 
 
 def test_statistics_of_all_examples_are_those_that_were_kept():
-    (point,) = [p for p in load_record(RECORDS / "06_gain_map.json")["result"]["points"] if p["task"] == "reviews_next"]
+    (point,) = [p for p in points_at(load_record(RECORDS / "06_gain_map.json"), 0) if p["task"] == "reviews_next"]
     layer, tensor = all_of(point, "layer"), all_of(point, "tensor")
     assert layer.estimates[:, 0].tolist() == [point["layer"][layer.names[0]][name][0] for name in ESTIMATES]
     assert tensor.names == tuple(point["blocks"])
