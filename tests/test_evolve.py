@@ -19,6 +19,7 @@ from zolab.pertnn import PertNN
 from zolab.probe.blocks import weights_of
 from zolab.records import load_record, save_record
 from zolab.runs.finetune import batch_at
+from zolab.studies.gain_transfer import points_at
 from zolab.tasks import load_task
 
 MAP = Path(__file__).resolve().parent.parent / "figures" / "records" / "06_gain_map.json"
@@ -116,7 +117,7 @@ def test_a_gain_map_gives_the_first_sigma(tmp_path):
     settings = {"start": str(MAP), "rule": "kind", "weight": 0.75}
     closed = evolve(replace(SMALL, tasks="reviews_next", pairs=0, **settings), tmp_path / "closed", progress=False)
     sigma = closed.record["result"]["sigma"]
-    (point,) = [p for p in load_record(MAP)["result"]["points"] if p["task"] == "reviews_next"]
+    (point,) = [p for p in points_at(load_record(MAP), 0) if p["task"] == "reviews_next"]
     ratios = {name: max(row["G"][0], 0) / row["V"][0] for name, row in point["kind"].items()}
     sizes = {name: row["size"] for name, row in point["kind"].items()}
     mean = sum(sizes[name] * ratios[name] for name in sizes) / sum(sizes.values())

@@ -1,6 +1,6 @@
 """The gain map as a table and two figures: functions of the record that `zolab map` writes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from zolab.plots import BLACK, BLUE, COLOURS, GREEN, GREY, ORANGE, PURPLE, RED, look
-from zolab.studies.gain_transfer import Points, gain_at, gain_text, has_signal, transfer
+from zolab.studies.gain_transfer import Points, along_rows, gain_at, gain_text, has_signal, transfer
 
 WAYS = {
     "signal to noise by kind": (BLUE, "o"),
@@ -46,6 +46,16 @@ def gain_table(points: Points) -> str:
             row += f"{own:>12} -> {gain_text(point, way):<13}"
         lines.append(row)
     return "\n".join(lines)
+
+
+def along_table(record: Mapping[str, Any]) -> str:
+    """`along_rows` as text, a row a task.
+
+    Args:
+        record: of a gain map along a run.
+    """
+    head, *rows = along_rows(record["result"]["points"], record["config"]["batch_size"])
+    return "\n".join(f"{row[0]:22}" + "".join(f"{cell:>18}" for cell in row[1:]) for row in (head, *rows))
 
 
 def gain_figure(points: Points, title: str, ways: Sequence[str] = tuple(WAYS)) -> Figure:
