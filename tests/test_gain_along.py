@@ -29,7 +29,7 @@ def content():
 
 
 def test_scales_from_the_beginning_are_judged_where_the_run_is(content):
-    (head, row), points = along_rows(content["result"]["points"], 16), content["result"]["points"]
+    (head, row), points = along_rows(content), content["result"]["points"]
     assert head == ["task", "after 30 steps", "after 100 steps", "after 300 steps"]
     first, later = halves_of(points[0]), halves_of(points[2])
     scales = [noise_scales(half, GROUPINGS["kind"]) for half in first]

@@ -6,7 +6,6 @@ import torch
 
 from zolab import MeZO
 from zolab.studies.compare import beside
-from zolab.studies.expected import MEASURED
 from zolab.studies.field import beside_at
 from zolab.studies.outcomes import Record
 from zolab.widgets import budget as budget_module
@@ -121,7 +120,7 @@ class TestBudget:
 class TestExchange:
     def test_seconds_are_those_of_the_formula(self):
         gradients, losses = exchange_module.seconds(8.03e9, link=1000, latency=5, ranks=4)
-        assert gradients.passes == pytest.approx(3 * MEASURED["8B, bfloat16"][1] / 2 / 4)
+        assert gradients.passes == pytest.approx(3 * 0.2466 / 2 / 4)
         assert losses.passes == pytest.approx(2 / 3 * gradients.passes)
         assert gradients.waiting == losses.waiting == pytest.approx(6 * 0.005)
         assert gradients.sending == pytest.approx(1.5 * 2 * 8.03e9 * 8 / 1e9)

@@ -150,7 +150,7 @@ class EvolveConfig(TaskNames):
         require(self.rule in RULE_NAMES, f"unknown rule {shown(self.rule)}; choose {', '.join(RULE_NAMES)}.")
         require(self.scales in SCALES, f"unknown scales {shown(self.scales)}; choose {', '.join(SCALES)}.")
         for name in ("scales", "weight") if not self.start else ():
-            usual = type(self).__dataclass_fields__[name].default
+            usual = getattr(type(self), name)
             require(
                 getattr(self, name) == usual, f"{name} is about what a gain map gives: give a start, or leave it at {usual}."
             )

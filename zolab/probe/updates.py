@@ -276,13 +276,13 @@ def sums_with(update: AnyUpdate, parts: Sequence[Chunk], pieces: Sequence[Chunk]
     others = [piece for piece in pieces if piece.tensor not in set(mine)]
     if sorted([*mine, *(piece.tensor for piece in others)]) != list(range(len(pieces))):
         return None  # a tensor in several pieces
-    room, rest = kernels.sums_of([piece.data for piece in parts]), [piece.data for piece in others]
-    if room is None or (others and kernels.sums_of(rest) is None):
+    room, rest = (kernels.sums_of([piece.data for piece in some]) for some in (parts, others))
+    if room is None or (others and rest is None):
         return None
     for i, piece in enumerate(parts):
         kernels.update(piece.data, piece.tile, *update.of(piece), update.key(piece), room.of(i))
     finish()
-    done = kernels.moments_all(rest)
+    done = rest.fill().total() if rest else None
     out = torch.empty((len(pieces), 2), dtype=torch.float64, device=parts[0].data.device)
     for numbers, values in ((mine, room.total()), ([piece.tensor for piece in others], done)):
         if values is not None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from zolab.studies.compare import Overall, overall, searched_on_reported
+from zolab.studies.compare import overall, searched_on_reported
 from zolab.studies.finding import (
     CORRECTED,
     GPU,
@@ -18,10 +18,12 @@ from zolab.studies.finding import (
     TUNER,
     Finding,
     Records,
+    in_study,
     is_lower,
     of_tasks,
     off,
     pair,
+    rows_of,
     sentence,
     steps_on_gpu,
     tuners,
@@ -129,16 +131,15 @@ def time(records: Records) -> Finding | None:
         return None
     total, mezo = (steps[name]["seconds"] for name in ("zo_finetuner", "mezo"))
     share, row = 1 - mezo / total, printed(paper="2510.00419", table="6", model="Llama-3.2-1B").set_index("measure").value
-    apart = steps["zo_finetuner"]["peak_over_weights"] < 0.9 * steps["mezo"]["peak_over_weights"]
+    peaks = [steps[name]["peak_over_weights"] for name in ("zo_finetuner", "mezo")]
+    apart = None not in peaks and peaks[0] < 0.9 * peaks[1]
     how = ", launched kernel by kernel here, MeZO's as a CUDA graph" if apart else ""
-    large = {
-        row["name"].partition(",")[0]: row["seconds"] for row in records[GPU]["parts"].get("methods 8b", {}).get("rows", [])
-    }
+    large = rows_of(records[GPU]["parts"], "methods 8b")
     numbers = [
         f"A step takes {1e3 * total:.0f} ms, MeZO's {1e3 * mezo:.0f} ms: {100 * share:.0f} % of it goes into the scales{how}"
     ]
     if {"mezo", "zo_finetuner"} <= set(large):
-        ours, theirs = large["zo_finetuner"], large["mezo"]
+        ours, theirs = (large[name]["seconds"] for name in ("zo_finetuner", "mezo"))
         numbers.append(f"On the 8B shape {1e3 * ours:.0f} ms and {1e3 * theirs:.0f} ms: {100 * (1 - theirs / ours):.1f} %")
     numbers += [
         f"The paper's step takes {1e3 * row['step:total']:.0f} ms, and its scales {1e3 * row['step:sigma']:.0f} ms: a share is "
@@ -162,7 +163,7 @@ def theory(records: Records) -> Finding | None:
         f"MeZO's bound {mezo:+.1e}: looser; with each block's own norm, noise and size it is {corrected:+.1e}",
         "One step's best decrease over MeZO's, all blocks moving at once: "
         + "; ".join(f"{task} {each['best']:.2f} (best σ), {each['bound']:.2f} (the bound's)" for task, each in gains.items()),
-        *(f"In runs, {name} scales: {sentence(_in_study(record, name))}" for name in ("best", "bound")),
+        *(f"In runs, {name} scales: {sentence(in_study(record, name))}" for name in ("best", "bound")),
     ]
     used = ["06_tiny"]
     if PREDICTED in records:
@@ -175,7 +176,7 @@ def theory(records: Records) -> Finding | None:
         )
         if "best" in ways:
             numbers.append(
-                f"`{PREDICTED}`: the best σ of a step, with the offset fitted first: {sentence(_in_study(runs, 'best'))}"
+                f"`{PREDICTED}`: the best σ of a step, with the offset fitted first: {sentence(in_study(runs, 'best'))}"
             )
         used.append(PREDICTED)
     true = printed_sum > mezo > corrected and min(gain["best"] for gain in gains.values()) > 1
@@ -205,7 +206,7 @@ def passes(records: Records) -> Finding | None:
         record = Record(records[stem]) if stem in records else None
         if record is None or "AdaMeZO" not in record.methods():
             continue
-        comparison = _in_study(record, "AdaMeZO")
+        comparison = in_study(record, "AdaMeZO")
         verdict = HOLDS if not used and comparison.forwards.word == "lower" else verdict
         numbers.append(f"`{stem}`: {sentence(comparison)}")
         used.append(stem)
@@ -250,11 +251,6 @@ def second_moment(records: Records) -> Finding | None:
     return pair(records, LATEST, "AdaMeZO", "AdaMeZO, no second moment", [note])
 
 
-def _in_study(record: Record, method: str) -> Overall:
-    """A method beside MeZO, what is decided being corrected for all methods of the study, as in RESULTS."""
-    return overall(record, method, family=[name for name in record.methods() if name != BASE])
-
-
 def _beside_mezo(records: Records, numbers: list[str], *, only=(), leave_out=(), counted=False) -> Finding | None:
     """A fine-tuner beside MeZO, in each study that has one; the first one decides."""
     verdict, used = NOT_SEEN, []
@@ -263,7 +259,7 @@ def _beside_mezo(records: Records, numbers: list[str], *, only=(), leave_out=(),
         part = of_tasks(record, tasks)
         if method not in part.methods():
             continue
-        comparison, controls = _in_study(part, method), [name for name in CONTROL if name in part.methods()]
+        comparison, controls = in_study(part, method), [name for name in CONTROL if name in part.methods()]
         against = {name: overall(part, method, name) for name in controls}
         if not used and is_lower(comparison):
             verdict = HOLDS if all(map(is_lower, against.values())) else CORRECTED

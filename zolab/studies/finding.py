@@ -86,6 +86,11 @@ def steps_on_gpu(records: Records) -> dict[str, dict[str, Any]]:
     return method_rows(records.get(GPU, {}).get("parts", {}))
 
 
+def rows_of(parts: Mapping[str, Any], part: str) -> dict[str, dict[str, Any]]:
+    """The rows of a part by their method; none if it was not measured."""
+    return {row["name"].partition(",")[0]: dict(row) for row in parts.get(part, {}).get("rows", [])}
+
+
 def method_rows(parts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Rows of the methods' steps on the 1B shape, from the parts of a GPU's record.
 
@@ -93,7 +98,7 @@ def method_rows(parts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     greater one of two parts of the record, in one of which it is a graph as other methods' are. A peak below that of a forward
     pass is none: what an earlier method held was given back meanwhile.
     """
-    rows = {row["name"].partition(",")[0]: dict(row) for row in parts.get("methods 1b", {}).get("rows", [])}
+    rows = rows_of(parts, "methods 1b")
     ways = {row["name"].partition(": ")[2]: row for row in parts.get("steps 1b", {}).get("rows", [])}
     forward = ways.get("forwards", {}).get("peak_over_weights") or 0.0
     for row in rows.values():
@@ -102,6 +107,11 @@ def method_rows(parts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         graph = ways["through"]["memory_over_forwards"] * (1 + forward) - 1
         rows["mezo"]["peak_over_weights"] = max(rows["mezo"]["peak_over_weights"] or 0.0, graph)
     return rows
+
+
+def in_study(record: Record, method: str) -> Overall:
+    """A method beside MeZO, what is decided being corrected for all methods of the study, as in RESULTS."""
+    return overall(record, method, family=[name for name in record.methods() if name != BASE])
 
 
 def sentence(comparison: Overall) -> str:
@@ -128,11 +138,10 @@ def with_trial(finding: Finding | None, records: Records, tasks: Sequence[str]) 
         return finding
     part = of_tasks(Record(records[TRIAL]), tasks)
     ours, others = "trained", [name for name in part.methods() if name not in (BASE, "trained")]
-    comparison = overall(part, ours, family=[ours, *others])
     against = "; ".join(f"{name} {overall(part, ours, name).final.text(3, sign=True)}" for name in others)
     lines = [
         f"`{TRIAL}`, where the gain map of two tasks chose scales and offsets are fitted first, on {', '.join(part.tasks)}: "
-        f"{sentence(comparison)}",
+        f"{sentence(in_study(part, ours))}",
         f"Its final loss minus that of each control: {against}",
     ]
     return Finding(finding.verdict, finding.ran, [*finding.numbers, *lines], [*finding.records, TRIAL])

@@ -54,7 +54,7 @@ def along_table(record: Mapping[str, Any]) -> str:
     Args:
         record: of a gain map along a run.
     """
-    head, *rows = along_rows(record["result"]["points"], record["config"]["batch_size"])
+    head, *rows = along_rows(record)
     return "\n".join(f"{row[0]:22}" + "".join(f"{cell:>18}" for cell in row[1:]) for row in (head, *rows))
 
 

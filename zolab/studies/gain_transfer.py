@@ -117,22 +117,21 @@ def transfer_rows(points: Points, batch: int) -> list[list[str]]:
     return rows
 
 
-def along_rows(points: Points, batch: int, grouping: str = GROUPED) -> list[list[str]]:
+def along_rows(record: Mapping[str, Any]) -> list[list[str]]:
     """A head and a row a task with a signal at the base model: gains along its run of scales from its beginning.
 
     Args:
-        points: of all steps, the base model's (step 0) among them.
-        batch: examples in a minibatch.
-        grouping: what blocks share a scale, one of `GROUPINGS`.
+        record: of a map, with the base model (step 0).
     """
+    points, batch = record["result"]["points"], record["config"]["batch_size"]
     steps = sorted({point["step"] for point in points} - {0})
     at = {(point["task"], point["step"]): point for point in points}
     rows = [["task", *(f"after {step} steps" for step in steps)]]
-    for base in with_signal([point for point in points if point["step"] == 0]):
+    for base in with_signal(points_at(record, 0)):
         cells = []
         for step in steps:
             there = at[base["task"], step]
-            kept, own = np.nanmean(transfer([base, there], batch, grouping), (2, 3))[:, 1]
+            kept, own = np.nanmean(transfer([base, there], batch), (2, 3))[:, 1]
             cells.append(f"{kept:.2f} | {own:.2f}" if has_signal(there) else "–")
         rows.append([base["task"], *cells])
     return rows

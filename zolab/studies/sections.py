@@ -53,7 +53,7 @@ def map_section(content: dict[str, Any]) -> Section:
         head, *rows = transfer_rows(base, config["batch_size"])
         lines += ["", TRANSFERS, "", *table_of(head, rows)]
     if any(point["step"] for point in points) and base:
-        head, *rows = along_rows(points, config["batch_size"])
+        head, *rows = along_rows(content)
         lines += ["", ALONG, "", *table_of(head, rows)]
     return f"Gain map of {config['model']}", lines
 

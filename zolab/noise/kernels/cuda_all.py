@@ -261,6 +261,11 @@ class Sums:
         """Where a kernel puts those of a tensor: sums, squares, and the place of its first tile in both."""
         return self.parts[0], self.parts[1], self.sheet.first[i]
 
+    def fill(self) -> "Sums":
+        """Sum over all tensors as they are, in a pass of its own."""
+        launch(moments_all_kernel, self.sheet.programs, self.sheet.like, self.sheet.spans, self.sheet.owners, *self.parts)
+        return self
+
     def total(self) -> Tensor:
         """Float64 of shape (tensors, 2), on the device."""
         out = torch.empty((2, self.sheet.tensors), dtype=torch.float64, device=self.sheet.like.device)
@@ -278,8 +283,4 @@ def sums_of(tensors: Sequence[Tensor]) -> Sums | None:
 def moments_all(tensors: Sequence[Tensor]) -> Tensor | None:
     """Sum and sum of squares of each tensor, float64 of shape (tensors, 2) on the device; None if one launch cannot do it."""
     sums = sums_of(tensors)
-    if sums is None:
-        return None
-    sheet = sums.sheet
-    launch(moments_all_kernel, sheet.programs, sheet.like, sheet.spans, sheet.owners, *sums.parts)
-    return sums.total()
+    return sums.fill().total() if sums else None
