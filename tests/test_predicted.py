@@ -17,8 +17,10 @@ from zolab.studies.plan import check_plan
 from zolab.studies.predicted import SCALES, Outcome, concordance, outcomes, prepare, scales_by
 from zolab.studies.results import _study
 from zolab.studies.run import run_study
+from zolab.studies.scales import measured_terms
 from zolab.studies.sections import predicted_lines
 from zolab.studies.statistics import Estimate
+from zolab.tasks import load_task
 from zolab.theory.judged import halves_of
 
 RECORDS = Path(__file__).resolve().parent.parent / "figures" / "records"
@@ -154,9 +156,13 @@ def test_a_prediction_that_the_examples_leave_open_is_a_dash_and_counts_for_noth
     assert [row.predicted for row in outcomes(record) if row.task == "b"] == ["2.00 ± 0.10", "–", "–"]
 
 
-def test_what_judges_the_runs_does_not_choose_their_scales(tmp_path, monkeypatch):
+CONTROLS = {**PLAN, "study": "controls", "pertnn": "tiny-reviews", "methods": ["MeZO", "density"]}
+
+
+@pytest.mark.parametrize(("plan", "measure"), [(PLAN, prepare), (CONTROLS, lambda plan, task, out: measured_terms(plan, task))])
+def test_what_judges_the_runs_does_not_choose_their_scales(plan, measure, tmp_path, monkeypatch):
     """No dev example of any run, of the search's seeds either, is among those that are measured."""
-    plan, seen = check_plan({**PLAN, "tasks": {"sentence": PLAN["tasks"]["sentence"]}}), []
+    plan, seen = check_plan({**deepcopy(plan), "tasks": {"sentence": PLAN["tasks"]["sentence"]}}), []
 
     def measured(config, task, model, tokenizer, examples, groups):
         seen.extend(examples.train)
@@ -164,9 +170,9 @@ def test_what_judges_the_runs_does_not_choose_their_scales(tmp_path, monkeypatch
 
     monkeypatch.setattr("zolab.studies.gain_map._measured", measured)
     with pytest.raises(InterruptedError):
-        prepare(plan, "sentence", tmp_path)
+        measure(plan, "sentence", tmp_path)
     config = predicted.start_of(plan, "sentence")
-    task = predicted.load_task(config.task)
+    task = load_task(config.task)
     dev = {example for seed in (100, 0, 1) for example in task.sample(seed, 24, 8, 4).dev}
     assert len(dev) > 8
     assert len(set(seen)) == 24

@@ -13,16 +13,14 @@ import numpy as np
 
 from zolab.models import load_model
 from zolab.probe.blocks import split
-from zolab.runs.batches import check_classes
 from zolab.runs.config import require
 from zolab.studies.compare import beside
 from zolab.studies.gain_map import base_signal, finite
 from zolab.studies.gain_transfer import gain_at
 from zolab.studies.outcomes import Record
 from zolab.studies.plan import BASE, Plan, Prepared
-from zolab.studies.scales import FROZEN, check_embedding, scales_of, start_of, with_sigma
+from zolab.studies.scales import FROZEN, check_embedding, judging, scales_of, start_of, with_sigma
 from zolab.studies.statistics import DRAWS, FEWEST, Estimate, interval
-from zolab.tasks import Example, load_task
 from zolab.theory.judged import chosen
 from zolab.theory.signal import Signal
 
@@ -92,13 +90,13 @@ def prepare(plan: Plan, task: str, out: Path) -> Prepared:
     """
     if task == next(iter(plan.tasks)):  # what is wrong with the last task is said before the first is measured
         for each in plan.tasks:
-            _judging(plan, each)
+            judging(plan, each)
         if FROZEN in plan.methods:
             models = {own.model: own for own in (start_of(plan, each) for each in plan.tasks)}
             for own in models.values():
                 check_embedding(split(load_model(own.model, own.dtype, own.device)[0]).names, own.model)
     config, groups = start_of(plan, task), plan.options["groups"]
-    statistics = base_signal(replace(config, train=plan.options["examples"], dev=1), groups, _judging(plan, task))
+    statistics = base_signal(replace(config, train=plan.options["examples"], dev=1), groups, judging(plan, task))
     half, other = statistics.halves()
     known, terms = scales_by(half, config.batch_size, config.seed), half.terms(config.batch_size)
     methods, predicted, sigmas = {BASE: {"optimizer": "mezo"}}, {}, {}
@@ -113,21 +111,6 @@ def prepare(plan: Plan, task: str, out: Path) -> Prepared:
     of = {"examples": int(statistics.counts.sum()), "balanced": statistics.balanced}
     total = {"G": [float(whole.estimates[0, 0]), float(whole.errors[0, 0])]}
     return Prepared(methods, {"predicted": predicted, "sigma": kept, "total": total, **of})
-
-
-def _judging(plan: Plan, task: str) -> frozenset[Example]:
-    """The dev examples of all runs on a task, which must not choose what they judge.
-
-    Raises:
-        ValueError: the examples lack classes that the runs need.
-    """
-    config, dev = start_of(plan, task), set()
-    loaded = load_task(config.task)
-    for seed in (*plan.search_seeds, *plan.seeds):
-        examples = loaded.sample(seed, config.train, config.dev, config.test)
-        check_classes(replace(config, seed=seed, data_seed=seed), loaded, examples.train)
-        dev.update(examples.dev)
-    return frozenset(dev)
 
 
 @dataclass(frozen=True)

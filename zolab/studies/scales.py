@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from zolab.models import load_model
+from zolab.runs.batches import check_classes
 from zolab.runs.config import Config, require
 from zolab.studies.gain_map import base_signal
 from zolab.studies.plan import BASE, Plan, Prepared, check_run
-from zolab.tasks import load_task
+from zolab.tasks import Example, load_task
 from zolab.theory.judged import noise_rank, without_embedding
 from zolab.theory.measure import gauss_newton_terms
 from zolab.theory.terms import StepTerms
@@ -84,8 +85,8 @@ def measured_terms(plan: Plan, task: str) -> tuple[StepTerms, dict[str, Any]]:
     """Terms of a study's base model on a task, and what the record keeps of them.
 
     With `groups` in the plan they are those of `zolab.theory.signal`, which fit runs that are calibrated and balanced, on any
-    task. Without, they are the Gauss-Newton terms of the first reported seed's examples; a task without options then has those
-    of the plan's first task that has them.
+    task; no dev example of a run is among theirs. Without, they are the Gauss-Newton terms of the first reported seed's
+    examples; a task without options then has those of the plan's first task that has them.
 
     Args:
         plan: with `examples` and `groups` among its options.
@@ -96,12 +97,27 @@ def measured_terms(plan: Plan, task: str) -> tuple[StepTerms, dict[str, Any]]:
     """
     config, (examples, groups) = start_of(plan, task), (plan.options[name] for name in ("examples", "groups"))
     if groups:
-        statistics = base_signal(replace(config, train=examples, dev=1), groups)
+        statistics = base_signal(replace(config, train=examples, dev=1), groups, judging(plan, task))
         return statistics.terms(config.batch_size), {"noise_rank": noise_rank(statistics)}
     measurable = [name for name in (task, *plan.tasks) if load_task(start_of(plan, name).task).objective == "options"]
     require(bool(measurable), "no task of the plan has options, on which the terms could be measured; add one, or give groups.")
     terms, rank = terms_of(start_of(plan, measurable[0]), plan.seeds[0], examples)
     return terms, {"effective_rank": rank}
+
+
+def judging(plan: Plan, task: str) -> frozenset[Example]:
+    """The dev examples of all runs on a task, which must not choose what they judge.
+
+    Raises:
+        ValueError: the examples lack classes that the runs need.
+    """
+    config, dev = start_of(plan, task), set()
+    loaded = load_task(config.task)
+    for seed in (*plan.search_seeds, *plan.seeds):
+        examples = loaded.sample(seed, config.train, config.dev, config.test)
+        check_classes(replace(config, seed=seed, data_seed=seed), loaded, examples.train)
+        dev.update(examples.dev)
+    return frozenset(dev)
 
 
 def check_embedding(names: Sequence[str], model: str) -> None:
