@@ -117,6 +117,7 @@ def test_a_gain_map_gives_the_first_sigma(tmp_path):
     settings = {"start": str(MAP), "rule": "kind", "weight": 0.75}
     closed = evolve(replace(SMALL, tasks="reviews_next", pairs=0, **settings), tmp_path / "closed", progress=False)
     sigma = closed.record["result"]["sigma"]
+    assert closed.record["result"]["lr"] is None
     (point,) = [p for p in points_at(load_record(MAP), 0) if p["task"] == "reviews_next"]
     ratios = {name: max(row["G"][0], 0) / row["V"][0] for name, row in point["kind"].items()}
     sizes = {name: row["size"] for name, row in point["kind"].items()}

@@ -23,6 +23,9 @@ def run(options: argparse.Namespace) -> None:
     describe_tasks(options)
     config = settings_of(options, EvolveConfig)
     result = evolve(config, options.out).record["result"]
-    print(f"{config.pairs} pairs of {config.steps} steps on {config.tasks}; lr {config.lr:.2e} -> {result['lr']:.2e}")
+    if config.pairs:
+        print(f"{config.pairs} pairs of {config.steps} steps on {config.tasks}; lr {config.lr:.2e} -> {result['lr']:.2e}")
+    else:
+        print(f"the first sigma of {config.tasks}, as they are: no run has tried them, nor a learning rate")
     print_largest(result["sigma"])
     print(f"  PertNN and its card: {options.out}")

@@ -238,7 +238,7 @@ def _finish(config: EvolveConfig, out: Path, runs: _Runs, search: Evolution, kno
     sigma = runs.pertnn.normalised(runs.pertnn.b2.detach()).tolist()
     result = {
         "sigma": dict(zip(names, sigma, strict=True)),
-        "lr": config.lr * math.exp(values[-1]),
+        "lr": config.lr * math.exp(values[-1]) if known else None,  # without pairs no run has tried one
         "base": runs.identity["base"],
     }
     about = {"base_model": config.model, "fingerprint": runs.identity["base"], "training_data": config.tasks, "licence": "MIT"}
