@@ -26,6 +26,7 @@ from zolab.studies.shipped import SHIPPED
 from zolab.tiny_reviews import make
 
 ROOT = Path(__file__).resolve().parent.parent
+RECORDS = ROOT / "figures" / "records"
 PLAN = {
     "base": {
         **{"model": "tiny-reviews", "batch_size": 2, "steps": 2},
@@ -137,6 +138,20 @@ def test_every_recipe_is_trained_and_used(tmp_path):
 def test_recipes_that_are_wrong_are_refused(recipes, evolutions, message):
     with pytest.raises(ValueError, match=message):
         configurations({"recipes": recipes, "evolutions": evolutions})
+
+
+@pytest.mark.parametrize(
+    ("start", "error", "message"),
+    [
+        ("no.json", OSError, "no.json"),
+        (RECORDS / "06_tiny.json", ValueError, "is no record of a gain map"),
+        (RECORDS / "06_gain_map_smollm2.json", ValueError, "has no reviews_sentence; measure it there"),
+    ],
+)
+def test_the_start_of_an_evolution_is_read_before_any_recipe_is_trained(start, error, message):
+    evolutions = {"closed": {"pairs": 0, "start": str(start)}}
+    with pytest.raises(error, match=message):
+        check_plan({**PLAN, "study": "recipes", "methods": [], "recipes": RECIPES, "evolutions": evolutions})
 
 
 def test_pairs_of_recipes_differ_in_one_question():

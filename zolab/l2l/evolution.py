@@ -144,6 +144,23 @@ class Evolution:
         return np.random.default_rng((self.seed, len(self.path))).standard_normal(len(self.center))
 
 
+def starting_points(config: EvolveConfig) -> list[dict[str, Any]]:
+    """What the gain map with which an evolution starts says of each of its tasks at the base model.
+
+    Raises:
+        ValueError: it is damaged, or lacks a task.
+        OSError: it cannot be read.
+    """
+    result = load_record(config.start).get("result")
+    if not (isinstance(result, dict) and "points" in result):
+        raise ValueError(f"{config.start} is no record of a gain map; make one (python -m zolab map).")
+    check_shape(result, {"points": [POINT]}, config.start)
+    known = {point["task"]: point for point in result["points"] if not point["step"]}
+    missing = ", ".join(name for name in config.task_names if name not in known)
+    require(not missing, f"{config.start} has no {missing}; measure it there (python -m zolab map), or leave it out.")
+    return [known[name] for name in config.task_names]
+
+
 class _Runs:
     """Short runs of ZO Fine-tuner with constant sigma, each from the base model."""
 
@@ -183,16 +200,7 @@ class _Runs:
             OSError: it cannot be read.
         """
         config, base = self.config, self.identity["base"]
-        result = load_record(config.start).get("result")
-        if not (isinstance(result, dict) and "points" in result):
-            raise ValueError(f"{config.start} is no record of a gain map; make one (python -m zolab map).")
-        check_shape(result, {"points": [POINT]}, config.start)
-        known = {point["task"]: point for point in result["points"] if not point["step"]}
-        missing = [name for name in config.task_names if name not in known]
-        require(
-            not missing, f"{config.start} has no {', '.join(missing)}; measure it there (python -m zolab map), or leave it out."
-        )
-        points = [known[name] for name in config.task_names]
+        points = starting_points(config)
         ours, held = all(point["base"] == base for point in points), f"{config.model} in {config.dtype}"
         require(ours, f"{config.start} is of another model than {held}; measure this one (python -m zolab map).")
         try:

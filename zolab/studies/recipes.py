@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zolab.l2l import EvolveConfig, MetaConfig, evolve, meta_train
+from zolab.l2l.evolution import starting_points
 from zolab.models import load_model
 from zolab.runs.config import require
 from zolab.studies.controls import deployed
@@ -30,9 +31,11 @@ QUESTIONS = {  # the setting that is asked about, and those that go with it
 
 
 def check(plan: Plan) -> None:
-    """Raise ValueError unless every recipe has settings that can be."""
+    """Raise OSError or ValueError unless every recipe has settings that can be, and every start is a gain map of its tasks."""
     require(not plan.methods, "the recipes are the methods of this study; leave methods out.")
-    configurations(plan.options)
+    for recipe in configurations(plan.options).values():
+        if isinstance(recipe, EvolveConfig) and recipe.start:
+            starting_points(recipe)
     check_measured(plan)
     for task in plan.tasks:
         start_of(plan, task)
