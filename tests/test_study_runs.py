@@ -20,6 +20,7 @@ from zolab.studies.cells import Cell, final_loss
 from zolab.studies.plan import check_plan, configuration, load_plan
 from zolab.studies.run import holding, run_share, run_study
 from zolab.studies.search import best_rate
+from zolab.studies.workers import Processes
 
 PLAN = {
     "base": {
@@ -109,6 +110,21 @@ def test_cells_in_several_processes_give_the_same_record(finished, tmp_path):
             assert [loss for _, loss in ours["curve"]] == pytest.approx([loss for _, loss in theirs["curve"]], rel=1e-5)
     order = [(cell["method"], cell["seed"]) for cell in record.content["result"]["cells"]]
     assert order == [("MeZO", 0), ("MeZO", 1), ("AdaMeZO", 0), ("AdaMeZO", 1)]
+
+
+def test_a_process_makes_room_for_another_after_so_many_cells(tmp_path, monkeypatch):
+    monkeypatch.setattr("zolab.studies.workers.CELLS", 2)
+    cells = [Cell("short", "MeZO", {"model": "tiny-random-llama", "task": "none", "lr": 1e-3, "seed": n}) for n in range(5)]
+    ran = []
+    with Processes(1, tmp_path) as pool:
+        for cell in cells:
+            outcome, why, _ = pool.submit(cell).result()
+            assert outcome is None
+            assert "none" in why
+            ((process, _),) = pool.running.values()
+            ran.append(process)
+    assert [ran[0] is ran[1], ran[1] is ran[2], ran[2] is ran[3], ran[3] is ran[4]] == [True, False, True, False]
+    assert [process.exitcode for process in ran] == [0] * 5
 
 
 def test_a_cell_is_absent_resumable_or_complete(tmp_path):

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from zolab.studies.cells import Cell
 
 Tried = tuple[dict[str, Any] | None, str | None, float]
 PRELOADED = ["zolab.studies.workers", "zolab.runs.finetune"]
+CELLS = 100  # of a process, before another takes its place: tokenizers keeps 2 MB of each tokenizer that is let go of
 
 
 def tried(cell: Cell, out: Path) -> Tried:
@@ -77,6 +79,7 @@ class Processes(Workers):
     def __init__(self, count: int, out: Path):
         super().__init__(count, out)
         self.running: dict[int, tuple[Any, Any]] = {}
+        self.cells: Counter[int] = Counter()  # of each that runs
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOADED)
 
@@ -85,9 +88,8 @@ class Processes(Workers):
             process.terminate()
 
     def end(self) -> None:
-        for process, pipe in self.running.values():
-            pipe.close()
-            process.join()
+        for place in list(self.running):
+            self._end(place)
 
     def run(self, cell: Cell) -> Tried:
         process, pipe = self._process()
@@ -95,19 +97,28 @@ class Processes(Workers):
             pipe.send(cell)
             return pipe.recv()
         except (EOFError, OSError):
-            process.join()
-            del self.running[threading.get_ident()]
+            self._end(threading.get_ident())
             return None, f"its process ended with exit code {process.exitcode}", 0.0
 
+    def _end(self, place: int) -> None:
+        """Let a process end, which has nothing to do."""
+        process, pipe = self.running.pop(place)
+        pipe.close()
+        process.join()
+
     def _process(self) -> tuple[Any, Any]:
-        """That of this thread; a new one after one that ended."""
+        """That of this thread; a new one after one that ended, or has run as many cells as it may."""
         place = threading.get_ident()
+        if place in self.running and self.cells[place] == CELLS:
+            self._end(place)
         if place not in self.running:
+            self.cells[place] = 0
             ours, theirs = self.context.Pipe()
             process = self.context.Process(target=_work, args=(self.out, theirs), daemon=True)
             process.start()
             theirs.close()
             self.running[place] = process, ours
+        self.cells[place] += 1
         return self.running[place]
 
 
