@@ -27,7 +27,7 @@ from zolab.studies.finding import (
     sentence,
     steps_on_gpu,
     tuners,
-    with_trial,
+    with_trials,
 )
 from zolab.studies.gain_transfer import gain_text, points_at, with_signal
 from zolab.studies.outcomes import Record
@@ -92,11 +92,11 @@ def blocks(records: Records) -> Finding | None:
 
 def other_tasks(records: Records) -> Finding | None:
     finding = _beside_mezo(records, [], leave_out=("sentence", "critic"))
-    return with_trial(finding, records, ("compare", "genre", "number"))
+    return with_trials(finding, records, {"09_trial": ("compare", "genre", "number"), "09_trial_smollm2": ("sst2",)})
 
 
 def derivative(records: Records) -> Finding | None:
-    return with_trial(_beside_mezo(records, [], only=("critic",)), records, ("critic",))
+    return with_trials(_beside_mezo(records, [], only=("critic",)), records, {"09_trial": ("critic",)})
 
 
 def rates(records: Records) -> Finding | None:

@@ -14,7 +14,9 @@ Records = Mapping[str, Any]
 """Contents of the kept records, by file name without its end."""
 HOLDS, CORRECTED, NOT_SEEN = "holds", "holds with a correction", "not seen"
 LATEST, CONTROLS, RECIPES, GPU = "11_reproduction", "09_tiny", "08_recipes", "gpu_nvidia_h100_80gb_hbm3"
-TUNER, TRIAL = "ZO Fine-tuner", "09_trial"
+TUNER = "ZO Fine-tuner"
+TRIALS = {"09_trial": "two other tasks", "09_trial_smollm2": "COPA, SQuAD and DROP"}
+"""Records of scales that a gain map chose, and of which tasks."""
 
 
 @dataclass(frozen=True)
@@ -124,24 +126,26 @@ def sentence(comparison: Overall) -> str:
     return f"{passes}; final dev loss {comparison.final.text(3, sign=True)} nats, {comparison.seeds} seeds, {decided}"
 
 
-def with_trial(finding: Finding | None, records: Records, tasks: Sequence[str]) -> Finding | None:
-    """The finding with what the trial says: scales of the gain map in place of a network, with offsets fitted first.
+def with_trials(finding: Finding | None, records: Records, tasks: Mapping[str, Sequence[str]]) -> Finding | None:
+    """The finding with what the trials say: scales of the gain map in place of a network, with offsets fitted first.
 
     They are no fine-tuner by the published recipe, so that the verdict stays.
 
     Args:
         finding: of other records.
         records: all of them.
-        tasks: of the trial.
+        tasks: of each of `TRIALS` those that are meant.
     """
-    if finding is None or TRIAL not in records:
+    if finding is None:
         return finding
-    part = of_tasks(Record(records[TRIAL]), tasks)
-    ours, others = "trained", [name for name in part.methods() if name not in (BASE, "trained")]
-    against = "; ".join(f"{name} {overall(part, ours, name).final.text(3, sign=True)}" for name in others)
-    lines = [
-        f"`{TRIAL}`, where the gain map of two tasks chose scales and offsets are fitted first, on {', '.join(part.tasks)}: "
-        f"{sentence(in_study(part, ours))}",
-        f"Its final loss minus that of each control: {against}",
-    ]
-    return Finding(finding.verdict, finding.ran, [*finding.numbers, *lines], [*finding.records, TRIAL])
+    lines, used = [], [stem for stem in tasks if stem in records]
+    for stem in used:
+        part = of_tasks(Record(records[stem]), tasks[stem])
+        ours, others = "trained", [name for name in part.methods() if name not in (BASE, "trained")]
+        against = "; ".join(f"{name} {overall(part, ours, name).final.text(3, sign=True)}" for name in others)
+        lines += [
+            f"`{stem}`, where the gain map of {TRIALS[stem]} chose scales and offsets are fitted first, on "
+            f"{', '.join(part.tasks)}: {sentence(in_study(part, ours))}",
+            f"Its final loss minus that of each control: {against}",
+        ]
+    return Finding(finding.verdict, finding.ran, [*finding.numbers, *lines], [*finding.records, *used])
