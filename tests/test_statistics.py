@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from zolab.studies.compare import decided
 from zolab.studies.statistics import (
     FEWEST,
     Estimate,
@@ -70,6 +71,16 @@ def test_runs_that_never_arrive_are_censored_and_not_dropped():
     assert Ratio(stuck, stuck, target=0.75).estimate().text() == "–"
 
 
+def test_a_target_above_the_loss_before_training_says_nothing():
+    """One run that ends high lifts the mean above where all runs begin, so that all are there at once."""
+    base = runs(*[[1.0, 0.9, 0.8, 0.7, 0.6]] * 5, [1.0, 2.0, 3.0, 4.0, 9.0])
+    fast = runs(*[[1.0, 0.5, 0.4, 0.3, 0.2]] * 6)
+    assert target_of(base) > 1
+    ratio = Ratio(fast, base)
+    assert (ratio.void, ratio.reached, ratio.estimate().text()) == (True, (6, 6), "–")
+    assert not Ratio(fast, base, target=0.65).void
+
+
 def test_fewer_runs_than_a_median_needs_decide_nothing():
     assert 1 - 2 ** (1 - FEWEST) >= 0.95 > 1 - 2 ** (2 - FEWEST)
     slow, fast = [1.0, 0.9, 0.8, 0.7, 0.6], [1.0, 0.5, 0.4, 0.3, 0.2]
@@ -95,6 +106,18 @@ def test_a_method_that_loses_runs_is_not_lower():
     assert estimate.word != "lower"
     assert difference(np.array([0.1, 0.2]), np.array([0.5, np.inf])).bound == "≤"
     assert math.isnan(difference(np.array([0.1]), np.array([0.5])).p)
+
+
+def test_a_run_that_diverges_decides_only_if_fishers_test_does():
+    nine = difference(np.array([np.inf] + [0.1] * 9), np.ones(10))
+    assert nine.bound == "≥"
+    assert nine.p == 1
+    assert decided(nine, nine.p) == "undecided"
+    all_lost = difference(np.full(5, np.inf), np.ones(5))
+    assert all_lost.p == pytest.approx(2 / 252)  # of 10 runs 5 are lost, and all of them on one side
+    assert decided(all_lost, all_lost.p) == "higher"
+    assert decided(difference(np.ones(5), np.full(5, np.inf)), all_lost.p) == "lower"
+    assert decided(all_lost, 0.06) == "undecided"
 
 
 def test_holms_correction():

@@ -330,3 +330,13 @@ def test_the_command_prints_tables_and_a_verdict(tmp_path, capsys):
     assert "MEAZO takes" in output
     assert "too few to decide" in output
     assert load_record(record)["command"] == "python -m zolab study plan.yaml --out runs --record record.json"  # no folders
+
+
+def test_a_record_with_methods_called_otherwise_says_the_same():
+    record = Record.load(RECORDS / "09_trial.json")
+    other = record.renamed({"trained": "mapped"})
+    assert other.methods() == ["mapped" if name == "trained" else name for name in record.methods()]
+    ours, theirs = record.runs("compare", "trained"), other.runs("compare", "mapped")
+    assert (ours.losses == theirs.losses).all()
+    assert other.search("compare", "mapped") == record.search("compare", "trained")
+    assert "trained" in record.methods()

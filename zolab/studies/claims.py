@@ -19,8 +19,9 @@ HEAD = """# Claims
 Written by `python -m zolab results` from the records in this folder, by the rules in `zolab/studies/claims.py`; a test fails
 where file and records disagree.
 
-- *Holds*: the interval excludes no effect, in the claimed direction. *Holds with a correction*: what is true is not quite what
-  is printed. *Not seen*: our runs do not decide for it, which is no proof against it. *Not testable here*: nothing was run.
+- *Holds*: the interval excludes no effect, in the claimed direction, or a named threshold is kept. *Holds with a correction*:
+  what is true is not quite what is printed. *Not seen*: our runs do not decide for it, which is no proof against it. *Not
+  testable here*: nothing was run.
 - Our runs are of small models for a hundred or so steps; the papers' are of models of 0.4 to 30 billion weights for 10,000 and
   more. Differences are paired by seed, with 95 % intervals; the first record decides. Older records searched rates on the seeds
   that they report (`RESULTS.md` says which). Plans of the papers' own runs are in `notebooks/plans/`.

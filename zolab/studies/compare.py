@@ -16,6 +16,18 @@ LINE = 104
 """Characters in a line that a notebook shows without breaking it, in a window of 1280 pixels."""
 
 
+def decided(gap: Estimate, adjusted: float) -> str:
+    """lower or higher, of a difference or of how many runs diverged, or undecided.
+
+    Args:
+        gap: the difference.
+        adjusted: its p, adjusted for all that is judged with it.
+    """
+    if not adjusted < ERROR:
+        return "undecided"
+    return {"≥": "higher", "≤": "lower"}.get(gap.bound, gap.word)
+
+
 @dataclass(frozen=True)
 class Beside:
     """A method beside another one on one task; all of it paired by seed.
@@ -40,10 +52,8 @@ class Beside:
 
     @property
     def word(self) -> str:
-        """lower or higher, of the final loss, where that holds after Holm's correction or runs diverged; or undecided."""
-        if self.final.bound:
-            return "higher" if self.final.bound == "≥" else "lower"
-        return self.final.word if self.adjusted < ERROR else "undecided"
+        """lower or higher, of the final loss or of how many runs diverged, where that holds after Holm's correction."""
+        return decided(self.final, self.adjusted)
 
 
 def beside(record: Record, method: str, base: str = BASE, family: Sequence[str] = ()) -> list[Beside]:
@@ -117,8 +127,8 @@ def verdict(record: Record, method: str, base: str = BASE, family: Sequence[str]
         f"{method} takes {summary.forwards.text()} times {base}'s forward passes to {base}'s mean final loss "
         f"({several}, {summary.seeds} seeds, 95 % interval): {_of_ratio(summary.forwards)}"
         if summary.forwards.bound != "–"
-        else f"neither {method} nor {base} reaches {base}'s mean final loss within its runs, as a median of three evaluations "
-        f"({several}, {summary.seeds} seeds): forward passes cannot be compared"
+        else f"forward passes cannot be compared ({several}, {summary.seeds} seeds): {base}'s mean final loss lies above that "
+        f"before training, or neither {method} nor {base} reaches it as a median of three evaluations"
     ]
     if summary.tasks > 1:
         sentences.append(f"with one task left out, between {summary.without[0]:.2f} and {summary.without[1]:.2f} times")
@@ -127,9 +137,10 @@ def verdict(record: Record, method: str, base: str = BASE, family: Sequence[str]
         f"{summary.wins} of {summary.tasks}, and by Holm's correction for {count} comparison{'s' * (count > 1)} decidedly "
         f"lower on {_named(summary.lower)}, higher on {_named(summary.higher)}"
     )
-    edges = [task for task in record.tasks if method in record.methods(task) and record.search(task, method)["edge"]]
-    if edges:
-        sentences.append(f"its best rate lies at the edge of its grid on {', '.join(edges)}")
+    for name in (method, base):
+        edges = [task for task in record.tasks if name in record.methods(task) and record.search(task, name)["edge"]]
+        if edges:
+            sentences.append(f"the best rate of {name} lies at the edge of its grid on {', '.join(edges)}")
     return sentences
 
 

@@ -15,7 +15,7 @@ from zolab.models import load_model, model_bytes
 from zolab.runs.batches import batch_at
 from zolab.runs.config import Config, make_optimizer
 from zolab.runs.objectives import closure
-from zolab.studies.compare import ERROR
+from zolab.studies.compare import decided
 from zolab.studies.family import NORMALISED, family
 from zolab.studies.outcomes import Record
 from zolab.studies.plan import configuration, forwards
@@ -278,7 +278,7 @@ def beside_at(pairs: Mapping[str, tuple[Runs, Runs]], spent: float) -> dict[str,
     """
     gaps = {name: difference(losses_at(ours, spent), losses_at(base, spent)) for name, (ours, base) in pairs.items()}
     adjusted = holm([gap.p for gap in gaps.values()])
-    words = [gap.word if gap.bound or p < ERROR else "undecided" for gap, p in zip(gaps.values(), adjusted, strict=True)]
+    words = [decided(gap, p) for gap, p in zip(gaps.values(), adjusted, strict=True)]
     return {name: (gap, word) for (name, gap), word in zip(gaps.items(), words, strict=True)}
 
 

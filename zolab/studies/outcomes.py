@@ -1,6 +1,7 @@
 """The one shape that every study's record has, read."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -121,6 +122,13 @@ class Record:
             tuple(cell["seed"] for cell in cells),
             any("curve" in cell or "diverged" in cell for cell in cells),
         )
+
+    def renamed(self, names: Mapping[str, str]) -> "Record":
+        """The record with some of its methods called otherwise."""
+        result = self.content["result"]
+        search = {task: {names.get(name, name): each for name, each in of.items()} for task, of in result["search"].items()}
+        cells = [cell | {"method": names.get(cell["method"], cell["method"])} for cell in result["cells"]]
+        return Record(self.content | {"result": result | {"search": search, "cells": cells}})
 
     def judged(self, task: str, method: str, key: str) -> tuple[np.ndarray, np.ndarray]:
         """A number of `zolab.tasks.judgement.Judgement` of the test examples, before and after each reported run that has it.

@@ -3,6 +3,8 @@
 Fixed target: the forward passes that a run takes until its smoothed dev loss (median of its last three evaluations) is at or
 below a target that the base method sets, its mean final loss. A run that never gets there is censored: it counts with all of
 its forward passes, which draws a ratio towards one. Methods are compared by the ratio of medians, with a bootstrap over seeds.
+A target above the loss before training, such as one diverged run leaves, says nothing: every run is there at once, and the
+ratio counts as one.
 
 Equal budget: differences of the final dev loss, and of the mean of the loss curve over the logarithm of forward passes, with
 the t interval of their mean over seeds. Several differences are judged together, with Holm's correction.
@@ -55,7 +57,7 @@ class Estimate:
         value: the number.
         low, high: ends of the interval, infinite where runs diverged or there are too few.
         null: what no effect would give: one for ratios, zero for differences.
-        bound: "≤" or "≥" where censored or diverged runs leave only a bound, "–" where they leave nothing.
+        bound: "≤" or "≥" where censored or diverged runs leave only a bound, "–" where they, or a void target, leave nothing.
         p: of a two-sided test against `null`, NaN where there is none.
         n: runs or tasks behind it.
         least: so many of them it takes to decide anything.
@@ -140,13 +142,17 @@ class Ratio:
 
     Attributes:
         reached: how many runs of each got there.
+        void: the target is not below the median loss of the base method before training.
     """
 
     def __init__(self, ours: Runs, base: Runs, target: float | None = None):
         target = target_of(base) if target is None else target
+        self.void = target >= float(np.median(base.losses[:, 0]))
         times, self.limits = [forwards_to(runs, target) for runs in (ours, base)], (ours.forwards[-1], base.forwards[-1])
         self.reached = tuple(int(np.isfinite(t).sum()) for t in times)
         self.times = [np.maximum(np.minimum(t, limit), 1.0) for t, limit in zip(times, self.limits, strict=True)]
+        if self.void:
+            self.times = [np.ones(len(t)) for t in times]
         self.n = len(ours.seeds)
 
     def __call__(self, orders: np.ndarray) -> np.ndarray:
@@ -157,7 +163,7 @@ class Ratio:
     def estimate(self, draws: int = DRAWS, seed: int = 0) -> Estimate:
         """With a bootstrap over seeds."""
         ours, theirs = (np.median(t) >= limit for t, limit in zip(self.times, self.limits, strict=True))
-        bound = "–" if ours and theirs else "≥" if ours else "≤" if theirs else ""
+        bound = "–" if self.void or (ours and theirs) else "≥" if ours else "≤" if theirs else ""
         value, ends = float(np.exp(self(np.arange(self.n)))), np.exp(interval(self(_orders(self.n, draws, seed))))
         return Estimate(value, *map(float, ends), null=1.0, bound=bound, n=self.n, least=FEWEST)
 
@@ -167,7 +173,8 @@ def difference(ours: np.ndarray, base: np.ndarray) -> Estimate:
 
     Args:
         ours, base: one value for each seed, infinite where a run diverged. The mean is over the pairs that neither lost; the
-            interval is open on the side of the method that lost more runs.
+            interval is open on the side of the method that lost more runs, and the test is Fisher's exact one of how many each
+            lost.
     """
     both = np.isfinite(ours) & np.isfinite(base)
     gaps, lost = ours[both] - base[both], int(np.isinf(ours).sum() - np.isinf(base).sum())
@@ -177,7 +184,8 @@ def difference(ours: np.ndarray, base: np.ndarray) -> Estimate:
     half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * error if n > 1 else float("inf")
     if lost:
         ends = (mean - half, np.inf) if lost > 0 else (-np.inf, mean + half)
-        return Estimate(mean, *ends, bound="≥" if lost > 0 else "≤", n=len(ours))
+        table = [[np.isinf(values).sum(), np.isfinite(values).sum()] for values in (ours, base)]
+        return Estimate(mean, *ends, bound="≥" if lost > 0 else "≤", p=float(stats.fisher_exact(table).pvalue), n=len(ours))
     p = float("nan") if n < 2 else float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
     return Estimate(mean, mean - half, mean + half, p=p, n=n)
 
