@@ -88,7 +88,7 @@ class Overall:
 
     Args:
         tasks, seeds: how many; of seeds, a task.
-        forwards: geometric mean over tasks of the ratios of forward passes; the interval draws tasks and seeds anew.
+        forwards: geometric mean over tasks of the ratios of forward passes; with the t interval over tasks.
         final: mean over tasks of the difference of final dev losses; the interval likewise.
         without: lowest and highest geometric mean with one task left out.
         wins: tasks with a strictly lower mean final loss.
@@ -110,7 +110,7 @@ def overall(record: Record, method: str, base: str = BASE, family: Sequence[str]
     pairs, rows = list(_pairs(record, method, base).values()), beside(record, method, base, family)
     ratios = [Ratio(*pair) for pair in pairs]
     rests = [ratios[:i] + ratios[i + 1 :] for i in range(len(ratios))] if len(ratios) > 1 else [ratios]
-    means = [geometric_ratio(rest, draws=1).value for rest in rests]
+    means = [geometric_ratio(rest).value for rest in rests]
     by_word = {word: [row.task for row in rows if row.word == word] for word in ("lower", "higher")}
     wins = sum(row.final.value < 0 and row.final.bound != "≥" for row in rows)
     forwards = geometric_ratio(ratios) if len(rows) > 1 else rows[0].forwards

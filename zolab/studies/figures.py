@@ -91,7 +91,7 @@ def beside_base(record: Record, title: str, methods: Sequence[str] | None = None
     """Every method beside the base method: forward passes to its mean final loss, and final loss at equal forward passes.
 
     A mark is a task, hollow where censored runs leave only a bound or nothing; a bar is the mean over the tasks (geometric for
-    ratios), its line the 95 % interval that draws tasks and seeds anew. With one task, marks on the right are its seeds.
+    ratios), its line the 95 % interval over tasks. With one task, marks on the right are its seeds.
 
     Args:
         record: of a study.

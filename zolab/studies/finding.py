@@ -126,7 +126,7 @@ def in_study(record: Record, method: str) -> Overall:
 
 def sentence(comparison: Overall) -> str:
     """A method beside MeZO over all tasks."""
-    few = " (too few runs to decide)" if comparison.forwards.n < comparison.forwards.least else ""
+    few = " (too few to decide)" if comparison.forwards.n < comparison.forwards.least else ""
     passes = f"{comparison.forwards.text()} times MeZO's forward passes to its mean final loss{few}"
     if comparison.forwards.text() == "–":
         passes = "forward passes to MeZO's mean final loss cannot be compared"

@@ -23,10 +23,11 @@ Written by `python -m zolab results` from the records in this folder; a test fai
 
 - *a ± b*: mean and standard deviation over the seeds. *a (b to c)*: an estimate and its 95 % interval.
 - *Forward passes*: to MeZO's mean final dev loss, divided by MeZO's own, medians over seeds of curves smoothed by the median of
-  three evaluations. A run that never gets there counts with its whole budget; over several tasks a geometric mean, whose
-  interval draws tasks and seeds anew. Fewer than six runs of one task decide nothing.
-- *Final loss*: differences paired by seed, with t intervals. *Decided*: after Holm's correction for all comparisons of the
-  section. An asterisk marks a best learning rate at the edge of its grid.
+  three evaluations. A run that never gets there counts with its whole budget; over several tasks a geometric mean
+  with the t interval of its logarithm over tasks, of which it takes three. Fewer than six runs of one task decide nothing.
+- *Final loss*: differences paired by seed, with t intervals; over several tasks the mean of the tasks' means, with theirs.
+  *Decided*: after Holm's correction for all comparisons of the section. An asterisk marks a best learning rate at the edge of
+  its grid.
 - Every section begins with the command that makes its record today, and names the commit and the machine that made it. Where
   the command had another name at that commit, the older one is quoted.
 - Studies whose command is older searched rates on seeds that they report. Their plans of today search on others, and some

@@ -9,11 +9,12 @@ ratio counts as one.
 Equal budget: differences of the final dev loss, and of the mean of the loss curve over the logarithm of forward passes, with
 the t interval of their mean over seeds. Several differences are judged together, with Holm's correction.
 
-Across tasks: geometric means of ratios, means of differences, with a bootstrap that draws tasks and then seeds anew.
+Across tasks: geometric means of ratios and means of differences, with the t interval over tasks, each of which counts as one
+number. What the seeds add to its spread shows in how the tasks differ.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -23,6 +24,8 @@ DRAWS = 4000
 SMOOTHING = 3  # evaluations
 FEWEST = 6
 """Runs whose whole range covers a median with 95 %: of n, with 1 - 2^(1 - n). A bootstrap of fewer decides nothing."""
+FEWEST_TASKS = 3
+"""Tasks that an interval over tasks takes."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Estimate:
 
     Args:
         value: the number.
-        low, high: ends of the interval, infinite where runs diverged or there are too few.
+        low, high: ends of the interval, infinite where runs diverged or there are too few; NaN where there is none.
         null: what no effect would give: one for ratios, zero for differences.
         bound: "≤" or "≥" where censored or diverged runs leave only a bound, "–" where they, or a void target, leave nothing.
         p: of a two-sided test against `null`, NaN where there is none.
@@ -80,11 +83,13 @@ class Estimate:
         return "lower" if self.high < self.null else "higher" if self.low > self.null else "undecided"
 
     def text(self, digits: int = 2, sign: bool = False) -> str:
-        """Such as 0.80 (0.55 to 1.30), or ≤ 0.80 (…) where there is only a bound."""
+        """Such as 0.80 (0.55 to 1.30), 0.80 (–) where there is no interval, or ≤ 0.80 (…) where there is only a bound."""
         form = f"{'+' if sign else ''}.{digits}f"
         low, high = (f"{end:{form}}" if np.isfinite(end) else "-∞" if end < 0 else "∞" for end in (self.low, self.high))
         if self.bound == "–" or not np.isfinite(self.value):
             return "–"
+        if np.isnan(self.low) and np.isnan(self.high):
+            return f"{self.bound + ' ' if self.bound else ''}{self.value:{form}} (–)"
         return f"{self.bound + ' ' if self.bound else ''}{self.value:{form}} ({low} to {high})"
 
 
@@ -198,40 +203,29 @@ def holm(ps: Sequence[float]) -> list[float]:
     return [float("nan") if np.isnan(p) else float(a) for p, a in zip(ps, adjusted, strict=True)]
 
 
-def across(measures: Sequence[Callable[[np.ndarray], np.ndarray]], counts: Sequence[int], draws: int = DRAWS) -> Estimate:
-    """Mean over tasks, with a bootstrap that draws tasks and then their seeds anew.
+def geometric_ratio(ratios: Sequence[Ratio]) -> Estimate:
+    """Geometric mean over tasks of ratios of forward passes, with the t interval of their logarithms."""
+    logs = np.array([float(ratio(np.arange(ratio.n))) for ratio in ratios])
+    mean = _over_tasks(difference(logs, np.zeros(len(logs))))
+    value, low, high = map(float, np.exp([mean.value, mean.low, mean.high]))
+    return Estimate(value, low, high, null=1.0, p=mean.p, n=mean.n, least=FEWEST_TASKS)
+
+
+def mean_difference(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Estimate:
+    """Mean over tasks of the mean paired difference, with its t interval.
 
     Args:
-        measures: of each task, from indices of seeds, shape (..., seeds), to values of shape (...).
-        counts: seeds of each task.
-        draws: of the bootstrap.
-    """
-    rng, tasks = np.random.default_rng(0), len(measures)
-    point = float(np.mean([measure(np.arange(n)) for measure, n in zip(measures, counts, strict=True)]))
-    values = [m(rng.integers(n, size=(draws, tasks, n))) for m, n in zip(measures, counts, strict=True)]
-    chosen = rng.integers(tasks, size=(draws, tasks))
-    resampled = np.take_along_axis(np.stack(values, -1), chosen[..., None], axis=-1)[..., 0].mean(1)
-    return Estimate(point, *interval(resampled), n=tasks, least=FEWEST)
-
-
-def geometric_ratio(ratios: Sequence[Ratio], draws: int = DRAWS) -> Estimate:
-    """Geometric mean over tasks of ratios of forward passes."""
-    estimate = across(ratios, [ratio.n for ratio in ratios], draws)
-    value, low, high = map(float, np.exp([estimate.value, estimate.low, estimate.high]))
-    return Estimate(value, low, high, null=1.0, n=len(ratios), least=FEWEST)
-
-
-def mean_difference(pairs: Sequence[tuple[np.ndarray, np.ndarray]], draws: int = DRAWS) -> Estimate:
-    """Mean over tasks of the mean paired difference; infinite where a run diverged.
-
-    Args:
-        pairs: values of a method and of the base method, of each task, one for each seed.
-        draws: of the bootstrap.
+        pairs: values of a method and of the base method, of each task, one for each seed, infinite where a run diverged: the
+            task then leaves only a bound.
     """
     with np.errstate(invalid="ignore"):  # both runs of a pair diverged: neither is lower
-        gaps = [np.nan_to_num(ours - base, posinf=np.inf, neginf=-np.inf) for ours, base in pairs]
-    measures = [lambda orders, gap=gap: gap[orders].mean(-1) for gap in gaps]
-    return across(measures, [len(gap) for gap in gaps], draws)
+        gaps = [np.nan_to_num(ours - base, posinf=np.inf, neginf=-np.inf).mean() for ours, base in pairs]
+    return _over_tasks(difference(np.maximum(gaps, 0.0), np.maximum(np.negative(gaps), 0.0)))
+
+
+def _over_tasks(mean: Estimate) -> Estimate:
+    """The mean, without interval and test where there are too few tasks: of two, the spread says next to nothing."""
+    return mean if mean.n >= FEWEST_TASKS else replace(mean, low=np.nan, high=np.nan, p=np.nan, least=FEWEST_TASKS)
 
 
 def _orders(n: int, draws: int, seed: int) -> np.ndarray:

@@ -9,13 +9,12 @@ from matplotlib.axes import Axes
 from zolab.plots import BLACK, BLUE, GREEN, GREY, RED
 from zolab.studies.outcomes import Record
 from zolab.studies.plan import BASE
-from zolab.studies.statistics import DRAWS, Estimate, difference, mean_difference
+from zolab.studies.statistics import FEWEST_TASKS, Estimate, difference, mean_difference
 from zolab.widgets.controls import choice, several
 from zolab.widgets.drawing import canvas, drawing, frame
 from zolab.widgets.panel import Level, Panel, View, explore
 
 RECORD = "figures/records/09_tiny.json"
-COARSE, FEW = 2000, 2  # draws of the bootstrap for the right picture; tasks that must be left
 HINTS = (
     "Some controls are worse than MeZO itself. The grey interval of the mean has to leave out 0.",
     "The right picture shows the mean without each task: where does the interval reach over 0?",
@@ -37,13 +36,13 @@ def verdict_view(
 
     Raises:
         OSError: there is no such file.
-        ValueError: the record lacks the method, or fewer than two tasks are left.
+        ValueError: the record lacks the method, or fewer than three tasks are left.
     """
     pairs = _pairs(os.fspath(record), method, other)
     included = {task: pair for task, pair in pairs.items() if task not in left_out}
-    if len(included) < FEW:
+    if len(included) < FEWEST_TASKS:
         raise ValueError(
-            f"{len(included)} of {len(pairs)} tasks are left; keep {FEW} at least, since the interval is over tasks."
+            f"{len(included)} of {len(pairs)} tasks are left; keep {FEWEST_TASKS} at least, since the interval is over tasks."
         )
     over_all, mean = _mean(tuple(pairs.items())), _mean(tuple(included.items()))
     with drawing():
@@ -55,8 +54,7 @@ def verdict_view(
         Level(f"a control beside which all {len(pairs)} tasks decide", over_all.word != "undecided", HINTS[0]),
         Level("one task without which that is undecided", undone, HINTS[1]),
     )
-    few = f", since fewer than {mean.least} tasks decide nothing" if mean.n < mean.least else ""
-    now = f"{method} minus {other}: {mean.text(3, sign=True)} nats over {len(included)} tasks, {mean.word}{few}"
+    now = f"{method} minus {other}: {mean.text(3, sign=True)} nats over {len(included)} tasks, {mean.word}"
     return View(figure, levels, now)
 
 
@@ -66,7 +64,7 @@ def verdict_panel(record: str | os.PathLike = RECORD, method: str = "trained", o
     return explore(
         partial(verdict_view, method=method, record=record),
         other=choice("beside", other, [name for name in read.methods() if name != method]),
-        left_out=several("leave out", (), read.tasks, len(read.tasks) - FEW),
+        left_out=several("leave out", (), read.tasks, len(read.tasks) - FEWEST_TASKS),
     )
 
 
@@ -79,8 +77,8 @@ def _pairs(record: str, method: str, other: str) -> dict[str, tuple]:
 
 
 @cache
-def _mean(items: tuple, draws: int = DRAWS) -> Estimate:
-    return mean_difference([(np.array(ours), np.array(theirs)) for _, (ours, theirs) in items], draws)
+def _mean(items: tuple) -> Estimate:
+    return mean_difference([(np.array(ours), np.array(theirs)) for _, (ours, theirs) in items])
 
 
 def _draw(axes: Axes, pairs: dict, included: dict, mean: Estimate, title: str) -> None:
@@ -100,7 +98,7 @@ def _draw(axes: Axes, pairs: dict, included: dict, mean: Estimate, title: str) -
 def _draw_without(axes: Axes, included: dict, mean: Estimate) -> None:
     for place, task in enumerate(included):
         rest = tuple(item for item in included.items() if item[0] != task)
-        without = _mean(rest, COARSE)
+        without = _mean(rest)
         colour = {"lower": GREEN, "higher": RED}.get(without.word, GREY)
         axes.plot([without.low, without.high], [place, place], color=colour, linewidth=3)
         axes.plot(without.value, place, "D", color=BLACK, markersize=5)
