@@ -137,11 +137,16 @@ def verdict(record: Record, method: str, base: str = BASE, family: Sequence[str]
         f"{summary.wins} of {summary.tasks}, and by Holm's correction for {count} comparison{'s' * (count > 1)} decidedly "
         f"lower on {_named(summary.lower)}, higher on {_named(summary.higher)}"
     )
-    for name in (method, base):
-        edges = [task for task in record.tasks if name in record.methods(task) and record.search(task, name)["edge"]]
-        if edges:
-            sentences.append(f"the best rate of {name} lies at the edge of its grid on {', '.join(edges)}")
-    return sentences
+    return sentences + at_edges(record, (method, base))
+
+
+def at_edges(record: Record, methods: Sequence[str]) -> list[str]:
+    """A sentence for each of the methods whose best rate lies at the edge of its search on some task: others may be better."""
+    ran = {name: [task for task in record.tasks if name in record.methods(task)] for name in methods}
+    edges = {name: [task for task in tasks if record.search(task, name)["edge"]] for name, tasks in ran.items()}
+    return [
+        f"the best rate of {name} lies at the edge of its grid on {', '.join(tasks)}" for name, tasks in edges.items() if tasks
+    ]
 
 
 def searched_on_reported(record: Record) -> list[int]:

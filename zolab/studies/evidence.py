@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from zolab.studies.compare import overall, searched_on_reported
+from zolab.studies.compare import at_edges, overall, searched_on_reported
 from zolab.studies.finding import (
     CORRECTED,
     GPU,
@@ -267,6 +267,7 @@ def _beside_mezo(records: Records, numbers: list[str], *, only=(), leave_out=(),
         numbers = [*numbers, f"`{stem}`: {sentence(comparison)}"]
         if searched_on_reported(record):
             numbers.append("Rates were searched on seeds that are reported there")
+        numbers += [edge[0].upper() + edge[1:] for edge in at_edges(part, (BASE, method))]
         if against:
             message = "; ".join(f"{name} {each.final.text(3, sign=True)}" for name, each in against.items())
             numbers.append(f"Its final loss minus those of its controls, networks permuted or never trained: {message}")

@@ -143,7 +143,7 @@ class Ratio:
 
     Args:
         ours, base: runs of the same seeds.
-        target: dev loss; by default `target_of` the base.
+        target: dev loss, held fixed where seeds are drawn anew; by default `target_of` the base.
 
     Attributes:
         reached: how many runs of each got there.
