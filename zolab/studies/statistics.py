@@ -148,6 +148,7 @@ class Ratio:
     Attributes:
         reached: how many runs of each got there.
         void: the target is not below the median loss of the base method before training.
+        bound: of an `Estimate`.
     """
 
     def __init__(self, ours: Runs, base: Runs, target: float | None = None):
@@ -158,6 +159,8 @@ class Ratio:
         self.times = [np.maximum(np.minimum(t, limit), 1.0) for t, limit in zip(times, self.limits, strict=True)]
         if self.void:
             self.times = [np.ones(len(t)) for t in times]
+        ours_late, base_late = (np.median(t) >= limit for t, limit in zip(self.times, self.limits, strict=True))
+        self.bound = "–" if self.void or (ours_late and base_late) else "≥" if ours_late else "≤" if base_late else ""
         self.n = len(ours.seeds)
 
     def __call__(self, orders: np.ndarray) -> np.ndarray:
@@ -167,10 +170,8 @@ class Ratio:
 
     def estimate(self, draws: int = DRAWS, seed: int = 0) -> Estimate:
         """With a bootstrap over seeds."""
-        ours, theirs = (np.median(t) >= limit for t, limit in zip(self.times, self.limits, strict=True))
-        bound = "–" if self.void or (ours and theirs) else "≥" if ours else "≤" if theirs else ""
         value, ends = float(np.exp(self(np.arange(self.n)))), np.exp(interval(self(_orders(self.n, draws, seed))))
-        return Estimate(value, *map(float, ends), null=1.0, bound=bound, n=self.n, least=FEWEST)
+        return Estimate(value, *map(float, ends), null=1.0, bound=self.bound, n=self.n, least=FEWEST)
 
 
 def difference(ours: np.ndarray, base: np.ndarray) -> Estimate:
@@ -204,11 +205,15 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def geometric_ratio(ratios: Sequence[Ratio]) -> Estimate:
-    """Geometric mean over tasks of ratios of forward passes, with the t interval of their logarithms."""
+    """Geometric mean over tasks of ratios of forward passes, with the t interval of their logarithms.
+
+    A task on which they cannot be compared counts as one, which draws the mean to one; if none can be, the mean is a dash.
+    """
     logs = np.array([float(ratio(np.arange(ratio.n))) for ratio in ratios])
     mean = _over_tasks(difference(logs, np.zeros(len(logs))))
     value, low, high = map(float, np.exp([mean.value, mean.low, mean.high]))
-    return Estimate(value, low, high, null=1.0, p=mean.p, n=mean.n, least=FEWEST_TASKS)
+    bound = "–" if all(ratio.bound == "–" for ratio in ratios) else ""
+    return Estimate(value, low, high, null=1.0, bound=bound, p=mean.p, n=mean.n, least=FEWEST_TASKS)
 
 
 def mean_difference(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Estimate:

@@ -14,7 +14,7 @@ from zolab.studies import evidence
 from zolab.studies.compare import beside, learned, overall
 from zolab.studies.family import is_first_order
 from zolab.studies.field import labelled
-from zolab.studies.finding import GPU, LATEST, TUNER, Records, steps_on_gpu
+from zolab.studies.finding import GPU, LATEST, TUNER, Records, rows_of, steps_on_gpu
 from zolab.studies.learnability import ADAM, shares
 from zolab.studies.outcomes import Record
 from zolab.studies.plan import BASE
@@ -64,6 +64,7 @@ def _gain(entry: Mapping[str, Any]) -> str:
 
 def _field(records: Records) -> dict[str, str]:
     record, steps = Record(records[LATEST]), steps_on_gpu(records)
+    large = rows_of(records[GPU]["parts"], "methods 8b")
     row_of = {name: steps[record.plan["methods"][name]["optimizer"]] for name in (BASE, *COMPARED)}
     others = [name for name in record.methods() if name != BASE]  # judged together, as in RESULTS.md
     order = sorted(COMPARED, key=lambda name: row_of[name]["seconds"])
@@ -96,6 +97,7 @@ def _field(records: Records) -> dict[str, str]:
         "field_seeds": str(len(field.plan["seeds"])),
         "field_budget": f"{field.plan['base']['forwards']:,}",
         "field_methods": str(len(zeroth)),
+        "tuner_8b": f"{large['zo_finetuner']['seconds'] / large['mezo']['seconds']:.2f}",
         "below": "; ".join(f"{name}, by {_turned(gap)}" for name, gap in below.items()) or "none",
         "most": f"{max([-gap.value for gap in below.values()], default=0.0):.2f}",
     }
@@ -129,7 +131,7 @@ def _rates(records: Records) -> dict[str, str]:
         "smol_others": "; ".join(f"{name} {_rate(lr)}" for name, lr in smol.items()),
         "head_rate": _rate(head.search(head.tasks[0], head.methods()[0])["lr"]),
         "too_large": "; ".join(sentences),
-        "factors": " to ".join(dict.fromkeys(f"{factor:.0f}" for factor in sorted(factors))),
+        "factors": " or ".join(dict.fromkeys(f"{factor:.0f}" for factor in sorted(factors))),
         "sensitive": sensitive.numbers[0] if sensitive else "",
     }
 
@@ -160,6 +162,7 @@ def _steps(records: Records) -> dict[str, str]:
     return {
         **gpu,
         **{"large_steps": f"{min(large)} to {max(large)}", "small_steps": f"{least} to {most}"},
+        "adam_steps": str((bases["05_tiny"] | Record(records["05_tiny"]).plan["methods"][ADAM])["steps"]),
         **{"tiny_steps": str(bases["05_tiny"]["steps"]), "smol_steps": str(bases["03_methods"]["steps"])},
         "head_steps": str(bases["00_headline"]["steps"]),
         "auc": " → ".join(f"{values.mean():.3f}" for values in auc),
