@@ -17,6 +17,7 @@ from zolab.pertnn import SHIPPED_FINETUNERS, PertNN
 from zolab.probe.blocks import split
 from zolab.records import load_record
 from zolab.studies import controls, draws, learnability
+from zolab.studies.compare import together, verdict
 from zolab.studies.methods import compare
 from zolab.studies.outcomes import Record
 from zolab.studies.plan import STUDIES, check_plan
@@ -340,3 +341,12 @@ def test_a_record_with_methods_called_otherwise_says_the_same():
     assert (ours.losses == theirs.losses).all()
     assert other.search("compare", "mapped") == record.search("compare", "trained")
     assert "trained" in record.methods()
+
+
+def test_what_is_judged_together_is_what_the_verdict_says_of_that_family():
+    record = Record.load(RECORDS / "09_trial.json")
+    family = [name for name in record.methods() if name not in ("MeZO", "trained")]
+    judged = together(record, "trained", family)
+    assert "by Holm's correction for 66 comparisons decidedly lower on 1 (critic), higher on none" in judged
+    assert any(sentence.endswith(f"; {judged}") for sentence in verdict(record, "trained", family=family))
+    assert not any(sentence.endswith(judged) for sentence in verdict(record, "trained"))

@@ -120,7 +120,11 @@ def claims(records: Mapping[str, Any]) -> str | None:
         lines += ["", f"## {claim.key}: {claim.title}", "", f"**{_verdict(finding)}**", "", f"- The paper: {claim.says}."]
         if finding is not None:
             linked = ", ".join(f"[`{stem}`](records/{stem}.json)" for stem in finding.records)
-            lines += [f"- We ran: {finding.ran}.", *(f"- {number}." for number in finding.numbers), f"- Records: {linked}."]
+            lines += [
+                f"- We ran: {finding.ran}.",
+                *(f"- {number[0].upper()}{number[1:]}." for number in finding.numbers),
+                f"- Records: {linked}.",
+            ]
     return "\n".join([*lines, ""])
 
 

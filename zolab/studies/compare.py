@@ -121,7 +121,7 @@ def overall(record: Record, method: str, base: str = BASE, family: Sequence[str]
 def verdict(record: Record, method: str, base: str = BASE, family: Sequence[str] = ()) -> list[str]:
     """What a record says about a method beside another one, in sentences; arguments and errors as `beside`."""
     summary = overall(record, method, base, family)
-    count = sum(len(_pairs(record, name, base)) for name in dict.fromkeys((method, *family)))
+    count = _comparisons(record, method, base, family)
     several = f"{summary.tasks} tasks" if summary.tasks > 1 else "one task"
     sentences = [
         f"{method} takes {summary.forwards.text()} times {base}'s forward passes to {base}'s mean final loss "
@@ -132,12 +132,31 @@ def verdict(record: Record, method: str, base: str = BASE, family: Sequence[str]
     ]
     if summary.tasks > 1:
         sentences.append(f"with one task left out, between {summary.without[0]:.2f} and {summary.without[1]:.2f} times")
-    sentences.append(
-        f"at equal forward passes its final loss differs by {summary.final.text(3, sign=True)} nats; it is strictly lower on "
-        f"{summary.wins} of {summary.tasks}, and by Holm's correction for {count} comparison{'s' * (count > 1)} decidedly "
-        f"lower on {_named(summary.lower)}, higher on {_named(summary.higher)}"
+    final = f"at equal forward passes its final loss differs by {summary.final.text(3, sign=True)} nats"
+    return [*sentences, f"{final}; {_decisions(summary, count)}", *at_edges(record, (method, base))]
+
+
+def together(record: Record, method: str, family: Sequence[str], base: str = BASE) -> str:
+    """On which tasks a method's final loss is decidedly lower or higher than another's, judged with further methods beside it.
+
+    Args:
+        record: of a study.
+        method, base: names of methods.
+        family: the further ones.
+    """
+    return _decisions(overall(record, method, base, family), _comparisons(record, method, base, family))
+
+
+def _comparisons(record: Record, method: str, base: str, family: Sequence[str]) -> int:
+    """How many are judged together."""
+    return sum(len(_pairs(record, name, base)) for name in dict.fromkeys((method, *family)))
+
+
+def _decisions(summary: Overall, count: int) -> str:
+    return (
+        f"it is strictly lower on {summary.wins} of {summary.tasks}, and by Holm's correction for {count} "
+        f"comparison{'s' * (count > 1)} decidedly lower on {_named(summary.lower)}, higher on {_named(summary.higher)}"
     )
-    return sentences + at_edges(record, (method, base))
 
 
 def at_edges(record: Record, methods: Sequence[str]) -> list[str]:

@@ -94,7 +94,7 @@ def blocks(records: Records) -> Finding | None:
 
 def other_tasks(records: Records) -> Finding | None:
     finding = _beside_mezo(records, [], leave_out=("sentence", "critic"))
-    return with_trials(finding, records, {"09_trial": ("compare", "genre", "number"), "09_trial_smollm2": ("sst2", "short")})
+    return with_trials(finding, records, {"09_trial": ("compare", "genre", "number"), "09_trial_smollm2": ("sst2",)})
 
 
 def derivative(records: Records) -> Finding | None:
@@ -267,7 +267,7 @@ def _beside_mezo(records: Records, numbers: list[str], *, only=(), leave_out=(),
         numbers = [*numbers, f"`{stem}`: {sentence(comparison)}"]
         if searched_on_reported(record):
             numbers.append("Rates were searched on seeds that are reported there")
-        numbers += [edge[0].upper() + edge[1:] for edge in at_edges(part, (BASE, method))]
+        numbers += at_edges(part, (BASE, method))
         if against:
             message = "; ".join(f"{name} {each.final.text(3, sign=True)}" for name, each in against.items())
             numbers.append(f"Its final loss minus those of its controls, networks permuted or never trained: {message}")

@@ -155,6 +155,6 @@ def with_trials(finding: Finding | None, records: Records, tasks: Mapping[str, S
             f"`{stem}`, where the gain map of {TRIALS[stem]} chose scales and offsets are fitted first, on "
             f"{', '.join(part.tasks)}: {sentence(in_study(part, ours))}",
             f"Its final loss minus that of each control: {against}",
-            *(edge[0].upper() + edge[1:] for edge in at_edges(part, (BASE, ours))),
+            *at_edges(part, (BASE, ours)),
         ]
     return Finding(finding.verdict, finding.ran, [*finding.numbers, *lines], [*finding.records, *used])

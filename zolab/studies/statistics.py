@@ -225,7 +225,8 @@ def mean_difference(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Estimate:
     """
     with np.errstate(invalid="ignore"):  # both runs of a pair diverged: neither is lower
         gaps = [np.nan_to_num(ours - base, posinf=np.inf, neginf=-np.inf).mean() for ours, base in pairs]
-    return _over_tasks(difference(np.maximum(gaps, 0.0), np.maximum(np.negative(gaps), 0.0)))
+    ours, base = np.maximum(gaps, 0.0), np.maximum(np.negative(gaps), 0.0)  # so that an infinite gap is infinite on one side
+    return _over_tasks(difference(ours, base))
 
 
 def _over_tasks(mean: Estimate) -> Estimate:
