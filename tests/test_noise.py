@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -141,6 +142,26 @@ def test_threads_do_not_change_bits():
         torch.set_num_threads(threads)
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
+
+
+def test_an_error_in_one_thread_is_raised_when_no_other_is_at_work():
+    pieces, threads = noise.chunks([torch.zeros(8 * cpu.CHUNK)]), torch.get_num_threads()
+    begun, ended = [], []
+
+    def work(i):
+        begun.append(i)
+        time.sleep(0.01)
+        if i == 1:
+            raise OSError("full")
+        ended.append(i)
+
+    try:
+        torch.set_num_threads(3)
+        with pytest.raises(OSError, match="full"):
+            noise.for_each(pieces, work, 8 * cpu.CHUNK)
+        assert sorted(begun) == sorted([*ended, 1]) == list(range(8))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_the_global_generator_is_left_alone():

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -142,8 +142,12 @@ def for_each(pieces: Sequence[Chunk], work: Callable[[int], None], numel: int) -
         for i in order:
             work(i)
 
-    futures = [_threads(threads).submit(drain) for _ in range(threads)]
-    for future in futures:
+    others = [_threads(threads - 1).submit(drain) for _ in range(threads - 1)]
+    try:
+        drain()
+    finally:
+        wait(others)  # whatever is raised, nothing is at work any more
+    for future in others:
         future.result()
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from zolab.noise import FAMILIES, Direction, GivenDirection
 from zolab.optim.changes import Changes, Standstill, StandstillWarning, looked_after
@@ -150,7 +150,7 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         with DeferInterrupts() as interrupts:
             self.depart(tensors, blocks)
             self.standstill.before(changes, self.steps, self.rounding == ROUNDINGS[0])
-            perturb = partial(self._perturbation, tensors, blocks)
+            perturb = partial(self._perturbation, changes, blocks)
             evaluate = partial(evaluated, interrupts, changes, self.steps)
             with Probes(tensors, scales, closure, perturb, evaluate) as probes:
                 measured = self.measure(probes, eps)
@@ -255,15 +255,15 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
 
     def _perturbation(
         self,
-        tensors: list[Tensor],
+        changes: Changes,
         blocks: tuple[int, ...],
         direction: Direction | GivenDirection,
         scales: list[float],
         both: bool,
     ) -> Perturbation | ModuleProbe:
         if self.viewed is None:
-            return Perturbation(tensors, blocks, direction, scales)
-        self.viewed = self.viewed.fit(tensors)
+            return Perturbation(changes.tensors, blocks, direction, scales, changes.pieces)
+        self.viewed = self.viewed.fit(changes.tensors)
         return self.viewed.probe(blocks, direction, scales, both)
 
     def _remember(self, record: StepRecord, *where) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zolab.noise import chunks
 from zolab.optim.arrival import Arrived, Tiles
 from zolab.optim.parameters import Trainable
 from zolab.optim.trajectory import StepRecord, Trajectory
@@ -50,6 +51,7 @@ class Changes:
         self.at_hand = all(device.type == "cpu" for device in self.devices)
         self.places = [_sampled(home, max(EACH, SAMPLES // len(self.homes))) for home in self.homes]
         sizes = [place.numel() for place in self.places]
+        self.pieces = chunks(self.homes)
         self.owners = np.repeat(np.arange(len(sizes)), sizes)
         self.tiles = Tiles(self.homes)
         self.arrays = [place.numpy() for place in self.places] if self.at_hand else []

@@ -1,4 +1,4 @@
-"""What an optimizer did, in a few bytes a step: enough to rebuild the fine-tuned weights from the base model.
+"""What an optimizer did, in some 25 bytes a step: enough to rebuild the fine-tuned weights from the base model.
 
 Directions are regenerated from (seed, step, sample), so a step is remembered by its projected gradients and the
 hyperparameters in force. This is the storage trick of MeZO (arXiv 2305.17333, section 2.1), made exact: since a probe
@@ -102,7 +102,7 @@ class Trajectory:
             )
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write a compressed .npz file, about ten bytes a step; the file appears whole or not at all.
+        """Write a compressed .npz file of some 25 bytes a step, for a slope and two losses; it appears whole or not at all.
 
         Raises:
             ValueError: as `check_complete` does.

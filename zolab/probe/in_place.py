@@ -17,6 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from zolab.noise import (
+    Chunk,
     Direction,
     GivenDirection,
     Sources,
@@ -39,6 +40,7 @@ class Perturbation:
         blocks: the block number of each tensor.
         direction: the direction z.
         scales: one factor for each tensor, eps times sigma_j.
+        pieces: the tensors' `chunks`, where they are at hand.
     """
 
     def __init__(
@@ -47,12 +49,13 @@ class Perturbation:
         blocks: tuple[int, ...],
         direction: Direction | GivenDirection,
         scales: Sequence[float],
+        pieces: list[Chunk] | None = None,
     ):
         self.direction, self.scales = direction, scales
         self.sources = Sources([direction], blocks)
         self.blocks, self.tensors = blocks, len(tensors)
         self.numel = sum(t.numel() for t in tensors)
-        self.whole = chunks(tensors)
+        self.whole = chunks(tensors) if pieces is None else pieces
         self.pieces = cut(self.whole, [direction])
         self.signs = [0] * len(self.pieces)
         self.journals = [None] * len(self.pieces)

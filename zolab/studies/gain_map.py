@@ -22,7 +22,7 @@ from zolab.runs.schedules import scheduler
 from zolab.studies.gain_transfer import gain_text
 from zolab.studies.run import holding
 from zolab.tasks import Example, Splits, Task, by_class, load_task
-from zolab.theory.judged import ESTIMATES, GROUPINGS, agreement, judged, noise_rank
+from zolab.theory.judged import ESTIMATES, FEWEST_GROUPS, GROUPINGS, agreement, judged, noise_rank
 from zolab.theory.signal import Signal, in_turns, signal
 
 
@@ -53,7 +53,7 @@ def gain_map(
     require(bool(at_steps) and at_steps[0] >= 0, f"steps must be 0 or more, got {list(steps)}.")
     sentence = f"give one number of examples, or one for each of the {len(tasks)} tasks; got {len(examples)}."
     require(len(examples) in (1, len(tasks)), sentence)
-    require(6 <= groups <= min(examples), f"groups must be between 6 and the {min(examples)} examples, got {groups}.")
+    check_groups(groups, min(examples))
     counts = dict(zip(tasks, [*examples] * (len(tasks) // len(examples)), strict=True))
     config = replace(config, steps=max(at_steps[-1], 1))
     begun = {task: _start(replace(config, task=task, train=count), groups) for task, count in counts.items()}
@@ -73,6 +73,19 @@ def gain_map(
     content = {"config": settings, "result": {"points": points}, **environment()}
     save_record(content, record)
     return content
+
+
+def check_groups(groups: Any, examples: Any, *, or_none: bool = False) -> None:
+    """Raise ValueError unless examples can be parted into so many groups that their halves have error bars.
+
+    Args:
+        groups, examples: their numbers, as a plan has them.
+        or_none: 0 groups will do.
+    """
+    require(type(examples) is int and examples >= 1, f"examples must be a whole number of at least 1, got {examples!r}.")
+    fits = type(groups) is int and (FEWEST_GROUPS <= groups <= examples or (or_none and groups == 0))
+    allowed = f"{'0, or ' * or_none}between {FEWEST_GROUPS} and the {examples} examples"
+    require(fits, f"groups must be {allowed}, got {groups!r}.")
 
 
 def _start(config: Config, groups: int, apart: Set[Example] = frozenset()) -> tuple[Config, Task, Splits]:

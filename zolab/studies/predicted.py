@@ -15,7 +15,7 @@ from zolab.models import load_model
 from zolab.probe.blocks import split
 from zolab.runs.config import require
 from zolab.studies.compare import beside
-from zolab.studies.gain_map import base_signal, finite
+from zolab.studies.gain_map import base_signal, check_groups, finite
 from zolab.studies.gain_transfer import gain_at
 from zolab.studies.outcomes import Record
 from zolab.studies.plan import BASE, Plan, Prepared
@@ -70,8 +70,7 @@ def check(plan: Plan) -> None:
     own = [name for name, settings in plan.methods.items() if settings]
     require(not own, f"{', '.join(own)} cannot have settings of their own: write the methods as a list.")
     examples, groups = (plan.options[key] for key in OPTIONS)
-    require(type(examples) is int and type(groups) is int, "examples and groups must be whole numbers.")
-    require(6 <= groups <= examples, f"groups must be between 6 and the {examples} examples, got {groups}.")
+    check_groups(groups, examples)
     for task in plan.tasks:
         start_of(plan, task)
 

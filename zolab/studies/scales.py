@@ -10,7 +10,7 @@ import numpy as np
 from zolab.models import load_model
 from zolab.runs.batches import check_classes
 from zolab.runs.config import Config, require
-from zolab.studies.gain_map import base_signal
+from zolab.studies.gain_map import base_signal, check_groups
 from zolab.studies.plan import BASE, Plan, Prepared, check_run
 from zolab.tasks import Example, load_task
 from zolab.theory.judged import noise_rank, without_embedding
@@ -134,9 +134,7 @@ def check_embedding(names: Sequence[str], model: str) -> None:
 def check_measured(plan: Plan) -> None:
     """Raise ValueError unless `measured_terms` can have as many groups of examples as the plan asks for."""
     examples, groups = (plan.options[name] for name in ("examples", "groups"))
-    require(type(examples) is int and examples >= 1, f"examples must be a whole number of at least 1, got {examples!r}.")
-    fits = type(groups) is int and (groups == 0 or 6 <= groups <= examples)
-    require(fits, f"groups must be 0, or between 6 and the {examples} examples, got {groups!r}.")
+    check_groups(groups, examples, or_none=True)
 
 
 def terms_of(config: Config, seed: int, examples: int = 64, minibatches: int = 4) -> tuple[StepTerms, dict[str, float]]:

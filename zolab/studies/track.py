@@ -31,7 +31,8 @@ HEAD = f"""# Track: forward passes to a fixed dev loss
 Written by `python -m zolab results` from the records of plans with `study: track`.
 
 - A run arrives when the median of its last three evaluations on dev is at or below the target; a backward pass counts as two
-  forward passes. Each method has its own best learning rate, searched on other seeds than those that count.
+  forward passes. Each method has its own best learning rate, searched on other seeds than those that count. An asterisk marks
+  one at the edge of its grid: another rate may be better.
 - *Median (a to b)*: over seeds, with the 95 % interval that order statistics give, which takes at least {FEWEST} runs. A run
   that never arrives counts as later than any other.
 - *replay* is the zeroth-order run with the first seed: its record, and its trajectory, a few kilobytes that hold all that the
@@ -109,7 +110,8 @@ def _rows(plan: str, record: Record, task: str, folder: Path) -> list[tuple[floa
             interval = _written([middle.value, middle.low, middle.high], runs.forwards[-1])
             seed, place = record.cells(name, method)[0]["seed"], f"{plan}/{name}-{method}"
             replay = f"[seed {seed}](records/{quote(place)}/{RECORD})" if (folder / place).is_dir() else "–"
-            cells = (method, interval, arrived, len(times), f"[`{plan}`](records/{plan}.json)", replay)
+            mark = "*" if record.search(name, method)["edge"] else ""
+            cells = (method + mark, interval, arrived, len(times), f"[`{plan}`](records/{plan}.json)", replay)
             rows.append((middle.value, "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"))
     return rows
 

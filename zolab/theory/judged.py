@@ -14,6 +14,8 @@ GROUPINGS: dict[str, Callable[[str], str]] = {**RULES, "kind": kind_of}
 """What blocks share a scale: each its own, those of a layer, those of a kind of tensor."""
 EMBEDDING = "embed"
 ESTIMATES = ("G", "V", "t")
+FEWEST_GROUPS = 6
+"""Of examples: so that each of two halves has an error bar."""
 
 
 @dataclass(frozen=True)
@@ -215,15 +217,15 @@ def judged(statistics: Signal, batch: int, seed: int = 0) -> dict[str, Judged]:
     """Each way's gain, in sample and on the other half.
 
     Args:
-        statistics: of at least 6 groups, so that each half has an error bar.
+        statistics: of at least `FEWEST_GROUPS` groups.
         batch: examples in a minibatch.
         seed: of the permutation.
 
     Raises:
         ValueError: there are fewer groups.
     """
-    if len(statistics) < 6:
-        raise ValueError(f"both halves need error bars: at least 6 groups of examples, got {len(statistics)}.")
+    if len(statistics) < FEWEST_GROUPS:
+        raise ValueError(f"both halves need error bars: at least {FEWEST_GROUPS} groups of examples, got {len(statistics)}.")
     halves = statistics.halves()
     scales = [chosen(half, batch, seed) for half in halves]
     out = {}

@@ -142,7 +142,9 @@ def both(plus, minus, w, tile, source, scale):
 
 def perturb(w, tile, source, scale):
     """w += scale * z; returns the journal that `flip` and `restore` need."""
-    spare = _spare.__dict__.setdefault(w.dtype, (np.empty(CHUNK, np.uint16), np.empty(CHUNK, w.dtype)))
+    spare = _spare.__dict__.get(w.dtype)
+    if spare is None:
+        spare = _spare.__dict__[w.dtype] = np.empty(CHUNK, np.uint16), np.empty(CHUNK, w.dtype)
     counts = np.empty(-(-w.size // TILE), np.uint16)
     n = probe.perturb(w, tile, *source, f32(scale), counts, *spare)
     return counts, *(array[:n].copy() for array in spare)
