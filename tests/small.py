@@ -4,6 +4,7 @@ import io
 from contextlib import redirect_stderr, redirect_stdout
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -79,3 +80,9 @@ def command(*words):
         except SystemExit as ended:
             status = ended.code or 0
     return Shown(status, out.getvalue(), errors.getvalue())
+
+
+def budgeted(sigma, sizes):
+    """Scales that make the squared length of a direction the number of weights, as MeZO's is."""
+    sigma, sizes = np.asarray(sigma, float), np.asarray(sizes, float)
+    return sigma * (sizes.sum() / (sizes @ sigma**2)) ** 0.5

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small import budgeted
 
 from zolab.__main__ import main
 from zolab.l2l import Evolution, EvolveConfig, evolve
@@ -129,7 +130,7 @@ def test_a_gain_map_gives_the_first_sigma(tmp_path):
     both = evolve(replace(SMALL, tasks="reviews_next,reviews_sentence", pairs=2, **settings), tmp_path / "both", progress=False)
     (start,) = [json.loads(line) for line in (tmp_path / "both" / "log.jsonl").read_text().splitlines() if '"start"' in line]
     first, last = np.array(start["first"]), np.array(list(both.record["result"]["sigma"].values()))
-    assert first == pytest.approx(PertNN.read(tmp_path / "both").blocks.budgeted(first))
+    assert first == pytest.approx(budgeted(first, PertNN.read(tmp_path / "both").blocks.sizes))
     assert 1e-3 < np.abs(np.log(last / first)).max() < 0.5
     halves = [
         evolve(replace(SMALL, tasks="reviews_sentence", pairs=0, start=str(MAP), weight=w), tmp_path / str(w))

@@ -371,6 +371,7 @@ def test_squared_length_is_that_of_the_direction():
         (lambda p: ZOAdaMU(p, mix=(0.5, 1.0, 0.5)), "mix"),
         (lambda p: ZOAdaMU(p, mix=(0.5, 0.9)), "mix"),
         (lambda p: ZOAdaMU(p, phases=(10, 5, 20)), "phases"),
+        (lambda p: ZOAdaMU(p, phases=(0, 5, 30)), "the cosine's horizon shrinks to nothing before T2; choose T3 below 3 T2"),
         (lambda p: HiZOO(p, alpha=1.0), "alpha"),
         (lambda p: HiZOO(p, alpha=-1e-8), "alpha"),
         (lambda p: HiZOO(p, alpha=math.nan), "alpha"),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small import budgeted
 from torch import nn
 
 from zolab.models import fingerprint, tiny_model
@@ -99,7 +100,7 @@ def test_budgets():
     ):
         sigma = pertnn.normalised(raw)
         assert float(n @ sigma.detach().double().numpy() ** 2) == pytest.approx(n.sum(), rel=1e-6)
-        assert sigma.detach().numpy() == pytest.approx(blocks.budgeted(raw.detach().numpy(), n), rel=1e-6)
+        assert sigma.detach().numpy() == pytest.approx(budgeted(raw.detach().numpy(), n), rel=1e-6)
     assert torch.equal(PertNN(blocks, normalise=None).normalised(raw), raw)
     factor = PertNN(blocks).normaliser(raw)
     factor.backward()  # df/dsigma_j = -f^3 d_j sigma_j / sum d

@@ -96,6 +96,7 @@ def test_draws_are_found_again_after_a_change():
     assert [entry["draw"] for entry in traced.values()] == draws
     assert traced["w0"]["sigma"] == traced["w0"]["sigma_drawn"] != traced["w3"]["sigma"]
     assert find_init(pertnn, seed=8).distances.min() > 0.05  # another seed's draws are far
+    assert find_init(pertnn, seed=7, count=1).draws.max() <= 1  # there is always another draw to compare with
 
 
 def test_settled_sigma_feeds_itself():

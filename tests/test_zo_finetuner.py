@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from small import equal, loss_of, network, stop_after, weights
+from small import budgeted, equal, loss_of, network, stop_after, weights
 from test_pertnn import ABOUT, sequential
 from torch import nn
 
@@ -80,7 +80,7 @@ def test_first_inputs_history_and_feedback_are_as_published(normalise):
     assert features_of[1][:, 2:4] == pytest.approx(np.tile(losses, (2, 1)))
     assert np.array_equal(features_of[1][:, 4], np.array(first.sigmas, np.float32))  # raw, to the bit
     scales = np.array(optimizer.scales(second.sigmas, (0, 1, 2, 3)))
-    assert scales[[0, 2]] == pytest.approx(blocks.budgeted(second.sigmas) if normalise else second.sigmas)
+    assert scales[[0, 2]] == pytest.approx(budgeted(second.sigmas, blocks.sizes) if normalise else second.sigmas)
     assert np.array_equal(scales[::2], scales[1::2])
 
 

@@ -12,6 +12,7 @@ from small import LOW_RANK, NUMBERS, equal, loss_of, network, weights
 from torch import nn
 
 from zolab import AdaMeZO, MeZO, MeZOAdam, Trajectory, ZOFineTuner, replay
+from zolab.noise import GivenDirection
 from zolab.optim import METHODS
 from zolab.pertnn import PertNN
 from zolab.probe.blocks import split
@@ -388,7 +389,7 @@ def test_losses_that_never_differ_are_reported_once():
     model = network()
     optimizer = MeZO(model.parameters(), lr=1e-3, eps=1e-30)
     (message,) = warned(lambda: steps(optimizer, model, 30))
-    assert message.startswith("the two losses of a step were equal 10 times in a row")
+    assert message.startswith("the slope was zero in 10 steps in a row")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -558,3 +559,108 @@ def test_sizes_that_a_file_claims_are_checked_before_anything_is_made(tmp_path):
 def test_settings_that_no_method_has_are_refused():
     with pytest.raises(ValueError, match="settings do not fit MeZO"):
         replay(network(), Trajectory("MeZO", 0, 1e-3, 1, {"surprise": 1}))
+
+
+# --- what was wrong once
+
+
+def test_a_trajectory_with_a_gap_moves_nothing_and_freezes_nothing():
+    model, base = frozen(), network()
+    optimizer = make("mezo", model)
+    steps(optimizer, model, 4)
+    before = weights(base)
+    del optimizer.trajectory.records[2]
+    with pytest.raises(ValueError, match="the next step to replay is 2, but the record is of step 3"):
+        replay(base, optimizer.trajectory)
+    assert equal(weights(base), before)
+    assert all(p.requires_grad for p in base.parameters())
+
+
+@pytest.mark.parametrize("name", ["fzoo", "hizoo"])
+def test_records_without_the_losses_that_a_method_needs_move_nothing(name):
+    model, base = network(), network()
+    optimizer = make(name, model)
+    steps(optimizer, model, 2)
+    optimizer.trajectory.records[1] = optimizer.trajectory.records[1]._replace(losses=())
+    before = weights(base)
+    with pytest.raises(ValueError, match="step 1 was recorded without"):
+        replay(base, optimizer.trajectory)
+    assert equal(weights(base), before)
+
+
+def test_decay_that_float32_cannot_express_is_said_and_float64_has_it():
+    (message,) = warned(lambda: MeZO([nn.Parameter(torch.ones(2))], lr=1e-6, weight_decay=0.01))
+    assert message.startswith("weight_decay 0.01 at lr 1e-06 has no effect")
+    weight = nn.Parameter(torch.ones(2, dtype=torch.float64))
+    optimizer = MeZO([weight], lr=1e-6, weight_decay=0.01)
+    assert not warned(lambda: [optimizer.step(lambda: 0.0) for _ in range(5)])
+    assert weight.detach().numpy() == pytest.approx((1 - 1e-8) ** 5, abs=1e-15)
+
+
+@pytest.mark.parametrize("through", [False, True])
+@pytest.mark.parametrize("size", [1, 200])
+def test_a_prescribed_direction_has_a_value_for_each_weight(size, through):
+    model = nn.Linear(10, 10, bias=False)
+    optimizer, before = MeZO(model.parameters(), lr=1e-3).look_through(model if through else None), weights(model)
+    optimizer.direction = lambda step, sample=0: GivenDirection([torch.ones(size)])
+    with pytest.raises(ValueError, match=f"the direction has {size} values for block 0, which has 100 weights"):
+        optimizer.step(lambda: model(torch.ones(10)).sum())
+    assert equal(weights(model), before)
+
+
+@pytest.mark.parametrize("spare", [0, None])
+def test_an_embedding_that_is_a_transposed_head_is_looked_through(spare):
+    def losses(through):
+        torch.manual_seed(0)
+        head, embedding = nn.Linear(300, 64, bias=False), nn.Embedding(300, 64)
+        embedding.weight = nn.Parameter(head.weight.t())
+        model, rows, one_hot = nn.ModuleList([head, embedding]), torch.tensor([3, 7]), torch.eye(300)[[3, 7]]
+        optimizer = MeZO(model.parameters(), lr=1e-3, seed=1)
+        if through:
+            optimizer.look_through(model, spare)
+        return [optimizer.step(lambda: (head(one_hot) * embedding(rows)).sum()) for _ in range(3)]
+
+    assert losses(through=True) == pytest.approx(losses(through=False), rel=1e-5)
+
+
+def test_half_precision_that_joins_later_is_rounded_as_if_it_had_been_there():
+    optimizer = MeZO([nn.Parameter(torch.ones(2))])
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2, dtype=torch.bfloat16))]})
+    assert optimizer.rounding == "stochastic"
+    asked = MeZO([nn.Parameter(torch.ones(2))], rounding="nearest")
+    asked.add_param_group({"params": [nn.Parameter(torch.ones(2, dtype=torch.bfloat16))]})
+    assert asked.rounding == "nearest"
+
+
+def test_two_optimizers_share_nothing_after_one_loads_the_others_state():
+    model, other = network(torch.bfloat16), network(torch.bfloat16)
+    optimizer, second = make("mezo", model), make("mezo", other)
+    steps(optimizer, model, 2)
+    second.load_state_dict(optimizer.state_dict())
+    second.rounding = "nearest"
+    assert optimizer.rounding == "stochastic"
+
+
+@pytest.mark.parametrize("name", ["mezo_momentum", "mezo_adam", "helene", "lozo_m"])
+def test_a_slope_beyond_float32_moves_neither_weights_nor_state(name):
+    model = network()
+    optimizer, before, sides = make(name, model, lr=1e-30), weights(model), iter([3e35, -3e35])
+    with pytest.raises(FloatingPointError, match=r"step 0: the slope 3.0e\+38 is too large for state in float32"):
+        optimizer.step(lambda: next(sides))
+    assert equal(weights(model), before)
+    assert not optimizer.trajectory.records
+    steps(optimizer, model, 2)
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["mezo_svrg", "dizo"])
+def test_the_state_of_a_method_without_an_anchor_is_refused_by_name(name):
+    model = network()
+    with pytest.raises(ValueError, match="this state belongs to MeZO, not to"):
+        make(name, model).load_state_dict(make("mezo", model).state_dict())
+
+
+@pytest.mark.parametrize(("sigma", "got"), [([1.0], "got 1 numbers"), ([1.0, -1.0], "got -1.0 among them")])
+def test_what_sigma_was_given_is_said(sigma, got):
+    with pytest.raises(ValueError, match=got):
+        MeZO([nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))], sigma=sigma)

@@ -1,8 +1,9 @@
 """Meta-training (arXiv 2510.00419, Algorithm 2): PertNN learns on one or several tasks while the model is tuned and put back.
 
-Training goes in periods. A period begins with the base model, without momentum; PertNN, sigma and, as in the published code,
-the loss history go on. So what has to be remembered between two periods is a few hundred kilobytes, and a stopped run goes on
-at the beginning of the period that it was in.
+Training goes in periods. A period begins with the base model, without momentum; PertNN, sigma and, as in the published script
+for one task, the loss history go on. (The authors' script for several tasks sets the losses to zero in each epoch; the paper
+shuffles the tasks, where batches take turns here.) So what has to be remembered between two periods is a few hundred
+kilobytes, and a stopped run goes on at the beginning of the period that it was in.
 
 Several processes can hold a part of the weights each (`--shard`): they see their shares of a batch, sum their gradients and the
 products of gradients and directions, and so train the same PertNN.

@@ -16,7 +16,7 @@ import numpy as np
 from zolab.landscapes.functions import Landscape, Point
 from zolab.landscapes.walk import Descent, stopped_in, value_at
 from zolab.noise import Direction, direction
-from zolab.optim.zo_adamu import Mix, annealed
+from zolab.optim.zo_adamu import Mix, annealed, check_phases
 
 Draw = Callable[..., Point]
 """(step, sample = 0) to the direction with this address."""
@@ -111,7 +111,12 @@ def meazo(lr: float, draw: Draw, beta: float = 0.99, delta: float = 1e-8) -> Ste
 
 
 def zo_adamu(lr: float, draw: Draw, phases: tuple[int, int, int], mix: Mix = MIX, delta: float = 1e-8) -> Step:
-    """ZO-AdaMU (arXiv 2312.15184, Algorithm 1): a probed direction that has momentum of its own."""
+    """ZO-AdaMU (arXiv 2312.15184, Algorithm 1): a probed direction that has momentum of its own.
+
+    Raises:
+        ValueError: the cosine has no such phases.
+    """
+    check_phases(phases)
     m = [0.0, 0.0]
 
     def step(number: int, slope: Callable) -> Point:

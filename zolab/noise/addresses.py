@@ -68,6 +68,16 @@ class GivenDirection:
         """The values of some elements of a flat block."""
         return self.values[block].view(-1)[span]
 
+    def check_sizes(self, blocks: Sequence[int], tensors: Sequence[Tensor]) -> None:
+        """Raise ValueError unless there is a value for each weight of the tensors, whose blocks have these numbers."""
+        for block, tensor in zip(blocks, tensors, strict=True):
+            count = self.values[block].numel()
+            if count != tensor.numel():
+                raise ValueError(
+                    f"the direction has {count:,} values for block {block}, which has {tensor.numel():,} weights; give one "
+                    "value for each."
+                )
+
 
 @dataclass(frozen=True)
 class ScaledDirection(GivenDirection):

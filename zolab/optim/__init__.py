@@ -21,7 +21,7 @@ from zolab.optim.mezo_adam import MeZOAdam
 from zolab.optim.mezo_momentum import MeZOMomentum
 from zolab.optim.mezo_svrg import MeZOSVRG
 from zolab.optim.mezo_switch import MeZOSwitch
-from zolab.optim.parameters import difference, grouped, named
+from zolab.optim.parameters import difference, frozen_as, grouped
 from zolab.optim.trajectory import StepRecord, Trajectory
 from zolab.optim.zo_adamu import ZOAdaMU
 from zolab.optim.zo_finetuner import ZOFineTuner
@@ -70,20 +70,17 @@ def replay(model: nn.Module | Iterable, trajectory: Trajectory) -> ZeroOrderOpti
         raise ValueError(f"no method called {trajectory.method}; the methods are {', '.join(by_class)}.")
     trajectory.check_complete()
     params = unique(model.named_parameters() if isinstance(model, nn.Module) else model)
-    if trajectory.parameters:
-        groups = grouped(params)
-        if other := difference(groups, trajectory.parameters, trained=False):
-            raise ValueError(f"the run was given other parameters ({other}); give those that its optimizer was given.")
-        for (_, _, parameter), (*_, trained) in zip(named(groups), trajectory.parameters, strict=True):
-            parameter.requires_grad_(trained)
+    if trajectory.parameters and (other := difference(grouped(params), trajectory.parameters, trained=False)):
+        raise ValueError(f"the run was given other parameters ({other}); give those that its optimizer was given.")
     samples: dict[str, Any] = {} if trajectory.samples == 1 else {"samples": trajectory.samples}
     given = {"eps": trajectory.eps, "seed": trajectory.seed, "rounding": "nearest", **samples}
     settings: dict[str, Any] = {**given, **trajectory.settings}  # nearest: as all runs did that are older than the setting
-    try:
-        optimizer = by_class[trajectory.method](params, **settings)
-    except TypeError as error:
-        raise ValueError(f"the trajectory's settings do not fit {trajectory.method} ({error}).") from error
-    optimizer.replay(trajectory.records)
+    with frozen_as(trajectory.parameters, grouped(params)):
+        try:
+            optimizer = by_class[trajectory.method](params, **settings)
+        except TypeError as error:
+            raise ValueError(f"the trajectory's settings do not fit {trajectory.method} ({error}).") from error
+        optimizer.replay(trajectory.records)
     return optimizer
 
 

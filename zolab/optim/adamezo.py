@@ -21,7 +21,8 @@ class AdaMeZO(ZeroOrderOptimizer):
         "code":   theta <- theta - lr gain M / (sqrt(S) + delta)
 
     with k = 0 ... horizon-1, or as far back as there are steps, and no bias correction. In the authors' code, and so in
-    "code", steps 0 ... horizon are MeZO's, as are all if horizon is 1, and b2 = 0 divides by one.
+    "code", steps 0 ... horizon are MeZO's, as are all if horizon is 1, and b2 = 0 divides by one. The paper asks for warm-up
+    steps too, without saying how many; "paper" has none.
 
     Not for work where time matters more than memory: each step generates `horizon` directions. And in high dimension all
     coordinates share one second moment, as they do along Rademacher directions in any; MEAZO then does the same for the price
@@ -29,7 +30,7 @@ class AdaMeZO(ZeroOrderOptimizer):
 
     Args:
         params, eps, weight_decay, seed, rounding, directions: as in `ZeroOrderOptimizer`.
-        lr: learning rate. A step has about lr ("paper") or, past the warm-up, gain lr / 2 ("code") in every coordinate,
+        lr: learning rate. A step has about lr / 2 ("paper") or, past the warm-up, gain lr / 2 ("code") in every coordinate,
             whatever the slopes are. A learning rate of "code" must suit MeZO as well.
         betas: decay rates of the first and second moment, in [0, 1).
         horizon: how many steps a moment remembers, >= 1.

@@ -72,7 +72,7 @@ class AnchoredOptimizer(ZeroOrderOptimizer):
         return {**super().state_dict(), "anchor": {"step": self.anchored, "tensors": self.anchor}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        saved = state_dict["anchor"]
+        saved = state_dict.get("anchor", {})  # another method's state has none, which is said there
         super().load_state_dict({name: value for name, value in state_dict.items() if name != "anchor"})
         tensors = self.trained().tensors if saved["tensors"] else []
         self.anchor = [copy.to(tensor.device, copy=True) for copy, tensor in zip(saved["tensors"], tensors, strict=True)]

@@ -5,6 +5,7 @@
 A method says which losses it needs and how they become an update (`zolab.optim.method`); safety and bookkeeping live here.
 """
 
+import copy
 import warnings
 from collections.abc import Iterable
 from functools import partial
@@ -15,7 +16,7 @@ from torch import nn
 
 from zolab.noise import FAMILIES, Direction, GivenDirection
 from zolab.optim.changes import Changes, Standstill, StandstillWarning, looked_after
-from zolab.optim.checks import ROUNDINGS, check_choice, check_closure, check_groups, plain, whole
+from zolab.optim.checks import ROUNDINGS, check_choice, check_closure, check_groups, plain, warn_of_lost_decay, whole
 from zolab.optim.method import Method
 from zolab.optim.parameters import Trainable, check_same, difference, layout, trainable
 from zolab.optim.probing import Closure, Probes, evaluated
@@ -39,7 +40,8 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         params: tensors, (name, tensor) pairs or parameter groups, as for any torch optimizer.
         lr: learning rate, >= 0. May differ between groups and follow a scheduler.
         eps: finite-difference radius, > 0, in units of the weights; one for all groups.
-        weight_decay: decoupled, >= 0: each step multiplies the weights by 1 - lr * weight_decay.
+        weight_decay: decoupled, >= 0: each step multiplies the weights by 1 - lr * weight_decay, a float32 number but for
+            float64 weights. It is 1 where lr * weight_decay is at most 2**-25, which a warning says.
         seed: names the sequence of directions; 0 <= seed < 2**64.
         samples: directions averaged in each step, >= 1; each takes two forward passes.
         rounding: how weights of half precision take a step: "nearest" loses steps that are smaller than half the spacing of
@@ -78,11 +80,12 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         self.trajectory = Trajectory(type(self).__name__, seed, eps, samples, plain({**(settings or {}), **family}))
         self.viewed: ModelView | None = None
         self.changes: Changes | None = Changes(self.trained())
-        half = any(tensor.element_size() < 4 for tensor in self.changes.tensors)
-        self.rounding = rounding or ("stochastic" if half else "nearest")
+        self.asked_rounding = rounding
+        self.rounding = rounding or self._usual_rounding(self.changes)
         self.standstill = Standstill()
         self.begin()
         self.fits()
+        warn_of_lost_decay(self.param_groups)
 
     @classmethod
     def try_settings(cls, **settings) -> None:
@@ -167,15 +170,22 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
 
     @torch.no_grad()
     def replay(self, records: Iterable[StepRecord]) -> None:
-        """Take recorded steps again, without forward passes: the same bits as the run that recorded them."""
+        """Take recorded steps again, without forward passes: the same bits as the run that recorded them.
+
+        Raises:
+            ValueError: they do not follow the steps so far, or lack what the method needs. Nothing has moved then.
+        """
         tensors, blocks, groups, _ = trained = self.trained()
+        records = list(records)
+        for number, record in enumerate(records, self.steps):
+            if record.step != number:
+                raise ValueError(f"the next step to replay is {number}, but the record is of step {record.step}.")
+            if len(record.lrs) != len(self.param_groups):
+                raise ValueError(f"the run had {len(record.lrs)} parameter groups, and here are {len(self.param_groups)}.")
+            self.check_record(record)
         changes = self._look_after(trained)
         changes.forget()
         for record in records:
-            if record.step != self.steps:
-                raise ValueError(f"the next step to replay is {self.steps}, but the record is of step {record.step}.")
-            if len(record.lrs) != len(self.param_groups):
-                raise ValueError(f"the run had {len(record.lrs)} parameter groups, and here are {len(self.param_groups)}.")
             with DeferInterrupts():
                 self.depart(tensors, blocks)
                 apply(tensors, self._rounded_update(record, blocks, groups))
@@ -187,6 +197,7 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         """Take note of steps that the weights already contain, as after loading a checkpoint."""
         _, blocks, groups, _ = self.trained()
         for record in records:
+            self.check_record(record)
             self._remember(record, None, blocks, groups)
         if self.changes:
             self.changes.forget()
@@ -204,6 +215,7 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         try:
             check_groups(self.param_groups)
             self.changes = Changes(self.trained())
+            self.rounding = self.asked_rounding or self._usual_rounding(self.changes)
             self.fits()
         except ValueError:
             self.param_groups[:] = before
@@ -217,7 +229,7 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a saved state; the weights are the caller's to restore."""
-        saved = dict(state_dict["trajectory"])
+        saved = copy.deepcopy(state_dict["trajectory"])
         if saved["method"] != self.trajectory.method:
             raise ValueError(f"this state belongs to {saved['method']}, not to {self.trajectory.method}.")
         mine, theirs = ({**settings, "rounding": None} for settings in (self.trajectory.settings, saved["settings"]))
@@ -226,7 +238,7 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         if saved.get("parameters") and (other := difference(self.param_groups, saved["parameters"])):
             raise ValueError(f"this state belongs to other parameters ({other}); give those of the run, frozen as they were.")
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "trajectory"})
-        records = Trajectory.records_from({name: array.numpy() for name, array in saved.pop("records").items()})
+        records = Trajectory.records_from({name: array.cpu().numpy() for name, array in saved.pop("records").items()})
         self.trajectory = Trajectory(**saved)
         self.standstill = Standstill()
         self.begin()
@@ -240,6 +252,10 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
             if not name.startswith("_") and name not in ("step", "spread", "sides_apart")
         }
         return {**state, "viewed": None, "changes": None}
+
+    @staticmethod
+    def _usual_rounding(changes: Changes) -> str:
+        return "stochastic" if any(tensor.element_size() < 4 for tensor in changes.tensors) else "nearest"
 
     def trained(self) -> Trainable:
         """What is trained. Raises ValueError if it is not what was trained in the steps so far."""

@@ -173,8 +173,8 @@ class Standstill:
         self.flat = 0 if walks else self.flat + 1
         if self.flat == PATIENCE:
             return self._tell(
-                f"the two losses of a step were equal {PATIENCE} times in a row, so that nothing is learned: raise eps, "
-                "compute the loss in float32, on more examples if it is a metric, or see that it depends on the weights."
+                f"the slope was zero in {PATIENCE} steps in a row, so that nothing is learned: see that the loss depends on "
+                "the weights, compute it in float32, on more examples if it is a metric, or raise eps."
             )
         meant = np.array(factors)[changes.owners] != 0
         if not (due and walks and meant.any() and before is not None and changes.bits is not None):

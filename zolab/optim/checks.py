@@ -2,6 +2,7 @@
 
 import math
 import operator
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 from torch import Tensor
 
 SMALLEST, LARGEST = 2.0**-149, (2 - 2.0**-23) * 2.0**127  # the positive numbers of float32, in which a probe is made
+HALF_SPACING = 2.0**-25  # of float32 below 1: what is taken off 1 is lost up to here
+LONGEST = 8.0  # no entry of a direction is larger
 ROUNDINGS = ("nearest", "stochastic")
 
 
@@ -71,6 +74,28 @@ def check_groups(groups: Sequence[Mapping[str, Any]]) -> None:
             raise ValueError(f"eps must be a positive number of float32, got {eps}: about 1e-3 is usual.")
         if eps != groups[0]["eps"]:
             raise ValueError("eps must be the same in every parameter group: the two losses share one radius.")
+
+
+def warn_of_lost_decay(groups: Sequence[Mapping[str, Any]]) -> None:
+    """Warn of weight decay that float32 cannot express: its factor is 1."""
+    for group in groups:
+        lr, weight_decay = group["lr"], group["weight_decay"]
+        if 0 < lr * weight_decay <= HALF_SPACING and any(tensor.element_size() <= 4 for tensor in group["params"]):
+            warnings.warn(
+                f"weight_decay {weight_decay:g} at lr {lr:g} has no effect: 1 - {lr * weight_decay:.1g} is 1 in float32. Raise "
+                "one of them, or set weight_decay to 0.",
+                stacklevel=4,
+            )
+
+
+def check_slopes(step: int, slopes: Sequence[float], power: int) -> None:
+    """Raise FloatingPointError unless powers of a step's slopes times a normal direction have a finite size in float32."""
+    largest = max(map(abs, slopes), default=0.0)
+    if largest > LARGEST ** (1 / power) / LONGEST:
+        raise FloatingPointError(
+            f"step {step}: the slope {largest:.1e} is too large for state in float32; the weights are as before the step. "
+            "Lower lr."
+        )
 
 
 def plain(value: Any) -> Any:

@@ -22,7 +22,7 @@ class FZOO(ZeroOrderOptimizer):
     direction from another, and the step is zero, but for weight decay.
 
     This is the authors' code (github.com/DKmiyan/FZOO, trainer.py), as read. The paper's own text was not at hand; by a
-    transcription of it the slopes are divided by eps and s is over n - 1: the same steps at eps sqrt((n - 1) / n) times the
+    transcription of it the slopes are divided by eps and s is over n - 1: the same steps at sqrt((n - 1) / n) / eps times the
     paper's learning rate. The code evaluates the probes one after the other, as is done here; the paper also runs them as one
     batch, and has a variant that takes half of the losses from the step before. Both are left out, as from the code's loop.
 
@@ -69,9 +69,12 @@ class FZOO(ZeroOrderOptimizer):
     def forwards(cls, steps: int = 1, *, samples: int = SAMPLES, **settings) -> int:
         return super().forwards(steps, samples=samples, **settings)
 
-    def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update:
+    def check_record(self, record: StepRecord) -> None:
+        super().check_record(record)
         if len(record.losses) != len(record.projected_grads) + 1:
             raise ValueError(f"step {record.step} was recorded without its losses, which FZOO needs.")
+
+    def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update:
         *losses, centre = record.losses
         spread = pstdev(losses)
         slopes = tuple((loss - centre) / spread if spread else 0.0 for loss in losses)

@@ -39,6 +39,7 @@ class HELENE(StatefulOptimizer):
     """
 
     slots = ("m", "h")
+    power = 2
 
     def __init__(
         self,

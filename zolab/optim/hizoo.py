@@ -29,7 +29,7 @@ class HiZOO(ZeroOrderOptimizer):
 
     Directions are normal: along random signs z^2 is one everywhere, which tells no weight from another.
 
-    State: 1 / sqrt(h), one tensor as large as the weights, in float32 whatever the weights are; a change of h by less than
+    State: 1 / sqrt(h), one tensor as large as the weights, in float32, or float64 for such weights; a change of h by less than
     2e-7 h is lost. It is not part of `state_dict`: `load_state_dict` makes it again from the trajectory, at the price of one
     pass over the weights for each step. Not for models in which many weights share the curvature: c is a sum over all of
     them, and what it tells of a single one is mostly noise.
@@ -83,6 +83,11 @@ class HiZOO(ZeroOrderOptimizer):
         """h of each block, flat, made for the caller; empty before the first step."""
         return {block: factor.square().reciprocal_() for block, factor in self.factors.items()}
 
+    def check_record(self, record: StepRecord) -> None:
+        super().check_record(record)
+        if len(record.losses) != 3:
+            raise ValueError(f"step {record.step} was recorded without the loss at the weights, which HiZOO needs.")
+
     def propose(self, tensors: list[Tensor], blocks: tuple[int, ...]) -> tuple[float, ...]:
         eps, first = float(self.param_groups[0]["eps"]), self.trajectory.eps
         if eps != first:
@@ -112,8 +117,6 @@ class HiZOO(ZeroOrderOptimizer):
 
     def _gain(self, record: StepRecord) -> float:
         """alpha c / 2."""
-        if len(record.losses) != 3:
-            raise ValueError(f"step {record.step} was recorded without the loss at the weights, which HiZOO needs.")
         plus, minus, centre = record.losses
         gain = self.alpha * (plus + minus - 2 * centre) / (2 * self.trajectory.eps**2)
         if not abs(gain) <= LARGEST:

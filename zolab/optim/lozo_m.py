@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zolab.noise import LowRankDirection, is_matrix
-from zolab.optim.checks import check_fraction
+from zolab.optim.checks import check_fraction, check_slopes
 from zolab.optim.lozo import LOZO
 from zolab.optim.trajectory import StepRecord
 from zolab.probe.updates import Update
@@ -94,6 +94,7 @@ class LOZOM(LOZO):
         """What `held` becomes when the step that is being taken is done."""
 
     def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update:
+        check_slopes(record.step, record.projected_grads, 1)
         self.next, now = self._after(record), LOZO.direction(self, record.step)
         along = Momentum(now.name, now.rank, now.interval, now.tensors, self.next)
         return Update(blocks, [along], [self.coefficients(record, groups, 1.0)], record.decays(groups))

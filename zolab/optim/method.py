@@ -80,6 +80,11 @@ class Method(ABC):
         """
         return 0
 
+    def check_record(self, record: StepRecord) -> None:
+        """Raise ValueError if a recorded step lacks what it is taken again by; extended by methods that use its losses."""
+        if not record.projected_grads:
+            raise ValueError(f"step {record.step} was recorded without a slope.")
+
     def measure(self, probes: Probes, eps: float) -> Measured:
         """The losses of a step, and the slopes that follow from them; extended by methods that need others.
 

@@ -65,7 +65,9 @@ class MeZO(ZeroOrderOptimizer):
         if self.sigma is not None:
             count = sum(len(group["params"]) for group in self.param_groups)
             if len(self.sigma) != count or not all(0 <= s < math.inf for s in self.sigma):
-                raise ValueError(f"sigma must be {count} finite numbers of at least 0, one for each parameter.")
+                wrong = [s for s in self.sigma if not 0 <= s < math.inf]
+                got = f"{wrong[0]} among them" if wrong else f"{len(self.sigma)} numbers"
+                raise ValueError(f"sigma must be {count} finite numbers of at least 0, one for each parameter; got {got}.")
 
     def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update:
         return self.against(record, blocks, groups)

@@ -12,12 +12,12 @@ from zolab.optim.trajectory import StepRecord
 class MeZOAdam(StatefulOptimizer):
     """AdamW's step with p z for the gradient.
 
-    State: two tensors as large as the weights, in float32 whatever the weights are. Not where that does not fit: see
+    State: two tensors as large as the weights, in float32, or float64 for such weights. Not where that does not fit: see
     `AdaMeZO` and `MEAZO`. With one Rademacher direction a step, v is the same in every coordinate.
 
     Args:
         params, eps, weight_decay, seed, samples, rounding, directions: as in `MeZO`.
-        lr: learning rate; a step has about lr in every coordinate, whatever the slopes are.
+        lr: learning rate; a step has about lr / 4 in every coordinate, whatever the slopes are, and lr in the first one.
         betas: decay rates of the first and second moment, in [0, 1).
         delta: what keeps the denominator from zero (Adam's own eps).
 
@@ -26,6 +26,7 @@ class MeZOAdam(StatefulOptimizer):
     """
 
     slots = ("m", "v")
+    power = 2
 
     def __init__(
         self,

@@ -12,8 +12,8 @@ from zolab.optim.trajectory import StepRecord
 class MeZOMomentum(StatefulOptimizer):
     """m <- momentum m + p z,  theta <- theta - lr m  (torch's convention: no factor 1 - momentum).
 
-    State: one tensor as large as the weights. Not where that does not fit: `AdaMeZO` with betas (momentum, 0) and scaling
-    "code" makes a truncated m without storing it.
+    State: one tensor as large as the weights. Not where that does not fit: `AdaMeZO` with betas (momentum, 0), scaling "code"
+    and gain 1 makes a truncated m without storing it, after its first steps, which are MeZO's.
 
     Args:
         params, lr, eps, weight_decay, seed, samples, rounding, directions: as in `MeZO`.

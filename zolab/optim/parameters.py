@@ -1,6 +1,7 @@
 """What an optimizer was given: the tensors that it moves, how they are numbered, and what fits a trajectory."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -84,6 +85,20 @@ def difference(groups: Sequence[Mapping[str, Any]], expected: Layout, *, trained
         if here[: 3 + trained] != there[: 3 + trained]:
             return f"{name} is {_described(there)} there, {_described(here)} here"
     return None
+
+
+@contextmanager
+def frozen_as(expected: Layout | None, groups: Sequence[Mapping[str, Any]]) -> Iterator[None]:
+    """Freeze the parameters that a layout has as frozen, and train the others; if the block raises, all are as they were."""
+    were = [(tensor, tensor.requires_grad) for _, _, tensor in named(groups)]
+    for (tensor, _), (*_, trained) in zip(were, expected or [], strict=expected is not None):
+        tensor.requires_grad_(trained)
+    try:
+        yield
+    except BaseException:
+        for tensor, trained in were:
+            tensor.requires_grad_(trained)
+        raise
 
 
 def check_same(groups: Sequence[Mapping[str, Any]], expected: Layout | None) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from zolab.noise import at_once, materialise, store_
 from zolab.optim.base import ZeroOrderOptimizer
+from zolab.optim.checks import check_slopes
 from zolab.optim.trajectory import StepRecord
 from zolab.probe.updates import Update
 
@@ -42,6 +43,8 @@ class StatefulOptimizer(ZeroOrderOptimizer):
     """
 
     slots: ClassVar[tuple[str, ...]]
+    power: ClassVar[int] = 1
+    """The highest power of a slope that the state holds."""
 
     @classmethod
     def stored_bytes(cls, tensor: Tensor, **settings) -> int:
@@ -56,6 +59,7 @@ class StatefulOptimizer(ZeroOrderOptimizer):
         """Take a step on a slice of the weights and of each slot of the state, in place."""
 
     def update(self, record: StepRecord, blocks: tuple[int, ...], groups: list[int]) -> Update:
+        check_slopes(record.step, record.projected_grads, self.power)
         return Update(blocks, [], [], record.decays(groups))
 
     def advance(self, record: StepRecord, tensors, blocks, groups) -> None:

@@ -61,7 +61,7 @@ class Trajectory:
     Args:
         method: class name of the optimizer.
         seed: seed of its directions.
-        eps: finite-difference radius, for information.
+        eps: finite-difference radius at first; HiZOO's curvature depends on it.
         samples: directions a step.
         settings: the method's other hyperparameters.
         records: the steps, in order.

@@ -1,7 +1,7 @@
 """ZO-AdaMU: the perturbation itself carries the momentum (arXiv 2312.15184, Algorithm 1)."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -10,6 +10,9 @@ from zolab.noise import GivenDirection
 from zolab.optim.checks import check_range, plain
 from zolab.optim.stateful import Slice, StatefulOptimizer
 from zolab.optim.trajectory import StepRecord
+
+PHI = (1.0, 0.1, 1.5)
+"""How fast the horizon shrinks, of alpha, beta1 and beta2."""
 
 
 class Mix(NamedTuple):
@@ -26,16 +29,30 @@ def annealed(step: int, mix: Mix, phases: tuple[int, int, int]) -> Mix:
     Args:
         step: its number, from 0.
         mix: the last coefficients.
-        phases: the steps T1, T2 and T3.
+        phases: the steps T1, T2 and T3, as `check_phases` allows them.
     """
-    warm, settled, last = phases
+    warm, settled, _ = phases
     if step < warm:
         return Mix(1.0, 1.0, 1.0)
     if step >= settled:
         return mix
-    shrink = (last - settled) / (settled - warm)
     elapsed = step - warm
-    return Mix(*((1 + math.cos(math.pi * elapsed / (last - phi * shrink * elapsed))) / 2 for phi in (1.0, 0.1, 1.5)))
+    return Mix(*((1 + math.cos(math.pi * elapsed / _horizon(phases, elapsed, phi))) / 2 for phi in PHI))
+
+
+def check_phases(phases: Sequence[int]) -> None:
+    """Raise ValueError unless phases are three steps in ascending order between which the cosine's horizon stays positive."""
+    if len(phases) != 3 or not 0 <= phases[0] <= phases[1] <= phases[2]:
+        raise ValueError(f"phases must be three steps (T1, T2, T3) in ascending order, got {phases}.")
+    warm, settled, _ = phases
+    if warm < settled and _horizon(phases, settled - 1 - warm, max(PHI)) <= 0:
+        raise ValueError(f"phases {tuple(phases)}: the cosine's horizon shrinks to nothing before T2; choose T3 below 3 T2.")
+
+
+def _horizon(phases: Sequence[int], elapsed: int, phi: float) -> float:
+    warm, settled, last = phases
+    shrink = (last - settled) / (settled - warm)
+    return last - phi * shrink * elapsed
 
 
 class ZOAdaMU(StatefulOptimizer):
@@ -52,7 +69,7 @@ class ZOAdaMU(StatefulOptimizer):
     Args:
         params, lr, eps, weight_decay, seed, rounding, directions: as in `MeZO`.
         mix: (alpha, beta1, beta2) after T2, each in [0, 1]; the paper's are (0.5, 0.9, 0.01).
-        phases: (T1, T2, T3) in steps, T1 <= T2 <= T3; the paper's for 20,000 steps. T1 = T2 leaves the cosine out.
+        phases: (T1, T2, T3) in steps, T1 <= T2 <= T3 < about 3 T2; the paper's for 20,000 steps. T1 = T2 leaves the cosine out.
         delta: what keeps the denominator from zero.
 
     Raises:
@@ -77,8 +94,7 @@ class ZOAdaMU(StatefulOptimizer):
     ):
         if len(mix) != 3 or not all(0 <= value <= 1 for value in mix) or (mix[1] == 1 and mix[2] < 1):
             raise ValueError(f"mix must be (alpha, beta1, beta2) in [0, 1], with beta1 < 1 unless beta2 is 1; got {mix}.")
-        if len(phases) != 3 or not 0 <= phases[0] <= phases[1] <= phases[2]:
-            raise ValueError(f"phases must be three steps (T1, T2, T3) in ascending order, got {phases}.")
+        check_phases(phases)
         check_range("delta", delta, delta >= 0)
         self.mix, self.delta = Mix(*map(float, mix)), float(delta)
         self.phases = tuple(plain(phases))

@@ -74,7 +74,8 @@ def import_published(path: str | os.PathLike, sizes: Mapping[str, int], **option
     Args:
         path: the file.
         sizes: number of weights of each tensor, which the file does not tell: `llama_sizes`, or `sizes_of` a config.json.
-        options: `normalise` and `budget_weights`, as `PertNN` takes them.
+        options: `normalise` and `budget_weights`, as `PertNN` takes them; by default the paper's budget. The authors' code has
+            normalise="code" with `zolab.probe.blocks.published_weights`.
 
     Raises:
         OSError: the file cannot be read.
@@ -122,9 +123,9 @@ def find_init(pertnn: PertNN, seed: int = 42, count: int | None = None) -> Init:
     Args:
         pertnn: for example from `import_published`.
         seed: given to `torch.manual_seed`; 42 in the released ones.
-        count: draws to compare with, by default one for each network.
+        count: draws to compare with, at least two; by default one for each network.
     """
-    inits = [_drawn(pertnn.hidden, seed, 4 * OFFSETS * i) for i in range(count or len(pertnn.blocks))]
+    inits = [_drawn(pertnn.hidden, seed, 4 * OFFSETS * i) for i in range(max(count or len(pertnn.blocks), 2))]
     w1 = np.stack([weights["w1"] for weights in inits])
     table = np.stack([np.median(np.abs(w1 - w), axis=(1, 2)) for w in pertnn.w1.detach().cpu().numpy()])
     draws = table.argmin(1)

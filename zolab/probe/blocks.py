@@ -49,22 +49,6 @@ class Blocks:
         """A block's value for each of its tensors: from shape (..., blocks) to (..., tensors)."""
         return np.asarray(values)[..., list(self.block_of)]
 
-    def budgeted(self, sigma: Sequence[float] | np.ndarray, weights: Sequence[float] | None = None) -> np.ndarray:
-        """sigma times the factor f that makes sum_j n_j sigma_j^2 = sum_j n_j, the squared length of MeZO's direction.
-
-        Args:
-            sigma: standard deviation of each block, or of each tensor.
-            weights: n_j; by default the sizes. `published_weights` gives those of ZO Fine-tuner's code.
-
-        Raises:
-            ValueError: no sigma is positive, or one is negative or not finite.
-        """
-        sigma = np.asarray(sigma, dtype=float)
-        if not (np.isfinite(sigma).all() and (sigma >= 0).all() and sigma.any()):
-            raise ValueError("every sigma must be finite and not negative, and one of them positive.")
-        n = np.asarray(weights if weights is not None else self.sizes if len(sigma) == len(self) else self.numels, dtype=float)
-        return sigma * budget_factor(sigma, n)
-
 
 def split(model: nn.Module | Iterable[tuple[str, Tensor]], rule: Rule = "tensor") -> Blocks:
     """Split trainable weights into blocks. Weights that share memory count once, by identity, whatever their names are.
@@ -138,8 +122,8 @@ def budget_factor(sigma: np.ndarray | Tensor, weights: np.ndarray | Tensor) -> A
     return (weights.sum() / (weights * sigma**2).sum()) ** 0.5
 
 
-def published_weights(blocks: Blocks, hidden: int, batch: int, world: int = 1) -> np.ndarray:
-    """n_j of the budget in ZO Fine-tuner's code: the sizes, but hidden * 15 * batch * world wherever a name has "embed".
+def published_weights(blocks: Blocks, hidden: int, batch: int) -> np.ndarray:
+    """n_j of the budget in ZO Fine-tuner's code: the sizes, but hidden * 15 * batch wherever a name has "embed".
 
     That is a guess at the rows of the embedding that a batch touches; it meets learned positions and tied heads too, and
     leaves an untied head as large as it is.
@@ -147,10 +131,9 @@ def published_weights(blocks: Blocks, hidden: int, batch: int, world: int = 1) -
     Args:
         blocks: one tensor each.
         hidden: width of the model.
-        batch: examples in a batch of training.
-        world: number of processes.
+        batch: examples in a batch of training, of all processes together.
     """
-    rows = hidden * 15 * batch * world
+    rows = hidden * 15 * batch
     return np.array([rows if "embed" in name else d for name, d in zip(blocks.names, blocks.sizes, strict=True)])
 
 

@@ -41,6 +41,9 @@ class Perturbation:
         direction: the direction z.
         scales: one factor for each tensor, eps times sigma_j.
         pieces: the tensors' `chunks`, where they are at hand.
+
+    Raises:
+        ValueError: a given direction is not as long as a tensor.
     """
 
     def __init__(
@@ -51,6 +54,8 @@ class Perturbation:
         scales: Sequence[float],
         pieces: list[Chunk] | None = None,
     ):
+        if type(direction) is GivenDirection:
+            direction.check_sizes(blocks, tensors)
         self.direction, self.scales = direction, scales
         self.sources = Sources([direction], blocks)
         self.blocks, self.tensors = blocks, len(tensors)

@@ -88,6 +88,8 @@ class ModelView:
         Args:
             both: the closure will be evaluated on both sides.
         """
+        if type(direction) is GivenDirection:
+            direction.check_sizes(blocks, self.tensors)
         if isinstance(direction, GroupDirection):
             return ThroughGroup(self, blocks, direction, scales)
         doubled = both and self.doubles and may_double(self.body, self.inside)

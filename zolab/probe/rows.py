@@ -31,6 +31,8 @@ def tiles_read(owner: Owner, args: tuple[Any, ...]) -> np.ndarray | None:
     (part,), rows, width = owner.parts.values(), args[0] if args else None, module.embedding_dim
     if not isinstance(rows, Tensor) or rows.device.type != "cpu" or len(part.places) != 1 or not part.pieces:
         return None
+    if module.weight.shape != part.weight.shape or not module.weight.is_contiguous():  # tied as a transposed matrix
+        return None
     if not part.pieces[0].kernels.THREADED or rows.dtype not in (torch.int32, torch.int64):
         return None
     first = rows.detach().reshape(-1).numpy().astype(np.int64) * width

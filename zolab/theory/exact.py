@@ -117,7 +117,7 @@ class Local:
     def off_diagonal(self) -> float:
         """Frobenius norm of what lies outside the Hessian's diagonal blocks, over that of all."""
         inside = sum(np.square(self.hessian[np.ix_(part, part)]).sum() for part in self.parts)
-        return float(np.sqrt(1 - inside / np.square(self.hessian).sum()))
+        return float(np.sqrt(max(0.0, 1 - inside / np.square(self.hessian).sum())))
 
     def step_terms(self, batch: int | None = None, whole: bool = True) -> StepTerms:
         """What the exact expected change depends on.

@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
@@ -195,35 +194,6 @@ def score_gradients(
             continue
         for c, log in enumerate(logs):
             yield p[c] / len(examples), torch.autograd.grad(log, params, retain_graph=c + 1 < len(p))
-
-
-def operator_norm(loss: Callable[[], Tensor], tensors: Sequence[Tensor], tolerance: float = 1e-2) -> float:
-    """l_j, the largest absolute eigenvalue of one block of the Hessian, by Lanczos on Hessian-vector products.
-
-    Args:
-        loss: of the model as it is, with its graph.
-        tensors: of the block.
-        tolerance: relative.
-    """
-    with sdpa_kernel(SDPBackend.MATH):
-        slopes = torch.autograd.grad(loss(), tensors, create_graph=True)
-    sizes = [t.numel() for t in tensors]
-
-    def product(v: np.ndarray) -> np.ndarray:
-        parts = torch.from_numpy(v.ravel()).to(slopes[0]).split(sizes)
-        none = slopes[0].new_zeros(())
-        signed = sum(((g * part.view_as(g)).sum() for g, part in zip(slopes, parts, strict=True)), none)
-        hessian_product = torch.autograd.grad(signed, tensors, retain_graph=True)
-        return torch.cat([b.flatten() for b in hessian_product]).double().cpu().numpy()
-
-    n = sum(sizes)
-    if n <= 2:  # Lanczos needs a larger matrix
-        return float(np.abs(np.linalg.eigvalsh(np.stack([product(row) for row in np.eye(n)]))).max())
-    start = noise.direction(Direction(0, 0), 0, n, dtype=torch.float64).numpy()
-    # pyrefly: ignore[missing-argument, unexpected-keyword, bad-keyword-argument]  (see its __new__)
-    operator = LinearOperator((n, n), matvec=product, dtype=np.float64)
-    (eigenvalue,) = eigsh(operator, k=1, which="LM", v0=start, ncv=min(n, 8), tol=tolerance, return_eigenvectors=False)
-    return abs(float(eigenvalue))
 
 
 def squares(tensors: Sequence[Tensor]) -> np.ndarray:

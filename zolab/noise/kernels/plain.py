@@ -132,6 +132,11 @@ def at_random(x: Tensor, words: Tensor, dtype: torch.dtype) -> Tensor:
     return result.to(dtype)
 
 
+def _factor(decay: float, like: Tensor) -> float:
+    """Weight decay's factor in float32, as compiled kernels have it; float64 weights have it whole."""
+    return decay if like.dtype == torch.float64 else float(np.float32(decay))
+
+
 class Kernels:
     """The in-place kernels over any `fill`: the CUDA backend reuses them with its own generator."""
 
@@ -197,7 +202,7 @@ class Kernels:
         if decay == 1 and not len(coefficients):
             return
         now = w.to(_compute(w), copy=True)
-        now *= float(np.float32(decay))
+        now *= _factor(decay, now)
         for k, coefficient in enumerate(coefficients):
             now += self._scaled(w, tile, sources, k, float(coefficient))
         self._put(w, now, tile, rounding)
@@ -216,7 +221,7 @@ class Kernels:
             self._undo(w, z * factor * moved[0], moved[1])
         ratio = (z * z - shift) * gain + keep
         factor.copy_(torch.where(ratio > 0, factor / ratio.sqrt(), greatest).clamp(least, greatest))
-        self._put(w, w.to(z.dtype) * float(np.float32(decay)) + z * factor * coefficient, tile, rounding)
+        self._put(w, w.to(z.dtype) * _factor(decay, z) + z * factor * coefficient, tile, rounding)
 
     def update_by_moments(self, w: Tensor, tile, sources, first, second, decay, inside, outside, rounding=None) -> float:
         m = torch.zeros(w.numel(), dtype=_compute(w), device=w.device)
@@ -226,7 +231,7 @@ class Kernels:
             m.add_(z, alpha=float(a))
             v.addcmul_(z, z, value=float(b))
         m /= (v + inside).sqrt() + outside
-        self._put(w, w.to(m.dtype) * float(np.float32(decay)) + m, tile, rounding)
+        self._put(w, w.to(m.dtype) * _factor(decay, m) + m, tile, rounding)
         return float(m.square().sum(dtype=torch.float64))
 
 
