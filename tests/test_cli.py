@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from small import command
 
 from zolab.__main__ import main
 from zolab.cli import COMMANDS
@@ -343,3 +344,33 @@ def test_the_examples_run(tmp_path, monkeypatch, capsys):
         assert capsys.readouterr().out.strip()
     made = {path.name for path in (tmp_path / "runs").iterdir()}
     assert made == {"example", "evaluation.json", "model", "pertnn", "evolved", "blocks.json"}
+
+
+def test_offsets_of_a_model_folder_are_found_wherever_home_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    task, sizes = "--task=reviews_sentence", ["--train=40", "--dev=8", "--test=8", "--steps=1", "--batch_size=4"]
+    assert command("finetune", "--model=tiny-reviews", task, *sizes, "--calibrate=16", f"--out={tmp_path / 'run'}").status == 0
+    assert command("replay", tmp_path / "run", f"--out={tmp_path / 'mine'}").status == 0
+    for name in ("~/mine", str(tmp_path / "mine")):
+        assert "with the offsets of its run" in command("evaluate", f"--model={name}", task, "--test=8").out
+    shown = command("finetune", "--model=~/mine", task, *sizes, f"--out={tmp_path / 'more'}")
+    assert "~/mine has offsets of its run, which this run leaves out; --calibrate fits new ones" in shown.out
+
+
+def test_calibration_wants_every_class():
+    shown = command("evaluate", "--model=tiny-reviews", "--task=reviews_sentence", "--test=8", "--calibrate=1")
+    assert shown.status == 1
+    assert "none of the 1 examples for calibration is" in shown.errors
+
+
+def test_fewer_examples_than_asked_for_are_said(tmp_path):
+    small = ["--model=tiny-reviews", "--task=reviews_sentence", "--train=40", "--dev=8", "--steps=1", "--batch_size=4"]
+    shown = command("finetune", *small, "--test=99999", f"--out={tmp_path / 'run'}")
+    assert "test examples instead of 99999" in shown.out
+
+
+def test_settings_that_a_rule_of_gradients_does_not_have_are_refused(tmp_path):
+    small = ["--model=tiny-reviews", "--task=reviews_sentence", "--optimizer=adam", "--optim_args=capturable=True"]
+    shown = command("finetune", *small, f"--out={tmp_path / 'run'}")
+    assert shown.status == 1
+    assert "adam has no setting capturable; choose betas, eps, fused, momentum, recompute" in shown.errors

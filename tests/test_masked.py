@@ -3,6 +3,7 @@
 import json
 import os
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -12,7 +13,7 @@ from zolab import MeZO
 from zolab.models import load_model, tiny_model
 from zolab.runs.finetune import Config, finetune
 from zolab.tasks import load_task
-from zolab.tasks.masked import MaskedTask
+from zolab.tasks.masked import MaskedTask, dealt
 
 SAMPLES = os.environ.get("ZOLAB_DATA")
 NAMES = ["masked_sst2", "masked_sst5", "masked_snli", "masked_mnli", "masked_rte", "masked_trec"]
@@ -258,3 +259,9 @@ def test_a_run_on_a_masked_task(trec, roberta):
     result = finetune(config, trec / "run", progress=False).record["result"]
     assert result["test"]["after"]["examples"] == 9
     assert result["dev"]["examples"] == 6
+
+
+def test_the_first_examples_are_of_all_classes():
+    """A run evaluates some of its training examples, the first ones."""
+    assert dealt([np.array([5, 3, 8]), np.array([1]), np.array([7, 2])]) == [5, 1, 7, 3, 2, 8]
+    assert dealt([]) == []

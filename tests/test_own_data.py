@@ -243,6 +243,7 @@ def test_a_text_that_is_no_task(text, message):
         (lambda rows: [], r"my\.jsonl has no rows; use another file"),
         (lambda rows: rows[:4], "has 4 different rows in text, label, where at least 5 are needed: one in 5 is held out"),
         (lambda rows: rows[:1] * 50, "has 1 different rows"),
+        (lambda rows: [row | {"text": row["text"] + " " * i} for i, row in enumerate(rows[:1] * 50)], "has 1 different rows"),
         (lambda rows: changed(rows, 6, text=" "), r"row 7 of my\.jsonl has an empty text; remove or fill it"),
         (lambda rows: changed(rows, 6, text=None), r"row 7 of my\.jsonl has an empty text"),
         (lambda rows: changed(rows, 6, label=None), r"row 7 of my\.jsonl has an empty label"),

@@ -1,5 +1,6 @@
 """The papers' plans cost something before anything is loaded; their tables and claims are functions of records."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -216,6 +217,14 @@ def test_wins_are_counted_strictly_and_with_ties():
     assert win_counts(tied, "mine", digits=3) == (1, 1, 1)
     assert win_counts(tied, "HiZOO", "metric") == (0, 0, 1)
     assert win_counts(tied, "absent") == (0, 0, 0)
+    lost = copy.deepcopy(tied.content)
+    for cell in lost["result"]["cells"]:
+        if cell["method"] == "HiZOO":
+            del cell["train_loss_last"]
+            cell["diverged"] = "NaN"
+            break
+    assert win_counts(Record(lost), "mine", digits=3) == (1, 1, 1)
+    assert win_counts(Record(lost), "HiZOO", digits=3) == (0, 0, 1)
 
 
 def test_our_tables_bear_the_models_name():

@@ -2,12 +2,14 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 
 from zolab.__main__ import main
+from zolab.records import commit, record
 from zolab.studies.results import results
 from zolab.studies.which import NEEDED, which_page
 
@@ -48,6 +50,14 @@ def test_a_record_that_changed_is_noticed(tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match="is the record of nothing"):
         results(tmp_path / "records")
     assert main(["results", "--records", "nowhere"]) == 1
+
+
+@pytest.mark.parametrize("text", ['{"config": {"a"', "[1]"])
+def test_a_damaged_record_is_named(tmp_path, capsys, text):
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "mine.json").write_text(text)
+    assert main(["results", f"--records={tmp_path / 'records'}", f"--out={tmp_path / 'RESULTS.md'}"]) == 1
+    assert "mine.json" in capsys.readouterr().err
 
 
 def test_the_page_on_choices_is_made_of_records(tmp_path):
@@ -101,3 +111,13 @@ def test_links_of_the_pages_lead_to_files():
     for page in [path for folder in ("figures", "notebooks") for path in (ROOT / folder).glob("*.md")]:
         for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
             assert link.startswith("http") or (page.parent / unquote(link)).is_file(), (page.name, link)
+
+
+def test_a_commit_is_that_of_a_checkout_of_zolab_and_of_no_other(tmp_path, monkeypatch):
+    assert re.fullmatch("[0-9a-f]{40}(\\+changes)?", commit() or "")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "mine"]):
+        subprocess.run([*git, *words], check=True)
+    monkeypatch.setattr(record, "__file__", str(tmp_path / "site" / "zolab" / "records" / "record.py"))
+    (tmp_path / "site" / "zolab").mkdir(parents=True)
+    assert commit() is None

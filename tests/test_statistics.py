@@ -29,6 +29,37 @@ def runs(*curves, every=10):
     return Runs(every * np.arange(losses.shape[1], dtype=float), losses, np.full(len(losses), 0.5), tuple(range(len(losses))))
 
 
+def test_a_mean_over_tasks_leaves_out_the_pairs_that_a_task_leaves_out():
+    lost = math.inf
+    clean = ([0.3, 0.4, 0.5], [0.4, 0.5, 0.6])  # 0.1 lower
+    both = ([0.3, lost, 0.5], [0.4, lost, 0.6])  # the same, and one seed of which neither run is left
+    crossed = ([0.3, lost, 0.5, 0.2], [0.4, 0.5, lost, 0.3])  # each lost one
+    for task in (both, crossed):
+        gaps = mean_difference([tuple(map(np.array, each)) for each in (clean, task, task, clean)])
+        assert (gaps.value, gaps.n) == (pytest.approx(-0.1), 4)
+
+
+def test_bounds_of_one_side_are_kept_over_tasks():
+    never, arrives = runs(*[[1, 0.9, 0.9, 0.9, 0.9]] * 6), runs(*[[1, 0.6, 0.5, 0.5, 0.5]] * 6)
+    late, early = Ratio(never, arrives), Ratio(arrives, never, target=0.6)
+    assert geometric_ratio([late] * 3).text().startswith("≥")
+    assert geometric_ratio([early] * 3).text().startswith("≤")
+    assert geometric_ratio([late, early, late]).bound == ""
+    assert geometric_ratio([late, Ratio(arrives, arrives), late]).bound == "≥"
+
+
+def test_equal_gaps_have_no_spread_to_judge_them_by():
+    estimate = difference(np.array([0.5, 0.5]), np.array([0.4, 0.4]))
+    assert estimate.value == pytest.approx(0.1)
+    assert math.isnan(estimate.p)
+    assert estimate.word == "undecided"
+    assert difference(np.ones(3), np.ones(3)).p == 1.0
+
+
+def test_a_single_run_has_no_interval():
+    assert Ratio(runs([1, 0.5, 0.5, 0.5]), runs([1, 0.8, 0.6, 0.55])).estimate().text().endswith("(–)")
+
+
 def test_a_run_is_smoothed_by_the_median_of_its_last_three_evaluations():
     assert np.allclose(smoothed(np.array([[4.0, 1.0, 3.0, 2.0, 0.0]])), [[4.0, 2.5, 3.0, 2.0, 2.0]])
 
@@ -131,6 +162,10 @@ def test_holms_correction():
 def test_the_loss_curve_is_averaged_over_the_logarithm_of_forward_passes():
     curve = Runs(np.array([0.0, 10.0, 100.0, 1000.0]), np.array([[9.0, 4.0, 2.0, 0.0]]), np.zeros(1), (0,))
     assert log_mean(curve)[0] == pytest.approx((3 + 1) / 2)
+    calibrated = Runs(
+        np.array([4.0, 10.0, 100.0, 1000.0]), curve.losses, curve.metrics, curve.seeds
+    )  # passes before the first step
+    assert log_mean(calibrated)[0] == pytest.approx((3 + 1) / 2)
 
 
 def test_tasks_are_averaged_by_the_logarithm_with_the_t_interval_over_tasks():

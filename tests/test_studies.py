@@ -16,13 +16,15 @@ from zolab.models import fingerprint, load_model
 from zolab.pertnn import SHIPPED_FINETUNERS, PertNN
 from zolab.probe.blocks import split
 from zolab.records import load_record
-from zolab.studies import controls, draws, learnability
+from zolab.studies import controls, cost, draws, learnability
+from zolab.studies.cells import Cell
 from zolab.studies.compare import together, verdict
 from zolab.studies.methods import compare
 from zolab.studies.outcomes import Record
 from zolab.studies.plan import STUDIES, check_plan
 from zolab.studies.recipes import changes, configurations, single_changes
 from zolab.studies.run import run_study
+from zolab.studies.search import best_listed, spacing
 from zolab.studies.shipped import SHIPPED
 from zolab.tiny_reviews import make
 
@@ -350,3 +352,49 @@ def test_what_is_judged_together_is_what_the_verdict_says_of_that_family():
     assert "by Holm's correction for 66 comparisons decidedly lower on 1 (critic), higher on none" in judged
     assert any(sentence.endswith(f"; {judged}") for sentence in verdict(record, "trained", family=family))
     assert not any(sentence.endswith(judged) for sentence in verdict(record, "trained"))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            {
+                "tasks": {"a": {"task": "reviews_sentence", "lr": 1e-4}, "a-b": {"task": "reviews_genre", "lr": 1e-4}},
+                "methods": {"b-c": {"optimizer": "mezo"}, "c": {"optimizer": "meazo"}},
+            },
+            "two runs would be called a-b-c, task and method together; give one another name",
+        ),
+        (
+            {"tasks": {"a": {"task": "reviews_sentence", "lr": [1.251e-3, 1.254e-3]}}},
+            "a list of different ones, in their first",
+        ),
+    ],
+)
+def test_runs_that_would_share_a_folder_are_refused(more, message):
+    with pytest.raises(ValueError, match=message):
+        check_plan({**PLAN, "methods": {"MeZO": {"optimizer": "mezo"}}, **more})
+
+
+def test_a_cell_does_not_pass_off_the_outcome_of_another_run(tmp_path):
+    settings = {**PLAN["base"], "task": "reviews_sentence", "optimizer": "mezo", "lr": 1e-4, "seed": 0}
+    cell = Cell("a", "b", settings)
+    cell.run(tmp_path)
+    assert cell.run(tmp_path)["seed"] == 0
+    (tmp_path / cell.name).rename(tmp_path / Cell("a", "c", settings).name)
+    with pytest.raises(ValueError, match=r"is of another run \(method b\)"):
+        Cell("a", "c", settings).run(tmp_path)
+
+
+def test_a_grid_is_tried_with_a_single_rate_too():
+    ways = {"L": {"optimizer": "lozo", "lr": [1e-3], "grid": {"rank": [1, 2, 4]}}}
+    plan = check_plan({**PLAN, "methods": ways})
+    assert cost.cells(plan) == (4, 4)
+    assert next(best_listed([1e-3], (9,), alone=False)) == [(1e-3, 9)]
+    with pytest.raises(StopIteration) as ended:
+        next(best_listed([1e-3], (9,)))
+    assert ended.value.value.losses == {}
+
+
+def test_the_spacing_of_rates_is_theirs():
+    assert spacing([["1e-05", "2e-05", "4e-05"], ["5e-05", "0.00015", "0.0005"]]) == "2 to 3.3"
+    assert spacing([["5e-05", "0.00015", "0.0005"], []]) == ""

@@ -413,6 +413,10 @@ def test_demonstrations_are_mezos(tmp_path, monkeypatch):
         assert (given.candidates, given.answer) == (example.candidates, example.answer)
     assert len({e.prompt.split("\n\n")[0] for e in demonstrated}) > 1
     assert task.demonstrate(examples, 0) == examples
+    own = task.sample(0, 20, 5, 5).train
+    for example, given in zip(own, task.demonstrate(own, 29, seed=3, among=True), strict=True):
+        assert len(given.prompt.split("\n\n")) == 30
+        assert given.prompt.count(example.prompt.strip()) == 1, "an example stands solved before itself"
     for shots in (-1, 31):
         with pytest.raises(ValueError, match="shots must be between 0 and the 30 training rows of sst2"):
             task.demonstrate(examples, shots)

@@ -98,6 +98,16 @@ def test_a_log_that_was_removed_does_not_let_a_second_process_in_silently(tmp_pa
     assert len(RunLog(tmp_path / "log.jsonl").of("step")) == 1
 
 
+@pytest.mark.parametrize("name", ["record.json", "trajectory.npz", "offsets.json", "adapter/adapter_model.safetensors"])
+def test_results_without_their_log_are_not_overwritten_unasked(tmp_path, name):
+    foreign = tmp_path / "run" / name
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("mine")
+    with pytest.raises(ValueError, match=f"has {name} without a log of the run: choose another folder, or overwrite it"):
+        finetune(CONFIG, tmp_path / "run", progress=False)
+    assert foreign.read_text() == "mine"
+
+
 def test_a_log_that_is_a_link_is_refused(tmp_path):
     (tmp_path / "precious").write_text("letters")
     (tmp_path / "run").mkdir()

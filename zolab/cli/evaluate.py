@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from zolab.cli.own_data import add_own_data, described
@@ -46,6 +47,7 @@ def run(options: argparse.Namespace) -> None:
     from zolab.models import check_quantiser, fit_length, load_model, read_adapter
     from zolab.records import environment, save_record
     from zolab.records.files import ready
+    from zolab.runs.batches import check_classes
     from zolab.runs.evaluations import read_offsets
     from zolab.runs.identity import identity
     from zolab.tasks import load_task, shared_candidates
@@ -56,7 +58,7 @@ def run(options: argparse.Namespace) -> None:
     if options.out:
         ready(options.out)
     adapter = read_adapter(options.adapter) if options.adapter else None
-    own = read_offsets(options.adapter or Path(options.model))
+    own = read_offsets(options.adapter or Path(options.model).expanduser())
     examples_of, training = {}, {}
     for name, size in zip(options.task, sizes * len(options.task), strict=False):
         task = load_task(name, options.autocast)
@@ -67,7 +69,8 @@ def run(options: argparse.Namespace) -> None:
         if options.calibrate:
             solved = task.sample(options.data_seed, options.calibrate, 1, 1).train
             check_same_candidates(task, solved, examples)
-            training[name] = task.demonstrate(solved, options.shots, options.data_seed)
+            check_classes(SimpleNamespace(calibrate=options.calibrate, balanced=False, batch_size=1, seed=0), task, solved)
+            training[name] = task.demonstrate(solved, options.shots, options.data_seed, among=True)
     model, tokenizer = load_model(options.model, options.dtype, options.device, options.quantise)
     if adapter:
         adapter.attach(model)

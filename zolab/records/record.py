@@ -46,11 +46,14 @@ def environment() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of the source tree that is running, with "+changes" when it differs; None outside a checkout."""
+    """The commit of the source tree that is running, with "+changes" when it differs; None if it is not one of its own."""
     root = Path(__file__).resolve().parents[2]
     git = ["git", "-c", f"safe.directory={root}", "-C", str(root)]
     try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        asked = subprocess.run([*git, "rev-parse", "--show-toplevel", "HEAD"], capture_output=True, text=True, check=True)
+        top, head = asked.stdout.splitlines()
+        if Path(top).resolve() != root:  # installed inside somebody else's repository
+            return None
         changes = subprocess.run([*git, "status", "--porcelain", "--", "zolab"], capture_output=True, text=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
@@ -114,6 +117,16 @@ def load_record(path: str | os.PathLike, shape: Shape = dict) -> dict[str, Any]:
         raise ValueError(f"{path} is not a zolab run record: it has no config and result.")
     check_shape(record, shape, str(path))
     return record
+
+
+def kept_records(folder: Path) -> dict[str, dict[str, Any]]:
+    """Contents of the records in a folder, by file name without its end, in the order of the names.
+
+    Raises:
+        OSError: one cannot be read.
+        ValueError: one is damaged, or was changed; the sentence names it.
+    """
+    return {path.stem: unseal(read_json(path), str(path)) for path in sorted(folder.glob("*.json"))}
 
 
 def _processor() -> str:

@@ -14,7 +14,7 @@ from zolab.runs.batches import calibration_examples
 from zolab.runs.config import Config, forwards
 from zolab.runs.events import CALIBRATION
 from zolab.runs.tuning import OFFSETS
-from zolab.tasks import Example, Task, shared_candidates
+from zolab.tasks import Example, Splits, Task, shared_candidates
 from zolab.tasks.judgement import fit_offsets, judged_by_halves, judged_with
 
 
@@ -114,6 +114,22 @@ def read_offsets(folder: Path) -> dict[str, Any] | None:
     if len(fitted["offsets"]) != len(fitted["candidates"]):
         raise ValueError(f"{path} is damaged: it has not one offset for each candidate; restore it.")
     return fitted
+
+
+def announce(config: Config, task: Task, examples: Splits) -> None:
+    """Print what a run that begins does otherwise than one may think.
+
+    Args:
+        config: of the run.
+        task: its task.
+        examples: that were drawn.
+    """
+    asked = {split: getattr(config, split) or getattr(task, split) for split in examples._fields}
+    sizes = zip(asked.items(), map(len, examples), strict=True)
+    if fewer := [f"{size} {split} examples instead of {wanted}" for (split, wanted), size in sizes if size < wanted]:
+        print(f"{task.name} has {', '.join(fewer)}")
+    if not config.calibrate and read_offsets(Path(config.model).expanduser()):
+        print(f"{config.model} has offsets of its run, which this run leaves out; --calibrate fits new ones")
 
 
 def shown(dev: Mapping[str, Any], metric: str) -> str:

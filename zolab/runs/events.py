@@ -1,5 +1,6 @@
 """The events of a run's log and the parts of its record that are read again."""
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -11,6 +12,7 @@ from zolab.records.shapes import NUMBER, check_events
 from zolab.runs.config import OLDER, Config, require
 from zolab.runs.guards import ARRIVED, COUNTS, OVERFLOW, Guards
 from zolab.runs.objectives import rank
+from zolab.runs.tuning import kept
 
 IDENTITY = {"base": str, "architecture?": str, "adapter?": str, "tokenizer?": str, "data?": {str: str}}
 
@@ -65,9 +67,13 @@ def same_configuration(config: Config, log: RunLog) -> Config:
     """The configuration with which a run goes on: that of its log, if it has begun.
 
     Raises:
-        ValueError: the log is of another configuration, whose differences the sentence names, or lacks its beginning.
+        ValueError: the log is of another configuration, whose differences the sentence names, or lacks its beginning; or the
+            folder has results of a run, and no log.
     """
     require(not log.of("step") or bool(log.of("start")), f"{log.path} lacks its beginning; use --overwrite.")
+    foreign = [] if log.of("start") else kept(log.path.parent)
+    message = f"{log.path.parent} has {', '.join(foreign)} without a log of the run: choose another folder, or overwrite it."
+    require(not foreign, message)
     for started in log.of("start"):
         known = {**OLDER, **started["config"]}
         for name in OLDER.keys() - started["config"].keys():  # what was not chosen stays as it was then
@@ -79,6 +85,24 @@ def same_configuration(config: Config, log: RunLog) -> Config:
         message = f"{log.path.parent} holds another run ({changes}); choose another folder, or overwrite it."
         require(not different, message)
     return config
+
+
+def check_settings(log: RunLog, settings: dict[str, Any], written: str) -> None:
+    """Note the settings of a run's optimizer; what one names, such as a PertNN's folder, may have changed since the run began.
+
+    Args:
+        log: of the run.
+        settings: of its optimizer.
+        written: the text that they come from, for the error.
+
+    Raises:
+        ValueError: the log has others.
+    """
+    known = log.of("optimizer")
+    if not known:
+        log.append("optimizer", settings=settings)
+    elif known[0]["settings"] != json.loads(json.dumps(settings)):
+        raise ValueError(f"{written} is no longer what {log.path.parent} was started with; use --overwrite.")
 
 
 def best_of(log: RunLog) -> dict[str, Any]:

@@ -32,8 +32,8 @@ from zolab.records.log import RunLog
 from zolab.runs.batches import batch_at, check_classes
 from zolab.runs.checkpoints import Checkpoints
 from zolab.runs.config import Config, forwards, make_optimizer, require
-from zolab.runs.evaluations import calibration, evaluation, keep_offsets, shown
-from zolab.runs.events import RECORD, best_of, out_of_patience, record_of, same_configuration, step_record
+from zolab.runs.evaluations import announce, calibration, evaluation, keep_offsets, shown
+from zolab.runs.events import RECORD, best_of, check_settings, out_of_patience, record_of, same_configuration, step_record
 from zolab.runs.full_batch import full_loss
 from zolab.runs.guards import Guards
 from zolab.runs.identity import check_same, identity
@@ -146,6 +146,8 @@ class _Session:
             shortened = {split: cut(self.task, self.tokenizer, drawn) for split, drawn in self.examples._asdict().items()}
             known = {**self.identity, **self.weight_numbers, "cut": shortened}
             self.log.append("start", config=asdict(self.config), **known, **environment())
+            if self.progress:
+                announce(self.config, self.task, self.examples)
             self.checkpoints.discard()
             discard(self.out)
         reset_peak_memory(self.config.device)
@@ -175,7 +177,7 @@ class _Session:
     def _train(self) -> None:
         config, steps = self.config, [step_record(entry) for entry in self.log.of("step")]
         self._weights_at(len(steps), steps)
-        self._check_same_optimizer()
+        check_settings(self.log, self.optimizer.trajectory.settings, self.config.optim_args)
         self.guards = Guards(self.log, config.stuck, config.objective != LOSS)
         if len(steps) < config.steps:
             choose_probe(config, self.optimizer, self.model, self._first_loss)
@@ -193,14 +195,6 @@ class _Session:
                     self.parts.save(self.model, self.checkpoints, step, best_of(self.log)["step"])
                 self._step(step)
                 bar.update()
-
-    def _check_same_optimizer(self) -> None:
-        """What a setting names, such as a PertNN's folder, may have changed since the run began."""
-        settings, known = self.optimizer.trajectory.settings, self.log.of("optimizer")
-        if not known:
-            self.log.append("optimizer", settings=settings)
-        elif known[0]["settings"] != json.loads(json.dumps(settings)):
-            raise ValueError(f"{self.config.optim_args} is no longer what {self.out} was started with; use --overwrite.")
 
     def _step(self, step: int) -> None:
         loss = self.guards.stepped(step, self._on_batch)

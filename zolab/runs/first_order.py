@@ -165,4 +165,7 @@ def first_order(name: str, model: nn.Module | None = None, **settings: Any) -> F
         model: what to train; without one, settings are tried before there is a model.
         settings: of `FirstOrder`.
     """
+    known = {"lr", "weight_decay", "fused", "recompute", "momentum", "betas", "eps"}
+    if unknown := sorted(settings.keys() - known):
+        raise ValueError(f"{name} has no setting {unknown[0]}; choose {', '.join(sorted(known - {'lr', 'weight_decay'}))}.")
     return FirstOrder(_OneWeight() if model is None else model, **{**FIRST_ORDER[name], **settings})

@@ -49,9 +49,16 @@ def keep_adapter(model: PreTrainedModel, run: Path, base: str) -> None:
         save_adapter(model, run / FOLDER, base)
 
 
+KEPT = (*(f"{FOLDER}/{name}" for name in (*ADAPTER_FILES, OFFSETS)), "trajectory.npz", "record.json", OFFSETS)
+"""Files of a finished run, beside its log and its checkpoints."""
+
+
+def kept(run: Path) -> list[str]:
+    """Which of `KEPT` are in a folder."""
+    return [name for name in KEPT if (run / name).exists()]
+
+
 def discard(run: Path) -> None:
     """Remove what an earlier run left in a folder, beside its log and its checkpoints."""
-    for name in (*ADAPTER_FILES, OFFSETS):  # one by one: the folder may hold more
-        (run / FOLDER / name).unlink(missing_ok=True)
-    for name in ("trajectory.npz", "record.json", OFFSETS):
+    for name in kept(run):  # one by one: the folder may hold more
         (run / name).unlink(missing_ok=True)

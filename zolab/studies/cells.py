@@ -64,6 +64,9 @@ class Cell:
         if path.exists():
             outcome = unseal(read_json(path), str(path))
             check_shape(outcome, CELL, str(path))
+            own = {"task": self.task, "method": self.method, "lr": self.lr, "seed": self.seed}
+            if other := [f"{name} {outcome[name]}" for name, value in own.items() if outcome[name] != value]:
+                raise ValueError(f"{path} is of another run ({', '.join(other)}); choose another folder for the study.")
             return outcome
         from zolab.runs.finetune import finetune
 

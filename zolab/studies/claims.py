@@ -5,12 +5,12 @@ leaves it decided on more than half of the tasks; otherwise it is not seen. If n
 a fine-tuner, its gain holds with a correction: it is not what was learned. Without a record a claim is not testable here.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zolab.records import kept_records
 from zolab.studies import evidence
 from zolab.studies.finding import Finding
 
@@ -130,7 +130,7 @@ def claims(records: Mapping[str, Any]) -> str | None:
 
 def claims_page(folder: Path) -> str | None:
     """`claims` of all records of a folder."""
-    return claims({path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))})
+    return claims(kept_records(folder))
 
 
 def _verdict(finding: Finding | None) -> str:

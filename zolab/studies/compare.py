@@ -112,7 +112,7 @@ def overall(record: Record, method: str, base: str = BASE, family: Sequence[str]
     rests = [ratios[:i] + ratios[i + 1 :] for i in range(len(ratios))] if len(ratios) > 1 else [ratios]
     means = [geometric_ratio(rest).value for rest in rests]
     by_word = {word: [row.task for row in rows if row.word == word] for word in ("lower", "higher")}
-    wins = sum(row.final.value < 0 and row.final.bound != "≥" for row in rows)
+    wins = sum(row.final.bound == "≤" or (not row.final.bound and row.final.value < 0) for row in rows)
     forwards = geometric_ratio(ratios) if len(rows) > 1 else rows[0].forwards
     final = mean_difference([(ours.final, theirs.final) for ours, theirs in pairs]) if len(rows) > 1 else rows[0].final
     return Overall(len(rows), min(r.n for r in ratios), forwards, final, (min(means), max(means)), wins, *by_word.values())
@@ -176,16 +176,6 @@ def searched_on_reported(record: Record) -> list[int]:
     return sorted(searched & set(record.plan["seeds"]))
 
 
-def how_searched(record: Record) -> str:
-    """How the learning rates were found, in words."""
-    searches, plan = record.content["result"]["search"], record.plan["search"]
-    rounds = [tried for methods in searches.values() for search in methods.values() for tried in search["rounds"]]
-    if rounds and not any(tried["seeds"] for tried in rounds):
-        return "learning rates as the plan has them"
-    message = f"rates a factor of {plan['factor']} apart, searched on seeds {', '.join(map(str, plan['seeds']))}"
-    return message + (", which are reported too" if searched_on_reported(record) else "")
-
-
 def _first_column(names: Sequence[str]) -> int:
     """Characters that the names of methods take in a text table."""
     return max(15, *(len(name) + 1 for name in names))
@@ -226,9 +216,9 @@ def final_table(record: Record, key: str = "loss", methods: Sequence[str] | None
                 cells.append("not kept")
                 continue
             values = factor * (np.nan_to_num(runs.metrics) if key == "metric" else runs.final)
-            spread = values.std(ddof=1) if len(values) > 1 and np.isfinite(values).all() else np.nan
+            spread = f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
             mark = "*" if record.search(task, name)["edge"] else ""
-            cells.append(f"{values.mean():.{digits}f} ± {spread:.{digits}f}{mark}")
+            cells.append(f"{values.mean():.{digits}f}{spread}{mark}" if np.isfinite(values).all() else f"diverged{mark}")
         rows.append([name, *cells])
     return _table([key, *tasks], rows, 16)
 

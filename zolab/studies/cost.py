@@ -80,7 +80,7 @@ def planned(plan: Plan, task: str) -> dict[str, dict[str, Any]]:
 
 def _cells(plan: Plan, task: str, own: dict[str, Any]) -> tuple[int, int]:
     lr, ways = lr_of(plan, task, own), len(variants(own))
-    tried = (0 if len(lr) == 1 else len(lr)) if isinstance(lr, list) else 3
+    tried = (0 if len(lr) == ways == 1 else len(lr)) if isinstance(lr, list) else 3
     grown = 0 if isinstance(lr, list) else plan.extend
     least, most = (rates * len(plan.search_seeds) * ways for rates in (tried, tried + grown))
     return least + len(plan.seeds), most + len(plan.seeds)

@@ -1,5 +1,6 @@
 """What a claim of a paper comes to, and how findings are read from studies' records and put into sentences."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,7 +72,7 @@ def is_lower(comparison: Overall) -> bool:
 
 
 def off(record: Record, task: str, method: str) -> float | None:
-    """What the rates beside the best one lose to it in the search; None where it has no neighbour that did not diverge."""
+    """What the rates beside the best one lose to it in the search, infinite if one diverged; None where it has no neighbour."""
     search = record.search(task, method)
     losses = {float(rate): loss for rate, loss in search["rounds"][-1]["losses"].items()}
     ordered = sorted(losses)
@@ -79,7 +80,7 @@ def off(record: Record, task: str, method: str) -> float | None:
     if place is None or losses[ordered[place]] is None:
         return None
     beside_it = [losses[ordered[i]] for i in (place - 1, place + 1) if 0 <= i < len(ordered)]
-    known = [loss for loss in beside_it if loss is not None]
+    known = [math.inf if loss is None else loss for loss in beside_it]
     return float(np.mean(known)) - losses[ordered[place]] if known else None
 
 

@@ -148,8 +148,10 @@ def win_counts(record: Record, method: str, measure: str = "train_loss", digits:
     sign, key = (-1, "train_loss_last") if measure == "train_loss" else (1, "test_after")
     strictly = with_ties = cells = 0
     for task in record.tasks:
-        means = {
-            name: sign * round(float(_column(record.cells(task, name), key).mean()), digits) for name in record.methods(task)
+        columns = {name: _column(record.cells(task, name), key) for name in record.methods(task)}
+        means = {  # the worst of all, where a run diverged
+            name: sign * round(float(column.mean()), digits) if np.isfinite(column).all() else -np.inf
+            for name, column in columns.items()
         }
         rivals = [value for name, value in means.items() if name != method]
         if method in means and rivals:
@@ -202,8 +204,9 @@ def _measured_costs(records: Mapping[str, Mapping[str, Any]]) -> Iterable[tuple[
 
 
 def written(values: np.ndarray, digits: int) -> str:
-    """Such as 0.512 ± 0.034 (5)."""
-    return f"{values.mean():.{digits}f} ± {_sd(values):.{digits}f} ({len(values)})"
+    """Such as 0.512 ± 0.034 (5); one value has no spread."""
+    spread = f" ± {_sd(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{values.mean():.{digits}f}{spread} ({len(values)})"
 
 
 def _column(cells: list[dict[str, Any]], key: str) -> np.ndarray:

@@ -20,6 +20,7 @@ import json
 import math
 import os
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +30,7 @@ from typing import Any
 from zolab.runs import config as runs
 from zolab.runs.config import COUNT, Config, require, shown
 from zolab.studies.reading import check_named, check_option, check_values, read_yaml
+from zolab.studies.search import rate_name
 
 STUDIES = {
     "methods": "methods as the plan has them",
@@ -165,6 +167,9 @@ def check_plan(content: Any) -> Plan:
     searched = (float(factor), extend, tuple(search["seeds"]), tuple(seeds))
     plan = Plan(study, base, tasks, methods, *searched, options, str(content.get("about", "")))
     plan.kind.check(plan)
+    folders = Counter(f"{task}-{method}" for task in plan.tasks for method in plan.kind.names(plan))
+    shared = [name for name, count in folders.items() if count > 1]
+    require(not shared, f"two runs would be called {', '.join(shared)}, task and method together; give one another name.")
     return plan
 
 
@@ -198,8 +203,11 @@ def lr_of(plan: Plan, task: str, own: dict[str, Any]) -> float | list[float]:
     lr = own.get("lr", plan.tasks[task].get("lr", plan.base.get("lr")))
     listed = lr if isinstance(lr, list) else [lr]
     fits = all(isinstance(rate, int | float) and type(rate) is not bool and rate > 0 for rate in listed)
-    message = f"{task} needs an lr > 0 where its search starts, got {shown(lr)} (write 1.0e-4, or a list of different ones)."
-    require(fits and 0 < len(listed) == len(set(listed)), message)
+    message = (
+        f"{task} needs an lr > 0 where its search starts, got {shown(lr)} (write 1.0e-4, or a list of different ones, in their "
+        "first three digits)."
+    )
+    require(fits and 0 < len(listed) == len({rate_name(rate) for rate in listed}), message)
     return sorted(map(float, listed)) if isinstance(lr, list) else float(listed[0])
 
 

@@ -1,19 +1,20 @@
 """RESULTS.md: every kept record as a section, with what it takes to make its numbers again."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from zolab.records import kept_records
 from zolab.runs.config import Config
 from zolab.studies import draws, learnability
 from zolab.studies.commands import todays
-from zolab.studies.compare import LEARNED_HEAD, how_searched, learned_rows, overall
+from zolab.studies.compare import LEARNED_HEAD, learned_rows, overall, searched_on_reported
 from zolab.studies.grids import grids_section, paper_grids
 from zolab.studies.outcomes import FORMAT, Record
 from zolab.studies.plan import BASE
+from zolab.studies.search import spacing
 from zolab.studies.sections import Section, gpu_section, map_section, predicted_lines, table_of
 from zolab.studies.track import track
 
@@ -46,8 +47,8 @@ def results(folder: Path, plans: Path | None = None) -> str:
         ValueError: a record is of no known kind.
     """
     parts, runs = [HEAD], []
-    for path in sorted(folder.glob("*.json")):
-        content = json.loads(path.read_text())
+    for stem, content in kept_records(folder).items():
+        path = folder / f"{stem}.json"
         if "evaluations" in content:
             runs.append((path, content))
             continue
@@ -64,11 +65,7 @@ def results(folder: Path, plans: Path | None = None) -> str:
 
 def track_page(folder: Path) -> str | None:
     """The page of the track, from the records of its plans in a folder; None without one."""
-    records = {
-        path.stem: Record(content)
-        for path in sorted(folder.glob("*.json"))
-        if _of_track(content := json.loads(path.read_text()))
-    }
+    records = {stem: Record(content) for stem, content in kept_records(folder).items() if _of_track(content)}
     return track(records, folder) if records else None
 
 
@@ -131,7 +128,7 @@ def _study(content: dict[str, Any]) -> Section:
     budget = f"{base['forwards']:,} forward passes" if "forwards" in base else f"{base.get('steps', Config.steps)} steps"
     lines.append(
         f"{base.get('model')}, {budget} of batch {base.get('batch_size', Config.batch_size)}; seeds {_list(plan['seeds'])}; "
-        f"{how_searched(record)}."
+        f"{_how_searched(record)}."
     )
     if plan["study"] in ("learnability", "draws"):
         return plan["about"], [*lines, "", *_shares(record)]
@@ -285,3 +282,14 @@ KINDS: list[tuple[Callable[[dict[str, Any]], bool], Callable[[dict[str, Any]], S
     (lambda content: "sha256" in content.get("config", {}), _published),
     (lambda content: "benchmarks." in content.get("command", ""), _benchmark),
 ]
+
+
+def _how_searched(record: Record) -> str:
+    """How the learning rates were found, in words."""
+    searches, plan = record.content["result"]["search"], record.plan["search"]
+    rounds = [tried for methods in searches.values() for search in methods.values() for tried in search["rounds"]]
+    if rounds and not any(tried["seeds"] for tried in rounds):
+        return "learning rates as the plan has them"
+    apart = spacing([tried["losses"] for tried in rounds]) or plan["factor"]
+    message = f"rates a factor of {apart} apart, searched on seeds {', '.join(map(str, plan['seeds']))}"
+    return message + (", which are reported too" if searched_on_reported(record) else "")

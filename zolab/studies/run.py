@@ -195,7 +195,8 @@ class _Session:
 
         for number, way in enumerate(ways):
             lr, seeds = lr_of(plan, task, way), plan.search_seeds
-            search = best_listed(lr, seeds) if isinstance(lr, list) else best_rate(lr, plan.factor, plan.extend, seeds)
+            listed = isinstance(lr, list)
+            search = best_listed(lr, seeds, len(ways) == 1) if listed else best_rate(lr, plan.factor, plan.extend, seeds)
             one = yield from _searched(search, partial(cell, number))
             searches.append(one._replace(optim_args=way["optim_args"]) if len(ways) > 1 else one)
         best = min(range(len(ways)), key=lambda number: searches[number].loss)

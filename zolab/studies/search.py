@@ -1,7 +1,8 @@
 """Each method at its own best learning rate, found on other seeds than those that are reported."""
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 
@@ -47,13 +48,30 @@ def rate_name(lr: float) -> str:
     return f"{lr:.3g}"
 
 
+def spacing(rounds: Sequence[Iterable[str]]) -> str:
+    """The factor between neighbouring rates in words, such as "2.1 to 10"; empty where the rates are evenly apart.
+
+    Args:
+        rounds: the names of the rates that each of several searches tried.
+    """
+    steps = sorted(high / low for names in rounds for low, high in pairwise(sorted(map(float, names))))
+    even = not steps or steps[-1] < 1.15 * steps[0]
+    return "" if even else f"{steps[0]:.2g} to {steps[-1]:.2g}"
+
+
 Search = Generator[list[tuple[float, int]], dict[tuple[float, int], float], SearchResult]
 
 
-def best_listed(rates: Sequence[float], seeds: tuple[int, ...]) -> Search:
-    """Try these rates and no others, a single one not at all; seeds, and what is yielded and sent, as for `best_rate`."""
+def best_listed(rates: Sequence[float], seeds: tuple[int, ...], alone: bool = True) -> Search:
+    """Try these rates and no others; seeds, and what is yielded and sent, as for `best_rate`.
+
+    Args:
+        rates: which. A single one is not tried, unless other settings are tried beside it.
+        seeds: as of `best_rate`.
+        alone: there are no other settings.
+    """
     means: dict[float, float] = {}
-    if len(rates) > 1:
+    if len(rates) > 1 or not alone:
         losses = yield [(rate, seed) for rate in rates for seed in seeds]
         means = {rate: sum(losses[rate, seed] for seed in seeds) / len(seeds) for rate in rates}
     best = min(rates, key=lambda rate: means.get(rate, 0.0))

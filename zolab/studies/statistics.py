@@ -119,9 +119,9 @@ def forwards_to(runs: Runs, target: float) -> np.ndarray:
 
 def log_mean(runs: Runs) -> np.ndarray:
     """Mean of each seed's loss curve over the logarithm of forward passes, from the first evaluation after training began."""
-    x, y = np.log(runs.forwards[runs.forwards > 0]), runs.losses[:, runs.forwards > 0]
+    x, y = np.log(runs.forwards[1:]), runs.losses[:, 1:]
     if len(x) < 2:
-        return y[:, -1]
+        return runs.final
     return ((y[:, 1:] + y[:, :-1]) / 2 * np.diff(x)).sum(1) / (x[-1] - x[0])
 
 
@@ -171,6 +171,7 @@ class Ratio:
     def estimate(self, draws: int = DRAWS, seed: int = 0) -> Estimate:
         """With a bootstrap over seeds."""
         value, ends = float(np.exp(self(np.arange(self.n)))), np.exp(interval(self(_orders(self.n, draws, seed))))
+        ends = ends if self.n > 1 else (np.nan, np.nan)  # one run has no spread
         return Estimate(value, *map(float, ends), null=1.0, bound=self.bound, n=self.n, least=FEWEST)
 
 
@@ -187,12 +188,13 @@ def difference(ours: np.ndarray, base: np.ndarray) -> Estimate:
     n = len(gaps)
     mean = float(gaps.mean()) if n else float("nan")
     error = float(gaps.std(ddof=1) / n**0.5) if n > 1 else float("inf")
-    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * error if n > 1 else float("inf")
+    known = n > 1 and (error > 0 or mean == 0)  # equal gaps, as few test examples give, have no spread to judge them by
+    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * error if known else float("inf")
     if lost:
         ends = (mean - half, np.inf) if lost > 0 else (-np.inf, mean + half)
         table = [[np.isinf(values).sum(), np.isfinite(values).sum()] for values in (ours, base)]
         return Estimate(mean, *ends, bound="≥" if lost > 0 else "≤", p=float(stats.fisher_exact(table).pvalue), n=len(ours))
-    p = float("nan") if n < 2 else float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
+    p = float("nan") if not known else float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error else 1.0
     return Estimate(mean, mean - half, mean + half, p=p, n=n)
 
 
@@ -208,11 +210,14 @@ def geometric_ratio(ratios: Sequence[Ratio]) -> Estimate:
     """Geometric mean over tasks of ratios of forward passes, with the t interval of their logarithms.
 
     A task on which they cannot be compared counts as one, which draws the mean to one; if none can be, the mean is a dash.
+    Where all can be, and there are bounds of one side, the mean is such a bound.
     """
     logs = np.array([float(ratio(np.arange(ratio.n))) for ratio in ratios])
     mean = _over_tasks(difference(logs, np.zeros(len(logs))))
     value, low, high = map(float, np.exp([mean.value, mean.low, mean.high]))
-    bound = "–" if all(ratio.bound == "–" for ratio in ratios) else ""
+    bounds = {ratio.bound for ratio in ratios}
+    bound = "" if len(bounds - {""}) != 1 or "–" in bounds else max(bounds)
+    bound = "–" if bounds == {"–"} else bound
     return Estimate(value, low, high, null=1.0, bound=bound, p=mean.p, n=mean.n, least=FEWEST_TASKS)
 
 
@@ -220,11 +225,11 @@ def mean_difference(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Estimate:
     """Mean over tasks of the mean paired difference, with its t interval.
 
     Args:
-        pairs: values of a method and of the base method, of each task, one for each seed, infinite where a run diverged: the
-            task then leaves only a bound.
+        pairs: values of a method and of the base method, of each task, one for each seed, infinite where a run diverged: where
+            one of the two lost more runs, the task leaves only a bound.
     """
-    with np.errstate(invalid="ignore"):  # both runs of a pair diverged: neither is lower
-        gaps = [np.nan_to_num(ours - base, posinf=np.inf, neginf=-np.inf).mean() for ours, base in pairs]
+    by_task = [difference(ours, base) for ours, base in pairs]
+    gaps = [{"≥": np.inf, "≤": -np.inf}.get(gap.bound, np.nan_to_num(gap.value)) for gap in by_task]  # 0 where both lost all
     ours, base = np.maximum(gaps, 0.0), np.maximum(np.negative(gaps), 0.0)  # so that an infinite gap is infinite on one side
     return _over_tasks(difference(ours, base))
 

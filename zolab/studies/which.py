@@ -3,13 +3,13 @@
 The prose is in which.md beside this file; every number in it that a run gave is a name in braces, read from a record here.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from zolab.records import kept_records
 from zolab.studies import evidence
 from zolab.studies.compare import beside, learned, overall
 from zolab.studies.family import is_first_order
@@ -30,7 +30,7 @@ PAGE = Path(__file__).with_name("which.md")
 
 def which_page(folder: Path) -> str | None:
     """The page, Markdown, from the records of a folder; None where one that it needs is not there."""
-    records = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    records = kept_records(folder)
     if not set(NEEDED) <= set(records):
         return None
     parts = (_gradients, _field, _rates, _steps)

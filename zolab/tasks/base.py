@@ -97,13 +97,14 @@ class Task(ABC):
         """The `test` examples that `sample` draws with this seed; errors as there."""
         return self._draw(self.source.rows(self.source.held_out), seed, self._size("test", test))
 
-    def demonstrate(self, examples: Sequence[Example], shots: int = 32, seed: int = 0) -> list[Example]:
+    def demonstrate(self, examples: Sequence[Example], shots: int = 32, seed: int = 0, among: bool = False) -> list[Example]:
         """The examples with solved ones before each, a new draw of training examples for each, as MeZO's in-context runs.
 
         Args:
             examples: those to be answered.
             shots: demonstrations before each; 0 gives the examples as they are.
             seed: of the draws.
+            among: they are training examples themselves, and none stands solved before itself.
 
         Raises:
             ValueError: there are fewer training examples than shots, or a drawn row is not as the task needs it.
@@ -111,11 +112,13 @@ class Task(ABC):
         if not shots:
             return list(examples)
         pool = self.source.rows("train")
-        if not 0 < shots <= len(pool):
-            raise ValueError(f"shots must be between 0 and the {len(pool)} training rows of {self.name}, got {shots}.")
+        if not 0 < shots <= len(pool) - among:
+            message = f"shots must be between 0 and the {len(pool) - among} training rows of {self.name} for one example"
+            raise ValueError(f"{message}, got {shots}.")
         demonstrated = []
         for example, draw in zip(examples, np.random.RandomState(seed).randint(0, 10000, len(examples)), strict=True):
-            solved = [(e.prompt + e.candidates[e.answer]).strip() for e in self._draw(pool, int(draw), shots)]
+            drawn = [e for e in self._draw(pool, int(draw), shots + among) if not among or e != example][:shots]
+            solved = [(e.prompt + e.candidates[e.answer]).strip() for e in drawn]
             demonstrated.append(replace(example, prompt="\n\n".join([*solved, example.prompt.lstrip(" ")])))
         return demonstrated
 

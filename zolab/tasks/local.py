@@ -93,7 +93,7 @@ class LocalFile:
         return Parts(_part(table, sorted(order[size:])), _part(table, sorted(order[:size])))
 
     def _table(self, path: Path, origin: str) -> Table:
-        """The different rows of a file, in its order."""
+        """The different rows of a file, in its order; space around a text makes no difference."""
         rows = read_rows(path)
         Table(rows, origin, self.texts, self.label, self.labels)  # has the columns
         needed = dict.fromkeys(column.split(".")[0] for column in (*self.texts, *([self.label] if self.labels else [])))
@@ -103,7 +103,7 @@ class LocalFile:
             columns[self.label] = [known.get(v.strip(), v) if isinstance(v, str) else v for v in columns[self.label]]
         first: dict[str, int] = {}
         for number, row in enumerate(zip(*columns.values(), strict=True)):
-            first.setdefault(repr(row), number)
+            first.setdefault(repr([value.strip() if isinstance(value, str) else value for value in row]), number)
         numbers = list(first.values())
         distinct = datasets.Dataset.from_dict({name: [values[i] for i in numbers] for name, values in columns.items()})
         return Table(distinct, origin, self.texts, self.label, self.labels, numbers)

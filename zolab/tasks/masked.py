@@ -4,7 +4,7 @@ Templates and label words are LM-BFF's (arXiv 2012.15723), which MeZO uses for R
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -70,11 +70,10 @@ class MaskedTask(Task):
         pool = self.source.rows("train")
         order, labels = np.random.RandomState(seed).permutation(len(pool)), pool.classes()
         classes = [order[labels[order] == label] for label in self.source.labels]
-        samples: Iterator[list[Example]] = (
-            [self._example(pool, int(i)) for rows in classes for i in rows[part]]
+        learned, checked = (
+            [self._example(pool, i) for i in dealt([rows[part] for rows in classes])]
             for part in (slice(train), slice(train, train + dev))
         )
-        learned, checked = samples
         if not checked:
             raise ValueError(f"{self.name} has no class of more than {train} examples, so that none are left for dev.")
         return Splits(learned, checked, self.held_out(seed, test))
@@ -83,7 +82,7 @@ class MaskedTask(Task):
         """The same `test` examples for every seed."""
         return super().held_out(42, test)
 
-    def demonstrate(self, examples: Sequence[Example], shots: int = 32, seed: int = 0) -> list[Example]:
+    def demonstrate(self, examples: Sequence[Example], shots: int = 32, seed: int = 0, among: bool = False) -> list[Example]:
         """Masked models answer without demonstrations: `ValueError` for any other number of shots than 0."""
         if shots:
             raise ValueError(f"{self.name} is for masked language models, which take no demonstrations; use shots=0.")
@@ -209,3 +208,9 @@ class MaskedTREC(MaskedTask):
     def answer(self, row: dict[str, Any]) -> int:
         in_the_data = ("ABBR", "ENTY", "DESC", "HUM", "LOC", "NUM")
         return list(self.by_name).index(in_the_data[row["coarse_label"]])
+
+
+def dealt(parts: Sequence[np.ndarray]) -> list[int]:
+    """Numbers of rows, one of each class after another, so that the first few are of all classes."""
+    most = max(map(len, parts), default=0)
+    return [int(rows[i]) for i in range(most) for rows in parts if i < len(rows)]
