@@ -177,6 +177,9 @@ def test_a_folder_has_its_own_splits(here):
     assert (source.dev, source.held_out, len(source.rows("validation"))) == ("validation", "test", 10)
     completed = command("finetune", "--out=run", "--task=data", *SMALL, *OWN)
     assert completed.status == 0, completed.errors
+    write(here / "data" / "test.csv", [*ROWS[18:19], *ROWS[20:30]])
+    with pytest.warns(UserWarning, match="data: 1 texts of test are in train, too; take them out of one of the two"):
+        source.rows("test")
     (here / "data" / "train.jsonl").unlink()
     with pytest.raises(FileNotFoundError, match=r"data has no file train that ends in .jsonl, .csv, .parquet; add it"):
         load_task(described("data"))

@@ -1,6 +1,7 @@
 """Data of one's own: the rows of a file or a folder, those to test on parted from those to train on once and for all."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -79,7 +80,12 @@ class LocalFile:
             if not files[0] or not files[1]:
                 message = "train" if not files[0] else "test"
                 raise FileNotFoundError(f"{self.path} has no file {message} that ends in {ENDS}; add it.")
-            return Parts(*(self._table(file, str(file)) for file in files if file))
+            parts = Parts(*(self._table(file, str(file)) for file in files if file))
+            if seen := len(self._written(parts.test) & self._written(parts.train)):
+                warnings.warn(
+                    f"{self.path}: {seen} texts of test are in train, too; take them out of one of the two.", stacklevel=2
+                )
+            return parts
         if path.suffix not in SUFFIXES:
             raise ValueError(f"{self.path} must be a folder or a file that ends in {ENDS}; convert it.")
         if not path.is_file():
@@ -91,6 +97,12 @@ class LocalFile:
             raise ValueError(f"{message}, where at least {SHARE} are needed: one in {SHARE} is held out; add rows.")
         order = np.random.RandomState(0).permutation(len(table))
         return Parts(_part(table, sorted(order[size:])), _part(table, sorted(order[:size])))
+
+    def _said(self, table: Table) -> set[tuple[str, ...]]:
+        """What the rows of a table say."""
+        columns = cast(dict[str, list[Any]], table.rows[:])
+        names = [column for column in columns if column in {text.split(".")[0] for text in self.texts}]
+        return {tuple(str(value).strip() for value in row) for row in zip(*(columns[name] for name in names), strict=True)}
 
     def _table(self, path: Path, origin: str) -> Table:
         """The different rows of a file, in its order; space around a text makes no difference."""
