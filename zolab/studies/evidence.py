@@ -63,7 +63,7 @@ def accuracy(records: Records) -> Finding | None:
         pairs = record.pairs(method)
         change = mean_difference([(100 * np.nan_to_num(a.metrics), 100 * np.nan_to_num(b.metrics)) for a, b in pairs.values()])
         verdict = HOLDS if not used and change.word == "higher" else verdict
-        numbers.append(f"`{stem}`: {change.text(1, sign=True)} points over {len(pairs)} tasks")
+        numbers.append(f"`{stem}`: {change.text(1, sign=True)} points over {len(pairs)} task{'s' * (len(pairs) > 1)}")
         used.append(stem)
     return Finding(verdict, "fine-tuners of tiny-reviews beside MeZO", numbers, used) if used else None
 
