@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import pytest
 
 from zolab.__main__ import main
-from zolab.records import commit, record
+from zolab.records import commit, kept_records, record
 from zolab.studies.results import results
 from zolab.studies.which import NEEDED, which_page
 
@@ -67,7 +67,7 @@ def test_the_page_on_choices_is_made_of_records(tmp_path):
         (tmp_path / f"{name}.json").rename(tmp_path / "gone")
         assert which_page(tmp_path) is None, name
         (tmp_path / "gone").rename(tmp_path / f"{name}.json")
-    lora, bench = (json.loads((RECORDS / f"{name}.json").read_text()) for name in ("03_methods", "bench_first_order"))
+    lora, bench = map(kept_records(RECORDS).get, ("03_methods", "bench_first_order"))
     cell = {"task": "rotten_tomatoes", "method": "MeZO", "lr": 1e-4}
     curves = ([[0, 1.0], [400, end]] for end in (0.6, 0.65, 0.7))
     lora["result"]["cells"] = [{**cell, "seed": seed, "curve": curve} for seed, curve in enumerate(curves)]
