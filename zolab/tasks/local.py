@@ -81,7 +81,7 @@ class LocalFile:
                 message = "train" if not files[0] else "test"
                 raise FileNotFoundError(f"{self.path} has no file {message} that ends in {ENDS}; add it.")
             parts = Parts(*(self._table(file, str(file)) for file in files if file))
-            if seen := len(self._written(parts.test) & self._written(parts.train)):
+            if seen := len(self._said(parts.test) & self._said(parts.train)):
                 warnings.warn(
                     f"{self.path}: {seen} texts of test are in train, too; take them out of one of the two.", stacklevel=2
                 )
