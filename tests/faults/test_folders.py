@@ -286,10 +286,11 @@ def test_records_never_hold_what_is_no_number(tmp_path, number):
 
 
 def test_a_foreign_checkpoint_is_not_resumed_from(tmp_path):
-    """As after --overwrite was killed, or the log was deleted by hand: its checkpoints are of another run."""
+    """As after the log and the results were deleted by hand: checkpoints of another run are left."""
     config = replace(CONFIG, checkpoint_every=4)
     run(replace(config, lr=1e-3), tmp_path / "run")
-    (tmp_path / "run" / "log.jsonl").unlink()
+    for name in ("log.jsonl", "record.json", "trajectory.npz"):
+        (tmp_path / "run" / name).unlink()
     process = Process(
         ["finetune", *(f"--{k}={v}" for k, v in vars(config).items() if v is not None), f"--out={tmp_path / 'run'}"],
         tmp_path / "printed",

@@ -167,5 +167,5 @@ def first_order(name: str, model: nn.Module | None = None, **settings: Any) -> F
     """
     known = {"lr", "weight_decay", "fused", "recompute", "momentum", "betas", "eps"}
     if unknown := sorted(settings.keys() - known):
-        raise ValueError(f"{name} has no setting {unknown[0]}; choose {', '.join(sorted(known - {'lr', 'weight_decay'}))}.")
+        raise TypeError(f"{name} has no setting {unknown[0]}; choose {', '.join(sorted(known - {'lr', 'weight_decay'}))}")
     return FirstOrder(_OneWeight() if model is None else model, **{**FIRST_ORDER[name], **settings})

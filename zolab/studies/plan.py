@@ -204,8 +204,8 @@ def lr_of(plan: Plan, task: str, own: dict[str, Any]) -> float | list[float]:
     listed = lr if isinstance(lr, list) else [lr]
     fits = all(isinstance(rate, int | float) and type(rate) is not bool and rate > 0 for rate in listed)
     message = (
-        f"{task} needs an lr > 0 where its search starts, got {shown(lr)} (write 1.0e-4, or a list of different ones, in their "
-        "first three digits)."
+        f"{task} needs an lr > 0 where its search starts, got {shown(lr)}; of a rate three digits count "
+        "(write 1.0e-4, or a list of different ones)."
     )
     require(fits and 0 < len(listed) == len({rate_name(rate) for rate in listed}), message)
     return sorted(map(float, listed)) if isinstance(lr, list) else float(listed[0])
