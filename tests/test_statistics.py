@@ -162,9 +162,8 @@ def test_holms_correction():
 def test_the_loss_curve_is_averaged_over_the_logarithm_of_forward_passes():
     curve = Runs(np.array([0.0, 10.0, 100.0, 1000.0]), np.array([[9.0, 4.0, 2.0, 0.0]]), np.zeros(1), (0,))
     assert log_mean(curve)[0] == pytest.approx((3 + 1) / 2)
-    calibrated = Runs(
-        np.array([4.0, 10.0, 100.0, 1000.0]), curve.losses, curve.metrics, curve.seeds
-    )  # passes before the first step
+    passes = np.array([4.0, 10.0, 100.0, 1000.0])  # some before the first step
+    calibrated = Runs(passes, curve.losses, curve.metrics, curve.seeds)
     assert log_mean(calibrated)[0] == pytest.approx((3 + 1) / 2)
 
 

@@ -366,7 +366,7 @@ def test_what_is_judged_together_is_what_the_verdict_says_of_that_family():
         ),
         (
             {"tasks": {"a": {"task": "reviews_sentence", "lr": [1.251e-3, 1.254e-3]}}},
-            "a list of different ones, in their first",
+            r"of a rate three digits count \(write 1.0e-4, or a list of different ones\)",
         ),
     ],
 )

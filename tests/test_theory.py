@@ -254,7 +254,7 @@ def reviews():
     return model.eval(), tokenizer, task, task.sample(0, 50, 2, 2).train[:6]
 
 
-def test_traces_and_norms_by_products_are_the_hessians():
+def test_traces_by_products_are_the_hessians():
     """On a model small enough for the Hessian, with many probes, within the estimator's own error."""
     model, tokenizer = load_model("tiny-random-llama")
     task = load_task("rotten_tomatoes")

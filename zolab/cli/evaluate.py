@@ -2,11 +2,10 @@
 
 import argparse
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from zolab.cli.own_data import add_own_data, described
-from zolab.runs.config import check_range
+from zolab.runs.config import Config, check_range
 from zolab.runs.names import DTYPE_NAMES, OWN_TASKS, QUANTISE_NAMES, TASK_NAMES
 
 EXAMPLE = "--model tiny-reviews --task reviews_sentence reviews_writer --test 100 --out runs/evaluation.json"
@@ -69,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
         if options.calibrate:
             solved = task.sample(options.data_seed, options.calibrate, 1, 1).train
             check_same_candidates(task, solved, examples)
-            check_classes(SimpleNamespace(calibrate=options.calibrate, balanced=False, batch_size=1, seed=0), task, solved)
+            check_classes(Config(calibrate=options.calibrate), task, solved)
             training[name] = task.demonstrate(solved, options.shots, options.data_seed, among=True)
     model, tokenizer = load_model(options.model, options.dtype, options.device, options.quantise)
     if adapter:

@@ -69,8 +69,8 @@ class GivenDirection:
         return self.values[block].view(-1)[span]
 
     def check_sizes(self, blocks: Sequence[int], tensors: Sequence[Tensor]) -> None:
-        """Raise ValueError unless there is a value for each weight of the tensors, whose blocks have these numbers."""
-        for block, tensor in zip(blocks, tensors, strict=True):
+        """Raise ValueError unless stored values are one for each weight of the tensors, whose blocks have these numbers."""
+        for block, tensor in () if self.made else zip(blocks, tensors, strict=True):
             count = self.values[block].numel()
             if count != tensor.numel():
                 raise ValueError(

@@ -81,7 +81,7 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         self.viewed: ModelView | None = None
         self.changes: Changes | None = Changes(self.trained())
         self.asked_rounding = rounding
-        self.rounding = rounding or self._usual_rounding(self.changes)
+        self._choose_rounding(self.changes)
         self.standstill = Standstill()
         self.begin()
         self.fits()
@@ -215,7 +215,7 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         try:
             check_groups(self.param_groups)
             self.changes = Changes(self.trained())
-            self.rounding = self.asked_rounding or self._usual_rounding(self.changes)
+            self._choose_rounding(self.changes)
             self.fits()
         except ValueError:
             self.param_groups[:] = before
@@ -253,9 +253,9 @@ class ZeroOrderOptimizer(Method, torch.optim.Optimizer):
         }
         return {**state, "viewed": None, "changes": None}
 
-    @staticmethod
-    def _usual_rounding(changes: Changes) -> str:
-        return "stochastic" if any(tensor.element_size() < 4 for tensor in changes.tensors) else "nearest"
+    def _choose_rounding(self, changes: Changes) -> None:
+        half = any(tensor.element_size() < 4 for tensor in changes.tensors)
+        self.rounding = self.asked_rounding or ("stochastic" if half else "nearest")
 
     def trained(self) -> Trainable:
         """What is trained. Raises ValueError if it is not what was trained in the steps so far."""

@@ -54,7 +54,7 @@ class Perturbation:
         scales: Sequence[float],
         pieces: list[Chunk] | None = None,
     ):
-        if type(direction) is GivenDirection:
+        if isinstance(direction, GivenDirection):
             direction.check_sizes(blocks, tensors)
         self.direction, self.scales = direction, scales
         self.sources = Sources([direction], blocks)

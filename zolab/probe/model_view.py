@@ -88,7 +88,7 @@ class ModelView:
         Args:
             both: the closure will be evaluated on both sides.
         """
-        if type(direction) is GivenDirection:
+        if isinstance(direction, GivenDirection):
             direction.check_sizes(blocks, self.tensors)
         if isinstance(direction, GroupDirection):
             return ThroughGroup(self, blocks, direction, scales)

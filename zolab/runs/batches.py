@@ -92,7 +92,7 @@ def check_classes(config: Settings, task: Task, training: Sequence[Example] | No
         present = {example.answer for example in calibration_examples(config, training)}
         missing = [name.strip() for number, name in enumerate(shared_candidates(training)) if number not in present]
         message = f"none of the {config.calibrate} examples for calibration is {missing and missing[0]}"
-        require(not missing, f"{message}, so that its offset would say nothing: raise calibrate, or add --balanced.")
+        require(not missing, f"{message}, so that its offset would say nothing: raise calibrate, or, in a run, add --balanced.")
 
 
 def calibration_examples(config: Settings, training: Sequence[Example]) -> list[Example]:

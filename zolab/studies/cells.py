@@ -60,17 +60,16 @@ class Cell:
         Raises:
             ValueError, OSError, RuntimeError: the run could not be made; see `zolab.runs.finetune.finetune`.
         """
-        path = out / self.name / OUTCOME
+        path, own = out / self.name / OUTCOME, {"task": self.task, "method": self.method, "lr": self.lr, "seed": self.seed}
         if path.exists():
             outcome = unseal(read_json(path), str(path))
             check_shape(outcome, CELL, str(path))
-            own = {"task": self.task, "method": self.method, "lr": self.lr, "seed": self.seed}
             if other := [f"{name} {outcome[name]}" for name, value in own.items() if outcome[name] != value]:
                 raise ValueError(f"{path} is of another run ({', '.join(other)}); choose another folder for the study.")
             return outcome
         from zolab.runs.finetune import finetune
 
-        outcome: dict[str, Any] = {"task": self.task, "method": self.method, "lr": self.lr, "seed": self.seed}
+        outcome: dict[str, Any] = own
         try:
             outcome |= _outcome(finetune(configuration(self.settings), path.parent, progress=False).record)
         except FloatingPointError as error:

@@ -65,7 +65,7 @@ def accuracy(records: Records) -> Finding | None:
         verdict = HOLDS if not used and change.word == "higher" else verdict
         numbers.append(f"`{stem}`: {change.text(1, sign=True)} points over {len(pairs)} task{'s' * (len(pairs) > 1)}")
         used.append(stem)
-    return Finding(verdict, "fine-tuners of tiny-reviews beside MeZO", numbers, used) if used else None
+    return Finding(verdict, _fine_tuners(records, used), numbers, used) if used else None
 
 
 def budget(records: Records) -> Finding | None:
@@ -276,7 +276,7 @@ def _beside_mezo(records: Records, numbers: list[str], *, only=(), leave_out=(),
             strict, tied, cells = win_counts(of_tasks(part, tasks, table_1), method)
             numbers.append(f"Its training loss is lowest on {strict} of {cells} tasks strictly, on {tied} with ties")
         used.append(stem)
-    return Finding(verdict, "fine-tuners of tiny-reviews beside MeZO", numbers, used) if used else None
+    return Finding(verdict, _fine_tuners(records, used), numbers, used) if used else None
 
 
 def _recipes(records: Records, pairs: list[tuple[str, str, str, str]], numbers: Sequence[str] = ()) -> Finding | None:
@@ -290,3 +290,9 @@ def _recipes(records: Records, pairs: list[tuple[str, str, str, str]], numbers: 
                 sentences += finding.numbers
                 used += [stem] if stem not in used else []
     return Finding(verdict, "runs with the PertNN of each recipe, each at its own best rate", sentences, used) if used else None
+
+
+def _fine_tuners(records: Records, stems: list[str]) -> str:
+    """What ran in some studies."""
+    models = dict.fromkeys(records[stem]["config"]["base"]["model"] for stem in stems)
+    return f"fine-tuners of {' and '.join(models)} beside MeZO"

@@ -216,8 +216,7 @@ def geometric_ratio(ratios: Sequence[Ratio]) -> Estimate:
     mean = _over_tasks(difference(logs, np.zeros(len(logs))))
     value, low, high = map(float, np.exp([mean.value, mean.low, mean.high]))
     bounds = {ratio.bound for ratio in ratios}
-    bound = "" if len(bounds - {""}) != 1 or "–" in bounds else max(bounds)
-    bound = "–" if bounds == {"–"} else bound
+    bound = max(bounds) if bounds in ({"–"}, {"≥"}, {"≤"}, {"", "≥"}, {"", "≤"}) else ""
     return Estimate(value, low, high, null=1.0, bound=bound, p=mean.p, n=mean.n, least=FEWEST_TASKS)
 
 

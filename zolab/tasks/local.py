@@ -81,7 +81,7 @@ class LocalFile:
                 message = "train" if not files[0] else "test"
                 raise FileNotFoundError(f"{self.path} has no file {message} that ends in {ENDS}; add it.")
             parts = Parts(*(self._table(file, str(file)) for file in files if file))
-            if seen := len(self._said(parts.test) & self._said(parts.train)):
+            if seen := len(self._texts_of(parts.test) & self._texts_of(parts.train)):
                 warnings.warn(
                     f"{self.path}: {seen} texts of test are in train, too; take them out of one of the two.", stacklevel=2
                 )
@@ -98,8 +98,8 @@ class LocalFile:
         order = np.random.RandomState(0).permutation(len(table))
         return Parts(_part(table, sorted(order[size:])), _part(table, sorted(order[:size])))
 
-    def _said(self, table: Table) -> set[tuple[str, ...]]:
-        """What the rows of a table say."""
+    def _texts_of(self, table: Table) -> set[tuple[str, ...]]:
+        """The texts of each row of a table, without space around them."""
         columns = cast(dict[str, list[Any]], table.rows[:])
         names = [column for column in columns if column in {text.split(".")[0] for text in self.texts}]
         return {tuple(str(value).strip() for value in row) for row in zip(*(columns[name] for name in names), strict=True)}
