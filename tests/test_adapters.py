@@ -280,6 +280,12 @@ def test_what_peft_saves_is_read(tmp_path):
             read_adapter(tmp_path / "plain")
 
 
+def test_a_base_in_another_dtype_is_not_checked_and_that_is_said(tmp_path):
+    save_adapter(moved(adapted(LoRA(r=4))), tmp_path / "adapter", "tiny-random-llama")
+    with pytest.warns(UserWarning, match=r"these are in torch.bfloat16.* is not checked"):
+        read_adapter(tmp_path / "adapter").attach(tiny_model("llama").bfloat16())
+
+
 def test_an_adapter_of_another_model_or_a_damaged_one_is_refused(tmp_path):
     save_adapter(moved(adapted(LoRA(r=4))), tmp_path / "adapter", "tiny-random-llama")
     with pytest.raises(ValueError, match=r"belongs to other base weights \(tiny-random-llama\); give those"):

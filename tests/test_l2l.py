@@ -1,6 +1,8 @@
 """Learning to learn: the meta-gradient against autograd, SGD to the bit beside it, runs that go on, refusals."""
 
 import copy
+import functools
+import importlib
 import math
 
 import numpy as np
@@ -13,7 +15,7 @@ from torch.func import functional_call
 from zolab import Direction
 from zolab.l2l import GRADIENTS, MEASURED, History, MetaConfig, MetaStep, meta_train
 from zolab.models import fingerprint, load_model
-from zolab.models.gradients import consumed, recomputed
+from zolab.models.gradients import consumed, recomputable, recomputed
 from zolab.noise import direction
 from zolab.pertnn import PertNN, features
 from zolab.probe.blocks import split
@@ -244,6 +246,48 @@ def test_a_step_that_fails_leaves_weights_and_pertnn(gradient, exact):
         assert equal(weights(pertnn), theirs)
 
 
+@pytest.mark.parametrize(("gradient", "fused"), [("sample", False), ("complete", False), ("expected", True), ("sample", True)])
+def test_a_gradient_that_is_not_finite_moves_nothing_of_its_own(gradient, fused):
+    """The loss is finite, and the root's slope at zero is not."""
+    model = network()
+    model[2].bias.data.zero_()
+    before, pertnn, theirs = weights(model), PertNN(split(model), seed=1), None
+    plain, theirs = loss_of(model), weights(pertnn)
+    moved = [False]
+
+    def closure():
+        moved[0] = bool(model[2].bias.detach().abs().any())  # by a direction
+        return plain() + (0.0 if moved[0] else (model[2].bias ** 2).sum().sqrt())
+
+    meta_step = step_of(model, pertnn, lr=0.1, meta_lr=0.1, gradient=gradient, fused=fused)
+    with pytest.raises(FloatingPointError, match=r"the gradient of 2\.bias is not finite"):
+        meta_step(closure, History())
+    assert torch.equal(model[2].bias, before[3])
+    assert equal(weights(model), before) or fused
+    assert equal(weights(pertnn), theirs)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_pertnn_for_other_tensors_is_refused():
+    model = network()
+    pertnn, outer = PertNN(split(model)), torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    for tensors in (list(model.parameters())[::-1], list(model.parameters())[:2]):
+        with pytest.raises(ValueError, match="the PertNN is for tensors of"):
+            MetaStep(tensors, pertnn, outer, lr=0.1, lr_zo=0.1)
+    with pytest.raises(ValueError, match="eps must be > 0"):
+        MetaStep(list(model.parameters()), pertnn, outer, lr=0.1, lr_zo=0.1, eps=0.0)
+
+
+def test_layers_that_others_have_hooked_are_as_before():
+    model = load_model("tiny-random-llama")[0]
+    layer = recomputable(model)[0]
+    hooked = layer.forward = functools.partial(layer.forward)
+    with recomputed(model), recomputed(model):
+        assert layer.forward is not hooked
+    assert layer.forward is hooked
+    assert "forward" not in vars(recomputable(model)[1])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -294,6 +338,11 @@ def test_a_stopped_meta_training_goes_on_to_the_same_bits(tmp_path, monkeypatch)
             with pytest.raises(KeyboardInterrupt):
                 meta_train(config, tmp_path / f"{outer}-stopped", progress=False)
         again = meta_train(config, tmp_path / f"{outer}-stopped", progress=False)
+        with monkeypatch.context() as patch:
+            train = importlib.import_module("zolab.l2l.train")
+            patch.setattr(train, "environment", lambda: {"commit": "another"})
+            patch.setattr(train, "peak_memory", lambda device: 1)
+            assert meta_train(config, tmp_path / f"{outer}-stopped", progress=False).record == again.record
         assert equal(weights(again.pertnn), weights(whole.pertnn))
         assert again.record["result"]["steps"] == whole.record["result"]["steps"]
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import zolab.optim
 from zolab import MeZO
-from zolab.landscapes import LANDSCAPES, Landscape, magnitude, run, run_protocol
+from zolab.landscapes import LANDSCAPES, Landscape, magnitude, numbers, run, run_protocol
 
 PUBLISHED = {key: landscape for key, landscape in LANDSCAPES.items() if landscape.protocol}
 each = pytest.mark.parametrize("landscape", LANDSCAPES.values(), ids=LANDSCAPES)
@@ -203,6 +203,9 @@ def test_overflow_and_division_by_zero_count_as_nan():
     assert math.isnan(on(lambda x, y: x**400)(1e10, 0.0))
     assert math.isnan(on(lambda x, y: 1 / x)(0.0, 0.0))
     assert np.isnan(on(lambda x, y: 1 / x).gradient(0.0, 0.0)).all()
+    root = on(lambda x, y: x**0.5 + y * y, start=(1.0, 0.0))
+    assert math.isnan(root(-1.0, 0.0))
+    assert "stopped in step" in run(partial(MeZO, lr=3.0), root, 20).stopped
 
 
 def test_functions_that_lose_their_gradient_are_refused():
@@ -232,6 +235,11 @@ def test_functions_that_lose_their_gradient_are_refused():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         run(**{"optimizer": MeZO, "landscape": LANDSCAPES["beale"], "steps": 3, **arguments})
+
+
+def test_a_walk_in_numbers_has_steps():
+    with pytest.raises(ValueError, match="steps must be a whole number of at least 1, got 0"):
+        numbers.take(numbers.mezo(0.1, numbers.draws(0, (2,))), LANDSCAPES["beale"], 0)
 
 
 def test_bad_landscapes():

@@ -202,6 +202,11 @@ def test_dtype_is_the_one_asked_for(dtype, folder):
         assert model(**tokenizer("x", return_tensors="pt")).logits.isfinite().all()
 
 
+def test_a_fingerprint_needs_the_numbers():
+    with pytest.raises(ValueError, match="weight is on the meta device"):
+        fingerprint(torch.nn.Linear(2, 2, device="meta"))
+
+
 def test_fingerprint_sees_every_change():
     model = tiny_model("opt")
     fingerprints = {fingerprint(model)}
@@ -223,7 +228,7 @@ def test_fingerprint_sees_every_change():
 def test_local_folder(family, tmp_path):
     path = save(tmp_path / family, family)
     before = torch.get_rng_state()
-    model, tokenizer = load_model(str(path))
+    model, tokenizer = load_model(path)
     assert torch.equal(torch.get_rng_state(), before)
     assert type(model) is type(tiny_model(family))
     assert fingerprint(model) == fingerprint(tiny_model(family))

@@ -147,6 +147,18 @@ def test_a_saved_pertnn_is_the_same_when_loaded(tmp_path, rule):
         assert loaded.digest() == pertnn.digest()
 
 
+@pytest.mark.parametrize(("value", "message"), [(math.nan, "metrics.loss = nan"), (np.float32(1), "float32 is not JSON")])
+def test_a_card_that_cannot_be_written_leaves_the_folder(tmp_path, value, message):
+    blocks = split(tiny_model("llama"))
+    first = PertNN(blocks, 4, seed=0)
+    first.save(tmp_path / "old", base_model="tiny", **ABOUT)
+    for folder in (tmp_path / "old", tmp_path / "new"):
+        with pytest.raises(ValueError, match=f"card.json cannot hold .*{message}"):
+            PertNN(blocks, 4, seed=1).save(folder, base_model="tiny", **{**ABOUT, "metrics": {"loss": value}})
+    assert PertNN.read(tmp_path / "old").digest() == first.digest()
+    assert not (tmp_path / "new").exists()
+
+
 class TestRefused:
     @pytest.fixture
     def folder(self, tmp_path):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from zolab.studies.reading import read_yaml
 from zolab.studies.reproduction import configurations, digest, narrowed, unrun
 from zolab.studies.run import run_study
 from zolab.studies.search import best_listed
+from zolab.tasks import scoring
 
 ROOT = Path(__file__).resolve().parent.parent
 PLANS = ROOT / "notebooks" / "plans"
@@ -70,6 +72,18 @@ def test_a_papers_plan_is_priced_without_weights_or_network(path, monkeypatch):
     assert ("a run stops" in text) == (plan.options["paper"] == "2605.00650")
     for config in configurations(plan).values():
         assert config.model == plan.base["model"]
+
+
+def test_a_run_is_timed_as_it_computes(monkeypatch):
+    passes = []
+    monkeypatch.setattr(scoring, "autocasting", lambda on, device: passes.append(on) or nullcontext())
+    base = {"model": "tiny-reviews", "task": "reviews_sentence", "steps": 2, "train": 16, "dev": 8, "test": 8, "autocast": True}
+    content = {"base": base, "tasks": {"sentence": {"lr": 1e-4}, "plain": {"lr": 1e-4, "autocast": False}}, "seeds": [0]}
+    plan = check_plan(
+        {**content, "methods": {"MeZO": {"optimizer": "mezo"}}, "search": {"factor": 2, "extend": 0, "seeds": [1]}}
+    )
+    assert all(entry.seconds > 0 for entry in costs(plan))
+    assert set(passes) == {True, False}
 
 
 def test_what_is_expected_was_measured():

@@ -137,6 +137,19 @@ def test_a_gain_is_known_where_noise_rules_and_is_judged_by_other_examples():
     assert 0 < error < value
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_gradients_are_summed_in_float32(dtype):
+    """|S|^2 is beyond float16 here, and bfloat16 sums stop growing after a few hundred terms."""
+    rng = np.random.default_rng(0)
+    rows = [[torch.from_numpy(1 + 0.3 * rng.normal(size=n)) for n in SIZES] for _ in range(512)]
+    exact, half = (
+        signal_of(BLOCKS, ((1.0, [part.to(kind) for part in tensors], np.ones(len(SIZES))) for tensors in rows), 4).estimates
+        for kind in (torch.float64, dtype)
+    )
+    assert np.isfinite(half).all()
+    assert half == pytest.approx(exact, rel=5e-3)
+
+
 def test_few_examples_are_refused():
     few = random_gradients(np.random.default_rng(0), 4, (1, 1, 1), (1, 1, 1))
     with pytest.raises(ValueError, match="at least 3 groups of examples, got 2"):

@@ -1,5 +1,6 @@
 """Theory: every closed form against Monte Carlo, autograd or a numerical optimiser."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -15,6 +16,7 @@ from zolab.tasks.scoring import option_log_probs
 from zolab.theory.bounds import CORRECTIONS, BoundTerms, best_for_bound, block_bound, mezo_bound, rank_factor
 from zolab.theory.exact import Local, Objective, localise, sampled_change, sequential_change
 from zolab.theory.example import letter_rows, letters_model
+from zolab.theory.judged import Estimates, best_scales, noise_scales, shared_best
 from zolab.theory.measure import BlockStatistics, block_statistics, gauss_newton_terms
 from zolab.theory.terms import StepTerms, shared_sigma
 
@@ -164,6 +166,40 @@ def test_negative_curvature_has_no_best_scale():
     assert np.isfinite(terms.best_sigma(0.1)).all()
     with pytest.raises(ValueError, match="no block has a gradient"):
         StepTerms(np.ones(2), np.zeros(2), np.ones(2), np.ones(2), np.ones(2)).best_sigma()
+
+
+def test_a_loss_that_falls_without_end_whatever_the_sign_of_the_slope():
+    terms = StepTerms(np.ones(2), np.array([-1.0, 2.0]), np.ones(2), np.array([-5.0, 1.0]), np.zeros(2))
+    sigma = np.array([1.0, 0.0])
+    assert terms.best_change(sigma) == -np.inf
+    assert terms.change(sigma, 1e6) < -1e11
+    flat = StepTerms(np.ones(2), np.array([-1.0, 0.0]), np.ones(2), np.zeros(2), np.zeros(2))
+    assert list(flat.best_change(np.eye(2))) == [0, 0]
+
+
+def test_scales_need_finite_statistics_a_rate_and_curvature():
+    for name in ("squares", "seconds", "traces", "curvatures"):
+        terms = dataclasses.replace(StepTerms(*np.ones((5, 2))), **{name: np.array([1.0, np.nan])})
+        for choose in (terms.best_sigma, lambda terms=terms: shared_sigma([terms])):
+            with pytest.raises(ValueError, match=f"{name} of block 1 are nan"):
+                choose()
+    for lr in (0.0, -1.0, np.nan):
+        with pytest.raises(ValueError, match="lr must be > 0"):
+            StepTerms(*np.ones((5, 2))).best_sigma(lr)
+    flat = Estimates(("a", "b"), np.ones(2), np.array([[1.0, 2.0], [1.0, 1.0], [0.0, 0.0]]))
+    assert list(shared_best([flat], 4)) == list(best_scales(flat, 4)) == [1, 1]
+    with pytest.raises(ValueError, match="are inf"):
+        noise_scales(dataclasses.replace(flat, estimates=flat.estimates + np.array([[np.inf], [0], [0]])), str)
+
+
+def test_a_linear_loss_has_no_curvature():
+    model = nn.Linear(3, 1, bias=False).double()
+    local = localise(Objective(model, lambda model: model(torch.eye(3, dtype=torch.float64))[:, 0]))
+    assert not local.hessian.any()
+    assert (local.rank, local.off_diagonal) == (0, 0)
+    assert np.isfinite(local.squares).all()
+    with pytest.raises(ValueError, match="at least 2 directions"):
+        sampled_change(Objective(model, lambda model: model.weight.sum().view(1)), [1.0], [0.1], 1)
 
 
 def test_few_examples_leave_noise_below_zero_and_good_scales():

@@ -18,6 +18,7 @@ from small import command
 from zolab.l2l import EvolveConfig, MetaConfig, evolve, meta_train
 from zolab.models import load_model
 from zolab.records import load_record, save_record
+from zolab.records.files import new_folder, temporary_for
 from zolab.records.log import RunLog
 from zolab.records.sealed import read_tensors, seal, write_tensors
 from zolab.runs.config import Config
@@ -394,3 +395,13 @@ def test_a_state_that_is_ahead_of_its_log_is_not_mistaken(tmp_path, monkeypatch,
     assert resumed.record["result"] == whole.record["result"]
     assert torch.equal(weights(resumed.pertnn), weights(whole.pertnn))
     assert [path.name for path in (tmp_path / "run").glob("state*")] == ["state-6.safetensors"]
+
+
+def test_what_a_killed_process_of_the_same_number_left_is_no_hindrance(tmp_path):
+    """Processes in containers often have the same number."""
+    left = temporary_for(tmp_path / "new")
+    left.mkdir()
+    (left / "half").write_text("written")
+    with new_folder(tmp_path / "new") as partial:
+        (partial / "file").write_text("all")
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["file"]

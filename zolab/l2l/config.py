@@ -134,7 +134,9 @@ class EvolveConfig(TaskNames):
     spread: float = option(0.3, "how far, in log sigma and log lr, the runs of a pair lie from the present ones")
     rate: float = option(0.03, "step along a pair's direction if the difference of its losses is the median one")
     rule: str = option("tensor", "what a block is", RULE_NAMES)
-    seed: int = option(0, "of the pairs' directions, and of the runs'")
+    seed: int = option(
+        0, "of the pairs' directions; pair k's runs have seed + k, so give none of these to runs that are to judge"
+    )
     data_seed: int = option(0, "of the draw of examples")
     device: str = option("cpu", "torch device, such as cpu or cuda:0")
     dtype: str = option("float32", "number format of the weights", DTYPE_NAMES)

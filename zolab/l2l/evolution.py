@@ -25,7 +25,7 @@ from zolab.models import load_model
 from zolab.optim import ZOFineTuner
 from zolab.pertnn import PertNN
 from zolab.probe.blocks import split, weights_of
-from zolab.records import environment, load_record, save_record
+from zolab.records import begun_in, environment, load_record, save_record
 from zolab.records.log import RunLog
 from zolab.records.sealed import digest_of
 from zolab.records.shapes import NUMBER, check_events, check_shape
@@ -85,7 +85,7 @@ def evolve(config: EvolveConfig, out: str | Path, *, progress: bool = True) -> M
                     known.append([loss if math.isfinite(loss) else None for loss in losses])
                     log.append("pair", losses=known[number])
                 search.tell(*(math.inf if loss is None else loss for loss in known[number]), group=number % len(runs.tasks))
-        return _finish(config, Path(out), runs, search, known)
+        return _finish(Path(out), log.of("start")[0], runs, search, known)
     finally:
         log.close()
 
@@ -240,7 +240,8 @@ class _Runs:
         self.pertnn.b2.copy_(torch.from_numpy(self.first * np.exp(values[:-1])))
 
 
-def _finish(config: EvolveConfig, out: Path, runs: _Runs, search: Evolution, known: list[list[float | None]]) -> MetaRun:
+def _finish(out: Path, start: dict[str, Any], runs: _Runs, search: Evolution, known: list[list[float | None]]) -> MetaRun:
+    config = runs.config
     values, names = search.mean(), runs.pertnn.blocks.names
     runs.propose(values)
     sigma = runs.pertnn.normalised(runs.pertnn.b2.detach()).tolist()
@@ -251,6 +252,6 @@ def _finish(config: EvolveConfig, out: Path, runs: _Runs, search: Evolution, kno
     }
     about = {"base_model": config.model, "fingerprint": runs.identity["base"], "training_data": config.tasks, "licence": "MIT"}
     runs.pertnn.save(out, **about, metrics={**result, "settings": asdict(config)})
-    record = {"config": asdict(config), "result": {**result, "pairs": known}, **environment()}
+    record = {"config": asdict(config), "result": {**result, "pairs": known}, **begun_in(start)}
     save_record(record, out / "record.json")
     return MetaRun(runs.pertnn, load_record(out / "record.json"))

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zolab.models.gradients import gradient_of
+from zolab.models.gradients import gradient_of, squares
 from zolab.models.shards import own_part, start_of
 from zolab.noise import Direction, MadeDirection, on_parts
 from zolab.probe.blocks import moments
@@ -53,7 +53,7 @@ class Parts:
         if self.ranks.count == 1:
             torch.nn.utils.clip_grad_norm_(self.params, largest)
             return
-        squares = [float(self.gradient(j).square().sum(dtype=torch.float64)) for j in range(len(self.params))]
-        factor = largest / (float(self.total(np.array(squares)).sum()) ** 0.5 + 1e-6)  # as torch's clip_grad_norm_
+        lengths = squares(self.gradient(j) for j in range(len(self.params)))
+        factor = largest / (float(self.total(lengths).sum()) ** 0.5 + 1e-6)  # as torch's clip_grad_norm_
         for j in range(len(self.params) if factor < 1 else 0):
             self.gradient(j).mul_(factor)

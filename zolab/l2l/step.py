@@ -20,10 +20,11 @@ from torch import Tensor
 from zolab import noise
 from zolab.l2l.config import GRADIENTS, MEASURED
 from zolab.l2l.parts import Parts
-from zolab.models.gradients import consumed
+from zolab.models.gradients import consumed, squares
 from zolab.models.shards import own_part
 from zolab.noise import Direction, GivenDirection
 from zolab.pertnn import PertNN, features
+from zolab.pertnn.card import brief
 from zolab.probe.blocks import mean_and_variance
 from zolab.probe.in_place import Perturbation
 from zolab.theory.terms import StepTerms
@@ -82,7 +83,7 @@ class MetaStep:
         seed: of the directions.
 
     Raises:
-        ValueError: the settings do not go together.
+        ValueError: the settings do not go together, or the PertNN is for other tensors.
     """
 
     def __init__(
@@ -108,7 +109,12 @@ class MetaStep:
             raise ValueError("the fused step cannot clip: the norm is known only when every gradient is; set clip to None.")
         if fused and exact:
             raise ValueError("the fused step forgets the gradients that an exact p is made of; set exact or fused to False.")
+        if not eps > 0:
+            raise ValueError(f"eps must be > 0, got {eps}.")
         self.parts = tensors if isinstance(tensors, Parts) else Parts(tensors)
+        sizes, theirs = [p.numel() for p in self.parts.params], list(pertnn.blocks.numels)
+        if sizes != theirs:
+            raise ValueError(f"the PertNN is for tensors of {brief(theirs)} weights, in this order, and got {brief(sizes)}.")
         self.tensors, self.pertnn, self.outer = self.parts.tensors, pertnn, outer
         self.lr, self.momentum = lr, momentum
         self.velocity: list[Tensor | None] = [None] * len(self.tensors)
@@ -127,8 +133,9 @@ class MetaStep:
 
         Raises:
             ValueError: terms are missing or superfluous.
-            FloatingPointError: a loss or sigma is not finite; weights and PertNN are as before the step. The velocity is, too,
-                unless `exact` had put the batch's gradient into it.
+            FloatingPointError: a loss, sigma or gradient is not finite; weights and PertNN are as before the step. The velocity
+                is, too, unless the batch's gradient had been put into it. If `fused`, the tensors whose gradients were finite
+                have moved by then.
         """
         if (self.gradient in MEASURED) != (terms is not None):
             raise ValueError(f"terms go with gradient {' or '.join(MEASURED)}, and only with it: give both or neither.")
@@ -145,7 +152,7 @@ class MetaStep:
             meta_loss, slope = self._measured(terms, known)
         try:
             if self.exact:
-                loss, dots, squares = self._clean(closure, direction)
+                loss, dots, lengths = self._clean(closure, direction)
                 p = float(np.dot(scales, dots))
                 losses = (loss + self.eps * p, loss - self.eps * p)  # as far as a step of eps is straight
             else:
@@ -154,18 +161,20 @@ class MetaStep:
             if self.gradient in ("sample", "complete"):
                 meta_loss, ahead = self._ahead(closure, direction, [-self.lr_zo * p * scale for scale in scales])
             if not self.exact:
-                loss, dots, squares = self._clean(closure, direction)
+                loss, dots, lengths = self._clean(closure, direction)
+            if self.gradient == "expected":
+                g = self.pertnn.blocks.totals(lengths)
+                meta_loss, slope = float(-self.lr_zo * (known**2 @ g)), -2 * self.lr_zo * known * g
+            elif terms is None:
+                along = float(np.dot(scales, ahead)) if self.gradient == "complete" else 0.0
+                slope = self.pertnn.blocks.totals(-self.lr_zo * (p * ahead + (along * dots if along else 0.0)))
+            if not np.isfinite([meta_loss, *slope]).all():
+                raise FloatingPointError(f"step {self.steps}: the meta-loss or its slope is not finite; lower lr or lr_zo.")
             if not self.fused:
                 for j in self.numbers:
                     self._descend(j)
         finally:
             self.parts.forget_gradients()
-        if self.gradient == "expected":
-            g = self.pertnn.blocks.totals(squares)
-            meta_loss, slope = float(-self.lr_zo * (known**2 @ g)), -2 * self.lr_zo * known * g
-        elif terms is None:
-            along = float(np.dot(scales, ahead)) if self.gradient == "complete" else 0.0
-            slope = self.pertnn.blocks.totals(-self.lr_zo * (p * ahead + (along * dots if along else 0.0)))
         self.outer.zero_grad()
         (sigma * torch.from_numpy(slope).to(sigma)).sum().backward()
         self.outer.step()
@@ -214,22 +223,22 @@ class MetaStep:
         return loss.item(), products
 
     def _clean(self, closure: Closure, direction: Direction | GivenDirection) -> tuple[float, np.ndarray, np.ndarray]:
-        """The clean loss and its backward pass; <grad_j L, z_j> and |grad_j L|^2 of each tensor, where they are needed. The
+        """The clean loss and its backward pass; <grad_j L, z_j>, where it is needed, and |grad_j L|^2 of each tensor. The
         gradients become the model's velocity, so that they take no room of their own in another backward pass; if fused, each
         moves its tensor at once.
         """
-        dots, squares = np.zeros((2, len(self.tensors)))
+        dots, lengths = np.zeros((2, len(self.tensors)))
 
         def measure(j: int, gradient: Tensor) -> None:
+            lengths[j] = squares([gradient])[0]
             if self.exact or self.gradient == "complete":
                 dots[j] = noise.dot(gradient.contiguous(), direction, j)
-            if self.gradient == "expected":
-                squares[j] = float(gradient.square().sum(dtype=torch.float64))
 
         def step(j: int, gradient: Tensor) -> None:
             measure(j, gradient)
-            self._gather(j, gradient)
-            self._descend(j)
+            if np.isfinite(lengths[j]):
+                self._gather(j, gradient)
+                self._descend(j)
 
         with ExitStack() as stack:
             if self.fused:
@@ -241,13 +250,19 @@ class MetaStep:
         if not self.fused:
             for j in self.numbers:
                 measure(j, self.parts.gradient(j))
+        dots, lengths = self.parts.total(np.stack([dots, lengths]))
+        if not np.isfinite(lengths).all():
+            name = self.pertnn.blocks.tensors[int(np.flatnonzero(~np.isfinite(lengths))[0])]
+            raise FloatingPointError(
+                f"step {self.steps}: the gradient of {name} is not finite; lower the model's learning rate."
+            )
+        if not self.fused:
             if self.clip is not None:
                 self.parts.clip(self.clip)
             for j in self.numbers:
                 self._gather(j, self.parts.gradient(j))
                 self.parts.params[j].grad = None
-        dots, squares = self.parts.total(np.stack([dots, squares]))
-        return loss.item(), dots, squares
+        return loss.item(), dots, lengths
 
     @torch.no_grad()
     def _gather(self, j: int, gradient: Tensor) -> None:

@@ -27,7 +27,7 @@ from zolab.models import load_model
 from zolab.models.gradients import recomputed
 from zolab.pertnn import PertNN
 from zolab.probe.blocks import published_weights, split, weights_of
-from zolab.records import environment, load_record, peak_memory, reset_peak_memory, save_record
+from zolab.records import begun_in, environment, load_record, peak_memory, reset_peak_memory, save_record
 from zolab.records.log import RunLog
 from zolab.records.sealed import read_tensors, write_tensors
 from zolab.records.shapes import NUMBER, check_events
@@ -58,7 +58,7 @@ EVENTS = {
         "projected_grad": NUMBER,
         "sigma?": [NUMBER],
     },
-    "period": {"steps": int, "histories": [{"losses": [NUMBER], "raw": [NUMBER]}]},
+    "period": {"steps": int, "histories": [{"losses": [NUMBER], "raw": [NUMBER]}], "peak_bytes?": int},
 }
 LOOK_BACK = 10  # steps whose mean loss ends a period early
 
@@ -257,7 +257,8 @@ class _MetaSession:
         for number, values in outer.state_dict()["state"].items():
             state |= {f"outer.{number}.{name}": value for name, value in values.items() if value is not None}
         write_tensors(state, self._state(steps), {"run": self.log.id, "steps": steps})
-        self.log.append("period", steps=steps, histories=[asdict(history) for history in self.histories])
+        about = {"histories": [asdict(history) for history in self.histories], "peak_bytes": peak_memory(self.config.device)}
+        self.log.append("period", steps=steps, **about)
         for file in self.out.glob("state*.safetensors"):
             if file != self._state(steps):
                 file.unlink()
@@ -288,9 +289,10 @@ class _MetaSession:
         sigma = dict(zip(self.pertnn.blocks.names, steps[-1]["sigma"], strict=True))
         about = {"base_model": self.config.model, "fingerprint": base, "training_data": self.config.tasks, "licence": "MIT"}
         self.pertnn.save(self.out, **about, metrics={"steps": len(steps), "sigma": sigma, "settings": asdict(self.config)})
-        record = {"config": asdict(self.config), "result": {"steps": steps, "sigma": sigma, "base": base}, **environment()}
+        result, begun = {"steps": steps, "sigma": sigma, "base": base}, begun_in(self.log.of("start")[0])
+        record = {"config": asdict(self.config), "result": result, **begun}
         if self.shard:
             record["ranks"] = {"count": self.ranks.count, **self.copies.exchange(1)}
-        record["timing"] = {"peak_bytes": peak_memory(self.config.device)}
+        record["timing"] = {"peak_bytes": max(period.get("peak_bytes", 0) for period in self.log.of("period"))}
         save_record(record, self.out / "record.json")
         return MetaRun(self.pertnn, load_record(self.out / "record.json"))

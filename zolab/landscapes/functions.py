@@ -73,9 +73,10 @@ class Landscape:
     def __call__(self, x: Any, y: Any) -> Any:
         """f(x, y): a number from numbers (NaN where f has none), an array from arrays, a tensor from tensors."""
         try:
-            return self.function(x, y)
+            value = self.function(x, y)
         except (OverflowError, ZeroDivisionError):
             return math.nan
+        return math.nan if isinstance(value, complex) else value  # Python's roots of negative numbers
 
     def gradient(self, x: float, y: float) -> Point:
         """The exact gradient at a point: Im f(x + ih) / h has no difference to round (Squire and Trapp, SIAM Review 1998).

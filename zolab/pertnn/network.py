@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from zolab.pertnn.card import FEATURES, blocks_from, brief, card_of, check_same_blocks, options_from, read_card
 from zolab.probe.blocks import Blocks, budget_factor
-from zolab.records.files import write_json
+from zolab.records.files import json_for, write_json
 from zolab.records.sealed import read_tensors, tensors_digest, write_tensors
 
 HIDDEN = 64
@@ -140,10 +140,12 @@ class PertNN(nn.Module):
 
         Raises:
             OSError: a file could not be written.
+            ValueError: the card cannot hold what it is to say; nothing was written then.
         """
         folder = Path(folder)
         about: dict[str, Any] = {"base_model": base_model, "fingerprint": fingerprint, "training_data": training_data}
         about |= {"licence": licence, "metrics": metrics}
+        json_for(folder / "card.json", about)
         weights = {name: w.detach().cpu() for name, w in self.named_parameters()}
         folder.mkdir(parents=True, exist_ok=True)
         write_tensors(weights, folder / "pertnn.safetensors", {})

@@ -123,7 +123,7 @@ def find_init(pertnn: PertNN, seed: int = 42, count: int | None = None) -> Init:
     Args:
         pertnn: for example from `import_published`.
         seed: given to `torch.manual_seed`; 42 in the released ones.
-        count: draws to compare with, at least two; by default one for each network.
+        count: draws to compare with, two if fewer are asked for; by default one for each network.
     """
     inits = [_drawn(pertnn.hidden, seed, 4 * OFFSETS * i) for i in range(max(count or len(pertnn.blocks), 2))]
     w1 = np.stack([weights["w1"] for weights in inits])

@@ -2,6 +2,7 @@
 
 from zolab.records.record import (
     FREED,
+    begun_in,
     commit,
     environment,
     give_back_memory,
@@ -14,6 +15,7 @@ from zolab.records.record import (
 
 __all__ = [
     "FREED",
+    "begun_in",
     "commit",
     "environment",
     "give_back_memory",

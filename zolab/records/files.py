@@ -74,6 +74,7 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     temporary = temporary_for(path)
     try:
         with writing(path):
+            shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had the same number
             temporary.mkdir(parents=True)
             yield temporary
             for file in filter(Path.is_file, temporary.rglob("*")):
@@ -146,12 +147,18 @@ def parse_json(content: bytes) -> Any:
 
 
 def write_json(path: str | os.PathLike, content: Any, indent: int | None = 1) -> None:
-    """Write JSON, whole or not at all. Raises ValueError, naming the place, if a number is not finite."""
+    """Write JSON, whole or not at all. Raises ValueError as `json_for` does."""
+    write_atomically(path, json_for(path, content, indent))
+
+
+def json_for(path: str | os.PathLike, content: Any, indent: int | None = 1) -> bytes:
+    """The JSON text of a file. Raises ValueError, naming the place, if a number is not finite or a value is not plain."""
     try:
-        text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
+        return (json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    except TypeError as error:
+        raise ValueError(f"{path} cannot hold what is not plain: {error}; nothing was written.") from error
     except ValueError as error:
         raise ValueError(f"{path} cannot hold {_not_finite(content)}, which is no number; nothing was written.") from error
-    write_atomically(path, (text + "\n").encode())
 
 
 def temporary_for(path: Path) -> Path:

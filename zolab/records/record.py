@@ -6,6 +6,7 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -43,6 +44,11 @@ def environment() -> dict[str, Any]:
         "system": platform.platform(terse=True),
     }
     return {**({"command": command} if command else {}), "commit": commit(), "versions": versions, "machine": machine}
+
+
+def begun_in(start: Mapping[str, Any]) -> dict[str, Any]:
+    """What `environment` said where a run was begun, from the event that its log starts with."""
+    return {key: start[key] for key in ("command", "commit", "versions", "machine") if key in start}
 
 
 def commit() -> str | None:

@@ -56,7 +56,7 @@ def costs(plan: Plan) -> list[Cost]:
                 tokens = Tokens(config.batch_size, TOKENS[config.task])
                 memory, seconds = predicted(replace(config, device="cuda"), tokens).total, passes + alone
             else:
-                key = config.model, config.task, config.batch_size, config.dtype, config.device
+                key = config.model, config.task, config.batch_size, config.dtype, config.device, config.autocast
                 if key not in known:
                     known[key] = _timed(config)
                 seconds, memory, alone = _seconds(config, known[key]), None, None
@@ -119,7 +119,8 @@ def written(plan: Plan, rows: list[Cost], workers: int = 1) -> str:
 def _timed(config: Config) -> dict[str, float] | None:
     """Seconds of a forward pass on a batch, and of evaluating an example."""
     try:
-        task, (model, tokenizer) = load_task(config.task), load_model(config.model, config.dtype, config.device)
+        task = load_task(config.task, config.autocast)
+        model, tokenizer = load_model(config.model, config.dtype, config.device)
         examples = task.sample(config.data_seed, config.train, config.dev, 2)
     except OSError:
         return None

@@ -111,8 +111,9 @@ def rates(records: Records) -> Finding | None:
             continue
         change = difference(known[:, 0], known[:, 1])
         verdict = HOLDS if not used and change.word == "lower" else verdict
-        ours, mezo, factor = known[:, 0].mean(), known[:, 1].mean(), record.plan["search"]["factor"]
-        message = f"a rate {factor:g} times off costs {ours:.3f} nats, MeZO {mezo:.3f}"
+        message = (
+            f"the rates beside its best one cost {known[:, 0].mean():.3f} nats, those beside MeZO's {known[:, 1].mean():.3f}"
+        )
         numbers.append(f"`{stem}`: {message}; difference {change.text(3, sign=True)} over {len(known)} tasks")
         used.append(stem)
     return Finding(verdict, "the searches of learning rates, rates beside the best one", numbers, used) if used else None

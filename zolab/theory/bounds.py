@@ -69,7 +69,7 @@ def block_bound(
     Raises:
         ValueError: an unknown correction.
     """
-    s, (costs, _) = np.square(sigma), _costs(terms, corrections)
+    s, costs = np.square(sigma), _costs(terms, corrections)
     lr = np.asarray(lr)
     return -lr * (s @ terms.squares) + lr**2 / 2 * (s**2 @ costs)
 
@@ -88,7 +88,7 @@ def best_for_bound(
     """
     if not lr > 0:
         raise ValueError(f"lr must be > 0, got {lr}.")
-    d, g, (k, _) = terms.sizes.astype(float), terms.squares, _costs(terms, corrections)
+    d, g, k = terms.sizes.astype(float), terms.squares, _costs(terms, corrections)
     if not (k > 0).all() or not (g > 0).any():
         raise ValueError("the bound has no lowest point: every block needs curvature, and one of them a gradient.")
     if not budget:
@@ -100,11 +100,11 @@ def best_for_bound(
     return np.sqrt(np.maximum(0, (lr * g - multipliers[active] * d) / (lr**2 * k)))
 
 
-def _costs(terms: BoundTerms, corrections: Collection[str]) -> tuple[np.ndarray, float | np.ndarray]:
-    """k_j of the bound as it is asked for, and C(r_j)."""
+def _costs(terms: BoundTerms, corrections: Collection[str]) -> np.ndarray:
+    """k_j of the bound as it is asked for."""
     if unknown := set(corrections) - set(CORRECTIONS):
         raise ValueError(f"unknown correction {', '.join(sorted(unknown))}; choose among {', '.join(CORRECTIONS)}.")
     noise = terms.variances if "noise" in corrections else np.full_like(terms.variances, terms.variances.sum())
     norm = terms.norms if "curvature" in corrections else np.full_like(terms.norms, terms.norm)
     factor = rank_factor(terms.ranks, terms.sizes if "dimension" in corrections else terms.sizes.sum())
-    return norm * factor * (terms.squares + noise / terms.batch), factor
+    return norm * factor * (terms.squares + noise / terms.batch)

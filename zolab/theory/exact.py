@@ -111,13 +111,14 @@ class Local:
 
     @property
     def rank(self) -> float:
-        return float(self.traces.sum() / self.norm)
+        return float(self.traces.sum() / self.norm) if self.norm else 0.0
 
     @cached_property
     def off_diagonal(self) -> float:
         """Frobenius norm of what lies outside the Hessian's diagonal blocks, over that of all."""
+        whole = np.square(self.hessian).sum()
         inside = sum(np.square(self.hessian[np.ix_(part, part)]).sum() for part in self.parts)
-        return float(np.sqrt(max(0.0, 1 - inside / np.square(self.hessian).sum())))
+        return float(np.sqrt(max(0.0, 1 - inside / whole))) if whole else 0.0
 
     def step_terms(self, batch: int | None = None, whole: bool = True) -> StepTerms:
         """What the exact expected change depends on.
@@ -159,7 +160,8 @@ def localise(objective: Objective, rows: int = 128) -> Local:
         losses = objective.each(weights)
         gradients = _rows(losses, weights, rows)
         (gradient,) = torch.autograd.grad(losses.mean(), weights, create_graph=True)
-        hessian = _rows(gradient, weights, rows)
+        linear = not gradient.requires_grad
+        hessian = np.zeros((len(weights),) * 2) if linear else _rows(gradient, weights, rows)
     return Local(objective.blocks, gradients, (hessian + hessian.T) / 2)
 
 
@@ -172,10 +174,14 @@ def sampled_change(
         objective: its loss is probed and judged on all its examples.
         sigma: scale of each block.
         lrs: learning rates.
-        samples: directions.
+        samples: directions, at least 2.
         seed: of the directions.
         eps: finite-difference radius.
+
+    Raises:
+        ValueError: there are too few directions for a standard error.
     """
+    _check_samples(samples)
     theta = objective.weights
     scale = torch.from_numpy(np.repeat(objective.blocks.spread(sigma), objective.blocks.numels)).to(theta)
     losses, start_loss, changes = vmap(objective.at, chunk_size=64), float(objective.at(theta)), []
@@ -198,7 +204,11 @@ def sequential_change(
 
     Returns:
         Mean and standard error.
+
+    Raises:
+        ValueError: there are too few directions for a standard error.
     """
+    _check_samples(samples)
     theta, blocks = objective.weights, objective.blocks
     scale = torch.from_numpy(np.repeat(blocks.spread(sigma), blocks.numels)).to(theta)
     owner = torch.from_numpy(np.repeat(blocks.block_of, blocks.numels))
@@ -215,6 +225,11 @@ def sequential_change(
             changes.append(losses(moved) - start_loss)
     table = torch.cat(changes).double().numpy()
     return float(table.mean()), float(table.std(ddof=1) / np.sqrt(samples))
+
+
+def _check_samples(samples: int) -> None:
+    if samples < 2:
+        raise ValueError(f"a standard error needs at least 2 directions, got {samples}.")
 
 
 def _rows(outputs: Tensor, weights: Tensor, rows: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from zolab.probe.blocks import RULES, kind_of
 from zolab.theory.signal import Signal, gain, grouped, terms_of, totals
-from zolab.theory.terms import StepTerms, shared_sigma
+from zolab.theory.terms import StepTerms, check_finite, shared_sigma
 
 GROUPINGS: dict[str, Callable[[str], str]] = {**RULES, "kind": kind_of}
 """What blocks share a scale: each its own, those of a layer, those of a kind of tensor."""
@@ -171,16 +171,18 @@ def _scales(
     statistics: Signal | Estimates, grouping: Callable[[str], str], ratio: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> np.ndarray:
     """sigma_j whose squares are a function of each group's G, not below 0, and V; ones where that is 0 everywhere."""
+    merged = statistics.merged(grouping)
+    check_finite(merged.terms(1))
     _, place = grouped(statistics.names, grouping)
-    signals, noises, _ = statistics.merged(grouping).estimates
+    signals, noises, _ = merged.estimates
     squares = ratio(np.maximum(signals, 0), noises)
     return np.sqrt(squares)[place] if squares.any() else np.ones(len(place))
 
 
 def best_scales(statistics: Signal, batch: int) -> np.ndarray:
-    """The scales with which one step gains most, one for each block; ones where no block has a signal."""
+    """The scales with which one step gains most, one for each block; ones where no block has a signal, or none is curved."""
     terms = statistics.terms(batch)
-    return terms.best_sigma() if (terms.squares > 0).any() else np.ones(len(terms.sizes))
+    return terms.best_sigma() if (terms.squares > 0).any() and terms.traces.any() else np.ones(len(terms.sizes))
 
 
 def density_scales(statistics: Signal) -> np.ndarray:

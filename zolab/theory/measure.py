@@ -1,6 +1,6 @@
 """Block statistics of models too large for a Hessian: gradients example by example, curvature by products."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from zolab import noise
-from zolab.models.gradients import consumed
+from zolab.models.gradients import consumed, squares, wide
 from zolab.noise import Direction
 from zolab.probe.blocks import Rule, kind_of, split, weights_of
 from zolab.tasks import Example, Task, by_class
@@ -103,12 +103,12 @@ def block_statistics(
     def loss_of(chosen: Sequence[Example]) -> Tensor:
         return task.loss(model, task.encode(tokenizer, chosen).to(params[0].device))
 
-    total, lengths = [torch.zeros_like(p) for p in params], np.zeros(len(params))
+    total, lengths = zeros_like(params), np.zeros(len(params))
     for example in examples:
         slopes = torch.autograd.grad(loss_of([example]), params)
         lengths += squares(slopes)
         for mean, slope in zip(total, slopes, strict=True):
-            mean += slope / len(examples)
+            mean += wide(slope) / len(examples)
     mean_squares = squares(total)
     variances = (lengths / len(examples) - mean_squares) * len(examples) / (len(examples) - 1)
     del total, slopes
@@ -164,9 +164,7 @@ def gauss_newton_terms(
     seconds = np.array([squares(gradient) for gradient in gradients])
     slopes, trace = [], np.zeros(len(params))
     for weight, row in score_gradients(model, task, tokenizer, examples, params):
-        rows = [
-            [float(torch.dot(a.flatten(), g.flatten())) for a, g in zip(row, gradient, strict=True)] for gradient in gradients
-        ]
+        rows = [[dot(a, g) for a, g in zip(row, gradient, strict=True)] for gradient in gradients]
         slopes.append(weight**0.5 * np.array(rows))
         trace += weight * squares(row)
     by_block = blocks.totals(np.array(slopes).swapaxes(0, 1))  # (drawn, scores, blocks)
@@ -196,9 +194,14 @@ def score_gradients(
             yield p[c] / len(examples), torch.autograd.grad(log, params, retain_graph=c + 1 < len(p))
 
 
-def squares(tensors: Sequence[Tensor]) -> np.ndarray:
-    """Squared norm of each tensor."""
-    return np.array([float(t.detach().square().sum(dtype=torch.float64)) for t in tensors])
+def zeros_like(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Room for the sums of such tensors, in float32 or wider."""
+    return [torch.zeros_like(t, dtype=torch.promote_types(t.dtype, torch.float32)) for t in tensors]
+
+
+def dot(a: Tensor, b: Tensor) -> float:
+    """Inner product of two tensors of one shape."""
+    return float(torch.dot(wide(a).flatten(), wide(b).flatten()))
 
 
 def _minibatch(examples: Sequence[Example], size: int, order: np.random.Generator, balanced: bool) -> list[Example]:
@@ -212,12 +215,12 @@ def _minibatch(examples: Sequence[Example], size: int, order: np.random.Generato
 
 
 def _mean_gradient(model, task: Task, tokenizer, examples: Sequence[Example], params: Sequence[Tensor]) -> list[Tensor]:
-    total = [torch.zeros_like(p) for p in params]
+    total = zeros_like(params)
     for start in range(0, len(examples), 8):
         part = examples[start : start + 8]
         loss = task.loss(model, task.encode(tokenizer, part).to(params[0].device)) * (len(part) / len(examples))
         for mean, slope in zip(total, torch.autograd.grad(loss, params), strict=True):
-            mean += slope
+            mean += wide(slope)
     return total
 
 

@@ -30,10 +30,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from zolab.models.gradients import squares, wide
 from zolab.probe.blocks import Blocks, Rule, split, weights_of
 from zolab.tasks import Example, Task, by_class
 from zolab.tasks.scoring import Batch, option_log_probs, scored_log_probs
-from zolab.theory.measure import Recorded, squares
+from zolab.theory.measure import Recorded, dot, zeros_like
 from zolab.theory.terms import StepTerms
 
 # Of one example: its gradient as a factor and tensors, and the Gauss-Newton trace in each tensor.
@@ -185,9 +186,9 @@ def signal_of(blocks: Blocks, gradients: Iterable[OneExample], groups: int, bala
     for i, (factor, tensors, curvature) in enumerate(gradients):
         k = i % groups
         if i < groups:
-            sums.append([torch.zeros_like(tensor) for tensor in tensors])
+            sums.append(zeros_like(tensors))
         for mine, tensor in zip(sums[k], tensors, strict=True):
-            mine.add_(tensor, alpha=factor)
+            mine.add_(wide(tensor), alpha=factor)
         counts[k] += 1
         lengths[k] += blocks.totals(factor**2 * squares(tensors))
         curvatures[k] += blocks.totals(curvature)
@@ -197,7 +198,7 @@ def signal_of(blocks: Blocks, gradients: Iterable[OneExample], groups: int, bala
     for k, mine in enumerate(sums):
         for other in range(k + 1):
             pairs = zip(mine, sums[other], strict=True)
-            products[k, other] = products[other, k] = blocks.totals([_dot(a, b) for a, b in pairs])
+            products[k, other] = products[other, k] = blocks.totals([dot(a, b) for a, b in pairs])
     return Signal(blocks.names, np.array(blocks.sizes), counts, lengths, products, curvatures, balanced)
 
 
@@ -281,10 +282,6 @@ def _of_answer(model, task: Task, batch: Batch, params: Sequence[Tensor], rng: n
     # Tokens are drawn apart from each other: what mixes two of them is zero on average, and the mean of their traces is left.
     curvature = squares(torch.autograd.grad(torch.cat(sampled).sum() / len(tokens) ** 0.5, params, retain_graph=True))
     return -1.0, torch.autograd.grad(tokens.mean(), params), curvature
-
-
-def _dot(a: Tensor, b: Tensor) -> float:
-    return float(torch.dot(a.flatten(), b.flatten()))
 
 
 def terms_of(sizes: np.ndarray, estimates: np.ndarray, batch: int) -> StepTerms:

@@ -73,12 +73,15 @@ class StepTerms:
 
     def best_lr(self, sigma: np.ndarray) -> np.ndarray:
         """The learning rate with the largest expected descent; infinite where the expected loss falls without end."""
-        noise = self.noise(sigma)
-        return np.where(noise > 0, self.gain(sigma) / np.where(noise > 0, noise, 1), np.inf)
+        gain, noise = self.gain(sigma), self.noise(sigma)
+        endless = np.where((noise < 0) | (gain > 0), np.inf, 0.0)
+        return np.where(noise > 0, gain / np.where(noise > 0, noise, 1), endless)
 
     def best_change(self, sigma: np.ndarray) -> np.ndarray:
         """Expected change at `best_lr`."""
-        return -self.best_lr(sigma) * self.gain(sigma) / 2
+        gain, noise = self.gain(sigma), self.noise(sigma)
+        endless = np.where((noise < 0) | (gain > 0), -np.inf, 0.0)
+        return np.where(noise > 0, -np.square(gain) / np.where(noise > 0, 2 * noise, 1), endless)
 
     def on_budget(self, sigma: np.ndarray) -> np.ndarray:
         """sigma, scaled so that sum_j d_j sigma_j^2 = sum_j d_j."""
@@ -88,12 +91,16 @@ class StepTerms:
         """The scales with the largest expected descent that keep the budget sum_j d_j sigma_j^2 = sum_j d_j.
 
         Args:
-            lr: the learning rate; None chooses the best for each sigma. The budget then only fixes the common factor of
+            lr: the learning rate, > 0; None chooses the best for each sigma. The budget then only fixes the common factor of
                 sigma, which the learning rate undoes: it is the optimum without budget, too.
 
         Raises:
-            ValueError: no block has a gradient; or without lr, the curvature is negative along some sigma.
+            ValueError: no block has a gradient, a statistic is not finite, or lr is not positive; or without lr, the curvature
+                is zero or negative along some sigma.
         """
+        if lr is not None and not lr > 0:
+            raise ValueError(f"lr must be > 0, got {lr}.")
+        check_finite(self)
         shares = self.squares > 0
         if not shares.any():
             raise ValueError("no block has a gradient: every sigma is as good; measure at a point that is not a minimum.")
@@ -108,7 +115,8 @@ class StepTerms:
                 return float(lr**2 / 2 * value - lr * (g @ y)) / unit, (lr**2 / 2 * slope - lr * g) / unit
             if value <= 0:
                 raise ValueError(
-                    "the expected loss falls without end along some sigma: use Gauss-Newton curvatures, or give lr."
+                    "the expected loss falls without end along some sigma: use Gauss-Newton curvatures that are not zero, or "
+                    "give lr."
                 )
             # log of noise / gain^2, whose least is where the descent gain^2 / (2 noise) is largest
             return float(np.log(value) - 2 * np.log(g @ y)), slope / value - 2 * g / (g @ y)
@@ -121,6 +129,14 @@ class StepTerms:
         return np.sqrt(scale * _least(objective, starts, [(0.0, 1.0 if share else 0.0) for share in shares]))
 
 
+def check_finite(terms: StepTerms) -> None:
+    """Raise ValueError unless every statistic is a finite number: no scales follow from others."""
+    for name in ("squares", "seconds", "traces", "curvatures"):
+        values = np.asarray(getattr(terms, name))
+        if len(bad := np.argwhere(~np.isfinite(values))):
+            raise ValueError(f"{name} of block {bad[0][0]} are {values[tuple(bad[0])]}: measure in float32, or other examples.")
+
+
 def shared_sigma(terms: Sequence[StepTerms]) -> np.ndarray:
     """One sigma for several tasks: the largest product over them of the expected descents, each at its own best learning rate.
 
@@ -128,15 +144,20 @@ def shared_sigma(terms: Sequence[StepTerms]) -> np.ndarray:
         terms: of each task, the blocks being the same; negative G count as 0, and so do negative A, which few examples leave.
 
     Returns:
-        On the budget, shape (blocks,); ones where no task has a gradient.
+        On the budget, shape (blocks,); ones where no task has a gradient and curvature.
+
+    Raises:
+        ValueError: a statistic is not finite.
     """
+    for each in terms:
+        check_finite(each)
     sizes = terms[0].sizes
     scale = sizes.sum() / sizes
     parts = []
     for t in terms:
         squares, seconds = np.maximum(t.squares, 0), np.maximum(t.seconds, 0)
         parts.append((squares * scale, seconds * scale, t.traces * scale, t.matrix * np.outer(scale, scale)))
-    parts = [part for part in parts if part[0].any()]
+    parts = [(g, a, t, q) for g, a, t, q in parts if g.any() and (t.any() or q.any())]
     if not parts:
         return np.ones(len(sizes))
 
