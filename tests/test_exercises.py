@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from zolab import MEAZO
+from zolab import MEAZO, MeZO
+from zolab.landscapes import Landscape
 from zolab.studies.outcomes import Record
 from zolab.widgets import check
 from zolab.widgets.answers import exercises
@@ -34,6 +35,11 @@ def flat_run(**losses):
 
 def field_record():
     return Record.load(NOTEBOOKS.parent / "figures" / "records" / "04_field.json")
+
+
+def bowl():
+    """A landscape with one minimum that is said to have two."""
+    return Landscape("bowl", "", lambda x, y: x**2 + y**2, ((0, 0), (2, 0)), 0, (1.9, 0.1), ((-3, 3), (-3, 3)))
 
 
 def one_probe(parameters, loss_of, step, lr, eps, seed, samples):
@@ -117,6 +123,14 @@ def test_a_notebook_asks_for_what_is_checked(notebook):
         assert line.startswith(exercise.head), exercise.title
         assert 1 <= exercise.level <= 3
     assert any(f'check("{notebook}")' in cell.source for cell in cells if cell.cell_type == "code")
+
+
+def test_answers_that_look_right_are_none():
+    with pytest.raises(ValueError, match=r"\(2, 0\) is no minimum: the landscape is lower"):
+        check("02", 3, bowl(), 0.2)
+    with pytest.raises(ValueError, match="this is MeZO; both are MEAZO"):
+        check("02", 2, partial(MeZO, lr=0.01), partial(MEAZO, lr=0.05))
+    assert not check("02", 2, partial(MEAZO, lr=0.002), partial(MEAZO, lr=0.05)).met  # lower, but constant
 
 
 def test_an_answer_that_is_none_is_said_in_a_sentence():

@@ -46,7 +46,12 @@ def test_cards_that_share_a_batch_shorten_its_passes_alone():
 def test_the_hours_are_those_of_a_dry_run():
     plan = load_plan(PLANS / "zo_finetuner_llama-3.2-1b.yaml")
     hours = 24 * days(runs_of(plan), 1)
-    assert f"about {hours:,.0f} hours on one H100, from measured steps" in written(plan, costs(plan))
+    assert f"about {hours:,.0f} hours of an H100, from measured steps" in written(plan, costs(plan))
+    large = load_plan(PLANS / "adamezo_opt-30b.yaml")
+    (row,) = [line for line in grids_section([(large, runs_of(large))])[1] if line.startswith("| AdaMeZO")]
+    text = written(large, costs(large))
+    assert f"about {row.split(' | ')[2]} hours of an H100" in text
+    assert "each of its hours counts once a card" in text
 
 
 def test_the_section_names_every_plan_of_a_paper_and_the_limits(tmp_path):

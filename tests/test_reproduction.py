@@ -68,7 +68,7 @@ def test_a_papers_plan_is_priced_without_weights_or_network(path, monkeypatch):
     assert {entry.method for entry in entries} == set(plan.methods)
     assert all(entry.seconds > 1 and entry.memory > 1e9 for entry in entries)
     text = written(plan, entries)
-    assert "hours on one H100" in text
+    assert "hours of an H100" in text
     assert ("a run stops" in text) == (plan.options["paper"] == "2605.00650")
     for config in configurations(plan).values():
         assert config.model == plan.base["model"]

@@ -40,7 +40,7 @@ def own_map():
     """A wide bowl with a narrow, shallow pit on its side."""
 
     def height(x, y):
-        return 0.5 * (x**2 + y**2) - 0.5 * 2.718281828 ** (-20 * ((x - 2) ** 2 + y**2))
+        return 0.5 * (x**2 + y**2) - 0.8 * 2.718281828 ** (-20 * ((x - 2) ** 2 + y**2))
 
     across = np.linspace(1.7, 2.1, 401)
     floor = float(across[np.argmin(height(across, 0.0))])

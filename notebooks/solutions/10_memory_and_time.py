@@ -32,7 +32,7 @@ def mostly_forward():
     times = {"forward passes": 1.0, "passes along a direction": over - 1}  # in the notebook `seconds` has them
     seconds = pd.DataFrame({"MeZO": {**times, "step": over}}).T
     larger = 1
-    while larger / 8 < 9 * (over - 1):
+    while larger / 8 < 19 * (over - 1):
         larger += 1
     return seconds, 8, larger
 

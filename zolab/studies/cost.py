@@ -3,6 +3,7 @@
 The papers' models are not timed, but expected (`zolab.studies.expected`): neither their weights nor a network is needed.
 """
 
+import math
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 
 from zolab.models import load_model
 from zolab.runs.config import Config
-from zolab.runs.memory import Tokens, fits, predicted
+from zolab.runs.memory import CONTEXT, Tokens, fits, predicted
 from zolab.studies.expected import CARD, SHAPES, TOKENS, seconds_of
 from zolab.studies.plan import Plan, configuration, forwards, lr_of, variants
 from zolab.tasks import load_task
@@ -41,6 +42,11 @@ class Cost:
     memory: float | None = None
     alone: float | None = None
     batch: int = 1
+
+    @property
+    def cards(self) -> int:
+        """H100s that hold one cell; one on the machine at hand."""
+        return math.ceil(self.memory / (CARD * 1e9 - CONTEXT)) if self.memory else 1
 
 
 def costs(plan: Plan) -> list[Cost]:
@@ -100,15 +106,16 @@ def written(plan: Plan, rows: list[Cost], workers: int = 1) -> str:
     lines.append(f"{least} to {most} cells, {passes[0]:,} to {passes[1]:,} forward passes for training")
     times = [cost.seconds for cost in rows if cost.seconds is not None]
     if len(times) == len(rows):
-        hours = [sum(cost.cells[end] * each for cost, each in zip(rows, times, strict=True)) / 3600 / workers for end in (0, 1)]
         expected = all(cost.memory for cost in rows)
-        where = "on one H100, from measured steps" if expected else f"with {workers} worker{'s' * (workers > 1)}"
+        shared = 3600 * (1 if expected else workers)
+        hours = [sum(c.cells[end] * c.cards * each for c, each in zip(rows, times, strict=True)) / shared for end in (0, 1)]
+        where = "of an H100, from measured steps" if expected else f"with {workers} worker{'s' * (workers > 1)}"
         ends = [f"{end:,.2f}" if end < 10 else f"{end:,.0f}" for end in hours]
         lines.append(f"about {' to '.join(dict.fromkeys(ends))} hours {where}")
     else:
         lines.append("hours: unknown where a model or its data is not on this machine")
     if not all(fits(cost.memory or 0, CARD) for cost in rows):
-        lines.append(f"*: more than there is room for in the {CARD} GB of one H100")
+        lines.append(f"*: more than the {CARD} GB of one H100 have room for, so each of its hours counts once a card")
     if plan.base.get("patience"):
         lines.append("at most: a run stops when its dev loss no longer falls")
     if plan.kind.BEFORE:

@@ -109,11 +109,9 @@ def rates(records: Records) -> Finding | None:
         known = np.array([pair for pair in costs if None not in pair], float)
         if len(known) < 2:
             continue
-        change = difference(known[:, 0], known[:, 1])
+        change, (ours, mezo) = difference(known[:, 0], known[:, 1]), known.mean(0)
         verdict = HOLDS if not used and change.word == "lower" else verdict
-        message = (
-            f"the rates beside its best one cost {known[:, 0].mean():.3f} nats, those beside MeZO's {known[:, 1].mean():.3f}"
-        )
+        message = f"the rates beside its best one cost {ours:.3f} nats, those beside MeZO's {mezo:.3f}"
         numbers.append(f"`{stem}`: {message}; difference {change.text(3, sign=True)} over {len(known)} tasks")
         used.append(stem)
     return Finding(verdict, "the searches of learning rates, rates beside the best one", numbers, used) if used else None
@@ -238,12 +236,15 @@ def walks(records: Records) -> Finding | None:
     numbers = [f"The printed lengths of the paths come out within {100 * length:.1f} %"]
     for key, row in rows.items():
         message = f"in the paper's two directions {row['two']:.2g}, in fresh ones {row['fresh']:.2g} (AdaMeZO is lower with "
-        message += f"{row['fresh_seeds_lower']} of {seeds} seeds), there with a rate for each {row['mezo_tuned']:.2g}"
+        message += f"{row['fresh_seeds_lower']} of {seeds} seeds), each at its best of three rates {row['mezo_tuned']:.2g}"
         numbers.append(f"MeZO's distance to the minimum at the end, over AdaMeZO's, on {key}: {message}")
     as_printed, fairly = (all(row[name] > 1 for row in rows.values()) for name in ("two", "mezo_tuned"))
     verdict = HOLDS if as_printed and fairly else CORRECTED if as_printed else NOT_SEEN
     if verdict == CORRECTED:
-        numbers.append("So it ends lower where the same two directions come back, and not wherever they are fresh")
+        fresh = sum(row["fresh"] > 1 for row in rows.values())
+        numbers.append(
+            f"It ends lower where the same two directions come back, and in fresh ones on {fresh} of {len(rows)} maps"
+        )
     ran = "the published walks, the same in fresh directions, and three rates for each method"
     return Finding(verdict, ran, numbers, ["bench_walks"])
 

@@ -90,8 +90,8 @@ def aside(estimates: Mapping[str, Estimate], base: str) -> str:
 def beside_base(record: Record, title: str, methods: Sequence[str] | None = None, base: str = BASE) -> Figure:
     """Every method beside the base method: forward passes to its mean final loss, and final loss at equal forward passes.
 
-    A mark is a task, hollow where censored runs leave only a bound or nothing; a bar is the mean over the tasks (geometric for
-    ratios), its line the 95 % interval over tasks. With one task, marks on the right are its seeds.
+    A mark is a task, hollow where censored runs leave only a bound, or nothing, and then at 1; a bar is the mean over the tasks
+    (geometric for ratios), its line the 95 % interval over tasks. With one task, marks on the right are its seeds.
 
     Args:
         record: of a study.
@@ -112,21 +112,23 @@ def beside_base(record: Record, title: str, methods: Sequence[str] | None = None
             for row in beside(record, name, base):
                 number = tasks.index(row.task)
                 shift = place + (0.5 * (number / (len(tasks) - 1) - 0.5) if len(tasks) > 1 else 0)
-                left.plot(row.forwards.value, shift, linestyle="", **_mark(number, hollow=bool(row.forwards.bound)))
+                ratio = 1.0 if row.forwards.bound == "–" else row.forwards.value
+                left.plot(ratio, shift, linestyle="", **_mark(number, hollow=bool(row.forwards.bound)))
                 seeds = np.subtract(*(runs.final for runs in record.pairs(name, base)[row.task]))
                 values = seeds if len(tasks) == 1 else [row.final.value]
                 right.plot(values, [shift] * len(values), linestyle="", **_mark(number))
         for number, task in enumerate(tasks):
             left.plot([], [], linestyle="", label=task if len(tasks) > 1 else f"{task}; right: a seed", **_mark(number))
         left.plot([], [], "|", color=BLACK, markersize=12, markeredgewidth=3, label="mean, 95 % interval")
-        left.plot([], [], linestyle="", label="only a bound", **_mark(-1, hollow=True))
+        left.plot([], [], linestyle="", label="a bound; at 1 none", **_mark(-1, hollow=True))
         left.axvline(1, color=GREY, linewidth=1)
         right.axvline(0, color=GREY, linewidth=1)
         left.set_yticks(range(len(names)), [spelled(name) for name in names])
         left.invert_yaxis()
         left.set(xscale="log", xlabel=f"forward passes to {base}'s final loss,\ndivided by {base}'s (left is better)")
         right.set(xlabel=f"final dev loss minus {base}'s (nats)\nat equal forward passes (left is better)")
-        low, high = left.get_xlim()
+        low, high = min(left.get_xlim()[0], 0.88), max(left.get_xlim()[1], 1.14)
+        left.set_xlim(low, high)
         plain_log(left.xaxis, (1, 2, 5) if high > 2 * low else (1, 1.1, 1.2, 1.5, 2, 3, 4, 5, 6, 7, 8, 9))
         headline(figure, f"{title}: {aside({name: each.final for name, each in comparisons.items()}, base)}")
         legend_below(left, ncols=5)

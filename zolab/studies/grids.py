@@ -6,12 +6,10 @@ many cards as hold it, one working after another (`device_map`), so that it take
 """
 
 import heapq
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zolab.runs.memory import CONTEXT
 from zolab.studies.cost import Cost, costs
 from zolab.studies.expected import CARD, SHAPES, TOKENS
 from zolab.studies.plan import Plan, load_plan
@@ -51,7 +49,7 @@ class Run:
     @property
     def cards(self) -> int:
         """GPUs that hold one run."""
-        return math.ceil((self.cost.memory or 0.0) / (CARD * 1e9 - CONTEXT))
+        return self.cost.cards
 
 
 def paper_grids(folder: Path) -> list[tuple[Plan, list[Run]]]:
@@ -97,7 +95,7 @@ def grids_section(grids: Sequence[tuple[Plan, list[Run]]]) -> Section:
     """The section of RESULTS.md."""
     every = [run for _, runs in grids for run in runs]
     named = [(plan.about.removesuffix(" "), runs) for plan, runs in grids]
-    head = ["plan", "runs", "hours of one H100", "days on 1", *(f"on {gpus}" for gpus in GPUS[1:])]
+    head = ["plan", "runs", "hours of an H100", "days on 1", *(f"on {gpus}" for gpus in GPUS[1:])]
     head += ["longest run, hours", f"its batches on {SHARED}", "most memory, GB"]
     rows = [_row(name, runs) for name, runs in [*named, ("all", every)]]
     return "What the papers' whole tables cost", [*_about(), "", *table_of(head, rows), "", *_limits(every)]

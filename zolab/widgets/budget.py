@@ -145,7 +145,7 @@ def _draw_rates(axes: Axes, record: str, task: str, methods: Sequence[str]) -> N
     frame(axes, "other rates", "rate / best")
     factor = _read(record).plan["search"]["factor"]
     axes.set_xticks([-2, 0, 2], [f"{factor**k:.2g}" for k in (-2, 0, 2)])
-    axes.set_yticks([0, EXCESS / 2, EXCESS], ["best", f"+{EXCESS / 2:g}", f"+{EXCESS:g}"])
+    axes.set_yticks([0, EXCESS / 2, EXCESS], ["best", f"+{EXCESS / 2:g}", f"≥ +{EXCESS:g}"])
 
 
 @cache

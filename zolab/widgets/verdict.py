@@ -26,7 +26,7 @@ def verdict_view(
 ) -> View:
     """Final loss of a method minus another's, task by task and in the mean, with 95 % intervals.
 
-    The goals: a comparison that all tasks decide; then the one task without which it is undecided.
+    The goals: a comparison whose mean over all tasks is decided; then the one task without which it is undecided.
 
     Args:
         other: what the method is compared with, a method of the record.
@@ -51,7 +51,9 @@ def verdict_view(
         _draw_without(figure.add_axes((0.68, 0.13, 0.3, 0.76)), included, mean)
     undone = over_all.word != "undecided" and mean.word == "undecided" and len(pairs) - len(included) == 1
     levels = (
-        Level(f"a control beside which all {len(pairs)} tasks decide", over_all.word != "undecided", HINTS[0]),
+        Level(
+            f"a control beside which the mean over all {len(pairs)} tasks is decided", over_all.word != "undecided", HINTS[0]
+        ),
         Level("one task without which that is undecided", undone, HINTS[1]),
     )
     now = f"{method} minus {other}: {mean.text(3, sign=True)} nats over {len(included)} tasks, {mean.word}"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zolab.landscapes import LANDSCAPES, Landscape, run
 from zolab.noise import Direction, add_
-from zolab.optim import MeZO
+from zolab.optim import MEAZO, MeZO
 from zolab.tasks import Example
 from zolab.tasks.judgement import auc
 from zolab.widgets.exercises.entry import Entry, need
@@ -126,19 +126,30 @@ def falling_rate(optimizer: Callable[..., Any], constant: Callable[..., Any]) ->
     """What makes each from parameters and a seed."""
     place = LANDSCAPES["sophia"]
 
-    def above(make: Callable[..., Any]) -> float:
-        ends = [run(partial(make, seed=seed), place, 1000) for seed in range(3)]
-        return float(np.median([np.inf if walk.stopped else walk.losses[-1] - place.minimum for walk in ends]))
+    def above(make: Callable[..., Any]) -> tuple[float, float]:
+        """Median of three seeds, and the last rate over the first one."""
+        ends, made = [], []
+        for seed in range(3):
+            walk = run(lambda params, seed=seed: made.append(make(params, seed=seed)) or made[-1], place, 1000)
+            ends.append(np.inf if walk.stopped else walk.losses[-1] - place.minimum)
+        need(isinstance(made[-1], MEAZO), f"this is {type(made[-1]).__name__}; both are MEAZO, or made from it.")
+        first, last = (made[-1].trajectory.records[at].lrs[0] for at in (0, -1))
+        return float(np.median(ends)), last / first
 
-    ours, theirs = above(optimizer), above(constant)
+    (ours, falls), (theirs, stays) = above(optimizer), above(constant)
     need(theirs < place(*place.start), "the constant rate does not descend; lower it.")
-    return ours < theirs / 10, f"{ours:.1e} above the minimum, median of three seeds, {theirs:.1e} with the constant rate"
+    message = f"{ours:.1e} above the minimum, median of three seeds, {theirs:.1e} with the constant rate; the last rate is "
+    return ours < theirs / 10 and falls <= 0.01 and stays == 1, f"{message}{falls:.3g} times the first, and {stays:.3g} times"
 
 
 def own_map(place: Landscape, lr: float) -> tuple[bool, str]:
     need(len(place.minima) == 2, f"the landscape has {len(place.minima)} minima; it takes two, the deeper one first.")
     depths = [float(place(*minimum)) for minimum in place.minima]
     need(depths[0] < depths[1], "the first minimum must be the deeper one.")
+    radius, turns = 0.005 * (place.window[0][1] - place.window[0][0]), 2 * np.pi * np.arange(16) / 16
+    for (x, y), depth in zip(place.minima, depths, strict=True):
+        around = min(float(place(x + radius * np.cos(turn), y + radius * np.sin(turn))) for turn in turns)
+        need(depth < around, f"({x:.3g}, {y:.3g}) is no minimum: the landscape is lower {radius:.3g} beside it.")
     start = np.linalg.norm(np.array(place.minima) - np.array(place.start), axis=1)
     need(start[1] < start[0], "begin nearer to the shallow minimum.")
     walks = [run(partial(MeZO, lr=lr, seed=seed), place, 200) for seed in range(10)]
