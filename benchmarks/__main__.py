@@ -34,9 +34,8 @@ ORIGIN = ("commit", "versions", "machine")
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Run benchmarks and keep their records.")
     parser.add_argument("names", nargs="*", choices=[*NAMES, []], metavar="NAME", help=f"of {', '.join(NAMES)}; all by default")
-    parser.add_argument(
-        "--records", type=Path, default=Path("figures/records"), metavar="FOLDER", help="where records are kept"
-    )
+    text = "where records are kept (default: %(default)s); figures/records has those that the pages are made of"
+    parser.add_argument("--records", type=Path, default=Path("runs/bench"), metavar="FOLDER", help=text)
     words = sys.argv[1:]
     split = words.index("--") if "--" in words else len(words)
     options, more = parser.parse_args(words[:split]), words[split + 1 :]

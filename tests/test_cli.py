@@ -3,6 +3,7 @@
 import argparse
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -13,11 +14,13 @@ from pathlib import Path
 import pytest
 from small import command
 
+from zolab import __main__ as program
 from zolab.__main__ import main
 from zolab.cli import COMMANDS
 from zolab.cli.errors import reported
 from zolab.cli.parser import Parser, add_settings, parser_of, sentence_of, settings_of
 from zolab.l2l.config import BUDGET_NAMES, OUTER_NAMES, RULE_NAMES, SCALES, EvolveConfig, MetaConfig
+from zolab.records import load_record
 from zolab.runs.config import Config, option
 from zolab.runs.names import DTYPE_NAMES, FIRST_ORDER_NAMES, METHOD_NAMES, TASK_NAMES
 
@@ -76,6 +79,7 @@ def test_the_help_loads_nothing_heavy():
     """Counted in modules, not in seconds: a busy machine is slow, too."""
     code = f"""
 import contextlib, io, json, sys
+from zolab import __main__ as program
 from zolab.__main__ import main
 heavy = {{}}
 for words in ([], ["--help"], *([name, "--help"] for name in {COMMANDS!r})):
@@ -180,14 +184,14 @@ def test_listed_names_are_those_of_the_tables():
         (["verify", "nowhere"], 1, "not as recorded: nowhere, refused: there is no nowhere/record.json"),
         (["metatrain", "--out=x", "--period=0"], 1, "period must be at least 1"),
         (["evolve", "--out=x", "--tasks=a,,b"], 1, "tasks 'a,,b' names an empty task"),
-        (["measure", "--record=r.json", "--probes=0"], 1, "probes must be at least 1, got 0"),
+        (["measure", "--record=r.json", "--probes=0"], 1, "probes must be at least 2, for a spread; got 0"),
         (["measure", "--record=."], 1, ". cannot be written"),
         (["published", "nowhere.pth"], 1, "nowhere.pth"),
         (["published", "x.pth", "--config=nowhere"], 1, "there is no nowhere; give a config.json"),
         (["pretrain", "gpt"], 2, "invalid choice: 'gpt'"),
         (["pretrain", "tiny-reviews", "--steps=0"], 1, "steps must be at least 1 and seed at least 0, got 0 and 0"),
         (["pretrain", "tiny-reviews", "--threads=0"], 1, "threads must be at least 1, got 0"),
-        (["pretrain", "tiny-reviews-critic", "--out=file"], 1, "file/training.json cannot be written"),
+        (["pretrain", "tiny-reviews-critic", "--out=file"], 1, "file is there already; choose another folder"),
         (["ship", "nothing", "--out=x"], 1, "no shipped fine-tuner is called 'nothing'; choose tiny-reviews"),
     ],
 )
@@ -227,7 +231,7 @@ def test_a_path_may_begin_at_home(monkeypatch, tmp_path):
         (OverflowError("too large"), "error: too large\n"),
         (MemoryError(), "error: there is not enough memory; choose smaller numbers or a smaller model.\n"),
         (ValueError("one\ntwo " + "x" * 10**6), "error: one two " + "x" * 992 + " ...\n"),
-        (KeyboardInterrupt(), "stopped; the same command goes on from what a run has logged.\n"),
+        (KeyboardInterrupt(), "stopped; the same command begins again.\n"),
     ],
 )
 def test_an_error_is_one_bounded_line(error, sentence, capsys):
@@ -374,3 +378,122 @@ def test_settings_that_a_rule_of_gradients_does_not_have_are_refused(tmp_path):
     shown = command("finetune", *small, f"--out={tmp_path / 'run'}")
     assert shown.status == 1
     assert "adam has no setting capturable; choose betas, eps, fused, momentum, recompute" in shown.errors
+
+
+def test_a_record_replaces_records_alone(tmp_path):
+    evaluate = ["evaluate", "--model=tiny-random-llama", "--task=reviews_sentence", "--test=4"]
+    data, run = tmp_path / "own.csv", tmp_path / "run"
+    data.write_text("text,label\ngood,1\n")
+    (tmp_path / "plan.json").write_text('{"tasks": {}}')
+    run.mkdir()
+    for name in ("log.jsonl", "record.json"):
+        (run / name).write_text("")
+    (run / "record.json").write_text('{"config": {}, "result": {}}')
+    for path, message in (
+        (data, "is no record"),
+        (tmp_path / "plan.json", "is no record"),
+        (run / "record.json", "of the run"),
+    ):
+        before = path.read_bytes()
+        shown = command(*evaluate, f"--out={path}")
+        assert (shown.status, shown.errors.count(message)) == (1, 1), shown.errors
+        assert path.read_bytes() == before
+    for _ in range(2):  # the second one replaces the first one's
+        assert command(*evaluate, f"--out={tmp_path / 'own.json'}").status == 0
+
+
+def test_a_shipped_model_is_made_as_its_recipe_says_or_elsewhere(tmp_path, monkeypatch):
+    shown = command("pretrain", "tiny-reviews", "--steps=2")
+    assert shown.errors == "error: the shipped model has its own steps: give --out, a new folder, for another one.\n"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}")
+    shown = command("pretrain", "tiny-reviews", "--steps=2", f"--out={tmp_path / 'mine'}")
+    assert "is there already; choose another folder" in shown.errors
+    assert (tmp_path / "mine" / "config.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["study"], "the same command goes on"),
+        (["finetune"], "first-order optimizer begins again"),
+        (["evaluate"], "the same command begins again"),
+    ],
+)
+def test_what_is_said_after_ctrl_c_is_true(words, said, monkeypatch, capsys):
+    def stop(given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(program, "_run", stop)
+    assert main(words) == 130
+    assert said in capsys.readouterr().err
+
+
+def test_a_folder_of_another_command_is_not_called_damaged_alone(tmp_path):
+    small = ["--model=tiny-random-llama", "--batch_size=4", "--train=16", "--steps=2"]
+    task = ["--task=reviews_sentence", "--dev=4", "--test=4"]
+    assert command("finetune", *small, *task, f"--out={tmp_path / 'run'}").status == 0
+    shown = command("metatrain", *small, "--tasks=reviews_sentence", f"--out={tmp_path / 'run'}")
+    assert "another command wrote it" in shown.errors
+    assert "choose another folder" in shown.errors
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "plan.json").write_text("{}")
+    assert "is the folder of a study" in command("finetune", *small, *task, f"--out={tmp_path / 'study'}").errors
+
+
+def test_workers_and_ways_of_a_study(tmp_path):
+    plan = ROOT / "notebooks" / "plans" / "03_methods.yaml"
+    where = [plan, f"--out={tmp_path / 'out'}", f"--record={tmp_path / 'record.json'}"]
+    for way in ("--dry_run", "--print_array"):
+        assert "workers must be at least 1, got 0" in command("study", *where, way, "--workers=0").errors
+    with pytest.raises(SystemExit):
+        main(["study", *map(str, where), "--dry_run", "--share=0/7"])
+    spaced = shutil.copy(plan, tmp_path / "my plan.yaml")
+    assert "--job-name=zolab-my-plan\n" in command("study", spaced, *where[1:], "--print_array").out
+
+
+def test_texts_of_a_command_are_recorded_as_they_are(tmp_path):
+    words = ["finetune", "--task", "/data/my.csv", "--prompt", "/{text} It was", "--candidates", "/a", "/b", "--out=/tmp/x"]
+    assert program._without_folders(words) == [
+        *("finetune", "--task", "my.csv", "--prompt", "/{text} It was", "--candidates", "/a", "/b", "--out=x")
+    ]
+
+
+def test_a_file_with_a_comma_in_its_name_is_one_task(tmp_path):
+    data = tmp_path / "my, data.csv"
+    data.write_text("text,label\n" + "".join(f"film {k},{k % 2}\n" for k in range(60)))
+    own = ["--prompt={text} It was", "--candidates", " bad", " good"]
+    small = ["--model=tiny-random-llama", "--batch_size=4", "--train=16", "--steps=2", "--hidden=4"]
+    shown = command("metatrain", *small, f"--tasks={data}", *own, f"--out={tmp_path / 'pertnn'}")
+    assert shown.status == 0, shown.errors
+
+
+def test_an_answer_has_no_labels(tmp_path):
+    data = tmp_path / "own.csv"
+    data.write_text("text,label\ngood,1\n")
+    for more in (["--label=nosuch"], ["--labels", "a", "b"]):
+        shown = command("finetune", f"--task={data}", "--prompt={text}", "--answer={label}", *more, f"--out={tmp_path / 'x'}")
+        assert "no label says which candidate is right" in shown.errors
+
+
+def test_what_a_run_prints_is_in_its_record(tmp_path):
+    small = ["--model=tiny-reviews", "--task=reviews_sentence", "--batch_size=4", "--train=40", "--dev=8", "--test=16"]
+    out = command("finetune", *small, "--steps=4", "--eval_every=2", "--lr=1e-3", f"--out={tmp_path / 'run'}").out
+    result = load_record(tmp_path / "run" / "record.json")["result"]
+    assert f"kept step {result['best_step']} of 4" in out
+    for split in ("train", "test"):
+        before, after = (result[split][when] for when in ("before", "after"))
+        assert f"  {split:5} loss {before['loss']:.3f} -> {after['loss']:.3f} " in out
+        assert f"{100 * before['metric']:.1f} % -> {100 * after['metric']:.1f} %   ({after['examples']} examples)" in out
+
+
+def test_a_spread_needs_two(tmp_path):
+    for name in ("examples", "probes"):
+        shown = command("measure", "--model=tiny-random-llama", f"--{name}=1", f"--record={tmp_path / 'b.json'}")
+        assert f"{name} must be at least 2, for a spread; got 1" in shown.errors
+
+
+def test_a_maps_seed_is_checked_by_name(tmp_path):
+    words = ["map", "--model=tiny-random-llama", "--tasks=reviews_sentence", "--seed=5000000000"]
+    shown = command(*words, f"--out={tmp_path / 'map'}", f"--record={tmp_path / 'map.json'}")
+    assert "data_seed must" in shown.errors

@@ -14,7 +14,7 @@ from zolab.runs.config import forwards
 from zolab.runs.events import RECORD
 from zolab.runs.finetune import Config, batch_at, finetune
 from zolab.runs.first_order import FIRST_ORDER, FirstOrder, first_order
-from zolab.runs.schedules import WARM_UP
+from zolab.runs.schedules import WARM_UP, scheduler
 from zolab.studies.cells import Cell
 from zolab.tasks import load_task
 
@@ -52,6 +52,25 @@ def plain_loop(config):
             dev[step] = task.evaluate(model, tokenizer, examples.dev).loss
             best = weights(model) if dev[step] == min(dev.values()) else best
     return losses, dev, best
+
+
+def rates_of(name, steps):
+    optimizer, rates = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0), []
+    shape = scheduler(name, optimizer, steps)
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        shape.step()
+    return rates
+
+
+def test_schedules_have_their_shapes():
+    assert rates_of("constant", 4) == [1.0] * 4
+    assert rates_of("linear", 4) == [1.0, 0.75, 0.5, 0.25]
+    assert rates_of("cosine", 4) == pytest.approx([1.0, 0.853553, 0.5, 0.146447], abs=1e-6)
+    short = rates_of("warmup", 30)  # where the line to zero is met on the way up
+    assert [short[step] for step in (0, 10, 11, 12, 29)] == pytest.approx([0.05, 0.55, 0.6, 0.6, 1 / 30])
+    assert max(short) == pytest.approx(0.6)
 
 
 def test_adam_gives_the_numbers_of_a_plain_loop(finished):

@@ -10,6 +10,7 @@ from small import command
 
 from zolab.models import fingerprint, load_model
 from zolab.records import load_record, save_record
+from zolab.runs import verify as module
 from zolab.runs.finetune import Config, finetune
 from zolab.runs.verify import TOLERANCE, verify
 
@@ -63,10 +64,31 @@ def test_every_evaluation_up_to_the_best_step_can_be_made_again(finished):
     assert set(rows(completed).values()) == {"ok"}
 
 
-def test_threads_are_the_runs_and_then_what_they_were(finished):
-    before = torch.get_num_threads()
-    assert all(check.holds for check in verify(finished[0]))
+def test_threads_are_the_runs_and_then_what_they_were(copy, monkeypatch):
+    before, seen, replay = torch.get_num_threads(), [], module.replay
+    wanted = 1 if before > 1 else 2
+    resealed(copy, lambda record: record["machine"].update(threads=wanted))
+    monkeypatch.setattr(module.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(module, "replay", lambda *given: seen.append(torch.get_num_threads()) or replay(*given))
+    assert [check.name for check in verify(copy) if check.name == "weights"]
+    assert seen == [wanted]
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_run_of_a_gpu_is_checked_and_replayed_without_one(copy, tmp_path):
+    resealed(copy, lambda record: record["config"].update(device="cuda:1"))
+    completed = command("verify", copy)
+    assert completed.status == 0
+    assert rows(completed)["weights"] == "ok"
+    assert "allowed 0.0001" in completed.out
+    resealed(copy, lambda record: record["result"].update(weights="0" * 16))
+    other = command("verify", copy)
+    assert other.status == 0
+    assert "last bits may differ" in other.out
+    assert command("replay", copy, f"--out={tmp_path / 'model'}").status == 0
+    refused = command("replay", copy, "--device=cuda", f"--out={tmp_path / 'other'}")
+    assert "device='cuda' cannot be used here" in refused.errors
 
 
 @pytest.mark.parametrize(("name", "place"), [("record.json", 200), ("trajectory.npz", 100)])

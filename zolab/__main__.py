@@ -5,10 +5,16 @@ from functools import partial
 
 from zolab.cli.errors import reported
 
+GOES_ON = {
+    "finetune": "the same command goes on from what the run has logged; one with a first-order optimizer begins again.",
+    **dict.fromkeys(("study", "metatrain", "evolve", "map"), "the same command goes on from what has been logged."),
+}
+
 
 def main(words: list[str] | None = None) -> int:
     """Run a command line, by default the process's own, and return its exit status."""
-    return reported(partial(_run, sys.argv[1:] if words is None else words))
+    words = sys.argv[1:] if words is None else words
+    return reported(partial(_run, words), GOES_ON.get(words[0] if words else "", "the same command begins again."))
 
 
 def _run(words: list[str]) -> None:
@@ -24,16 +30,23 @@ def _run(words: list[str]) -> None:
     options = parser_of(name).parse_args(words[1:])
     from zolab.records import record  # only now: --help must not wait for it
 
-    record.command = shlex.join(["python", "-m", "zolab", *map(_without_folder, words)])
+    record.command = shlex.join(["python", "-m", "zolab", *_without_folders(words)])
     module_of(name).run(options)
 
 
-def _without_folder(word: str) -> str:
-    """A word of a command line as records may keep it: of a path from the root of a machine, the last part."""
+def _without_folders(words: list[str]) -> list[str]:
+    """A command line as records may keep it: of a path from the root of a machine, the last part; texts stay as they are."""
     from pathlib import Path
 
-    start = word.find("=") + 1 if word.startswith("--") else 0
-    return word[:start] + (Path(word[start:]).name if Path(word[start:]).is_absolute() else word[start:])
+    from zolab.cli.own_data import OPTIONS
+
+    kept, option = [], ""
+    for word in words:
+        start = word.find("=") + 1 if word.startswith("--") else 0
+        option = word[2 : start - 1 if start else None] if word.startswith("--") else option
+        is_path = option not in OPTIONS and Path(word[start:]).is_absolute()
+        kept.append(word[:start] + (Path(word[start:]).name if is_path else word[start:]))
+    return kept
 
 
 if __name__ == "__main__":

@@ -8,13 +8,18 @@ CAUSED = (ValueError, OSError, RuntimeError, ArithmeticError, MemoryError)  # by
 LONGEST = 1000  # letters of a sentence
 
 
-def reported(command: Callable[[], None]) -> int:
-    """Run a command and return its exit status; an error that a user can cause becomes one sentence, without a traceback."""
+def reported(command: Callable[[], None], stopped: str = "the same command begins again.") -> int:
+    """Run a command and return its exit status; an error that a user can cause becomes one sentence, without a traceback.
+
+    Args:
+        command: what is run.
+        stopped: what is said of going on after Ctrl-C.
+    """
     try:
         command()
     except (Exception, KeyboardInterrupt) as error:
         if _interrupted(error):
-            print("stopped; the same command goes on from what a run has logged.", file=sys.stderr)
+            print(f"stopped; {stopped}", file=sys.stderr)
             return 130
         if isinstance(error, BrokenPipeError):  # whoever reads the output, such as head, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -44,8 +44,7 @@ def run(options: argparse.Namespace) -> None:
     for size in sizes:
         check_range("test", size)
     from zolab.models import check_quantiser, fit_length, load_model, read_adapter
-    from zolab.records import environment, save_record
-    from zolab.records.files import ready
+    from zolab.records import environment, ready_for_record, save_record
     from zolab.runs.batches import check_classes
     from zolab.runs.evaluations import read_offsets
     from zolab.runs.identity import identity
@@ -55,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
     check_quantiser(options.quantise)
     options.task = described(options, options.task)
     if options.out:
-        ready(options.out)
+        ready_for_record(options.out)
     adapter = read_adapter(options.adapter) if options.adapter else None
     own = read_offsets(options.adapter or Path(options.model).expanduser())
     examples_of, training = {}, {}

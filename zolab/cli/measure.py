@@ -22,18 +22,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     for name in ("examples", "probes"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(options, name)}.")
+        if getattr(options, name) < 2:
+            raise ValueError(f"{name} must be at least 2, for a spread; got {getattr(options, name)}.")
     from zolab.models import load_model
-    from zolab.records import environment, peak_memory, reset_peak_memory, save_record
-    from zolab.records.files import ready
+    from zolab.records import environment, peak_memory, ready_for_record, reset_peak_memory, save_record
     from zolab.runs.identity import identity
     from zolab.tasks import load_task
     from zolab.theory.measure import block_statistics
 
     (options.task,) = described(options, [options.task])
     task = load_task(options.task)
-    ready(options.record)
+    ready_for_record(options.record)
     examples = task.sample(0, options.examples, 2, 2).train
     model, tokenizer = load_model(options.model)
     reset_peak_memory()

@@ -48,9 +48,12 @@ def described(options: argparse.Namespace, names: list[str]) -> list[str]:
 
 def describe_tasks(options: argparse.Namespace) -> None:
     """The same for `--tasks`, names with commas between them, which stay as they are written unless one is a file."""
+    import os
+
     from zolab.l2l.config import TaskNames
 
-    names = TaskNames(options.tasks).task_names
+    alone = os.path.exists(options.tasks)  # a file whose name may have commas in it
+    names = [options.tasks] if alone else TaskNames(options.tasks).task_names
     described_names = described(options, names)
     if described_names != names:
         options.tasks = ",".join(described_names)

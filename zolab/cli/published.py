@@ -18,11 +18,10 @@ def run(options: argparse.Namespace) -> None:
     import hashlib
 
     from zolab.pertnn.published import import_published, llama_sizes, sizes_of, summary, trace
-    from zolab.records import environment, save_record
-    from zolab.records.files import ready
+    from zolab.records import environment, ready_for_record, save_record
 
     if options.record:
-        ready(options.record)
+        ready_for_record(options.record)
     sizes = sizes_of(options.config) if options.config else llama_sizes()
     traced = trace(import_published(options.file, sizes), options.seed)
     print(summary(traced, options.seed))

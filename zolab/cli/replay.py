@@ -10,9 +10,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
     folder = "new folder for the model and its tokenizer, or for the adapter"
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help=folder)
+    text = "torch device; by default the run's, or what there is in its place"
+    parser.add_argument("--device", metavar="TEXT", help=text)
 
 
 def run(options: argparse.Namespace) -> None:
+    from dataclasses import replace
+
     from zolab.models import save_adapter
     from zolab.optim import replay
     from zolab.records.files import check_new, new_folder
@@ -20,12 +24,13 @@ def run(options: argparse.Namespace) -> None:
     from zolab.runs.evaluations import keep_offsets
     from zolab.runs.identity import check_same, identity_of_model
     from zolab.runs.tuning import load_tuned
-    from zolab.runs.verify import finished
+    from zolab.runs.verify import device_here, finished
 
     record, trajectory = finished(options.run)
     check_new(options.out)
     names = ("model", "dtype", "device", "seed", "tuning", "tuning_args", "quantise")
     config = Config(**{name: record["config"][name] for name in names if name in record["config"]})
+    config = replace(config, device=options.device or device_here(config.device))
     model, tokenizer = load_tuned(config)
     check_same(identity_of_model(model), record, options.run, "bring that one back")
     replay(model, trajectory)

@@ -31,12 +31,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus", type=float, metavar="NUMBER", help=text)
     text = "GB of main memory that a run declares to Ray; predicted by default"
     parser.add_argument("--memory", type=float, metavar="NUMBER", help=text)
+    instead = parser.add_mutually_exclusive_group()
     text = "run only this share of the methods on tasks, such as 3/8, beside other processes with others; the same command "
     text += "without it then writes the record"
-    parser.add_argument("--share", type=_share, metavar="K/N", help=text)
+    instead.add_argument("--share", type=_share, metavar="K/N", help=text)
     text = "only print a SLURM script, a job array in which each job runs one method on one task"
-    parser.add_argument("--print_array", action="store_true", help=text)
-    parser.add_argument(
+    instead.add_argument("--print_array", action="store_true", help=text)
+    instead.add_argument(
         "--dry_run", action="store_true", help="only print the runs, their forward passes and the hours they take"
     )
 
@@ -48,6 +49,8 @@ def run(options: argparse.Namespace) -> None:
     from zolab.studies.run import run_share, run_study
 
     plan, workers = load_plan(options.plan), 1 if options.workers is None else options.workers
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}.")
     hire = _hire(options, plan)
     if options.print_array:
         from zolab.studies.array import array_script

@@ -13,6 +13,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "how far a loss may be from the record's, in nats; by default 0 on the machine, threads and torch of the run, and 1e-4 "
     )
     text += "(bfloat16: 2e-2, float16: 2e-3) on others"
+    text = "torch device to replay and evaluate on; by default the run's, or what there is in its place"
+    parser.add_argument("--device", metavar="TEXT", help=text)
     parser.add_argument("--tolerance", type=float, metavar="NUMBER", help=text)
 
 
@@ -26,7 +28,7 @@ def run(options: argparse.Namespace) -> None:
         folder, trajectory = (path.parent, path) if path.suffix == ".npz" else (path, None)
         print(path)
         try:
-            for check in verify(folder, trajectory, options.curve, options.tolerance):
+            for check in verify(folder, trajectory, options.curve, options.tolerance, options.device):
                 word = {True: "ok", False: "differs", None: "unknown"}[check.holds]
                 print(f"  {check.name:16} {word:8} {check.message}", flush=True)
                 if check.holds is False:

@@ -9,6 +9,7 @@ from zolab.records.record import (
     kept_records,
     load_record,
     peak_memory,
+    ready_for_record,
     reset_peak_memory,
     save_record,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "kept_records",
     "load_record",
     "peak_memory",
+    "ready_for_record",
     "reset_peak_memory",
     "save_record",
 ]

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import torch
 
-from zolab.records.files import read_json, write_json
+from zolab.records.files import read_json, ready, write_json
 from zolab.records.sealed import seal, unseal
 from zolab.records.shapes import Shape, check_shape
 
@@ -100,6 +100,26 @@ def give_back_memory() -> None:
 def save_record(record: dict[str, Any], path: str | os.PathLike) -> None:
     """Write a record as JSON, sealed, whole or not at all. Raises ValueError if a number in it is not finite."""
     write_json(path, seal(record))
+
+
+def ready_for_record(path: str | os.PathLike) -> None:
+    """As `zolab.records.files.ready`, for the file of a record, which may take the place of a record alone.
+
+    Raises:
+        OSError: it cannot be written, or is there and is something else, or the record of a run's folder.
+    """
+    path = Path(path)
+    ready(path)
+    if not path.exists() or not path.stat().st_size:
+        return
+    if path.name == "record.json" and (path.parent / "log.jsonl").exists():
+        raise FileExistsError(f"{path} is the record of the run in that folder; choose another file.")
+    try:
+        content = read_json(path)
+    except ValueError:
+        content = None
+    if not (isinstance(content, dict) and {"config", "result"} <= content.keys()):
+        raise FileExistsError(f"{path} is there and is no record, which alone may be replaced; choose another file.")
 
 
 def load_record(path: str | os.PathLike, shape: Shape = dict) -> dict[str, Any]:

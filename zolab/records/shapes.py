@@ -19,7 +19,10 @@ def check_shape(value: Any, shape: Shape, what: str) -> None:
     """
     place = _misfit(value, shape, "it")
     if place is not None:
-        raise ValueError(f"{what} is damaged: {place[:200]} is missing or of another kind than was written; restore it.")
+        raise ValueError(
+            f"{what} is damaged, or another command wrote it: {place[:200]} is missing or of another kind than is read here; "
+            "restore it, or choose another folder."
+        )
 
 
 def check_events(events: list[dict[str, Any]], shapes: Mapping[str, Shape], what: str) -> None:

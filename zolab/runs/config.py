@@ -85,7 +85,7 @@ class Config:
     )
     schedule: str = option(
         "",
-        "learning-rate schedule; by default constant, and for first-order methods warmup: 20 steps up, then linearly to zero",
+        "learning-rate schedule; constant, or of first-order methods warmup: the lower of 20 steps up and a line to zero",
         SCHEDULES,
     )
     steps: int = option(1000, "optimizer steps")

@@ -13,8 +13,9 @@ def scheduler(name: str, optimizer: Optimizer, steps: int) -> Any:
     """A scheduler of torch.
 
     Args:
-        name: of `zolab.runs.config.SCHEDULES`; "warmup" rises to the full rate over `WARM_UP` steps and falls linearly, to zero
-            at the end; the others are those of transformers without a warm-up.
+        name: of `zolab.runs.config.SCHEDULES`; "warmup" is the lower of two lines, one up to the full rate over `WARM_UP` steps
+            and one from it to zero over the run, so that a short run stays below it (at 0.6 of it in 30 steps); the others are
+            those of transformers without a warm-up.
         optimizer: whose rates it sets.
         steps: of the run.
     """

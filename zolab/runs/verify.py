@@ -66,8 +66,20 @@ def finished(folder: Path, trajectory: Path | None = None) -> tuple[dict[str, An
     return record, steps
 
 
+def device_here(recorded: str) -> str:
+    """The device of a run, or what this machine has in its place: its first GPU, or the CPU."""
+    wanted, there = torch.device(recorded), torch.cuda.device_count()
+    if wanted.type != "cuda" or (wanted.index or 0) < there:
+        return recorded
+    return "cuda" if there else "cpu"
+
+
 def verify(
-    folder: Path, trajectory: Path | None = None, curve: bool = False, tolerance: float | None = None
+    folder: Path,
+    trajectory: Path | None = None,
+    curve: bool = False,
+    tolerance: float | None = None,
+    device: str | None = None,
 ) -> Iterator[Check]:
     """Check a finished run; each check comes as soon as it is made.
 
@@ -77,6 +89,8 @@ def verify(
         curve: evaluate on dev wherever the run did, up to its best step, instead of there alone.
         tolerance: how far a loss may be from the recorded one, in nats; by default 0 with the run's processor, card, number of
             threads and version of torch, and `TOLERANCE` otherwise. The run's number of threads is used if it can be.
+        device: where to replay and evaluate; by default `device_here`. Other weights on another kind of device than the run's
+            are not held against it: their last bits may differ.
 
     Raises:
         OSError, ValueError: as in `finished`, or base model, tokenizer or data are not the run's.
@@ -84,11 +98,15 @@ def verify(
     """
     record, steps = finished(folder, trajectory)
     with _threads_of(record):
-        yield from _checks(folder, record, steps, curve, tolerance)
+        yield from _checks(folder, record, steps, curve, tolerance, device)
 
 
-def _checks(folder: Path, record: dict[str, Any], steps: Trajectory, curve: bool, tolerance: float | None) -> Iterator[Check]:
+def _checks(
+    folder: Path, record: dict[str, Any], steps: Trajectory, curve: bool, tolerance: float | None, device: str | None
+) -> Iterator[Check]:
     config, result = _configuration(record, folder), record["result"]
+    begun_on, config = config.device, replace(config, device=device or device_here(config.device))
+    elsewhere = torch.device(begun_on).type != torch.device(config.device).type
     task: Task = load_task(config.task, config.autocast)
     task.offsets = tuple(record.get("calibration", {}).get("offsets", ()))
     examples = task.sample(config.data_seed, config.train, config.dev, config.test)
@@ -96,7 +114,7 @@ def _checks(folder: Path, record: dict[str, Any], steps: Trajectory, curve: bool
     check_same(identity(model, tokenizer, examples._asdict()), record, folder, "bring it back")
     allowed = tolerance
     if allowed is None:
-        allowed = 0.0 if _same_place(record) else TOLERANCE["bfloat16" if config.autocast else config.dtype]
+        allowed = 0.0 if _same_place(record) and not elsewhere else TOLERANCE["bfloat16" if config.autocast else config.dtype]
     with torch.no_grad():  # the first pass of a process may differ in the last bit, as in the run itself
         task.loss(model, task.encode(tokenizer, examples.train[: config.batch_size]).to(config.device))
     optimizer = replay(model, replace(steps, records=[]))
@@ -105,7 +123,7 @@ def _checks(folder: Path, record: dict[str, Any], steps: Trajectory, curve: bool
         optimizer.replay(steps.records[optimizer.steps : claimed["step"]])
         evaluation = task.evaluate(model, tokenizer, examples.dev)
         yield _compared(f"dev, step {claimed['step']}", task, evaluation, claimed, allowed)
-    yield _weights(model, result)
+    yield _weights(model, result, elsewhere)
     evaluation = task.evaluate(model, tokenizer, examples.test)
     yield _compared(f"test, step {result['best_step']}", task, evaluation, result["test"]["after"], allowed)
 
@@ -138,13 +156,15 @@ def _same_place(record: dict[str, Any]) -> bool:
     return all(now[key] == recorded.get(key) for key in ("processor", "gpu", "threads", "torch"))
 
 
-def _weights(model: nn.Module, result: dict[str, Any]) -> Check:
+def _weights(model: nn.Module, result: dict[str, Any], elsewhere: bool) -> Check:
     digest, claimed = trained_digest(model), result.get("weights")
     steps = f"{result['best_step']} steps replayed, digest {digest}"
     if claimed is None:
         return Check(
             "weights", None, f"{steps}; the record is older than digests of weights, and holds none to compare it with"
         )
+    if digest != claimed and elsewhere:
+        return Check("weights", None, f"{steps}; {claimed} on the run's kind of device, whose last bits may differ from these")
     return Check("weights", digest == claimed, steps if digest == claimed else f"{steps}, where the record says {claimed}")
 
 

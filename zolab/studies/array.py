@@ -1,5 +1,6 @@
 """A plan as a SLURM job array: a job for each method on each task, requeued when its time is over."""
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -45,7 +46,7 @@ def array_script(plan: Plan, path: Path, out: Path, record: Path, workers: int =
         plan=path.name,
         jobs=len(runs),
         last=len(runs) - 1,
-        name=f"zolab-{path.stem}",
+        name=re.sub(r"[^\w.-]", "-", f"zolab-{path.stem}"),
         cpus=max(8, workers),
         gpu="\n#SBATCH --gres=gpu:1" if any(device.startswith("cuda") for device in devices) else "",
         command=command,

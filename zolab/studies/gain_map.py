@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from zolab.models import load_model
-from zolab.records import environment, save_record
-from zolab.records.files import read_json, ready, sweep, write_json
+from zolab.records import environment, ready_for_record, save_record
+from zolab.records.files import read_json, sweep, write_json
 from zolab.records.sealed import seal, unseal
 from zolab.runs.batches import batch_at, check_classes, has_classes
 from zolab.runs.config import Config, make_optimizer, require
@@ -56,8 +56,10 @@ def gain_map(
     check_groups(groups, min(examples))
     counts = dict(zip(tasks, [*examples] * (len(tasks) // len(examples)), strict=True))
     config = replace(config, steps=max(at_steps[-1], 1))
+    for task in tasks:
+        replace(config, task=task).validate()
     begun = {task: _start(replace(config, task=task, train=count), groups) for task, count in counts.items()}
-    ready(record)
+    ready_for_record(record)
     with holding(out):
         sweep(out)
         files = {(task, step): out / f"{_slug(task)}-{step}.json" for task in begun for step in at_steps}

@@ -14,8 +14,8 @@ from typing import Any
 from filelock import FileLock
 
 from zolab.models import load_model
-from zolab.records import environment, save_record
-from zolab.records.files import read_json, ready, sweep, write_json
+from zolab.records import environment, ready_for_record, save_record
+from zolab.records.files import read_json, sweep, write_json
 from zolab.records.sealed import seal, unseal
 from zolab.records.shapes import check_shape
 from zolab.runs.config import require
@@ -55,7 +55,7 @@ def run_study(plan: Plan, out: Path, record: Path, workers: int = 1, progress: b
         OSError: another process runs in the folder, or a file cannot be written.
     """
     _check_workers(workers)
-    ready(record)
+    ready_for_record(record)
     with holding(out):
         sweep(out)
         sweep(record.parent, record.name)

@@ -61,6 +61,10 @@ class Description:
                 raise ValueError(f"the {option} {_shown(template)} names no column; write one in braces, such as {{text}}.")
         if self.candidates:
             self._check_choice()
+        elif self.labels or self.label != "label":
+            raise ValueError(
+                f"{self.data} has an answer to write, so that no label says which candidate is right: leave it out."
+            )
 
     def _check_choice(self) -> None:
         if len(self.candidates) < 2 or not all(map(str.strip, self.candidates)):

@@ -17,20 +17,23 @@ from zolab.tiny_reviews.pretrain import build, lean, train
 from zolab.tiny_reviews.recipe import Recipe
 
 
-def make_reviews(recipe: Recipe, out: Path) -> None:
-    """tiny-reviews: its tokenizer, and its weights from nothing. Raises OSError, before it begins, if `out` cannot be."""
+def make_reviews(recipe: Recipe, out: Path) -> dict[str, Any]:
+    """tiny-reviews: its tokenizer, and its weights from nothing; returns its record.
+
+    Raises OSError, before it begins, if `out` cannot be.
+    """
     ready(out / "training.json")
     known = reviews("pretrain")
     tokenizer = train_tokenizer([review.text for review in known], recipe.vocabulary)
     model = build(recipe)
     lean(model, tokenizer, known, recipe.seed)
-    _make("tiny-reviews", model, tokenizer, known, recipe, out)
+    return _make("tiny-reviews", model, tokenizer, known, recipe, out)
 
 
-def make_critic(recipe: Recipe, out: Path) -> None:
+def make_critic(recipe: Recipe, out: Path) -> dict[str, Any]:
     """tiny-reviews-critic: the shipped tiny-reviews, trained on in the spelling of critics' sentences."""
     ready(out / "training.json")
-    _make("tiny-reviews-critic", *load_model("tiny-reviews"), reviews("pretrain", critical=True), recipe, out)
+    return _make("tiny-reviews-critic", *load_model("tiny-reviews"), reviews("pretrain", critical=True), recipe, out)
 
 
 MAKERS = {"tiny-reviews": make_reviews, "tiny-reviews-critic": make_critic}
@@ -43,7 +46,7 @@ def _make(
     known: list[Review],
     recipe: Recipe,
     out: Path,
-) -> None:
+) -> dict[str, Any]:
     training = train(model, tokenizer, known, recipe)
     texts = [review.text for review in reviews("validation", critical="critic" in name)]
     record: dict[str, Any] = {
@@ -59,4 +62,4 @@ def _make(
     tokenizer.save_pretrained(out)
     write_atomically(out / "training.json", (json.dumps(record, indent=1) + "\n").encode())
     write_atomically(out / "README.md", card(record).encode())
-    print(f"{name} is in {out}; perplexity a token {record['perplexity']['model']['token']:.1f}")
+    return record
