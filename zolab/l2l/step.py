@@ -223,14 +223,17 @@ class MetaStep:
         return loss.item(), products
 
     def _clean(self, closure: Closure, direction: Direction | GivenDirection) -> tuple[float, np.ndarray, np.ndarray]:
-        """The clean loss and its backward pass; <grad_j L, z_j>, where it is needed, and |grad_j L|^2 of each tensor. The
+        """The clean loss and its backward pass; <grad_j L, z_j> and |grad_j L|^2 of each tensor, where they are needed. The
         gradients become the model's velocity, so that they take no room of their own in another backward pass; if fused, each
         moves its tensor at once.
         """
         dots, lengths = np.zeros((2, len(self.tensors)))
 
         def measure(j: int, gradient: Tensor) -> None:
-            lengths[j] = squares([gradient])[0]
+            if self.gradient == "expected":
+                lengths[j] = squares([gradient])[0]
+            else:  # one pass, and a number that is not finite if one of the gradient's is not
+                lengths[j] = float(torch.linalg.vector_norm(gradient, dtype=torch.promote_types(gradient.dtype, torch.float32)))
             if self.exact or self.gradient == "complete":
                 dots[j] = noise.dot(gradient.contiguous(), direction, j)
 
