@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import yaml
 from small import command
 
 from zolab import __main__ as program
@@ -25,6 +26,12 @@ from zolab.runs.config import Config, option
 from zolab.runs.names import DTYPE_NAMES, FIRST_ORDER_NAMES, METHOD_NAMES, TASK_NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
+ONE = {
+    "tasks": {"sentence": {"task": "reviews_sentence", "lr": 1e-3}},
+    "methods": {"MeZO": {"optimizer": "mezo"}},
+    "search": {"factor": 2, "extend": 0, "seeds": [1]},
+    "seeds": [0],
+}
 HEAVY = ("torch", "numpy", "numba", "transformers", "datasets", "scipy", "pandas", "matplotlib", "huggingface_hub")
 
 
@@ -79,7 +86,6 @@ def test_the_help_loads_nothing_heavy():
     """Counted in modules, not in seconds: a busy machine is slow, too."""
     code = f"""
 import contextlib, io, json, sys
-from zolab import __main__ as program
 from zolab.__main__ import main
 heavy = {{}}
 for words in ([], ["--help"], *([name, "--help"] for name in {COMMANDS!r})):
@@ -231,7 +237,7 @@ def test_a_path_may_begin_at_home(monkeypatch, tmp_path):
         (OverflowError("too large"), "error: too large\n"),
         (MemoryError(), "error: there is not enough memory; choose smaller numbers or a smaller model.\n"),
         (ValueError("one\ntwo " + "x" * 10**6), "error: one two " + "x" * 992 + " ...\n"),
-        (KeyboardInterrupt(), "stopped; the same command begins again.\n"),
+        (KeyboardInterrupt(), "stopped.\n"),
     ],
 )
 def test_an_error_is_one_bounded_line(error, sentence, capsys):
@@ -250,7 +256,7 @@ def test_ctrl_c_that_a_library_made_an_error_of_its_own_is_still_ctrl_c(capsys):
             raise ModuleNotFoundError("Could not import module") from error
 
     assert reported(command) == 130
-    assert capsys.readouterr().err.startswith("stopped; ")
+    assert capsys.readouterr().err == "stopped.\n"
 
 
 def test_a_reader_that_has_seen_enough_is_no_error():
@@ -415,18 +421,20 @@ def test_a_shipped_model_is_made_as_its_recipe_says_or_elsewhere(tmp_path, monke
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["study"], "the same command goes on"),
-        (["finetune"], "first-order optimizer begins again"),
-        (["evaluate"], "the same command begins again"),
+        (["study"], "; the same command goes on"),
+        (["metatrain"], "; the same command goes on from its last period"),
+        (["finetune", "--overwrite"], "; without --overwrite, the same command goes on"),
+        (["evaluate"], "; the same command begins again"),
+        (["watch"], ".\n"),
     ],
 )
-def test_what_is_said_after_ctrl_c_is_true(words, said, monkeypatch, capsys):
+def test_after_ctrl_c_the_next_start_is_told(words, said, monkeypatch, capsys):
     def stop(given):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(program, "_run", stop)
     assert main(words) == 130
-    assert said in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith(f"stopped{said}")
 
 
 def test_a_folder_of_another_command_is_not_called_damaged_alone(tmp_path):
@@ -439,13 +447,19 @@ def test_a_folder_of_another_command_is_not_called_damaged_alone(tmp_path):
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "plan.json").write_text("{}")
     assert "is the folder of a study" in command("finetune", *small, *task, f"--out={tmp_path / 'study'}").errors
+    shown = command("metatrain", *small, "--tasks=reviews_sentence", f"--out={tmp_path / 'study'}")
+    assert "is the folder of a study" in shown.errors
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(yaml.safe_dump({"base": {"model": "tiny-random-llama", "steps": 1}, **ONE}))
+    shown = command("study", plan, f"--out={tmp_path / 'run'}", f"--record={tmp_path / 'record.json'}")
+    assert "holds a run; choose another folder for a study" in shown.errors
 
 
 def test_workers_and_ways_of_a_study(tmp_path):
     plan = ROOT / "notebooks" / "plans" / "03_methods.yaml"
     where = [plan, f"--out={tmp_path / 'out'}", f"--record={tmp_path / 'record.json'}"]
     for way in ("--dry_run", "--print_array"):
-        assert "workers must be at least 1, got 0" in command("study", *where, way, "--workers=0").errors
+        assert "workers must be a whole number of at least 1, got 0" in command("study", *where, way, "--workers=0").errors
     with pytest.raises(SystemExit):
         main(["study", *map(str, where), "--dry_run", "--share=0/7"])
     spaced = shutil.copy(plan, tmp_path / "my plan.yaml")
@@ -457,6 +471,8 @@ def test_texts_of_a_command_are_recorded_as_they_are(tmp_path):
     assert program._without_folders(words) == [
         *("finetune", "--task", "my.csv", "--prompt", "/{text} It was", "--candidates", "/a", "/b", "--out=x")
     ]
+    words = ["--label", "/y", "/data/z", "--cand", "/a", "/b", "--prompt=/x", "/home/x"]
+    assert program._without_folders(words) == ["--label", "/y", "z", "--cand", "/a", "/b", "--prompt=/x", "x"]
 
 
 def test_a_file_with_a_comma_in_its_name_is_one_task(tmp_path):

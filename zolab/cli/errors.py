@@ -8,18 +8,18 @@ CAUSED = (ValueError, OSError, RuntimeError, ArithmeticError, MemoryError)  # by
 LONGEST = 1000  # letters of a sentence
 
 
-def reported(command: Callable[[], None], stopped: str = "the same command begins again.") -> int:
+def reported(command: Callable[[], None], stopped: str = "") -> int:
     """Run a command and return its exit status; an error that a user can cause becomes one sentence, without a traceback.
 
     Args:
         command: what is run.
-        stopped: what is said of going on after Ctrl-C.
+        stopped: what is said after Ctrl-C of the next start.
     """
     try:
         command()
     except (Exception, KeyboardInterrupt) as error:
         if _interrupted(error):
-            print(f"stopped; {stopped}", file=sys.stderr)
+            print(f"stopped; {stopped}" if stopped else "stopped.", file=sys.stderr)
             return 130
         if isinstance(error, BrokenPipeError):  # whoever reads the output, such as head, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,6 +3,7 @@
 import argparse
 
 OPTIONS = ("prompt", "candidates", "answer", "label", "labels")
+LISTS = ("candidates", "labels")  # those that take several words
 
 
 def add_own_data(parser: argparse.ArgumentParser) -> None:

@@ -46,11 +46,10 @@ def run(options: argparse.Namespace) -> None:
     from zolab.studies.compare import BASE, beside_table, final_table, verdict
     from zolab.studies.cost import costs, written
     from zolab.studies.plan import load_plan
-    from zolab.studies.run import run_share, run_study
+    from zolab.studies.run import check_workers, run_share, run_study
 
     plan, workers = load_plan(options.plan), 1 if options.workers is None else options.workers
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}.")
+    check_workers(workers)
     hire = _hire(options, plan)
     if options.print_array:
         from zolab.studies.array import array_script

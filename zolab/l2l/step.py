@@ -20,7 +20,7 @@ from torch import Tensor
 from zolab import noise
 from zolab.l2l.config import GRADIENTS, MEASURED
 from zolab.l2l.parts import Parts
-from zolab.models.gradients import consumed, squares
+from zolab.models.gradients import consumed, length, squares
 from zolab.models.shards import own_part
 from zolab.noise import Direction, GivenDirection
 from zolab.pertnn import PertNN, features
@@ -133,9 +133,9 @@ class MetaStep:
 
         Raises:
             ValueError: terms are missing or superfluous.
-            FloatingPointError: a loss, sigma or gradient is not finite; weights and PertNN are as before the step. The velocity
-                is, too, unless the batch's gradient had been put into it. If `fused`, the tensors whose gradients were finite
-                have moved by then.
+            FloatingPointError: a loss, sigma or gradient is not finite. Weights and PertNN are as before the step; if `fused`,
+                PertNN alone is where it was a gradient at the weights, since each has moved its tensor by then. The velocity is
+                as before where no such gradient had been put into it.
         """
         if (self.gradient in MEASURED) != (terms is not None):
             raise ValueError(f"terms go with gradient {' or '.join(MEASURED)}, and only with it: give both or neither.")
@@ -152,7 +152,7 @@ class MetaStep:
             meta_loss, slope = self._measured(terms, known)
         try:
             if self.exact:
-                loss, dots, lengths = self._clean(closure, direction)
+                loss, dots, lengths_squared = self._clean(closure, direction)
                 p = float(np.dot(scales, dots))
                 losses = (loss + self.eps * p, loss - self.eps * p)  # as far as a step of eps is straight
             else:
@@ -161,15 +161,17 @@ class MetaStep:
             if self.gradient in ("sample", "complete"):
                 meta_loss, ahead = self._ahead(closure, direction, [-self.lr_zo * p * scale for scale in scales])
             if not self.exact:
-                loss, dots, lengths = self._clean(closure, direction)
+                loss, dots, lengths_squared = self._clean(closure, direction)
             if self.gradient == "expected":
-                g = self.pertnn.blocks.totals(lengths)
+                g = self.pertnn.blocks.totals(lengths_squared)
                 meta_loss, slope = float(-self.lr_zo * (known**2 @ g)), -2 * self.lr_zo * known * g
             elif terms is None:
                 along = float(np.dot(scales, ahead)) if self.gradient == "complete" else 0.0
                 slope = self.pertnn.blocks.totals(-self.lr_zo * (p * ahead + (along * dots if along else 0.0)))
             if not np.isfinite([meta_loss, *slope]).all():
-                raise FloatingPointError(f"step {self.steps}: the meta-loss or its slope is not finite; lower lr or lr_zo.")
+                raise FloatingPointError(
+                    f"step {self.steps}: the meta-loss or its slope is not finite; lower lr or lr_zo, or measure more examples."
+                )
             if not self.fused:
                 for j in self.numbers:
                     self._descend(j)
@@ -227,21 +229,20 @@ class MetaStep:
         gradients become the model's velocity, so that they take no room of their own in another backward pass; if fused, each
         moves its tensor at once.
         """
-        dots, lengths = np.zeros((2, len(self.tensors)))
+        dots, lengths_squared = np.zeros((2, len(self.tensors)))
+        lengths: list[Tensor | float] = [0.0] * len(self.tensors)
 
         def measure(j: int, gradient: Tensor) -> None:
-            if self.gradient == "expected":
-                lengths[j] = squares([gradient])[0]
-            else:  # one pass, and a number that is not finite if one of the gradient's is not
-                lengths[j] = float(torch.linalg.vector_norm(gradient, dtype=torch.promote_types(gradient.dtype, torch.float32)))
+            lengths[j] = length(gradient)
             if self.exact or self.gradient == "complete":
                 dots[j] = noise.dot(gradient.contiguous(), direction, j)
+            if self.gradient == "expected":
+                lengths_squared[j] = squares([gradient])[0]
 
         def step(j: int, gradient: Tensor) -> None:
             measure(j, gradient)
-            if np.isfinite(lengths[j]):
-                self._gather(j, gradient)
-                self._descend(j)
+            self._gather(j, gradient)
+            self._descend(j)
 
         with ExitStack() as stack:
             if self.fused:
@@ -253,9 +254,9 @@ class MetaStep:
         if not self.fused:
             for j in self.numbers:
                 measure(j, self.parts.gradient(j))
-        dots, lengths = self.parts.total(np.stack([dots, lengths]))
-        if not np.isfinite(lengths).all():
-            name = self.pertnn.blocks.tensors[int(np.flatnonzero(~np.isfinite(lengths))[0])]
+        dots, lengths_squared, known = self.parts.total(np.stack([dots, lengths_squared, noise.fetched(lengths)]))
+        if not np.isfinite(known).all():
+            name = self.pertnn.blocks.tensors[int(np.flatnonzero(~np.isfinite(known))[0])]
             raise FloatingPointError(
                 f"step {self.steps}: the gradient of {name} is not finite; lower the model's learning rate."
             )
@@ -265,7 +266,7 @@ class MetaStep:
             for j in self.numbers:
                 self._gather(j, self.parts.gradient(j))
                 self.parts.params[j].grad = None
-        return loss.item(), dots, lengths
+        return loss.item(), dots, lengths_squared
 
     @torch.no_grad()
     def _gather(self, j: int, gradient: Tensor) -> None:

@@ -293,6 +293,7 @@ class _MetaSession:
         record = {"config": asdict(self.config), "result": result, **begun}
         if self.shard:
             record["ranks"] = {"count": self.ranks.count, **self.copies.exchange(1)}
-        record["timing"] = {"peak_bytes": max(period.get("peak_bytes", 0) for period in self.log.of("period"))}
+        peaks = [period["peak_bytes"] for period in self.log.of("period") if "peak_bytes" in period]  # older logs lack it
+        record["timing"] = {"peak_bytes": max(peaks, default=peak_memory(self.config.device))}
         save_record(record, self.out / "record.json")
         return MetaRun(self.pertnn, load_record(self.out / "record.json"))

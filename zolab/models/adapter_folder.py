@@ -61,14 +61,6 @@ class SavedAdapter(NamedTuple):
         same = self.about.get("dtype") == dtype and self.about.get("quantised", "none") == quantised_in(model)
         if base and same and base != fingerprint(model):
             raise ValueError(f"{self.folder} belongs to other base weights ({self.about.get('model')}); give those.")
-        if base and not same:
-            held = [f"{self.about.get('dtype')}, quantised {self.about.get('quantised', 'none')}"]
-            held.append(f"{dtype}, quantised {quantised_in(model)}")
-            warnings.warn(
-                f"{self.folder} was trained beside weights in {held[0]}, and these are in {held[1]}: whether they are the same "
-                f"base, {self.about.get('model')}, is not checked.",
-                stacklevel=4,
-            )
         self.settings.attach(model)
         parameters = adapter_weights(model)
         for name in sorted({*parameters, *self.weights}):
@@ -81,6 +73,14 @@ class SavedAdapter(NamedTuple):
                 parameter.copy_(self.weights[name])
         if self.about and self.about.get("adapter") != adapter_digest(model):
             raise ValueError(f"{self.folder} is damaged: its adapter is not the one that was written; restore it.")
+        if base and not same:
+            held = [f"{self.about.get('dtype')}, quantised {self.about.get('quantised', 'none')}"]
+            held.append(f"{dtype}, quantised {quantised_in(model)}")
+            warnings.warn(
+                f"{self.folder} was trained beside weights in {held[0]}, and these are in {held[1]}: whether they are the same "
+                f"base, {self.about.get('model')}, is not checked.",
+                stacklevel=3,
+            )
 
 
 def save_adapter(model: PreTrainedModel, folder: str | Path, base: str) -> None:

@@ -31,6 +31,13 @@ def squares(gradients: Iterable[Tensor]) -> np.ndarray:
     return np.array([sum(float(wide(part).square().sum(dtype=torch.float64)) for part in parts) for parts in slices])
 
 
+def length(gradient: Tensor) -> Tensor:
+    """Its norm, a number on its device that is not finite if one of its values is not; without waiting for the device."""
+    dtype = torch.promote_types(gradient.dtype, torch.float32)
+    parts = [torch.linalg.vector_norm(part, dtype=dtype) for part in gradient.detach().reshape(-1).split(SLICE)]
+    return torch.linalg.vector_norm(torch.stack(parts))
+
+
 @contextmanager
 def consumed(params: Sequence[Tensor], use: Callable[[int, Tensor], None]) -> Iterator[None]:
     """Inside the block, a backward pass hands each parameter's whole gradient to `use(j, gradient)` instead of keeping it.

@@ -20,6 +20,8 @@ from zolab.records.files import LARGEST, parse_json, sweep, temporary_for
 
 MARK = b', "crc": "'
 
+PLAN = "plan.json"  # in the folder of a study
+
 
 class RunLog:
     """An append-only file of events that one process at a time may hold.
@@ -33,7 +35,8 @@ class RunLog:
         id: names the log; None in one that is older than its checksums.
 
     Raises:
-        OSError: the folder cannot be written to, another process is running in it, or the file is a link or no regular file.
+        OSError: the folder is a study's or cannot be written to, another process is running in it, or the file is a link or no
+            regular file.
         ValueError: a line before the last is damaged.
     """
 
@@ -42,6 +45,8 @@ class RunLog:
         self.events: list[dict[str, Any]] = []
         self.id: str | None = None
         self.checksum = 0
+        if (self.path.parent / PLAN).exists() and not self.path.exists():
+            raise OSError(f"{self.path.parent} is the folder of a study; choose another one for a run.")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.file = self._locked()

@@ -85,7 +85,7 @@ class Config:
     )
     schedule: str = option(
         "",
-        "learning-rate schedule; constant, or of first-order methods warmup: the lower of 20 steps up and a line to zero",
+        "learning-rate schedule, by default constant; of first-order methods warmup, the lower of 20 steps up and a line to 0",
         SCHEDULES,
     )
     steps: int = option(1000, "optimizer steps")

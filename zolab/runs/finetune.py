@@ -78,7 +78,6 @@ def finetune(config: Config, out: str | Path, *, overwrite: bool = False, progre
     ranks = Ranks.joined()
     with ranks.agreed():
         config.validate()
-        require(not (Path(out) / "plan.json").exists(), f"{out} is the folder of a study; choose another one for a run.")
         check_ranks(config, ranks, shard)
         task = load_task(config.task, config.autocast)
         check_objective(config.objective, task, config.differentiates)

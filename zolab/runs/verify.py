@@ -31,7 +31,8 @@ class Check:
 
     Args:
         name: of what is compared.
-        holds: whether it is as the record says; None where the record says nothing.
+        holds: whether it is as the record says; None where the record says nothing, or weights differ on another kind of device
+            than the run's, which says nothing.
         message: what was found, for people.
     """
 

@@ -56,8 +56,7 @@ def gain_map(
     check_groups(groups, min(examples))
     counts = dict(zip(tasks, [*examples] * (len(tasks) // len(examples)), strict=True))
     config = replace(config, steps=max(at_steps[-1], 1))
-    for task in tasks:
-        replace(config, task=task).validate()
+    replace(config, task=tasks[0], calibrate=0, balanced=False).validate()
     begun = {task: _start(replace(config, task=task, train=count), groups) for task, count in counts.items()}
     ready_for_record(record)
     with holding(out):

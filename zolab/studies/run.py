@@ -16,6 +16,7 @@ from filelock import FileLock
 from zolab.models import load_model
 from zolab.records import environment, ready_for_record, save_record
 from zolab.records.files import read_json, sweep, write_json
+from zolab.records.log import PLAN
 from zolab.records.sealed import seal, unseal
 from zolab.records.shapes import check_shape
 from zolab.runs.config import require
@@ -28,7 +29,6 @@ from zolab.studies.search import Search, SearchResult, best_listed, best_rate, r
 from zolab.studies.workers import Processes, Workers, tried
 from zolab.tasks import load_task
 
-PLAN = "plan.json"  # in a study's folder
 LOCK = "study.lock"  # is held while a process runs the study in its folder
 FAILED = "failed{}.json"  # with a share's number, in a study's folder, for those who watch: the record is elsewhere
 Walk = Generator[list[Cell], dict[str, Any], None]
@@ -99,8 +99,13 @@ def _processes(count: int) -> Hire | None:
     return partial(Processes, count) if count > 1 else None
 
 
-def _check_workers(workers: int) -> None:
+def check_workers(workers: int) -> None:
+    """Raise ValueError unless it is a number of workers, on whatever machine."""
     require(type(workers) is int and workers >= 1, f"workers must be a whole number of at least 1, got {workers!r}.")
+
+
+def _check_workers(workers: int) -> None:
+    check_workers(workers)
     cores = os.cpu_count() or 1
     require(workers <= cores, f"workers is {workers}, but this machine has {cores} cores; give at most as many.")
     message = "a study has processes of its own: start it without torchrun or accelerate launch, but with --workers."
@@ -110,6 +115,8 @@ def _check_workers(workers: int) -> None:
 @contextmanager
 def holding(out: Path, alone: bool = True) -> Iterator[None]:
     """A study's folder, for this process alone, or beside others that run a share each."""
+    if (out / "log.jsonl").exists():
+        raise OSError(f"{out} holds a run; choose another folder for a study.")
     out.mkdir(parents=True, exist_ok=True)
     with open(out / LOCK, "a") as file:
         try:

@@ -75,13 +75,13 @@ class StepTerms:
         """The learning rate with the largest expected descent; infinite where the expected loss falls without end."""
         gain, noise = self.gain(sigma), self.noise(sigma)
         endless = np.where((noise < 0) | (gain > 0), np.inf, 0.0)
-        return np.where(noise > 0, gain / np.where(noise > 0, noise, 1), endless)
+        return np.where(noise > 0, gain / np.where(noise > 0, noise, 1), endless)[()]
 
     def best_change(self, sigma: np.ndarray) -> np.ndarray:
         """Expected change at `best_lr`."""
         gain, noise = self.gain(sigma), self.noise(sigma)
         endless = np.where((noise < 0) | (gain > 0), -np.inf, 0.0)
-        return np.where(noise > 0, -np.square(gain) / np.where(noise > 0, 2 * noise, 1), endless)
+        return np.where(noise > 0, -np.square(gain) / np.where(noise > 0, 2 * noise, 1), endless)[()]
 
     def on_budget(self, sigma: np.ndarray) -> np.ndarray:
         """sigma, scaled so that sum_j d_j sigma_j^2 = sum_j d_j."""

@@ -133,8 +133,9 @@ def falling_rate(optimizer: Callable[..., Any], constant: Callable[..., Any]) ->
             walk = run(lambda params, seed=seed: made.append(make(params, seed=seed)) or made[-1], place, 1000)
             ends.append(np.inf if walk.stopped else walk.losses[-1] - place.minimum)
         need(isinstance(made[-1], MEAZO), f"this is {type(made[-1]).__name__}; both are MEAZO, or made from it.")
-        first, last = (made[-1].trajectory.records[at].lrs[0] for at in (0, -1))
-        return float(np.median(ends)), last / first
+        rates = [record.lrs[0] for record in made[-1].trajectory.records]
+        need(bool(rates) and rates[0] > 0, "the walk has no first step with a rate above 0; begin with the largest one.")
+        return float(np.median(ends)), rates[-1] / rates[0]
 
     (ours, falls), (theirs, stays) = above(optimizer), above(constant)
     need(theirs < place(*place.start), "the constant rate does not descend; lower it.")
