@@ -243,6 +243,9 @@ def test_edges_of_what_can_be_compared():
     assert not Ratio(flat, flat, target=0.999).void
     at_once = Ratio(runs(*[[0.4, 0.4, 0.4, 0.4]] * 3), runs(*[[1, 0.5, 0.5, 0.5]] * 3), target=0.5)
     assert float(at_once(np.arange(3))) == pytest.approx(-np.log(20))  # one pass, not none, of 20
+    shorter = runs(*[[1, 0.9, 0.9, 0.9]] * 3, every=9)
+    neither = Ratio(shorter, runs(*[[1, 0.9, 0.9, 0.9]] * 3), target=0.5)
+    assert (neither.bound, float(neither(np.arange(3)))) == ("–", 0.0)
     lost = np.full(3, math.inf)
     clean = (np.array([0.3, 0.4, 0.5]), np.array([0.4, 0.5, 0.6]))
     assert mean_difference([(lost, lost), clean, clean]).value == pytest.approx(-0.2 / 3)

@@ -15,8 +15,8 @@ Records = Mapping[str, Any]
 """Contents of the kept records, by file name without its end."""
 HOLDS, CORRECTED, NOT_SEEN = "holds", "holds with a correction", "not seen"
 LATEST, CONTROLS, RECIPES, GPU = "11_reproduction", "09_tiny", "08_recipes", "gpu_nvidia_h100_80gb_hbm3"
-REAL = "11_smollm2"
-"""The record of a real language model."""
+REAL, REAL_CONTROLS = "11_smollm2", "09_smollm2"
+"""Records of a real language model."""
 TUNER = "ZO Fine-tuner"
 TRIALS = {"09_trial": "sentence and passage", "09_trial_smollm2": "COPA, SQuAD and DROP"}
 """Records of scales that a gain map chose, and of which tasks."""
@@ -64,7 +64,7 @@ def of_tasks(record: Record, tasks: Sequence[str], methods: Sequence[str] | None
 
 def tuners(records: Records) -> list[tuple[str, Record, str]]:
     """Studies of a fine-tuner beside MeZO, the one that decides first, and what it is called there."""
-    known = ((LATEST, TUNER), (REAL, TUNER), (CONTROLS, "trained"))
+    known = ((LATEST, TUNER), (REAL, TUNER), (REAL_CONTROLS, "trained"), (CONTROLS, "trained"))
     return [(stem, Record(records[stem]), name) for stem, name in known if stem in records]
 
 

@@ -157,10 +157,10 @@ class Ratio:
         times, self.limits = [forwards_to(runs, target) for runs in (ours, base)], (ours.forwards[-1], base.forwards[-1])
         self.reached = tuple(int(np.isfinite(t).sum()) for t in times)
         self.times = [np.maximum(np.minimum(t, limit), 1.0) for t, limit in zip(times, self.limits, strict=True)]
-        if self.void:
-            self.times = [np.ones(len(t)) for t in times]
         ours_late, base_late = (np.median(t) >= limit for t, limit in zip(self.times, self.limits, strict=True))
         self.bound = "–" if self.void or (ours_late and base_late) else "≥" if ours_late else "≤" if base_late else ""
+        if self.bound == "–":  # budgets that differ by a pass or two are no ratio, either
+            self.times = [np.ones(len(t)) for t in times]
         self.n = len(ours.seeds)
 
     def __call__(self, orders: np.ndarray) -> np.ndarray:
