@@ -46,7 +46,8 @@ def run(options: argparse.Namespace) -> None:
     from zolab.studies.compare import BASE, beside_table, final_table, verdict
     from zolab.studies.cost import costs, written
     from zolab.studies.plan import load_plan
-    from zolab.studies.run import check_workers, run_share, run_study
+    from zolab.studies.run import run_share, run_study
+    from zolab.studies.workers import check_workers
 
     plan, workers = load_plan(options.plan), 1 if options.workers is None else options.workers
     check_workers(workers)

@@ -1,7 +1,6 @@
 """Run a plan: cells in this process or in several, a record that grows, a folder that can be taken up again."""
 
 import fcntl
-import os
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -26,7 +25,7 @@ from zolab.studies.outcomes import FORMAT, Record
 from zolab.studies.plan import Plan, Prepared, check_run, differences, lr_of, variants
 from zolab.studies.reading import check_named
 from zolab.studies.search import Search, SearchResult, best_listed, best_rate, record_of
-from zolab.studies.workers import Processes, Workers, tried
+from zolab.studies.workers import Processes, Workers, check_here, tried
 from zolab.tasks import load_task
 
 LOCK = "study.lock"  # is held while a process runs the study in its folder
@@ -54,7 +53,7 @@ def run_study(plan: Plan, out: Path, record: Path, workers: int = 1, progress: b
         ValueError: the folder holds cells of another plan, or `workers` is out of range.
         OSError: another process runs in the folder, or a file cannot be written.
     """
-    _check_workers(workers)
+    check_here(workers)
     ready_for_record(record)
     with holding(out):
         sweep(out)
@@ -87,7 +86,7 @@ def run_share(plan: Plan, out: Path, share: tuple[int, int], workers: int = 1, p
     """
     number, count = share
     require(0 <= number < count, f"a share is written as one of 0/{count} to {count - 1}/{count}, got {number}/{count}.")
-    _check_workers(workers)
+    check_here(workers)
     with holding(out, alone=False):
         (out / FAILED.format(f"-{number}")).unlink(missing_ok=True)
         session = _Session(plan, out, _processes(workers), progress, share)
@@ -97,19 +96,6 @@ def run_share(plan: Plan, out: Path, share: tuple[int, int], workers: int = 1, p
 
 def _processes(count: int) -> Hire | None:
     return partial(Processes, count) if count > 1 else None
-
-
-def check_workers(workers: int) -> None:
-    """Raise ValueError unless it is a number of workers, on whatever machine."""
-    require(type(workers) is int and workers >= 1, f"workers must be a whole number of at least 1, got {workers!r}.")
-
-
-def _check_workers(workers: int) -> None:
-    check_workers(workers)
-    cores = os.cpu_count() or 1
-    require(workers <= cores, f"workers is {workers}, but this machine has {cores} cores; give at most as many.")
-    message = "a study has processes of its own: start it without torchrun or accelerate launch, but with --workers."
-    require(int(os.environ.get("WORLD_SIZE", "1")) < 2, message)
 
 
 @contextmanager

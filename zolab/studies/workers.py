@@ -13,11 +13,26 @@ from typing import Any
 
 import torch
 
+from zolab.runs.config import require
 from zolab.studies.cells import Cell
 
 Tried = tuple[dict[str, Any] | None, str | None, float]
 PRELOADED = ["zolab.studies.workers", "zolab.runs.finetune"]
 CELLS = 100  # of a process, before another takes its place: tokenizers keeps 2 MB of each tokenizer that is let go of
+
+
+def check_workers(workers: int) -> None:
+    """Raise ValueError unless it is a number of workers, on whatever machine."""
+    require(type(workers) is int and workers >= 1, f"workers must be a whole number of at least 1, got {workers!r}.")
+
+
+def check_here(workers: int) -> None:
+    """Raise ValueError unless this process can have so many workers."""
+    check_workers(workers)
+    cores = os.cpu_count() or 1
+    require(workers <= cores, f"workers is {workers}, but this machine has {cores} cores; give at most as many.")
+    message = "a study has processes of its own: start it without torchrun or accelerate launch, but with --workers."
+    require(int(os.environ.get("WORLD_SIZE", "1")) < 2, message)
 
 
 def tried(cell: Cell, out: Path) -> Tried:
