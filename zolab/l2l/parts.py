@@ -53,7 +53,7 @@ class Parts:
         if self.ranks.count == 1:
             torch.nn.utils.clip_grad_norm_(self.params, largest)
             return
-        lengths = squares(self.gradient(j) for j in range(len(self.params)))
-        factor = largest / (float(self.total(lengths).sum()) ** 0.5 + 1e-6)  # as torch's clip_grad_norm_
+        by_tensor = squares(self.gradient(j) for j in range(len(self.params)))
+        factor = largest / (float(self.total(by_tensor).sum()) ** 0.5 + 1e-6)  # as torch's clip_grad_norm_
         for j in range(len(self.params) if factor < 1 else 0):
             self.gradient(j).mul_(factor)

@@ -79,9 +79,9 @@ class StepTerms:
 
     def best_change(self, sigma: np.ndarray) -> np.ndarray:
         """Expected change at `best_lr`."""
-        gain, noise = self.gain(sigma), self.noise(sigma)
-        endless = np.where((noise < 0) | (gain > 0), -np.inf, 0.0)
-        return np.where(noise > 0, -np.square(gain) / np.where(noise > 0, 2 * noise, 1), endless)[()]
+        lr = self.best_lr(sigma)
+        endless = np.isinf(lr)
+        return np.where(endless, -np.inf, -np.where(endless, 0, lr) * self.gain(sigma) / 2)[()]
 
     def on_budget(self, sigma: np.ndarray) -> np.ndarray:
         """sigma, scaled so that sum_j d_j sigma_j^2 = sum_j d_j."""
